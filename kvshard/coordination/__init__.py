@@ -1,0 +1,1 @@
+"""The store of the cluster map: one interface, several engines behind it."""

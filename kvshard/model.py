@@ -1,0 +1,207 @@
+"""What routers and leaves say to each other, as plain data.
+
+The lane (`kvshard/rpc/lane.py`) carries these dataclasses as msgpack maps. Several keys are columns (parallel lists), not an
+object a key. A field may be added with a default; none may be renamed or change its meaning, since the two ends may run
+different versions.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+from dataclasses import dataclass, field
+
+from kvshard.errors import ErrorRecord
+
+NEVER = 0
+"""expires_at_ms of a key that does not expire."""
+
+ABSENT = 0
+"""Version of a key that is not there; as a condition: the key must be absent (etcd's convention for mod_revision)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRead:
+    """Read keys of one shard. epoch: the replica set the sender routed by; another one at the leaf raises StaleEpoch."""
+
+    shard: int
+    epoch: int
+    collection_id: int
+    keys: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReadReply:
+    """Columns parallel to the keys. values: None where the key is absent (or failed). versions: ABSENT likewise.
+
+    expires_at_ms is empty when no returned key expires. errors maps a key's index to why it could not be read.
+    documents: live keys of the collection in this shard, for coverage.
+    """
+
+    values: list[bytes | None]
+    versions: list[int]
+    expires_at_ms: list[int] = field(default_factory=list)
+    errors: dict[int, ErrorRecord] = field(default_factory=dict)
+    documents: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWrite:
+    """Write keys of one shard, in order. Columns parallel to the keys; an optional column is empty when unused.
+
+    values: None deletes. ttl_ms: length of life (0: for ever). conditions: the version the key must have (ABSENT: it must not
+    be there), None: unconditional. wait_for_refresh: answer only when a search sees the writes.
+    """
+
+    shard: int
+    epoch: int
+    collection_id: int
+    keys: list[bytes]
+    values: list[bytes | None]
+    ttl_ms: list[int] = field(default_factory=list)
+    conditions: list[int | None] = field(default_factory=list)
+    wait_for_refresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWriteReply:
+    """Columns parallel to the keys. versions: the new version, 0 where it failed or deleted an absent key.
+
+    existed: the key was there before. errors maps a key's index to why its operation did nothing; the others are durable.
+    """
+
+    versions: list[int]
+    existed: list[bool]
+    errors: dict[int, ErrorRecord] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardScan:
+    """Read live keys in [start, end) of one shard, ascending; end None: no upper end. At most limit keys."""
+
+    shard: int
+    epoch: int
+    collection_id: int
+    start: bytes
+    end: bytes | None
+    limit: int
+    keys_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShardScanReply:
+    """Columns of what was found, keys ascending. has_more: the leaf stopped at the limit or its size bound, not at the end.
+
+    A chunk may be shorter than the limit, even empty, while has_more is true; `resume` is then the start of the next
+    request. documents: live keys of the collection in this shard.
+    """
+
+    keys: list[bytes]
+    values: list[bytes]
+    versions: list[int]
+    expires_at_ms: list[int]
+    has_more: bool
+    resume: bytes
+    documents: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSearch:
+    """Search one shard. offset: hits of this shard's own order to pass over. limit: hits wanted after them; 0 only counts.
+
+    sort: field name, "-" in front for descending; empty: by score. facets: keyword fields to count, facet_limit values each.
+    """
+
+    shard: int
+    epoch: int
+    collection_id: int
+    query: str
+    filters: list[str]
+    offset: int
+    limit: int
+    sort: str = ""
+    facets: list[str] = field(default_factory=list)
+    facet_limit: int = 10
+    highlight: list[str] = field(default_factory=list)
+    refresh: bool = False
+    keys_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HighlightFragment:
+    """Part of a text field; spans are (start, end) of the matches in characters of the fragment."""
+
+    field: str
+    fragment: str
+    spans: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardHit:
+    """A document found. rank: 1-based position in this shard's own order, for paging.
+
+    sort_value: the sort field's value (None: the document has none, and comes last in either direction); None when sorted by
+    score. Dates are their UTC microseconds as int, booleans 0/1.
+    """
+
+    key: bytes
+    score: float
+    document: bytes
+    version: int
+    rank: int
+    sort_value: int | float | str | None = None
+    highlights: list[HighlightFragment] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSearchReply:
+    """Hits best first; equal ones by key. total: documents of the shard that match. documents: live ones in the shard.
+
+    facets: field -> value -> matches. facet_errors: field -> the most by which a count missing here may be too low.
+    """
+
+    hits: list[ShardHit]
+    total: int
+    documents: int
+    facets: dict[str, dict[str, int]] = field(default_factory=dict)
+    facet_errors: dict[str, int] = field(default_factory=dict)
+    indexed_through: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LeafStatusRequest:
+    """Report the leaf's state."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionCountRecord:
+    """Live keys and their bytes of one collection in one shard."""
+
+    collection_id: int
+    documents: int
+    bytes: int
+    indexed_through: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatusRecord:
+    """State of one replica. role: "primary" or "failed"; error says why it does not serve."""
+
+    shard: int
+    epoch: int
+    role: str
+    committed: int
+    applied: int
+    collections: list[CollectionCountRecord]
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeafStatusReply:
+    """State of one leaf."""
+
+    leaf: str
+    replicas: list[ReplicaStatusRecord]
+    pid: int
+    uptime_s: float
+    resident_bytes: int
+    disk_bytes: int
+    software_version: str

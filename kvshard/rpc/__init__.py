@@ -1,0 +1,1 @@
+"""The only shared door to gRPC."""

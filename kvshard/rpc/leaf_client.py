@@ -1,0 +1,61 @@
+"""How a process asks a leaf: the interface; `lane_client.py` has the one over real lanes, tests bring a fake."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from kvshard.model import (
+    LeafStatusReply,
+    LeafStatusRequest,
+    ShardRead,
+    ShardReadReply,
+    ShardScan,
+    ShardScanReply,
+    ShardSearch,
+    ShardSearchReply,
+    ShardWrite,
+    ShardWriteReply,
+)
+
+ReplyT = TypeVar("ReplyT", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[ReplyT]):
+    """A leaf's reply with the times that the leaf measured."""
+
+    reply: ReplyT
+    queue_us: int = 0
+    service_us: int = 0
+
+
+class LeafClient(ABC):
+    """Asks leaves by their id. Every call takes an absolute deadline on the process's monotonic clock (seconds).
+
+    Raises a KvShardError. Unavailable means that the leaf cannot be reached; for a write, details.maybe_applied tells whether
+    it may have been sent. DeadlineExceeded is raised when the deadline passes. A cancelled call cancels the work at the leaf.
+    """
+
+    @abstractmethod
+    async def read(self, leaf: str, request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
+        """Read keys of one shard."""
+
+    @abstractmethod
+    async def write(self, leaf: str, request: ShardWrite, deadline: float) -> Answer[ShardWriteReply]:
+        """Write keys of one shard; durable when it returns."""
+
+    @abstractmethod
+    async def scan(self, leaf: str, request: ShardScan, deadline: float) -> Answer[ShardScanReply]:
+        """Read a key range of one shard."""
+
+    @abstractmethod
+    async def search(self, leaf: str, request: ShardSearch, deadline: float) -> Answer[ShardSearchReply]:
+        """Search one shard."""
+
+    @abstractmethod
+    async def status(self, leaf: str, request: LeafStatusRequest, deadline: float) -> Answer[LeafStatusReply]:
+        """Report the leaf's state."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close the connections; outstanding calls fail with Unavailable."""

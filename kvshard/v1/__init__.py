@@ -1,0 +1,1 @@
+"""Generated from protos/kvshard/v1/ by scripts/generate_protos.py; never edited."""
