@@ -1,0 +1,62 @@
+# Everything here works from any clone with Python 3.11+, pip and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SEEDS ?= 200
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo up test check format protos bench clean lock
+
+help: ## Show the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "kvshard needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.service: $(VENV)/.python requirements.lock pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.service requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	@touch $@
+
+setup: $(VENV)/.service ## Install what the service needs into .venv
+
+setup-dev: $(VENV)/.dev ## Install what tests and checks need too
+
+demo: $(VENV)/.service ## Start a cluster, load real documents, search them, measure
+	$(BIN)/kvshard demo
+
+up: $(VENV)/.service ## Start a cluster on this machine in the foreground
+	$(BIN)/kvshard up
+
+test: $(VENV)/.dev ## Run all tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## Format, lint, types, import rules, proto lint and drift
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/buf lint
+	$(BIN)/python -m pytest tests/repo
+
+bench: $(VENV)/.dev ## Run the benchmarks and print the figures
+	$(BIN)/python -m benchmarks
+
+format: $(VENV)/.dev ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: $(VENV)/.dev ## Generate kvshard/v1 anew from protos/
+	$(BIN)/python scripts/generate_protos.py
+
+lock: ## Write the lock files anew from pyproject.toml (with the newest releases that its ranges admit)
+	PYTHON=$(PYTHON) sh scripts/lock.sh
+
+clean: ## Remove what was built
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench-results

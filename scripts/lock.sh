@@ -1,0 +1,17 @@
+#!/bin/sh
+# Writes requirements.lock (what the service runs on) and requirements-dev.lock (tests, checks, benchmarks).
+#
+# grpcio is held at 1.75.0: it does 1.5 times the unary calls and up to 1.4 times the stream messages of 1.85
+# (grpc/grpc#43092); see docs/decisions.md. The library's own ranges in pyproject.toml stay open.
+set -eu
+PYTHON=${PYTHON:-python3}
+GRPC=1.75.0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+freeze() { "$work/venv/bin/python" -m pip freeze --exclude-editable --exclude kvshard; }
+"$PYTHON" -m venv "$work/venv"
+"$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    "grpcio==$GRPC" "grpcio-health-checking==$GRPC" "grpcio-reflection==$GRPC" "grpcio-status==$GRPC" .
+freeze > requirements.lock
+"$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint requirements.lock ".[dev]"
+freeze > requirements-dev.lock
