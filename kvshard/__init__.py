@@ -1,3 +1,165 @@
-"""kvshard: a sharded, replicated key-value service with full-text search."""
+"""kvshard: a sharded, replicated key-value service with full-text search.
+
+Only names live here. They are fetched on first use, so that `import kvshard` costs no import of grpc.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvshard.client.client import Client
+    from kvshard.client.collection import Collection
+    from kvshard.client.keyspace import Keyspace
+    from kvshard.client.results import (
+        CollectionInfo,
+        Coverage,
+        DeleteResults,
+        Facet,
+        FacetValue,
+        FailedShard,
+        GetResults,
+        Highlight,
+        Hit,
+        Item,
+        LegTiming,
+        PutResults,
+        SearchPage,
+        Timing,
+    )
+    from kvshard.client.retries import NO_RETRIES, RetryPolicy
+    from kvshard.client.scan import Scan
+    from kvshard.client.status import ClusterStatus, LeafStatus
+    from kvshard.clustermap import ClusterMap
+    from kvshard.errors import (
+        Cancelled,
+        CollectionExists,
+        CollectionNotFound,
+        Compacted,
+        DataLoss,
+        DeadlineExceeded,
+        ErrorDetails,
+        FailedPrecondition,
+        Internal,
+        InvalidArgument,
+        InvalidToken,
+        KvShardError,
+        MalformedQuery,
+        NotReady,
+        ResourceExhausted,
+        StaleEpoch,
+        StorageFailed,
+        Unavailable,
+        Unimplemented,
+        VersionConflict,
+    )
 
 __version__ = "0.1.0"
+
+_NAMES_BY_MODULE = {
+    "kvshard.client.client": ("Client",),
+    "kvshard.client.collection": ("Collection",),
+    "kvshard.client.keyspace": ("Keyspace",),
+    "kvshard.client.results": (
+        "CollectionInfo",
+        "Coverage",
+        "DeleteResults",
+        "Facet",
+        "FacetValue",
+        "FailedShard",
+        "GetResults",
+        "Highlight",
+        "Hit",
+        "Item",
+        "LegTiming",
+        "PutResults",
+        "SearchPage",
+        "Timing",
+    ),
+    "kvshard.client.retries": ("NO_RETRIES", "RetryPolicy"),
+    "kvshard.client.scan": ("Scan",),
+    "kvshard.client.status": ("ClusterStatus", "LeafStatus"),
+    "kvshard.clustermap": ("ClusterMap",),
+    "kvshard.errors": (
+        "Cancelled",
+        "CollectionExists",
+        "CollectionNotFound",
+        "Compacted",
+        "DataLoss",
+        "DeadlineExceeded",
+        "ErrorDetails",
+        "FailedPrecondition",
+        "Internal",
+        "InvalidArgument",
+        "InvalidToken",
+        "KvShardError",
+        "MalformedQuery",
+        "NotReady",
+        "ResourceExhausted",
+        "StaleEpoch",
+        "StorageFailed",
+        "Unavailable",
+        "Unimplemented",
+        "VersionConflict",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
+
+__all__ = [
+    "NO_RETRIES",
+    "Cancelled",
+    "Client",
+    "ClusterMap",
+    "ClusterStatus",
+    "Collection",
+    "CollectionExists",
+    "CollectionInfo",
+    "CollectionNotFound",
+    "Compacted",
+    "Coverage",
+    "DataLoss",
+    "DeadlineExceeded",
+    "DeleteResults",
+    "ErrorDetails",
+    "Facet",
+    "FacetValue",
+    "FailedPrecondition",
+    "FailedShard",
+    "GetResults",
+    "Highlight",
+    "Hit",
+    "Internal",
+    "InvalidArgument",
+    "InvalidToken",
+    "Item",
+    "Keyspace",
+    "KvShardError",
+    "LeafStatus",
+    "LegTiming",
+    "MalformedQuery",
+    "NotReady",
+    "PutResults",
+    "ResourceExhausted",
+    "RetryPolicy",
+    "Scan",
+    "SearchPage",
+    "StaleEpoch",
+    "StorageFailed",
+    "Timing",
+    "Unavailable",
+    "Unimplemented",
+    "VersionConflict",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(module), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

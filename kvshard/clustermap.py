@@ -1,21 +1,38 @@
 """The cluster map: which leaf holds which shard of which token range, and which collections exist.
 
 A map is immutable and has a version; a newer one replaces it whole. Servers never change a map: they write to the coordinator
-(`kvshard/coordination/mapstore.py`) and install what the watch brings.
+(`kvshard/coordination/mapstore.py`) and install what the watch brings. A map that contradicts itself cannot be constructed.
 
-Pure apart from the token hash (`kvshard/hashing.py`).
+Pure apart from the token hash (`kvshard/hashing.py`). Its text forms are in `clustermap_text.py`.
 """
 
-from collections.abc import Mapping
+import math
+from array import array
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-TOKEN_SLOTS = 1 << 16
+from kvshard import hashing
+from kvshard.errors import ErrorDetails, Internal, InvalidArgument
+from kvshard.limits import SHARDS_MAX
+
+TOKEN_SLOTS = 1 << hashing.SLOT_BITS
 """Shard boundaries lie on multiples of 2^64 / TOKEN_SLOTS, so that a table of this size finds a token's shard in O(1)."""
+
+SHARD_ID_MAX = TOKEN_SLOTS - 1
+"""Shard ids fit the 16-bit cells of the slot table; a split's children take new ids, so ids outgrow the number of shards."""
+
+LEAF_WEIGHT_MAX = 1000.0
+"""Weights are relative: a wider spread than this is a slip of the unit, and each unit costs virtual nodes on the ring."""
+
+
+class InvalidMap(Internal):
+    """A cluster map contradicts itself; it is never installed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A leaf. address: host:port, empty while it has never been up."""
+    """A leaf. address: host:port, empty while it has never been up. weight 0: it is to hold no replicas."""
 
     id: str
     address: str = ""
@@ -47,6 +64,21 @@ class ShardConfig:
     learners: tuple[Replica, ...] = ()
     desired: tuple[str, ...] = ()
 
+    @property
+    def first_token(self) -> int:
+        """First token of the range."""
+        return self.first_slot << (hashing.TOKEN_BITS - hashing.SLOT_BITS)
+
+    @property
+    def last_token(self) -> int:
+        """Last token of the range, inclusive."""
+        return ((self.last_slot + 1) << (hashing.TOKEN_BITS - hashing.SLOT_BITS)) - 1
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """Every replica, in sync or learning."""
+        return self.in_sync + self.learners
+
 
 @dataclass(frozen=True, slots=True)
 class Collection:
@@ -62,3 +94,151 @@ class Collection:
 
 DEFAULT_COLLECTION = Collection("default", 1)
 """Always exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterMap:
+    """The whole map at one version. Construction checks it (InvalidMap) and builds the lookup tables.
+
+    version: revision of the coordinator's last write to it, only grows. seed: of the token hash, fixed at bootstrap.
+    The mappings are by leaf id, shard id and collection name; do not change them.
+    """
+
+    version: int
+    seed: int
+    leaves: Mapping[str, Leaf]
+    shards: Mapping[int, ShardConfig]
+    collections: Mapping[str, Collection]
+    _shard_of_slot: "array[int]" = field(init=False, repr=False, compare=False)
+    _collection_of_id: dict[int, Collection] = field(init=False, repr=False, compare=False)
+    _shards_on: dict[str, list[ShardConfig]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in ("leaves", "shards", "collections"):
+            object.__setattr__(self, name, dict(sorted(getattr(self, name).items())))
+        check(self)
+        object.__setattr__(self, "_shard_of_slot", _slot_table(self.shards.values()))
+        object.__setattr__(self, "_collection_of_id", {each.id: each for each in self.collections.values()})
+        shards_on: dict[str, list[ShardConfig]] = {leaf: [] for leaf in self.leaves}
+        for shard in self.shards.values():
+            for replica in shard.replicas:
+                shards_on[replica.leaf].append(shard)
+        object.__setattr__(self, "_shards_on", shards_on)
+
+    def shard_of_key(self, key: bytes) -> int:
+        """The shard that a key belongs to."""
+        return self._shard_of_slot[hashing.slot(key, self.seed)]
+
+    def shard_of_slot(self, slot: int) -> int:
+        """The shard that a token slot belongs to."""
+        return self._shard_of_slot[slot]
+
+    def collection(self, name: str) -> Collection | None:
+        """The collection of that name."""
+        return self.collections.get(name)
+
+    def collection_by_id(self, collection_id: int) -> Collection | None:
+        """The collection of that number."""
+        return self._collection_of_id.get(collection_id)
+
+    def leaf_address(self, leaf: str) -> str | None:
+        """Where a leaf serves; None when it is unknown or has never been up."""
+        known = self.leaves.get(leaf)
+        return known.address or None if known else None
+
+    def shards_on(self, leaf: str) -> list[ShardConfig]:
+        """The shards that have a replica on a leaf, by id."""
+        return list(self._shards_on.get(leaf, ()))
+
+    def to_json(self) -> str:
+        """The map as canonical JSON: the same map gives the same bytes."""
+        from kvshard import clustermap_text
+
+        return clustermap_text.to_json(self)
+
+    @staticmethod
+    def from_json(text: str | bytes) -> "ClusterMap":
+        """The map that to_json wrote. Raises InvalidMap."""
+        from kvshard import clustermap_text
+
+        return clustermap_text.from_json(text)
+
+    def pretty(self) -> str:
+        """The map as tables for people."""
+        from kvshard import clustermap_text
+
+        return clustermap_text.pretty(self)
+
+
+def equal_ranges(shards: int) -> list[tuple[int, int]]:
+    """The (first slot, last slot) of each of so many shards, equal in size give or take one slot; every slot is in one."""
+    if not 1 <= shards <= SHARDS_MAX:
+        raise InvalidArgument(
+            f"the number of shards must be 1 to {SHARDS_MAX}, not {shards}", ErrorDetails(field="shards", limit=SHARDS_MAX)
+        )
+    bounds = [TOKEN_SLOTS * shard // shards for shard in range(shards + 1)]
+    return [(first, after - 1) for first, after in pairwise(bounds)]
+
+
+def check(cluster_map: ClusterMap) -> None:
+    """Raise InvalidMap unless every invariant of a map holds.
+
+    The shards' ranges cover every slot exactly once. A shard's replicas are on different known leaves and its primary is in
+    sync. Names and ids agree with the keys they stand under. Collection numbers differ, and the default collection is there.
+    """
+    _require(cluster_map.version >= 0, f"version {cluster_map.version} is negative")
+    _require(0 <= cluster_map.seed <= hashing.SEED_MAX, f"seed {cluster_map.seed} does not fit 32 bits")
+    for name, leaf in cluster_map.leaves.items():
+        _require(bool(name) and leaf.id == name, f"leaf {leaf.id!r} stands under the name {name!r}")
+        is_weight = math.isfinite(leaf.weight) and 0 <= leaf.weight <= LEAF_WEIGHT_MAX
+        _require(is_weight, f"leaf {name}: weight {leaf.weight} is not within 0 to {LEAF_WEIGHT_MAX:g}")
+    _check_ranges(cluster_map.shards)
+    for shard in cluster_map.shards.values():
+        _check_shard(shard, cluster_map.leaves)
+    _check_collections(cluster_map.collections)
+
+
+def _require(is_so: bool, otherwise: str) -> None:
+    if not is_so:
+        raise InvalidMap(f"invalid cluster map: {otherwise}")
+
+
+def _check_ranges(shards: Mapping[int, ShardConfig]) -> None:
+    _require(1 <= len(shards) <= SHARDS_MAX, f"{len(shards)} shards, not 1 to {SHARDS_MAX}")
+    next_slot = 0
+    for shard in sorted(shards.values(), key=lambda each: each.first_slot):
+        problem = "a gap" if shard.first_slot > next_slot else "an overlap"
+        _require(shard.first_slot == next_slot, f"{problem} before slot {shard.first_slot} of shard {shard.id}")
+        _require(shard.last_slot >= shard.first_slot, f"shard {shard.id} ends before it begins")
+        next_slot = shard.last_slot + 1
+    _require(next_slot == TOKEN_SLOTS, f"the shards end at slot {next_slot - 1}, not at {TOKEN_SLOTS - 1}")
+    for shard_id, shard in shards.items():
+        _require(shard.id == shard_id and 0 <= shard_id <= SHARD_ID_MAX, f"shard {shard.id} stands under the number {shard_id}")
+
+
+def _check_shard(shard: ShardConfig, leaves: Mapping[str, Leaf]) -> None:
+    where = f"shard {shard.id}"
+    _require(shard.epoch >= 1, f"{where}: epoch {shard.epoch} is below 1")
+    _require(
+        any(replica.leaf == shard.primary for replica in shard.in_sync), f"{where}: primary {shard.primary!r} is not in sync"
+    )
+    for role, held in (("replicas", [replica.leaf for replica in shard.replicas]), ("desired replicas", list(shard.desired))):
+        _require(len(set(held)) == len(held), f"{where}: two {role} on one leaf: {', '.join(held)}")
+        unknown = [leaf for leaf in held if leaf not in leaves]
+        _require(not unknown, f"{where}: {role} on unknown leaves: {', '.join(unknown)}")
+
+
+def _check_collections(collections: Mapping[str, Collection]) -> None:
+    default = collections.get(DEFAULT_COLLECTION.name)
+    _require(default is not None and default.id == DEFAULT_COLLECTION.id, "the default collection is missing")
+    for name, collection in collections.items():
+        _require(collection.name == name, f"collection {collection.name!r} stands under the name {name!r}")
+        _require(collection.id >= 1, f"collection {name}: number {collection.id} is below 1")
+    _require(len({each.id for each in collections.values()}) == len(collections), "two collections have the same number")
+
+
+def _slot_table(shards: Iterable[ShardConfig]) -> "array[int]":
+    table = array("H")
+    for shard in sorted(shards, key=lambda each: each.first_slot):
+        table.extend(array("H", [shard.id]) * (shard.last_slot - shard.first_slot + 1))
+    return table

@@ -1,0 +1,1 @@
+"""The asyncio client. `from kvshard import Client`; the names are exported there."""

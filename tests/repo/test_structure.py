@@ -17,7 +17,9 @@ PURE = (
     "kvshard.query",
     "kvshard.ring",
     "kvshard.placement",
+    "kvshard.fair_shares",
     "kvshard.clustermap",
+    "kvshard.clustermap_text",
     "kvshard.hashing",
     "kvshard.tail.attempts",
     "kvshard.tail.deadlines",
@@ -43,6 +45,7 @@ IMPURE_STDLIB = {"asyncio", "time", "random", "socket", "threading", "subprocess
 TASK_OWNERS = (
     "kvshard.tail.executor",
     "kvshard.rpc.lane",
+    "kvshard.rpc.lane_session",
     "kvshard.rpc.lane_server",
     "kvshard.rpc.lane_client",
     "kvshard.coordination.mapstore",

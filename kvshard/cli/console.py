@@ -1,0 +1,139 @@
+"""What all verbs share: how they connect, how they print, and how they fail.
+
+Nothing here may import grpc or rich at the start: `kvshard --help` must stay quick.
+"""
+
+import json
+import os
+import sys
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from kvshard.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    Compacted,
+    InvalidArgument,
+    KvShardError,
+    MalformedQuery,
+    VersionConflict,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kvshard.client.client import Client
+
+EXIT_OK = 0
+EXIT_NOT_FOUND = 1
+EXIT_USAGE = 2
+EXIT_UNAVAILABLE = 3
+EXIT_INTERRUPTED = 130
+"""What shells give to a command that Ctrl-C ended."""
+
+_NOT_FOUND_OR_CONFLICT = (CollectionNotFound, CollectionExists, VersionConflict, Compacted)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connect:
+    """How a verb reaches the service and prints.
+
+    Parameters
+    ----------
+    router
+        Address of a router.
+    timeout
+        Seconds for each call, its retries included.
+    as_json
+        Print JSON, for programs.
+    """
+
+    router: Annotated[str, Parameter(env_var="KVSHARD_ROUTER")] = "127.0.0.1:7700"
+    timeout: float = 5.0
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False
+
+
+def with_client(connect: Connect, work: "Callable[[Client[bytes]], Awaitable[int]]") -> int:
+    """Run a verb's work with a client, and give its exit code."""
+    import asyncio
+
+    from kvshard.client.client import Client
+
+    async def connected() -> int:
+        async with Client(connect.router, keys=bytes, timeout=connect.timeout) as client:
+            return await work(client)
+
+    return asyncio.run(connected())
+
+
+def key_of(argument: str) -> bytes:
+    """A key as it was typed, byte for byte, whatever the shell's encoding."""
+    return os.fsencode(argument)
+
+
+def complain(text: str) -> None:
+    """One line on stderr."""
+    print(f"kvshard: {text}", file=sys.stderr)
+
+
+def explain(error: KvShardError, query: str | None = None) -> None:
+    """Say on stderr what went wrong; under a malformed query a caret shows where."""
+    complain(error.message or error.reason.lower())
+    position = error.details.position
+    if query is not None and isinstance(error, MalformedQuery) and position is not None:
+        # Control characters would move the caret away from its place.
+        shown = "".join(char if char.isprintable() else " " for char in query)
+        print(f"  {shown}\n  {' ' * position}^", file=sys.stderr)
+    if error.details.maybe_applied:
+        print("  it is not known whether the write took effect", file=sys.stderr)
+
+
+def exit_code_of(error: KvShardError) -> int:
+    """The exit code that tells a script what kind of error it was."""
+    if isinstance(error, InvalidArgument):
+        return EXIT_USAGE
+    return EXIT_NOT_FOUND if isinstance(error, _NOT_FOUND_OR_CONFLICT) else EXIT_UNAVAILABLE
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on a line of its own."""
+    print(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def json_bytes(name: str, data: bytes) -> dict[str, str]:
+    """Bytes as a JSON member: text under the name where they are UTF-8, else base64 under name_base64."""
+    try:
+        return {name: data.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_base64": b64encode(data).decode()}
+
+
+def one_line(data: bytes) -> str:
+    """Bytes as text without line breaks, tabs and other control characters."""
+    text = data.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def rich_console() -> "Console":
+    """The terminal, or plain text of generous width where stdout is none."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def parse_pairs(text: str) -> dict[str, str]:
+    """`title=text,year=integer` as a mapping. Raises InvalidArgument."""
+    from kvshard.client.checks import invalid
+
+    pairs: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, separator, kind = part.partition("=")
+        if not separator or name.strip() in pairs:
+            raise invalid(f'a schema is written as "field=type,field=type"; {part!r} does not fit', "schema")
+        pairs[name.strip()] = kind.strip()
+    return pairs

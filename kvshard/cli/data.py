@@ -1,0 +1,229 @@
+"""`kvshard put`, `get`, `delete` and `scan`: single keys and key ranges, with values as raw bytes."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from kvshard.cli.console import (
+    EXIT_NOT_FOUND,
+    EXIT_OK,
+    Connect,
+    complain,
+    json_bytes,
+    key_of,
+    one_line,
+    print_json,
+    with_client,
+)
+
+if TYPE_CHECKING:
+    from kvshard.client.client import Client
+    from kvshard.client.results import Item
+
+_DEFAULTS = Connect()
+
+
+def register(app: App) -> None:
+    """Add the verbs to the command line."""
+    for verb in (put, get, delete, scan):
+        app.command(verb)
+
+
+def put(
+    key: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    value: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    /,
+    *,
+    file: Path | None = None,
+    ttl: float | None = None,
+    if_version: int | None = None,
+    if_absent: Annotated[bool, Parameter(negative="")] = False,
+    collection: str = "default",
+    refresh: Annotated[bool, Parameter(negative="")] = False,
+    connect: Connect = _DEFAULTS,
+) -> int:
+    """Write a key.
+
+    Parameters
+    ----------
+    key
+        The key.
+    value
+        The value; "-" reads it from standard input.
+    file
+        Take the value from this file.
+    ttl
+        Seconds after which the key vanishes.
+    if_version
+        Write only if the key has this version.
+    if_absent
+        Write only if there is no such key.
+    collection
+        Collection to write to.
+    refresh
+        Return only when a search can see the write.
+    """
+    data = _value(value, file)
+
+    async def work(kv: "Client[bytes]") -> int:
+        version = await kv.collection(collection).raw.put(
+            key_of(key), data, ttl=ttl, if_version=if_version, if_absent=if_absent, refresh=refresh
+        )
+        if connect.as_json:
+            print_json({**json_bytes("key", key_of(key)), "version": version})
+        else:
+            print(f"version {version}")
+        return EXIT_OK
+
+    return with_client(connect, work)
+
+
+def _value(value: str | None, file: Path | None) -> bytes:
+    from kvshard.client.checks import check_value, invalid
+    from kvshard.limits import VALUE_MAX_BYTES
+
+    if (value is None) == (file is None):
+        raise invalid('give a value: VALUE, "-" for standard input, or --file FILE', "value")
+    # One byte more than may be is read, so that an endless input is refused instead of eating the memory.
+    if file is not None:
+        with file.open("rb") as source:
+            return check_value(source.read(VALUE_MAX_BYTES + 1))
+    return check_value(sys.stdin.buffer.read(VALUE_MAX_BYTES + 1) if value == "-" else key_of(value or ""))
+
+
+def get(
+    key: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    /,
+    *,
+    collection: str = "default",
+    connect: Connect = _DEFAULTS,
+) -> int:
+    """Print the value of a key, byte for byte.
+
+    Parameters
+    ----------
+    key
+        The key.
+    collection
+        Collection to read from.
+    """
+
+    async def work(kv: "Client[bytes]") -> int:
+        item = await kv.collection(collection).raw.get(key_of(key))
+        if item is None:
+            complain(f"not found: {one_line(key_of(key))}")
+            return EXIT_NOT_FOUND
+        if connect.as_json:
+            print_json(_row(item))
+        else:
+            sys.stdout.buffer.write(item.value)
+            if sys.stdout.isatty():
+                print()
+        return EXIT_OK
+
+    return with_client(connect, work)
+
+
+def delete(
+    key: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    /,
+    *,
+    if_version: int | None = None,
+    collection: str = "default",
+    refresh: Annotated[bool, Parameter(negative="")] = False,
+    connect: Connect = _DEFAULTS,
+) -> int:
+    """Delete a key; exit code 1 if it was not there.
+
+    Parameters
+    ----------
+    key
+        The key.
+    if_version
+        Delete only if the key has this version.
+    collection
+        Collection to delete from.
+    refresh
+        Return only when a search no longer sees the key.
+    """
+
+    async def work(kv: "Client[bytes]") -> int:
+        existed = await kv.collection(collection).raw.delete(key_of(key), if_version=if_version, refresh=refresh)
+        if connect.as_json:
+            print_json({**json_bytes("key", key_of(key)), "existed": existed})
+        elif not existed:
+            complain(f"not found: {one_line(key_of(key))}")
+        return EXIT_OK if existed else EXIT_NOT_FOUND
+
+    return with_client(connect, work)
+
+
+def scan(
+    *,
+    prefix: str = "",
+    start: str = "",
+    end: str = "",
+    limit: int | None = None,
+    keys_only: Annotated[bool, Parameter(negative="")] = False,
+    resume: str | None = None,
+    partial: Annotated[bool, Parameter(negative="")] = False,
+    collection: str = "default",
+    connect: Connect = _DEFAULTS,
+) -> int:
+    """Print keys and values in key order, one a line.
+
+    Parameters
+    ----------
+    prefix
+        Only keys that begin with this.
+    start
+        Only keys from this one on.
+    end
+        Only keys before this one.
+    limit
+        At most this many.
+    keys_only
+        Leave the values out.
+    resume
+        Go on behind an earlier scan: the token that it printed.
+    partial
+        Go on without shards that do not answer.
+    collection
+        Collection to read.
+    """
+
+    async def work(kv: "Client[bytes]") -> int:
+        found = kv.collection(collection).raw.scan(
+            prefix=key_of(prefix),
+            start=key_of(start),
+            end=key_of(end),
+            limit=limit,
+            keys_only=keys_only,
+            resume=resume,
+            on_shortfall="partial" if partial else "fail",
+        )
+        async with found:
+            async for item in found:
+                if connect.as_json:
+                    print_json(_row(item, has_value=not keys_only))
+                else:
+                    print(one_line(item.key) if keys_only else f"{one_line(item.key)}\t{one_line(item.value)}")
+        if found.token:
+            complain(f"there is more: --resume {found.token}")
+        if found.coverage and not found.coverage.complete:
+            complain(f"incomplete: {found.coverage.legs_ok} of {found.coverage.legs} shards answered")
+        return EXIT_OK
+
+    return with_client(connect, work)
+
+
+def _row(item: "Item[bytes, bytes]", *, has_value: bool = True) -> dict[str, object]:
+    row: dict[str, object] = {**json_bytes("key", item.key)}
+    if has_value:
+        row.update(json_bytes("value", item.value))
+    row["version"] = item.version
+    if item.expires_at is not None:
+        row["expires_at"] = item.expires_at.isoformat()
+    return row

@@ -1,0 +1,270 @@
+"""The steps of `kvshard demo`, and how they look in a terminal.
+
+May live here: loading, searching, reading and measuring through the client, and the printing of it. The texts come from
+`pydocs.py`, the arithmetic from `demo_report.py`, the cluster from `kvshard/local_cluster.py`, the flags from `demo.py`.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from kvshard.cli import pydocs
+from kvshard.cli.demo_report import FAN_OUTS, FanOutSamples, Percentiles, explanation, picture, query_words, rotated, svg
+from kvshard.client.client import Client
+from kvshard.client.collection import Collection
+from kvshard.client.results import Hit, SearchPage
+from kvshard.clock import SystemClock
+from kvshard.local_cluster import LocalCluster
+
+BATCH_DOCUMENTS = 500
+"""Documents of one put_many: about 200 KB, large enough to share fsyncs, small enough for the progress bar to move."""
+
+LOAD_TIMEOUT_S = 30.0
+MEASURE_S = 60.0
+"""The measurement ends here on a slow machine, so that the whole demo stays under three minutes; n is printed."""
+
+WARM_UP_ROUNDS = 50
+_WORD = re.compile(r"[a-z]{4,}")
+_SEED = 20_240_501
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleSearch:
+    """A search that a Python programmer would make."""
+
+    question: str
+    query: str
+    filters: tuple[str, ...] = ()
+    facets: tuple[str, ...] = ()
+    sort: str = ""
+
+
+EXAMPLES = (
+    ExampleSearch(
+        "How do I parse a date from a string?", "parse date string", ("kind:function OR kind:method", "is_public:true")
+    ),
+    ExampleSearch("Who offers a context manager, and where?", '"context manager"', facets=("kind", "package")),
+    ExampleSearch("Something thread-safe to pass items through", '("thread safe" OR "thread-safe") AND queue*'),
+    ExampleSearch("Timeouts, but only in asyncio", "timeout OR cancel*", ("package:asyncio",), ("module",)),
+    ExampleSearch("The longest documentation that mentions compression", "compress*", ("length:[2000 TO *]",), sort="-length"),
+)
+
+
+class _RateColumn(ProgressColumn):
+    """Documents per second since the start."""
+
+    def render(self, task: Task) -> Text:
+        """The rate, once there is one."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
+
+
+class Demo:
+    """The steps, in order, over one client."""
+
+    def __init__(self, console: Console, cluster: LocalCluster, documents: int, rounds: int, svg_file: Path | None) -> None:
+        self._console = console
+        self._cluster = cluster
+        self._documents = documents
+        self._rounds = rounds
+        self._svg_file = svg_file
+        self._clock = SystemClock()
+        self._words: Counter[str] = Counter()
+        self._loaded = 0
+
+    async def run(self, keep: bool) -> int:
+        """The whole demo; returns the exit code."""
+        began = self._clock.monotonic()
+        self._title("A cluster on this machine")
+        address = await self._cluster.start()
+        self._say(
+            f"{len(self._cluster.leaves)} leaves, {len(self._cluster.shards)} shards and a router at [bold]{address}[/], "
+            f"ready after {self._clock.monotonic() - began:.1f} s"
+        )
+        async with Client(address, timeout=10.0) as kv:
+            docs = kv.collection("pydocs")
+            await self._load(docs)
+            await self._search(docs)
+            await self._read(kv, docs)
+            await self._measure(docs)
+        self._say(f"\nDone in {self._clock.monotonic() - began:.0f} s.")
+        if keep:
+            self._say(keep_hint(address))
+            await asyncio.Event().wait()  # Until a signal cancels it; the cluster stays supervised meanwhile.
+        return 0
+
+    def _title(self, text: str) -> None:
+        self._console.print()
+        self._console.rule(f"[bold]{text}[/]", align="left")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False)
+
+    async def _load(self, docs: Collection[str]) -> None:
+        self._title("The documentation of this Python, read from its sources")
+        await docs.create(pydocs.SCHEMA)
+        columns = (BarColumn(), MofNCompleteColumn(), _RateColumn(), TimeRemainingColumn())
+        pairs = pydocs.documents(self._documents)
+        began = self._clock.monotonic()
+        with Progress(TextColumn("{task.description}"), *columns, console=self._console) as progress:
+            bar = progress.add_task("parse, store, index", total=self._documents)
+            batch = await asyncio.to_thread(self._next_batch, pairs)
+            while batch:
+                # The next batch is parsed on a thread while the leaves work on this one.
+                results, following = await asyncio.gather(
+                    docs.put_many(batch, timeout=LOAD_TIMEOUT_S), asyncio.to_thread(self._next_batch, pairs)
+                )
+                results.raise_for_failures()
+                self._loaded += len(batch)
+                progress.update(bar, completed=self._loaded)
+                batch = following
+            progress.update(bar, total=self._loaded)
+        page = await docs.search("*", limit=1, refresh=True, timeout=LOAD_TIMEOUT_S)
+        took = self._clock.monotonic() - began
+        self._say(
+            f"{self._loaded:,} texts stored durably and searchable after {took:.1f} s "
+            f"({self._loaded / took:,.0f}/s with the parsing); a search for everything finds {page.total:,}"
+        )
+
+    def _next_batch(self, pairs: Iterator[tuple[str, dict[str, object]]]) -> list[tuple[str, dict[str, Any]]]:
+        batch = list(itertools.islice(pairs, BATCH_DOCUMENTS))
+        for _, document in batch:
+            self._words.update(set(_WORD.findall(str(document["doc"]).lower())))
+        return batch
+
+    async def _search(self, docs: Collection[str]) -> None:
+        self._title("Searches")
+        for example in EXAMPLES:
+            page = await docs.search(
+                example.query,
+                limit=3,
+                filters=example.filters,
+                facets=example.facets,
+                facet_limit=6,
+                sort=example.sort,
+                highlight=["doc"],
+                explain_timing=True,
+            )
+            self._show(example, page)
+
+    def _show(self, example: ExampleSearch, page: SearchPage[str]) -> None:
+        filters = "".join(f"  filter [cyan]{escape(each)}[/]" for each in example.filters)
+        sort = f"  sort [cyan]{example.sort}[/]" if example.sort else ""
+        took = f" in {page.timing.total_us / 1000:.1f} ms" if page.timing else ""
+        self._say(f"\n[bold]{example.question}[/]\n  [cyan]{escape(example.query)}[/]{filters}{sort}")
+        self._say(f"  [dim]{page.total:,} matches on {page.coverage.legs_ok} of {page.coverage.legs} shards{took}[/]")
+        for hit in page.hits:
+            document = hit.document or {}
+            rank = f"{document.get('length', 0):,} characters" if example.sort else f"{hit.score:.1f}"
+            self._say(f"  [green]{escape(hit.key)}[/]  [dim]{document.get('kind')}, {rank}[/]")
+            self._console.print(Text("    ").append_text(fragment(hit)), soft_wrap=True)
+        for name, facet in page.facets.items():
+            counts = ", ".join(f"{value.value} {value.count:,}" for value in facet.values)
+            self._say(f"  [dim]by {name}:[/] {escape(counts)}")
+
+    async def _read(self, kv: Client[str], docs: Collection[str]) -> None:
+        self._title("Keys and values")
+        with self._timed("a durable put, a get, a conditional put") as say:
+            version = await kv.put("demo:greeting", b"hello")
+            item = await kv.get("demo:greeting")
+            assert item is not None
+            second = await kv.put("demo:greeting", b"hello again", if_version=version)
+            say(f"version {version}, then {second}")
+        keys = [item.key async for item in docs.scan(keys_only=True, limit=1_000)]
+        with self._timed(f"get_many of {len(keys):,} keys") as say:
+            found = await docs.get_many(keys)
+            found.raise_for_failures()
+            say(f"{sum(item is not None for item in found):,} found")
+        with self._timed('scan(prefix="json"), in order over all shards') as say:
+            names = [item.key async for item in docs.scan(prefix="json", keys_only=True, limit=200)]
+            say(f"{len(names)} keys: {', '.join(names[:4])} ...")
+
+    @contextlib.contextmanager
+    def _timed(self, what: str) -> Iterator[Any]:
+        began, notes = self._clock.monotonic(), list[str]()
+        yield notes.append
+        took = (self._clock.monotonic() - began) * 1000
+        self._say(f"  {what}: [bold]{took:.1f} ms[/]  [dim]{escape('; '.join(notes))}[/]")
+
+    async def _measure(self, docs: Collection[str]) -> None:
+        self._title("What fan-out does to latency")
+        words = query_words(self._words, self._loaded) or ["python"]
+        fan_outs = [each for each in FAN_OUTS if each <= len(self._cluster.shards)]
+        samples = FanOutSamples()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            bar = progress.add_task("searches, fan-outs taking turns", total=self._rounds)
+            rng, began = random.Random(_SEED), self._clock.monotonic()
+            for turn in range(-WARM_UP_ROUNDS, self._rounds):
+                query = " ".join(rng.sample(words, min(len(words), rng.randint(1, 3))))
+                for fan_out in rotated(fan_outs, turn):
+                    asked = rng.sample(self._cluster.shards, fan_out)
+                    page = await docs.search(query, shards=asked, explain_timing=True)
+                    if turn >= 0 and page.timing is not None:
+                        samples.add(fan_out, page.timing.total_us, [leg.total_us for leg in page.timing.legs])
+                progress.update(bar, completed=max(0, turn + 1))
+                if turn > 0 and self._clock.monotonic() - began > MEASURE_S:
+                    break
+        self._console.print(latency_table(samples))
+        for line in picture(samples.single_leg, samples.rows()):
+            self._console.print(line, highlight=False, markup=False)
+        self._say("\n" + explanation(samples, os.cpu_count() or 1))
+        if self._svg_file is not None:
+            self._svg_file.write_text(svg(samples.single_leg, samples.rows()), encoding="utf-8")
+            self._say(f"The picture is in {self._svg_file}.")
+
+
+def fragment(hit: Hit[str]) -> Text:
+    """The best fragment of a hit's text with the matches marked, or else the text's beginning, on one line."""
+    if not hit.highlights:
+        doc = str((hit.document or {}).get("doc", ""))
+        return Text(" ".join(doc.split())[:150], style="dim")
+    best = hit.highlights[0]
+    text = Text(best.fragment)
+    for start, end in best.spans:
+        text.stylize("bold yellow", start, end)
+    # Character by character, so that the spans stay where they are.
+    text.plain = "".join(" " if char in "\r\n\t" else char for char in text.plain)
+    return text
+
+
+def latency_table(samples: FanOutSamples) -> Table:
+    """The measured percentiles: the leg asked alone, and the gathered answer by fan-out."""
+    table = Table(title="one search at a time, milliseconds, measured in the router", title_justify="left")
+    table.add_column("shards asked")
+    for name in ("n", "p50", "p90", "p99", "amplification", "p99 of a leg"):
+        table.add_column(name, justify="right")
+
+    def cells(values: Percentiles) -> Sequence[str]:
+        return (f"{values.n:,}", f"{values.p50:.2f}", f"{values.p90:.2f}", f"{values.p99:.2f}")
+
+    single = samples.single_leg
+    table.add_row("one leg alone", *cells(single), "1.0 x", f"{single.p99:.2f}", end_section=True)
+    for row in samples.rows():
+        table.add_row(str(row.fan_out), *cells(row.answers), f"{row.amplification:.1f} x", f"{row.legs.p99:.2f}")
+    return table
+
+
+def keep_hint(address: str) -> str:
+    """How to use the cluster that --keep leaves running."""
+    return (
+        f"\nThe cluster stays up at [bold]{address}[/] until Ctrl-C. In another terminal:\n"
+        f"  kvshard search --router {address} pydocs 'event loop' \n"
+        f"  kvshard status --router {address}\n"
+        "or from Python:\n"
+        f'  async with Client("{address}") as kv: page = await kv.collection("pydocs").search("event loop")'
+    )

@@ -1,0 +1,138 @@
+"""`kvshard up`, `kvshard router run` and `kvshard leaf run`: the verbs that run processes.
+
+May live here: their flags, messages and exit codes. The cluster itself is `kvshard/local_cluster.py`.
+"""
+
+import asyncio
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from kvshard.cli.console import EXIT_UNAVAILABLE, complain, exit_code_of, explain
+from kvshard.errors import KvShardError
+
+if TYPE_CHECKING:
+    # Not at run time: these bring sqlite, grpc and the metrics with them, and `kvshard --help` must stay quick.
+    from kvshard.local_cluster import LocalCluster
+    from kvshard.supervisor import StartFailed
+
+
+def register(app: App) -> None:
+    """Add the verbs to the command line."""
+    app.command(up)
+    for role in ("router", "leaf"):
+        group = App(name=role, help=f"Run one {role} by itself, for clusters over several machines.")
+        # No help flag of its own: `--help` belongs to the process and goes through to it.
+        runner = App(
+            name="run", help=f"Run a {role} in this process; the flags are those of `python -m {role}`.", help_flags=[]
+        )
+        runner.default(_runner(role))
+        group.command(runner)
+        app.command(group)
+
+
+def up(
+    *,
+    leaves: int | None = None,
+    shards: int | None = None,
+    replicas: int | None = None,
+    port: int = 7700,
+    data_dir: Path = Path("kvshard-data"),
+    metrics_port: int | None = None,
+    log_json: Annotated[bool, Parameter(negative="")] = False,
+    verbose: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Run a whole cluster on this machine, in the foreground; Ctrl-C stops it.
+
+    Prints `ready: host:port` once the router and every leaf serve. An existing data directory is continued.
+
+    Parameters
+    ----------
+    leaves
+        Leaf processes; 3 for a new cluster.
+    shards
+        Shards; 8 for a new cluster.
+    replicas
+        Replicas of each shard; only 1 so far.
+    port
+        Port of the router on 127.0.0.1; 0 takes a free one.
+    data_dir
+        Where the cluster keeps its data, its map and its logs.
+    metrics_port
+        Serve Prometheus metrics: the router on this port, the leaves on those after it.
+    log_json
+        Write logs as JSON lines.
+    verbose
+        Show the logs of all processes here too, not only in DATA_DIR/logs.
+    """
+    from kvshard.cli.foreground import with_cluster
+    from kvshard.clock import SystemClock
+    from kvshard.local_cluster import ClusterPlan, LocalCluster
+    from kvshard.supervisor import StartFailed
+    from kvshard.telemetry import configure_logging
+
+    configure_logging("info" if verbose else "warning", as_json=log_json)
+    try:
+        plan = ClusterPlan(data_dir, leaves, shards, replicas, port, metrics_port, log_json)
+        cluster = LocalCluster(plan, SystemClock(), report_line, echo_line if verbose else None)
+        return asyncio.run(with_cluster(cluster, lambda: _serve(cluster), interrupted=0))
+    except (KvShardError, StartFailed) as error:
+        return explain_failure(error)
+
+
+async def _serve(cluster: "LocalCluster") -> int:
+    address = await cluster.start()
+    print(f"ready: {address}", flush=True)
+    if sys.stderr.isatty():
+        print(usage_hint(address, cluster), file=sys.stderr)
+    await asyncio.Event().wait()  # Until a signal cancels it.
+    return 0
+
+
+def usage_hint(address: str, cluster: "LocalCluster") -> str:
+    """What to do with a running cluster."""
+    router = "" if address == "127.0.0.1:7700" else f" --router {address}"
+    return (
+        f"{len(cluster.leaves)} leaves, {len(cluster.shards)} shards; data in {cluster.plan.data_dir}, "
+        f"logs in {cluster.log_dir}\ntry, in another terminal:\n"
+        f"  kvshard put greeting hello{router}\n"
+        f"  kvshard get greeting{router}\n"
+        f"  kvshard status{router}\n"
+        "Ctrl-C stops the cluster; the data stays."
+    )
+
+
+def report_line(text: str) -> None:
+    """What the supervisor has to say: a crash, a restart."""
+    import structlog
+
+    structlog.get_logger("supervisor").warning(text)
+
+
+def echo_line(text: str) -> None:
+    """A line of a process's log."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def explain_failure(error: "KvShardError | StartFailed") -> int:
+    """Say on stderr why the cluster does not run; returns the exit code."""
+    if isinstance(error, KvShardError):
+        explain(error)
+        return exit_code_of(error)
+    complain(str(error))
+    for line in error.tail:
+        print(f"  {error.name}: {line}", file=sys.stderr)
+    return EXIT_UNAVAILABLE
+
+
+def _runner(module: str) -> Callable[..., None]:
+    def run(*flags: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]) -> None:
+        # By name and not by import: kvshard/ knows neither router nor leaf, and this is what `python -m` does.
+        sys.argv = [f"kvshard {module} run", *flags]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+    return run

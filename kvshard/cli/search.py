@@ -1,0 +1,215 @@
+"""`kvshard search`: a page of hits, for people with colours, for programs as JSON."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from kvshard.cli.console import (
+    EXIT_OK,
+    Connect,
+    complain,
+    exit_code_of,
+    explain,
+    json_bytes,
+    one_line,
+    print_json,
+    rich_console,
+    with_client,
+)
+from kvshard.errors import MalformedQuery
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from kvshard.client.client import Client
+    from kvshard.client.results import Coverage, Hit, SearchPage, Timing
+
+_DEFAULTS = Connect()
+_PREVIEW_MAX_CHARS = 300
+"""Of a document without highlights: two lines or three of a terminal."""
+
+
+def register(app: App) -> None:
+    """Add the verb to the command line."""
+    app.command(search)
+
+
+def search(
+    collection: str,
+    query: Annotated[str, Parameter(allow_leading_hyphen=True)] = "*",
+    /,
+    *,
+    limit: int = 10,
+    filters: Annotated[tuple[str, ...], Parameter(name="--filter", negative="")] = (),
+    facets: Annotated[tuple[str, ...], Parameter(name="--facet", negative="")] = (),
+    facet_limit: int = 10,
+    sort: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
+    highlight: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    next_page: Annotated[str | None, Parameter(name="--next")] = None,
+    refresh: Annotated[bool, Parameter(negative="")] = False,
+    partial: Annotated[bool, Parameter(negative="")] = False,
+    explain_timing: Annotated[bool, Parameter(name="--timing", negative="")] = False,
+    connect: Connect = _DEFAULTS,
+) -> int:
+    """Find the best documents of a collection.
+
+    Parameters
+    ----------
+    collection
+        Collection to search.
+    query
+        Words, "phrases", prefix*, field:word, field:[a TO b], AND, OR, NOT, ( ).
+    limit
+        Hits wanted.
+    filters
+        A further query that each hit must match; may be given several times.
+    facets
+        Count the values of this keyword field; may be given several times.
+    facet_limit
+        Values for each facet.
+    sort
+        Field to sort by, "-field" for descending; by score without it.
+    highlight
+        Text field to show fragments of; may be given several times. All of them without it.
+    next_page
+        Go on behind an earlier page: the token that it printed.
+    refresh
+        See every write that was acknowledged before.
+    partial
+        Answer without the shards that are silent.
+    explain_timing
+        Show where the time went.
+    """
+
+    async def work(kv: "Client[bytes]") -> int:
+        marked = highlight
+        if not marked and not connect.as_json:
+            infos = [info for info in await kv.collections() if info.name == collection]
+            marked = tuple(name for info in infos for name, kind in info.schema.items() if kind == "text")
+        try:
+            page = await kv.collection(collection).search(
+                query,
+                limit=limit,
+                filters=filters,
+                facets=facets,
+                facet_limit=facet_limit,
+                sort=sort,
+                highlight=marked,
+                next=next_page,
+                refresh=refresh,
+                on_shortfall="partial" if partial else "fail",
+                explain_timing=explain_timing,
+            )
+        except MalformedQuery as error:
+            explain(error, query)
+            return exit_code_of(error)
+        if connect.as_json:
+            print_json(_as_json(page))
+        else:
+            _show(rich_console(), page)
+        return EXIT_OK
+
+    return with_client(connect, work)
+
+
+def _show(console: "Console", page: "SearchPage[bytes]") -> None:
+    for number, hit in enumerate(page.hits, 1):
+        console.print(_headline(number, hit), soft_wrap=True)
+        for line in _fragments(hit):
+            console.print(line, soft_wrap=True)
+    for facet in page.facets.values():
+        bound = f" (each up to {facet.error_bound} too low)" if facet.error_bound else ""
+        counts = ", ".join(f"{value.value} {value.count:,}" for value in facet.values)
+        console.print(f"{facet.field}: {counts or 'no values'}{bound}", markup=False, style="cyan", soft_wrap=True)
+    console.print(f"{len(page.hits)} of {page.total:,} hits, {_coverage_text(page.coverage)}", markup=False, style="dim")
+    if page.timing:
+        console.print("\n".join(_timing_lines(page.timing)), markup=False, style="dim")
+    if page.next:
+        complain(f"there is more: --next {page.next}")
+    for failed in page.coverage.failed:
+        complain(f"shard {failed.shard} is missing: {failed.error.message}")
+
+
+def _headline(number: int, hit: "Hit[bytes]") -> "Text":
+    from rich.text import Text
+
+    score = f"  {hit.score:.3f}" if hit.score else ""
+    return Text.assemble((f"{number:3}. ", "dim"), (one_line(hit.key), "bold cyan"), (f"{score}  v{hit.version}", "dim"))
+
+
+def _fragments(hit: "Hit[bytes]") -> "list[Text]":
+    from rich.text import Text
+
+    lines = []
+    for mark in hit.highlights:
+        # Line breaks become blanks one by one, so that the spans keep their places.
+        text = Text("".join(char if char.isprintable() else " " for char in mark.fragment))
+        for start, end in mark.spans:
+            text.stylize("bold yellow", start, end)
+        lines.append(Text.assemble("     ", (f"{mark.field}: ", "dim"), text))
+    if not lines and hit.document is not None:
+        preview = one_line(json.dumps(hit.document, ensure_ascii=False).encode())
+        cut = preview if len(preview) <= _PREVIEW_MAX_CHARS else preview[:_PREVIEW_MAX_CHARS] + "…"
+        lines.append(Text("     " + cut))
+    return lines
+
+
+def _coverage_text(coverage: "Coverage") -> str:
+    if coverage.complete:
+        return f"all {coverage.legs} shards answered"
+    share = f"{coverage.documents_considered:,} of {coverage.documents_total:,} documents considered"
+    return f"INCOMPLETE: {coverage.legs_ok} of {coverage.legs} shards answered, {share}"
+
+
+def _timing_lines(timing: "Timing") -> list[str]:
+    lines = [f"{timing.total_us / 1000:.2f} ms in the router, {timing.merge_us / 1000:.2f} ms of it merging"]
+    for leg in timing.legs:
+        last = "  <- last" if leg.shard == timing.straggler_shard else ""
+        times = f"{leg.total_us / 1000:8.2f} ms, queue {leg.queue_us / 1000:.2f}, work {leg.service_us / 1000:.2f}"
+        lines.append(f"  shard {leg.shard:4} at {leg.leaf or 'nobody'}: {times}, attempts {leg.attempts}{last}")
+    return lines
+
+
+def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    coverage = page.coverage
+    return {
+        "hits": [
+            {
+                **json_bytes("key", hit.key),
+                "score": hit.score,
+                "version": hit.version,
+                "shard": hit.shard,
+                "document": hit.document,
+                "highlights": [asdict(mark) for mark in hit.highlights],
+            }
+            for hit in page.hits
+        ],
+        "total": page.total,
+        "complete": coverage.complete,
+        "coverage": {
+            "documents_considered": coverage.documents_considered,
+            "documents_total": coverage.documents_total,
+            "fraction": coverage.fraction,
+            "legs": coverage.legs,
+            "legs_ok": coverage.legs_ok,
+            "failed": [
+                {
+                    "shard": failed.shard,
+                    "reason": failed.error.reason,
+                    "message": failed.error.message,
+                    "replicas_tried": failed.error.details.replicas_tried,
+                }
+                for failed in coverage.failed
+            ],
+        },
+        "facets": {
+            name: {"values": {value.value: value.count for value in facet.values}, "error_bound": facet.error_bound}
+            for name, facet in page.facets.items()
+        },
+        "next": page.next,
+        "timing": None if page.timing is None else asdict(page.timing),
+    }

@@ -1,0 +1,140 @@
+"""`kvshard status`: the leaves, the shards, and what they hold."""
+
+from typing import TYPE_CHECKING
+
+from cyclopts import App
+
+from kvshard.cli.console import EXIT_OK, Connect, print_json, rich_console, with_client
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from kvshard.client.client import Client
+    from kvshard.client.status import ClusterStatus
+
+_DEFAULTS = Connect()
+
+
+def register(app: App) -> None:
+    """Add the verb to the command line."""
+    app.command(status)
+
+
+def status(*, connect: Connect = _DEFAULTS) -> int:
+    """Show the state of every leaf and shard, with documents and bytes."""
+
+    async def work(kv: "Client[bytes]") -> int:
+        found = await kv.status()
+        if connect.as_json:
+            print_json(_as_json(found))
+            return EXIT_OK
+        console = rich_console()
+        console.print(_leaves(found))
+        console.print(_shards(found))
+        console.print(_collections(found))
+        total = f"{found.documents():,} documents, {byte_text(found.bytes())}, map version {found.map.version}"
+        console.print(total, markup=False)
+        return EXIT_OK
+
+    return with_client(connect, work)
+
+
+def byte_text(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left", no_wrap=True)
+    return table
+
+
+def _leaves(found: "ClusterStatus") -> "Table":
+    from rich.markup import escape
+
+    numbers = ("shards", "documents", "disk", "memory", "up for", "pid")
+    table = _table("leaves", "leaf", "address", "zone", "state", *numbers, "version", numbers=numbers)
+    for leaf in found.leaves:
+        head = (leaf.leaf.id, leaf.leaf.address or "-", leaf.leaf.zone or "-")
+        report = leaf.report
+        if report is None:
+            table.add_row(*head, f"[red]down[/]: {escape(leaf.error)}", *("-" for _ in (*numbers, "version")))
+            continue
+        documents = sum(count.documents for replica in report.replicas for count in replica.collections)
+        table.add_row(
+            *head,
+            "[green]up[/]",
+            str(len(report.replicas)),
+            f"{documents:,}",
+            byte_text(report.disk_bytes),
+            byte_text(report.resident_bytes),
+            f"{report.uptime_s:,.0f} s",
+            str(report.pid),
+            report.software_version,
+        )
+    return table
+
+
+def _shards(found: "ClusterStatus") -> "Table":
+    from rich.markup import escape
+
+    numbers = ("shard", "epoch", "applied", "documents", "bytes")
+    table = _table("shards", "shard", "primary", "epoch", "state", "applied", "documents", "bytes", numbers=numbers)
+    for shard in found.map.shards.values():
+        replica = found.primary_replica(shard.id)
+        head = (str(shard.id), shard.primary, str(shard.epoch))
+        if replica is None:
+            table.add_row(*head, "[red]silent[/]", "-", "-", "-")
+            continue
+        state = f"[red]{replica.role}[/]: {escape(replica.error)}" if replica.error else "[green]ok[/]"
+        documents = sum(count.documents for count in replica.collections)
+        size = sum(count.bytes for count in replica.collections)
+        table.add_row(*head, state, f"{replica.applied:,}", f"{documents:,}", byte_text(size))
+    return table
+
+
+def _collections(found: "ClusterStatus") -> "Table":
+    table = _table("collections", "collection", "documents", "bytes", "schema", numbers=("documents", "bytes"))
+    for collection in found.map.collections.values():
+        schema = ", ".join(f"{name}={kind}" for name, kind in collection.schema.items()) or "plain values"
+        documents, size = found.documents(collection.id), found.bytes(collection.id)
+        table.add_row(collection.name, f"{documents:,}", byte_text(size), schema)
+    return table
+
+
+def _as_json(found: "ClusterStatus") -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        "map_version": found.map.version,
+        "documents": found.documents(),
+        "bytes": found.bytes(),
+        "leaves": [
+            {
+                **asdict(leaf.leaf),
+                "is_up": leaf.is_up,
+                "error": leaf.error,
+                "report": None if leaf.report is None else asdict(leaf.report),
+            }
+            for leaf in found.leaves
+        ],
+        "shards": [asdict(shard) for shard in found.map.shards.values()],
+        "collections": [
+            {
+                "name": collection.name,
+                "id": collection.id,
+                "schema": dict(collection.schema),
+                "documents": found.documents(collection.id),
+                "bytes": found.bytes(collection.id),
+            }
+            for collection in found.map.collections.values()
+        ],
+    }

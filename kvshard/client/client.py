@@ -1,0 +1,127 @@
+"""The asyncio client: `async with Client("127.0.0.1:7700") as kv`."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, TypedDict, Unpack, overload
+
+from kvshard.client.codecs import BYTES
+from kvshard.client.collection import Collection
+from kvshard.client.connection import Connection
+from kvshard.client.keyspace import Keyspace
+from kvshard.client.options import ConsistencyName, ReadOptions, ReplicaChoiceName, ShortfallName
+from kvshard.client.results import CollectionInfo, K
+from kvshard.client.retries import RetryPolicy
+from kvshard.client.status import ClusterStatus
+from kvshard.client.wire import cluster_status_of, collection_info_of
+from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap
+from kvshard.rpc.convert import cluster_map_from_proto
+from kvshard.v1 import cluster_pb2
+
+DEFAULT_ROUTER = "127.0.0.1:7700"
+
+
+class ClientSettings(TypedDict, total=False):
+    """How a client's calls are done where they do not say otherwise; see ReadOptions for the meaning."""
+
+    timeout: float
+    consistency: ConsistencyName
+    hedge: str
+    replica_choice: ReplicaChoiceName
+    min_coverage: float
+    on_shortfall: ShortfallName
+    explain_timing: bool
+
+
+class Client(Keyspace[K, bytes]):
+    """Keys and values of the default collection, and the door to everything else.
+
+    routers: "host:port", or several of them, of which each call asks one and turns to the next when it cannot be reached.
+    keys: str (UTF-8, the default) or bytes, the type in which keys are given back; either may be given. timeout: seconds for
+    a whole call with its retries. retries: NO_RETRIES gives every failure to the caller. Every call raises a KvShardError
+    when it fails, whatever lies beneath.
+
+    A client belongs to one event loop; share it between tasks. Without `async with`, end it with `close()`.
+    """
+
+    @overload
+    def __init__(
+        self: "Client[str]",
+        routers: str | Sequence[str] = DEFAULT_ROUTER,
+        *,
+        keys: type[str] = str,
+        retries: RetryPolicy | None = None,
+        **settings: Unpack[ClientSettings],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "Client[bytes]",
+        routers: str | Sequence[str] = DEFAULT_ROUTER,
+        *,
+        keys: type[bytes],
+        retries: RetryPolicy | None = None,
+        **settings: Unpack[ClientSettings],
+    ) -> None: ...
+
+    def __init__(
+        self,
+        routers: str | Sequence[str] = DEFAULT_ROUTER,
+        *,
+        keys: type[str] | type[bytes] = str,
+        retries: RetryPolicy | None = None,
+        **settings: Unpack[ClientSettings],
+    ) -> None:
+        addresses = (routers,) if isinstance(routers, str) else tuple(routers)
+        super().__init__(
+            Connection(addresses, retries or RetryPolicy()),
+            DEFAULT_COLLECTION.name,
+            keys,  # type: ignore[arg-type]
+            BYTES,
+            ReadOptions(**settings),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; calls under way fail with Cancelled, later ones with FailedPrecondition."""
+        await self._connection.close()
+
+    def collection(self, name: str) -> Collection[K]:
+        """The collection of that name, whether or not it exists: `create` it first, or use one that is there."""
+        return Collection(self._connection, name, self._keys, self._options)
+
+    async def collections(self, *, timeout: float | None = None) -> list[CollectionInfo]:
+        """All collections, by name."""
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.ListCollections,
+            cluster_pb2.ListCollectionsRequest(),
+            deadline=self._deadline(timeout),
+            is_repeatable=True,
+        )
+        return [collection_info_of(collection) for collection in response.collections]
+
+    async def map(self, *, timeout: float | None = None) -> ClusterMap:
+        """The cluster map that the router follows at present."""
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.GetMap,
+            cluster_pb2.GetMapRequest(),
+            deadline=self._deadline(timeout),
+            is_repeatable=True,
+        )
+        return cluster_map_from_proto(response.map)
+
+    async def status(self, *, timeout: float | None = None) -> ClusterStatus:
+        """State of every leaf and shard."""
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.GetStatus,
+            cluster_pb2.GetStatusRequest(),
+            deadline=self._deadline(timeout),
+            is_repeatable=True,
+        )
+        return cluster_status_of(response)

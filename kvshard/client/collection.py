@@ -1,0 +1,99 @@
+"""A collection of documents: dicts in, dicts out, and the search over them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Unpack
+
+from kvshard.client.checks import check_search_limit, invalid
+from kvshard.client.codecs import BYTES, DOCUMENTS, decode_document
+from kvshard.client.connection import Connection
+from kvshard.client.keyspace import Keyspace
+from kvshard.client.options import ReadOptions, ReadOverrides
+from kvshard.client.results import CollectionInfo, Document, K, SearchPage
+from kvshard.client.scan_token import token_of_text
+from kvshard.client.wire import collection_info_of, page_of
+from kvshard.rpc.convert import schema_to_proto
+from kvshard.schema import parse_schema
+from kvshard.v1 import cluster_pb2, search_pb2
+
+
+class Collection(Keyspace[K, Document]):
+    """A collection of documents. Made by `Client.collection`; that alone creates nothing."""
+
+    def __init__(self, connection: Connection, name: str, keys: type[K], options: ReadOptions | None = None) -> None:
+        super().__init__(connection, name, keys, DOCUMENTS, options)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    @property
+    def raw(self) -> Keyspace[K, bytes]:
+        """The same keys with their values as bytes: for collections without a schema, and for JSON that is ready made."""
+        return Keyspace(self._connection, self._name, self._keys, BYTES, self._options)
+
+    async def create(self, schema: Mapping[str, str] | None = None, *, timeout: float | None = None) -> CollectionInfo:
+        """Create it, or do nothing where it exists with this very schema; CollectionExists where it has another.
+
+        schema: field name -> "text", "keyword", "integer", "float", "boolean" or "date"; without one, values are plain bytes.
+        """
+        fields = schema_to_proto(parse_schema(schema or {}))
+        request = cluster_pb2.CreateCollectionRequest(name=self._name, fields=fields)
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.CreateCollection, request, deadline=self._deadline(timeout), is_repeatable=True
+        )
+        return collection_info_of(response.collection)
+
+    async def drop(self, *, timeout: float | None = None) -> None:
+        """Drop it with all its keys. Raises CollectionNotFound where there is none."""
+        request = cluster_pb2.DropCollectionRequest(name=self._name)
+        await self._connection.unary(
+            lambda stubs: stubs.cluster.DropCollection, request, deadline=self._deadline(timeout), is_repeatable=False
+        )
+
+    async def search(
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        filters: Sequence[str] = (),
+        facets: Sequence[str] = (),
+        facet_limit: int = 10,
+        sort: str = "",
+        highlight: Sequence[str] = (),
+        next: str | None = None,
+        refresh: bool = False,
+        keys_only: bool = False,
+        shards: Sequence[int] | None = None,
+        **read: Unpack[ReadOverrides],
+    ) -> SearchPage[K]:
+        """Find the best documents.
+
+        query: words, "phrases", prefix*, field:word, field:[a TO b], AND, OR, NOT, groups; empty or * finds all. filters:
+        query strings that each hit must match besides, without a say in its score. sort: a field, "-" in front for descending;
+        by score when empty. next: the `.next` of the page before, with the other arguments as they were. refresh: see every
+        write that was acknowledged before. shards: ask only these.
+        """
+        for name, given in (("filters", filters), ("facets", facets), ("highlight", highlight)):
+            if isinstance(given, str):
+                raise invalid(f"{name} is a list of strings, not one string", name)
+        options, deadline = self._read_options(read)
+        request = search_pb2.SearchRequest(
+            collection=self._name,
+            query=query,
+            filters=filters,
+            limit=check_search_limit(limit),
+            token=token_of_text(next) if next else b"",
+            sort=sort,
+            facets=facets,
+            facet_limit=facet_limit,
+            highlight=highlight,
+            refresh=refresh,
+            keys_only=keys_only,
+            shards=shards,
+            options=options,
+        )
+        response = await self._connection.unary(
+            lambda stubs: stubs.search.Search, request, deadline=deadline, is_repeatable=True
+        )
+        return page_of(response, self._decode_key, decode_document)

@@ -1,0 +1,152 @@
+"""How the client reaches a router: channels, deadlines, retries, and errors as kvshard's own.
+
+Whoever holds a `Connection` builds requests and reads responses; nobody else in the client touches grpc.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import grpc
+
+from kvshard.client.checks import parse_address
+from kvshard.client.retries import RetryPolicy, retry_delay
+from kvshard.clock import Clock, SystemClock
+from kvshard.errors import Cancelled, ErrorDetails, FailedPrecondition, KvShardError
+from kvshard.rpc.channel import aio_channel
+from kvshard.rpc.status import error_from_rpc
+from kvshard.v1 import cluster_pb2_grpc, kv_pb2_grpc, search_pb2_grpc
+
+if TYPE_CHECKING:
+    from kvshard.v1.cluster_pb2_grpc import ClusterAsyncStub
+    from kvshard.v1.kv_pb2_grpc import KVAsyncStub
+    from kvshard.v1.search_pb2_grpc import SearchAsyncStub
+
+_NEVER_LEFT = ("failed to connect to all addresses", "DNS resolution failed")
+
+RequestT = TypeVar("RequestT", contravariant=True)
+ResponseT = TypeVar("ResponseT", covariant=True)
+
+
+class UnaryMethod(Protocol[RequestT, ResponseT]):
+    """A method of a stub that takes one message and answers with one."""
+
+    def __call__(self, request: RequestT, *, timeout: float | None = None) -> Awaitable[ResponseT]:
+        """Call it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RouterStubs:
+    """The services of one router."""
+
+    kv: "KVAsyncStub"
+    search: "SearchAsyncStub"
+    cluster: "ClusterAsyncStub"
+
+
+class Connection:
+    """Channels to one or several routers; a call that a router cannot answer goes on at the next one.
+
+    Channels are opened at the first call, inside the event loop that makes it.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        retries: RetryPolicy,
+        clock: Clock | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self.addresses = tuple(parse_address(address) for address in addresses)
+        self.retries = retries
+        self.clock = clock or SystemClock()
+        self.random = random or Random()
+        self._current = 0
+        self._opened: dict[int, tuple[grpc.aio.Channel, RouterStubs]] = {}
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else f"at {self.addresses[self._current]}"
+        return f"Connection({', '.join(self.addresses)}; {state})"
+
+    @property
+    def stubs(self) -> RouterStubs:
+        """The services of the router that is asked at present."""
+        if self._is_closed:
+            raise FailedPrecondition("the client is closed")
+        opened = self._opened.get(self._current)
+        if opened is None:
+            channel = aio_channel(self.addresses[self._current])
+            stubs = RouterStubs(
+                kv_pb2_grpc.KVStub(channel), search_pb2_grpc.SearchStub(channel), cluster_pb2_grpc.ClusterStub(channel)
+            )
+            opened = self._opened[self._current] = channel, stubs
+        return opened[1]
+
+    def deadline(self, timeout: float) -> float:
+        """The instant at which a call that begins now is over."""
+        return self.clock.monotonic() + timeout
+
+    async def unary(
+        self,
+        method: Callable[[RouterStubs], UnaryMethod[RequestT, ResponseT]],
+        request: RequestT,
+        *,
+        deadline: float,
+        is_repeatable: bool,
+    ) -> ResponseT:
+        """Make a call and, where that is safe, make it again until the deadline. Raises a KvShardError."""
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                return await method(self.stubs)(request, timeout=max(0.0, deadline - self.clock.monotonic()))
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as raised:
+                error = self.error_of_call(raised, is_repeatable=is_repeatable)
+            await self.pause_or_raise(error, is_repeatable=is_repeatable, attempts=attempts, deadline=deadline)
+
+    async def pause_or_raise(self, error: KvShardError, *, is_repeatable: bool, attempts: int, deadline: float) -> None:
+        """Wait until the call may be made again, at the next router; raise the error when it may not."""
+        delay = retry_delay(
+            self.retries,
+            error,
+            is_repeatable=is_repeatable,
+            attempts=attempts,
+            now=self.clock.monotonic(),
+            deadline=deadline,
+            random=self.random,
+        )
+        if delay is None:
+            raise error
+        self._current = (self._current + 1) % len(self.addresses)
+        await asyncio.sleep(delay)
+
+    def error_of_call(self, raised: grpc.aio.AioRpcError | asyncio.CancelledError, *, is_repeatable: bool) -> KvShardError:
+        """What a failed call means. A cancellation of the caller's own task is raised on."""
+        if isinstance(raised, asyncio.CancelledError):
+            task = asyncio.current_task()
+            # A channel that is closed cancels its calls without anybody having cancelled this task.
+            if not self._is_closed or (task is not None and task.cancelling()):
+                raise raised
+            return Cancelled("the client was closed during the call", ErrorDetails(maybe_applied=not is_repeatable))
+        return error_from_rpc(raised, is_write=not is_repeatable and not _never_left(raised))
+
+    async def close(self) -> None:
+        """Close the channels; calls under way fail with Cancelled. A second close does nothing."""
+        self._is_closed = True
+        opened, self._opened = self._opened, {}
+        for channel, _ in opened.values():
+            await channel.close()
+
+
+def _never_left(error: grpc.aio.AioRpcError) -> bool:
+    """Whether there was no connection to send on, so that even a write may be tried again while a router restarts.
+
+    gRPC tells it only in words: these come from its choice of a connection, before anything is sent. Other words (a reset, a
+    closed socket) leave the outcome open.
+    """
+    text = error.details() or ""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and text.startswith(_NEVER_LEFT)

@@ -1,0 +1,231 @@
+"""What the client hands back for keys, batches and searches: plain immutable data.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+from kvshard.errors import KvShardError
+
+K = TypeVar("K", bound=str | bytes)
+"""Type of the keys that a client gives back: str or bytes."""
+V = TypeVar("V")
+"""Type of the values: bytes, or dict for documents."""
+ResultT = TypeVar("ResultT")
+
+Document = dict[str, Any]
+"""A JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Generic[K, V]):
+    """A key with its value. version: sequence number of its last write. expires_at_ms: milliseconds since 1970, 0 for never.
+
+    timing: where the time of a single read went, when explain_timing was set.
+    """
+
+    key: K
+    value: V
+    version: int
+    expires_at_ms: int = 0
+    timing: "Timing | None" = field(default=None, compare=False, repr=False)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """The instant at which the key vanishes; None for never."""
+        return datetime.fromtimestamp(self.expires_at_ms / 1000, UTC) if self.expires_at_ms else None
+
+
+class GetResults(list["Item[K, V] | KvShardError | None"], Generic[K, V]):
+    """Results of get_many in the order of the keys: the item, None where the key is absent, or why it could not be read.
+
+    coverage: how much answered. timing: present when explain_timing was set.
+    """
+
+    __slots__ = ("coverage", "timing")
+
+    def __init__(
+        self, found: Iterable[Item[K, V] | KvShardError | None], coverage: "Coverage", timing: "Timing | None" = None
+    ) -> None:
+        super().__init__(found)
+        self.coverage = coverage
+        self.timing = timing
+
+    def raise_for_failures(self) -> None:
+        """Raise the first failure; do nothing when there is none."""
+        for found in self:
+            if isinstance(found, KvShardError):
+                raise found
+
+
+class BatchResults(Mapping[K, ResultT | KvShardError], Generic[K, ResultT]):
+    """Results of a batch by key, each a result or the error in its place. Where a key occurred twice, its last result stands.
+
+    outcomes: the results in the order of the request, one an operation.
+    """
+
+    __slots__ = ("_by_key", "_keys", "outcomes")
+
+    def __init__(self, keys: Sequence[K], outcomes: Sequence[ResultT | KvShardError]) -> None:
+        self._keys = keys
+        self.outcomes = outcomes
+        self._by_key: dict[K, ResultT | KvShardError] | None = None
+
+    def _index(self) -> dict[K, ResultT | KvShardError]:
+        if self._by_key is None:
+            self._by_key = dict(zip(self._keys, self.outcomes, strict=True))
+        return self._by_key
+
+    def __getitem__(self, key: K) -> ResultT | KvShardError:
+        return self._index()[key]
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._index())
+
+    def __len__(self) -> int:
+        return len(self._index())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.outcomes)} operations, {len(self.failures)} failed)"
+
+    @property
+    def ok(self) -> bool:
+        """True when every operation took effect."""
+        return not any(isinstance(outcome, KvShardError) for outcome in self.outcomes)
+
+    @property
+    def failures(self) -> dict[K, KvShardError]:
+        """The keys that failed, with the reason."""
+        return {
+            key: outcome for key, outcome in zip(self._keys, self.outcomes, strict=True) if isinstance(outcome, KvShardError)
+        }
+
+    def raise_for_failures(self) -> None:
+        """Raise the first failure, in a text that counts them all; do nothing when there is none."""
+        failures = self.failures
+        if failures:
+            key, first = next(iter(failures.items()))
+            text = f"{len(failures)} of {len(self.outcomes)} operations failed; the first, {key!r}: {first.message}"
+            raise type(first)(text, first.details)
+
+
+class PutResults(BatchResults[K, int]):
+    """Results of put_many: the new version of each key, or the error."""
+
+    __slots__ = ()
+
+
+class DeleteResults(BatchResults[K, bool]):
+    """Results of delete_many: whether each key was there, or the error."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FailedShard:
+    """A shard that is missing from a gathered answer, with the reason; error.details.replicas_tried: the leaves asked."""
+
+    shard: int
+    error: KvShardError
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of what had to be asked did answer. fraction = documents_considered / documents_total."""
+
+    complete: bool
+    documents_considered: int
+    documents_total: int
+    fraction: float
+    legs: int
+    legs_ok: int
+    failed: tuple[FailedShard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LegTiming:
+    """Where the time of one shard's part went, in microseconds. leaf: whose answer was used, empty when the leg failed."""
+
+    shard: int
+    leaf: str
+    attempts: int
+    total_us: int
+    queue_us: int
+    service_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time of a whole answer went, in microseconds, seen at the router."""
+
+    legs: tuple[LegTiming, ...]
+    total_us: int
+    merge_us: int
+    straggler_shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Highlight:
+    """Part of a text field; spans are (start, end) of the matches in characters of the fragment."""
+
+    field: str
+    fragment: str
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit(Generic[K]):
+    """A document found. document: None when only keys were asked for. score: 0 when sorted by a field."""
+
+    key: K
+    score: float
+    document: Document | None
+    version: int
+    shard: int
+    highlights: tuple[Highlight, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FacetValue:
+    """A value of a facet and how many matches have it."""
+
+    value: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facet:
+    """Values of one keyword field over all matches, most frequent first. error_bound: how much too low a count may be."""
+
+    field: str
+    values: tuple[FacetValue, ...]
+    error_bound: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage(Generic[K]):
+    """One page of hits, best first. total: matches in the shards that answered. next: token of the next page, if any."""
+
+    hits: tuple[Hit[K], ...]
+    total: int
+    coverage: Coverage
+    facets: Mapping[str, Facet] = field(default_factory=dict)
+    next: str | None = None
+    timing: Timing | None = None
+
+    @property
+    def complete(self) -> bool:
+        """True when every shard answered."""
+        return self.coverage.complete
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """A collection. schema maps field names to types; empty for plain values. id: never used again after a drop."""
+
+    name: str
+    schema: Mapping[str, str] = field(default_factory=dict)
+    id: int = 0

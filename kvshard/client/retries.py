@@ -1,0 +1,74 @@
+"""When the client asks again after a failure: one pure function.
+
+| call | error says | asked again |
+|---|---|---|
+| any | Unavailable, nothing was done (is_retryable, not maybe_applied) | yes |
+| any | ResourceExhausted with retry_after_ms, nothing was done | yes, after at least that long |
+| repeatable | one of these two, outcome unknown | yes: twice is as good as once |
+| not repeatable | outcome unknown (maybe_applied) | no: a second write could undo one that came between |
+| any | DeadlineExceeded | no: the time of the call is over |
+| any | anything else | no: the same answer would come again |
+
+Repeatable are the reads, and the creation of a collection. Never more than max_attempts, never past the call's deadline.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+from kvshard.errors import KvShardError, ResourceExhausted, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how fast the client asks again.
+
+    Delay before attempt n + 1: min(max_delay_s, base_delay_s * 2**(n-1)), of which a random half is taken off, so that many
+    clients that failed together do not come back together.
+
+    max_attempts 20: with these delays the attempts spread over about 14 s, more than a default call lasts, so that the
+    deadline ends it; the bound stands for calls with a very long timeout.
+    """
+
+    max_attempts: int = 20
+    base_delay_s: float = 0.02
+    max_delay_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1 or self.base_delay_s < 0 or self.max_delay_s < self.base_delay_s:
+            raise ValueError(f"max_attempts >= 1 and 0 <= base_delay_s <= max_delay_s wanted, not {self!r}")
+
+
+NO_RETRIES = RetryPolicy(max_attempts=1)
+"""Every failure goes straight to the caller."""
+
+
+def may_retry(error: KvShardError, *, is_repeatable: bool) -> bool:
+    """Whether the same call may be made again without asking the caller: see the table at the head of this file."""
+    if error.details.maybe_applied and not is_repeatable:
+        return False
+    if isinstance(error, ResourceExhausted):
+        return error.details.retry_after_ms is not None
+    return isinstance(error, Unavailable) and error.is_retryable
+
+
+def retry_delay(
+    policy: RetryPolicy,
+    error: KvShardError,
+    *,
+    is_repeatable: bool,
+    attempts: int,
+    now: float,
+    deadline: float,
+    random: Random,
+) -> float | None:
+    """Seconds to wait before asking again, or None to give the error to the caller. attempts: those made so far, at least 1."""
+    if attempts >= policy.max_attempts or not may_retry(error, is_repeatable=is_repeatable):
+        return None
+    # 2.0**attempts overflows a float from 1024 on; the delay is at max_delay_s long before.
+    full = min(policy.max_delay_s, policy.base_delay_s * 2.0 ** min(attempts - 1, 30))
+    delay = full * (1 - random.random() / 2)
+    if error.details.retry_after_ms is not None:
+        delay = max(delay, error.details.retry_after_ms / 1000)
+    return delay if now + delay < deadline else None

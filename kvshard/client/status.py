@@ -1,0 +1,59 @@
+"""The state of the cluster as `Client.status` hands it back: plain immutable data.
+
+Pure apart from the cluster map's token hash.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kvshard.clustermap import ClusterMap, Leaf
+from kvshard.model import CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
+
+
+@dataclass(frozen=True, slots=True)
+class LeafStatus:
+    """State of one leaf. report: what it says about itself; None when it did not answer, and error says why."""
+
+    leaf: Leaf
+    report: LeafStatusReply | None
+    error: str = ""
+
+    @property
+    def is_up(self) -> bool:
+        """True when it answered."""
+        return self.report is not None
+
+    @property
+    def replicas(self) -> list[ReplicaStatusRecord]:
+        """Its replicas; none when it did not answer."""
+        return [] if self.report is None else self.report.replicas
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """State of the whole cluster: the map, and the leaves by id."""
+
+    map: ClusterMap
+    leaves: tuple[LeafStatus, ...]
+
+    def primary_replica(self, shard: int) -> ReplicaStatusRecord | None:
+        """What the primary of a shard reports about it; None when it did not answer."""
+        primary = self.map.shards[shard].primary
+        replicas = (replica for status in self.leaves if status.leaf.id == primary for replica in status.replicas)
+        return next((replica for replica in replicas if replica.shard == shard), None)
+
+    def documents(self, collection_id: int | None = None) -> int:
+        """Live keys of the cluster, each shard counted at its primary; of one collection where an id is given."""
+        return sum(count.documents for count in self._counts(collection_id))
+
+    def bytes(self, collection_id: int | None = None) -> int:
+        """Bytes of keys and values of the cluster, each shard counted at its primary; of one collection, if an id is given."""
+        return sum(count.bytes for count in self._counts(collection_id))
+
+    def _counts(self, collection_id: int | None) -> Iterator[CollectionCountRecord]:
+        for shard in self.map.shards:
+            replica = self.primary_replica(shard)
+            if replica is not None:
+                for count in replica.collections:
+                    if collection_id in (None, count.collection_id):
+                        yield count

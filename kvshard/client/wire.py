@@ -1,0 +1,121 @@
+"""From the protobuf messages of the public services to what the client hands back."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from kvshard.client.results import (
+    CollectionInfo,
+    Coverage,
+    Facet,
+    FacetValue,
+    FailedShard,
+    Highlight,
+    Hit,
+    Item,
+    K,
+    LegTiming,
+    SearchPage,
+    Timing,
+    V,
+)
+from kvshard.client.scan_token import text_of_token
+from kvshard.client.status import ClusterStatus, LeafStatus
+from kvshard.errors import KvShardError, error_of
+from kvshard.rpc.convert import cluster_map_from_proto, leaf_from_proto, leaf_status_from_proto, schema_from_proto
+from kvshard.rpc.status import record_of_failure
+from kvshard.v1 import cluster_pb2, kv_pb2, search_pb2, types_pb2
+
+
+def error_of_failure(failure: types_pb2.Failure) -> KvShardError:
+    """The error that a failure inside an answer stands for."""
+    return error_of(record_of_failure(failure))
+
+
+def coverage_of(message: types_pb2.Coverage) -> Coverage:
+    """How much answered."""
+    failed = (
+        FailedShard(row.shard, error_of(record_of_failure(row.failure, tuple(row.replicas_tried)))) for row in message.failed
+    )
+    return Coverage(
+        message.complete,
+        message.documents_considered,
+        message.documents_total,
+        message.fraction,
+        message.legs,
+        message.legs_ok,
+        tuple(failed),
+    )
+
+
+def add_coverage(first: Coverage, second: Coverage) -> Coverage:
+    """Coverage of a batch that was cut in two. A shard asked for both parts counts once for its documents: the larger view."""
+    widest = max(first, second, key=lambda coverage: coverage.documents_total)
+    return Coverage(
+        complete=first.complete and second.complete,
+        documents_considered=widest.documents_considered,
+        documents_total=widest.documents_total,
+        fraction=min(first.fraction, second.fraction),
+        legs=first.legs + second.legs,
+        legs_ok=first.legs_ok + second.legs_ok,
+        failed=first.failed + second.failed,
+    )
+
+
+def timing_of(message: Any) -> Timing | None:
+    """Where the time of an answer went, if the answer says it."""
+    if not message.HasField("timing"):
+        return None
+    timing = cast(types_pb2.Timing, message.timing)
+    legs = (LegTiming(leg.shard, leg.leaf, leg.attempts, leg.total_us, leg.queue_us, leg.service_us) for leg in timing.legs)
+    return Timing(tuple(legs), timing.total_us, timing.merge_us, timing.straggler_shard)
+
+
+def found_of(
+    response: kv_pb2.BatchGetResponse, keys: list[K], decode_value: Callable[[bytes], V]
+) -> list[Item[K, V] | KvShardError | None]:
+    """The columns of a batch read as one result a key."""
+    versions, values = response.versions, response.values
+    expiries = response.expires_at_ms or (0,) * len(keys)
+    found: list[Item[K, V] | KvShardError | None] = [
+        Item(key, decode_value(value), version, expires) if version else None
+        for key, value, version, expires in zip(keys, values, versions, expiries, strict=True)
+    ]
+    for failure in response.failures:
+        found[failure.index] = error_of_failure(failure.failure)
+    return found
+
+
+def page_of(
+    response: search_pb2.SearchResponse, decode_key: Callable[[bytes], K], decode_document: Callable[[bytes], dict[str, Any]]
+) -> SearchPage[K]:
+    """An answer to a search."""
+    hits = (
+        Hit(
+            decode_key(hit.key),
+            hit.score,
+            decode_document(hit.document) if hit.document else None,
+            hit.version,
+            hit.shard,
+            tuple(
+                Highlight(mark.field, mark.fragment, tuple(zip(mark.starts, mark.ends, strict=True))) for mark in hit.highlights
+            ),
+        )
+        for hit in response.hits
+    )
+    facets = {
+        facet.field: Facet(facet.field, tuple(FacetValue(row.value, row.count) for row in facet.values), facet.error_bound)
+        for facet in response.facets
+    }
+    following = text_of_token(response.next) if response.next else None
+    return SearchPage(tuple(hits), response.total, coverage_of(response.coverage), facets, following, timing_of(response))
+
+
+def collection_info_of(message: cluster_pb2.Collection) -> CollectionInfo:
+    """A collection with its schema."""
+    return CollectionInfo(message.name, schema_from_proto(message.fields), message.id)
+
+
+def cluster_status_of(response: cluster_pb2.GetStatusResponse) -> ClusterStatus:
+    """State of the whole cluster."""
+    leaves = (LeafStatus(leaf_from_proto(row.leaf), leaf_status_from_proto(row), row.error) for row in response.leaves)
+    return ClusterStatus(cluster_map_from_proto(response.map), tuple(leaves))

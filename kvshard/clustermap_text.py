@@ -1,0 +1,201 @@
+"""Text forms of the cluster map: canonical JSON of the whole and of its parts, and tables for people.
+
+Canonical: keys sorted, no spaces, numbers in one form; the same map gives the same bytes. Reading is strict about what must be
+there and how it is typed (InvalidMap), and lenient about fields it does not know, so that an older process can read what a
+newer one wrote.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import TypeVar
+
+from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig
+
+FORMAT = 1
+"""Raised when an older reader would misunderstand the text."""
+
+T = TypeVar("T", str, int, list[object], dict[str, object])
+
+
+def encode(data: object) -> str:
+    """Canonical JSON of plain data."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def decode(text: str | bytes, what: str) -> dict[str, object]:
+    """The JSON object in a text. Raises InvalidMap that names what it was to be."""
+    try:
+        value: object = json.loads(text)
+    except ValueError as error:
+        raise InvalidMap(f"{what} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidMap(f"{what} is not a JSON object")
+    return value
+
+
+def read(data: dict[str, object], name: str, kind: type[T]) -> T:
+    """A field that must be there and of this type."""
+    value = data.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InvalidMap(f"field {name!r} is not of type {kind.__name__}: {value!r}")
+    return value
+
+
+def leaf_data(leaf: Leaf) -> dict[str, object]:
+    """A leaf as plain data."""
+    return {"id": leaf.id, "address": leaf.address, "zone": leaf.zone, "weight": float(leaf.weight)}
+
+
+def leaf_of(data: dict[str, object]) -> Leaf:
+    """The leaf that leaf_data described."""
+    weight = data.get("weight")
+    if not isinstance(weight, int | float) or isinstance(weight, bool):
+        raise InvalidMap(f"field 'weight' is not a number: {weight!r}")
+    return Leaf(read(data, "id", str), read(data, "address", str), read(data, "zone", str), float(weight))
+
+
+def shard_data(shard: ShardConfig) -> dict[str, object]:
+    """A shard as plain data."""
+    return {
+        "id": shard.id,
+        "first_slot": shard.first_slot,
+        "last_slot": shard.last_slot,
+        "epoch": shard.epoch,
+        "primary": shard.primary,
+        "in_sync": [[replica.leaf, replica.incarnation] for replica in shard.in_sync],
+        "learners": [[replica.leaf, replica.incarnation] for replica in shard.learners],
+        "desired": list(shard.desired),
+    }
+
+
+def shard_of(data: dict[str, object]) -> ShardConfig:
+    """The shard that shard_data described."""
+    return ShardConfig(
+        id=read(data, "id", int),
+        first_slot=read(data, "first_slot", int),
+        last_slot=read(data, "last_slot", int),
+        epoch=read(data, "epoch", int),
+        primary=read(data, "primary", str),
+        in_sync=tuple(_replica_of(each) for each in _items(data, "in_sync")),
+        learners=tuple(_replica_of(each) for each in _items(data, "learners")),
+        desired=tuple(_texts(_items(data, "desired"), "desired")),
+    )
+
+
+def collection_data(collection: Collection) -> dict[str, object]:
+    """A collection as plain data; the schema keeps the order of its fields, so it is a list of pairs."""
+    return {"name": collection.name, "id": collection.id, "schema": [[name, kind] for name, kind in collection.schema.items()]}
+
+
+def collection_of(data: dict[str, object]) -> Collection:
+    """The collection that collection_data described."""
+    schema = dict(_pair(each, "schema") for each in _items(data, "schema"))
+    return Collection(read(data, "name", str), read(data, "id", int), schema)
+
+
+def to_json(cluster_map: ClusterMap) -> str:
+    """The map as canonical JSON."""
+    return encode(
+        {
+            "format": FORMAT,
+            "version": cluster_map.version,
+            "seed": cluster_map.seed,
+            "leaves": [leaf_data(each) for each in cluster_map.leaves.values()],
+            "shards": [shard_data(each) for each in cluster_map.shards.values()],
+            "collections": [collection_data(each) for each in cluster_map.collections.values()],
+        }
+    )
+
+
+def from_json(text: str | bytes) -> ClusterMap:
+    """The map that to_json wrote. Raises InvalidMap."""
+    data = decode(text, "the cluster map")
+    if read(data, "format", int) != FORMAT:
+        raise InvalidMap(f"the cluster map has format {data['format']}, this version reads {FORMAT}")
+    leaves = [leaf_of(_object(each, "leaves")) for each in _items(data, "leaves")]
+    shards = [shard_of(_object(each, "shards")) for each in _items(data, "shards")]
+    collections = [collection_of(_object(each, "collections")) for each in _items(data, "collections")]
+    names = [("leaf", leaf.id) for leaf in leaves] + [("shard", str(shard.id)) for shard in shards]
+    names += [("collection", collection.name) for collection in collections]
+    if len(set(names)) < len(names):
+        raise InvalidMap("the cluster map names something twice")
+    return ClusterMap(
+        version=read(data, "version", int),
+        seed=read(data, "seed", int),
+        leaves={leaf.id: leaf for leaf in leaves},
+        shards={shard.id: shard for shard in shards},
+        collections={collection.name: collection for collection in collections},
+    )
+
+
+def pretty(cluster_map: ClusterMap) -> str:
+    """The map as tables for people."""
+    leaves = [
+        (leaf.id, leaf.address or "-", leaf.zone or "-", f"{leaf.weight:g}", str(len(cluster_map.shards_on(leaf.id))))
+        for leaf in cluster_map.leaves.values()
+    ]
+    shards = [_shard_row(shard) for shard in cluster_map.shards.values()]
+    collections = [
+        (each.name, str(each.id), ", ".join(f"{name}: {kind}" for name, kind in each.schema.items()) or "-")
+        for each in cluster_map.collections.values()
+    ]
+    return "\n".join(
+        [
+            f"cluster map, version {cluster_map.version}, seed {cluster_map.seed}",
+            "",
+            *_table(("leaf", "address", "zone", "weight", "replicas"), leaves),
+            "",
+            *_table(("shard", "slots", "epoch", "primary", "in sync", "learners", "desired"), shards),
+            "",
+            *_table(("collection", "id", "schema"), collections),
+            "",
+        ]
+    )
+
+
+def _items(data: dict[str, object], name: str) -> list[object]:
+    value = data.get(name)
+    if not isinstance(value, list):
+        raise InvalidMap(f"field {name!r} is not a list: {value!r}")
+    return value
+
+
+def _object(value: object, where: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise InvalidMap(f"{where}: not an object: {value!r}")
+    return value
+
+
+def _texts(values: list[object], where: str) -> list[str]:
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) < len(values):
+        raise InvalidMap(f"{where}: not a list of texts: {values!r}")
+    return texts
+
+
+def _pair(value: object, where: str) -> tuple[str, str]:
+    texts = _texts(value, where) if isinstance(value, list) else []
+    if len(texts) != 2:
+        raise InvalidMap(f"{where}: not a pair of texts: {value!r}")
+    return texts[0], texts[1]
+
+
+def _replica_of(value: object) -> Replica:
+    return Replica(*_pair(value, "replica"))
+
+
+def _shard_row(shard: ShardConfig) -> tuple[str, ...]:
+    slots = f"{shard.first_slot:#06x}-{shard.last_slot:#06x}"
+    desired = ", ".join(shard.desired) or "-"
+    return str(shard.id), slots, str(shard.epoch), shard.primary, _names(shard.in_sync), _names(shard.learners), desired
+
+
+def _names(replicas: Sequence[Replica]) -> str:
+    return ", ".join(replica.leaf for replica in replicas) or "-"
+
+
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heads, *rows)]

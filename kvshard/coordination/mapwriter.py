@@ -1,0 +1,358 @@
+"""Every change that is made to the cluster map: compare-and-set on the coordinator's keys, never a blind write.
+
+Keys: `map/meta`, `map/leaf/<id>`, `map/shard/<id>`, `map/collection/<name>`, each canonical JSON. The map's version is the
+highest revision among them; a change that deletes a key therefore also rewrites `map/meta`, so that whoever reads the keys
+later finds the same version as whoever watched the change.
+
+An answer of the coordinator that was lost is never taken as a no: the keys are read again, and the change is made only if they
+do not show it. Where it cannot be told (a new epoch), making it twice is harmless.
+"""
+
+import asyncio
+import math
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import structlog
+
+from kvshard import clustermap_text as text
+from kvshard.clustermap import (
+    DEFAULT_COLLECTION,
+    LEAF_WEIGHT_MAX,
+    Collection,
+    InvalidMap,
+    Leaf,
+    Replica,
+    ShardConfig,
+    equal_ranges,
+)
+from kvshard.coordination.base import ABSENT, Compare, Coordinator, CoordinatorUnavailable, Delete, KeyValue, Put
+from kvshard.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    ErrorDetails,
+    FailedPrecondition,
+    InvalidArgument,
+    ResourceExhausted,
+    Unavailable,
+)
+from kvshard.limits import COLLECTION_NAME_MAX_CHARS
+from kvshard.placement import PlacementProblem, solve
+from kvshard.ring import RingLeaf
+from kvshard.schema import parse_schema
+
+PREFIX = "map/"
+META_KEY = "map/meta"
+LEAF_PREFIX = "map/leaf/"
+SHARD_PREFIX = "map/shard/"
+COLLECTION_PREFIX = "map/collection/"
+
+TRIES_MAX = 32
+"""Each lost race means that another writer got through; a cluster's start has one writer a leaf, and more than this many in
+turn do not race for one key."""
+
+RETRY_PAUSE_S = 0.05
+RETRY_PAUSE_MAX_S = 1.0
+"""Pause after a coordinator that did not answer, growing up to the maximum: all tries together last about half a minute."""
+
+COLLECTIONS_MAX = 1_000
+"""Every collection is in every copy of the map, and one with a schema is a search index on every shard."""
+
+_LEAF_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_COLLECTION_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9_-]{{0,{COLLECTION_NAME_MAX_CHARS - 1}}}")
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class MapMeta:
+    """What the map's other keys hang on. cluster_id: random name of the cluster. replicas: wanted for each shard."""
+
+    seed: int
+    cluster_id: str
+    next_collection_id: int
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapPlan:
+    """The cluster to begin with: leaves (id, zone and weight; addresses come when they start), shards, replicas of each.
+
+    seed: of the token hash. The same plan gives the same placement.
+    """
+
+    leaves: tuple[Leaf, ...]
+    shards: int = 8
+    replicas: int = 1
+    seed: int = 0
+    cluster_id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+
+def leaf_key(leaf: str) -> str:
+    """The key of a leaf."""
+    return f"{LEAF_PREFIX}{leaf}"
+
+
+def shard_key(shard: int) -> str:
+    """The key of a shard."""
+    return f"{SHARD_PREFIX}{shard}"
+
+
+def collection_key(name: str) -> str:
+    """The key of a collection."""
+    return f"{COLLECTION_PREFIX}{name}"
+
+
+def encode_meta(meta: MapMeta) -> bytes:
+    """The value of map/meta."""
+    data = {"seed": meta.seed, "cluster_id": meta.cluster_id, "next_collection_id": meta.next_collection_id}
+    return text.encode({**data, "replicas": meta.replicas}).encode()
+
+
+def decode_meta(value: bytes) -> MapMeta:
+    """The meta that a value of map/meta holds. Raises InvalidMap."""
+    data = text.decode(value, META_KEY)
+    return MapMeta(
+        seed=text.read(data, "seed", int),
+        cluster_id=text.read(data, "cluster_id", str),
+        next_collection_id=text.read(data, "next_collection_id", int),
+        replicas=text.read(data, "replicas", int),
+    )
+
+
+def decode_leaf(item: KeyValue) -> Leaf:
+    """The leaf that a key holds. Raises InvalidMap."""
+    return text.leaf_of(text.decode(item.value, item.key))
+
+
+def decode_shard(item: KeyValue) -> ShardConfig:
+    """The shard that a key holds. Raises InvalidMap."""
+    return text.shard_of(text.decode(item.value, item.key))
+
+
+def decode_collection(item: KeyValue) -> Collection:
+    """The collection that a key holds. Raises InvalidMap."""
+    return text.collection_of(text.decode(item.value, item.key))
+
+
+def check_leaf(leaf: Leaf) -> None:
+    """Raise InvalidArgument unless the leaf may stand in a map: one bad entry would make every process refuse the whole map."""
+    if not _LEAF_ID.fullmatch(leaf.id):
+        allowed = "a letter or digit, then letters, digits, '_', '.' and '-', at most 64 characters"
+        raise InvalidArgument(f"leaf id {leaf.id!r} is not {allowed}", ErrorDetails(field="leaf"))
+    if not (math.isfinite(leaf.weight) and 0 <= leaf.weight <= LEAF_WEIGHT_MAX):
+        raise InvalidArgument(
+            f"leaf {leaf.id}: weight {leaf.weight} is not within 0 to {LEAF_WEIGHT_MAX:g}", ErrorDetails(field="weight")
+        )
+
+
+def check_collection_name(name: str) -> None:
+    """Raise InvalidArgument unless a collection may have this name."""
+    if not _COLLECTION_NAME.fullmatch(name):
+        allowed = f"a letter, then letters, digits, '_' and '-', at most {COLLECTION_NAME_MAX_CHARS} characters"
+        details = ErrorDetails(field="name", limit=COLLECTION_NAME_MAX_CHARS)
+        raise InvalidArgument(f"collection name {name!r} is not {allowed}", details)
+
+
+def _leaf_put(leaf: Leaf) -> Put:
+    return Put(leaf_key(leaf.id), text.encode(text.leaf_data(leaf)).encode())
+
+
+def _shard_put(shard: ShardConfig) -> Put:
+    return Put(shard_key(shard.id), text.encode(text.shard_data(shard)).encode())
+
+
+def _collection_put(collection: Collection) -> Put:
+    return Put(collection_key(collection.name), text.encode(text.collection_data(collection)).encode())
+
+
+def plan_shards(plan: BootstrapPlan) -> list[ShardConfig]:
+    """The shards of a new cluster: equal ranges, placed on its leaves, every epoch 1."""
+    if not 0 <= plan.seed < 1 << 32:
+        raise InvalidArgument(f"the seed must fit 32 bits, not {plan.seed}", ErrorDetails(field="seed"))
+    for each in plan.leaves:
+        check_leaf(each)
+    ranges = equal_ranges(plan.shards)
+    leaves = tuple(RingLeaf(leaf.id, leaf.zone, leaf.weight) for leaf in plan.leaves)
+    solution = solve(PlacementProblem(leaves, tuple(range(plan.shards)), plan.replicas, plan.seed))
+    return [
+        ShardConfig(
+            id=shard,
+            first_slot=first,
+            last_slot=last,
+            epoch=1,
+            primary=solution.replicas[shard][0],
+            in_sync=tuple(Replica(leaf) for leaf in solution.replicas[shard]),
+            desired=solution.replicas[shard],
+        )
+        for shard, (first, last) in enumerate(ranges)
+    ]
+
+
+async def bootstrap(coordinator: Coordinator, plan: BootstrapPlan) -> bool:
+    """Write the first map. False when one exists already, which is left as it is."""
+    shards = plan_shards(plan)
+    meta = MapMeta(plan.seed, plan.cluster_id, DEFAULT_COLLECTION.id + 1, plan.replicas)
+    writes = [Put(META_KEY, encode_meta(meta)), _collection_put(DEFAULT_COLLECTION)]
+    writes += [_leaf_put(leaf) for leaf in plan.leaves]
+    writes += [_shard_put(shard) for shard in shards]
+
+    async def attempt() -> bool | None:
+        existing = await coordinator.get(META_KEY)
+        if existing is not None:
+            # The random cluster id tells our own write, whose answer was lost, from that of another.
+            return decode_meta(existing.value).cluster_id == plan.cluster_id
+        result = await coordinator.txn([Compare(META_KEY, ABSENT)], writes)
+        return True if result.has_succeeded else None
+
+    return await _until_done(attempt, "bootstrap the cluster")
+
+
+async def register_leaf(coordinator: Coordinator, leaf: str, address: str, zone: str, weight: float) -> Leaf:
+    """Say where a leaf serves; adds the leaf when the map does not have it."""
+    wanted = Leaf(leaf, address, zone, weight)
+    check_leaf(wanted)
+
+    async def attempt() -> Leaf | None:
+        item = await coordinator.get(leaf_key(leaf))
+        if item is not None and decode_leaf(item) == wanted:
+            return wanted
+        return wanted if await _replace(coordinator, [(leaf_key(leaf), item)], [_leaf_put(wanted)]) else None
+
+    return await _until_done(attempt, f"register leaf {leaf}")
+
+
+async def claim_incarnation(coordinator: Coordinator, shard: int, leaf: str, incarnation: str) -> ShardConfig:
+    """Record the identity of the data that a leaf created for an in-sync replica.
+
+    Raises FailedPrecondition when the map has another identity for it (this data is not the replica that the map trusts), or
+    when the leaf has no in-sync replica of the shard.
+    """
+
+    async def attempt() -> ShardConfig | None:
+        item, config = await _read_shard(coordinator, shard)
+        held = next((replica for replica in config.in_sync if replica.leaf == leaf), None)
+        if held is None:
+            raise FailedPrecondition(f"leaf {leaf} has no in-sync replica of shard {shard}")
+        if held.incarnation == incarnation:
+            return config
+        if held.incarnation:
+            raise FailedPrecondition(
+                f"shard {shard} on leaf {leaf} is incarnation {held.incarnation} in the map, but {incarnation} on its disk: "
+                "the data that was acknowledged there is gone or belongs to another cluster",
+                ErrorDetails(shards=(shard,)),
+            )
+        in_sync = tuple(replace(each, incarnation=incarnation) if each.leaf == leaf else each for each in config.in_sync)
+        changed = replace(config, in_sync=in_sync)
+        return changed if await _replace(coordinator, [(item.key, item)], [_shard_put(changed)]) else None
+
+    return await _until_done(attempt, f"claim shard {shard} for leaf {leaf}")
+
+
+async def new_epoch(coordinator: Coordinator, shards: Sequence[int], leaf: str) -> dict[int, int]:
+    """Raise the epoch of those shards whose primary is this leaf, in one transaction. Returns their new epochs.
+
+    When an answer is lost the epochs are raised once more: one that someone else may have written is never taken for ours.
+    """
+
+    async def attempt() -> dict[int, int] | None:
+        read = [await _read_shard(coordinator, shard) for shard in sorted(set(shards))]
+        own = [(item, replace(config, epoch=config.epoch + 1)) for item, config in read if config.primary == leaf]
+        if own and not await _replace(coordinator, [(item.key, item) for item, _ in own], [_shard_put(new) for _, new in own]):
+            return None
+        return {config.id: config.epoch for _, config in own}
+
+    return await _until_done(attempt, f"raise the epochs of leaf {leaf}")
+
+
+async def create_collection(coordinator: Coordinator, name: str, schema: Mapping[str, str]) -> Collection:
+    """Create a collection; one with the same schema is returned as it is. Raises CollectionExists when the schemas differ."""
+    check_collection_name(name)
+    wanted = parse_schema(schema)
+
+    async def attempt() -> Collection | None:
+        item = await coordinator.get(collection_key(name))
+        if item is not None:
+            existing = decode_collection(item)
+            if dict(existing.schema) != wanted:
+                raise CollectionExists(f"collection {name!r} exists with another schema")
+            return existing
+        meta_item, meta = await _read_meta(coordinator)
+        if len((await coordinator.get_prefix(COLLECTION_PREFIX)).items) >= COLLECTIONS_MAX:
+            raise ResourceExhausted(
+                f"the cluster has {COLLECTIONS_MAX} collections already", ErrorDetails(limit=COLLECTIONS_MAX)
+            )
+        created = Collection(name, meta.next_collection_id, wanted)
+        new_meta = replace(meta, next_collection_id=meta.next_collection_id + 1)
+        writes = [_collection_put(created), Put(META_KEY, encode_meta(new_meta))]
+        is_done = await _replace(coordinator, [(collection_key(name), None), (META_KEY, meta_item)], writes)
+        return created if is_done else None
+
+    return await _until_done(attempt, f"create collection {name}")
+
+
+async def drop_collection(coordinator: Coordinator, name: str) -> Collection:
+    """Drop a collection. Raises CollectionNotFound; InvalidArgument for the default collection."""
+    if name == DEFAULT_COLLECTION.name:
+        raise InvalidArgument("the default collection cannot be dropped", ErrorDetails(field="name"))
+    seen: Collection | None = None
+
+    async def attempt() -> Collection | None:
+        nonlocal seen
+        item = await coordinator.get(collection_key(name))
+        if item is None:
+            if seen is not None:
+                return seen  # our own drop whose answer was lost, or another's: it is gone either way
+            raise CollectionNotFound(f"there is no collection {name!r}")
+        seen = decode_collection(item)
+        meta_item, meta = await _read_meta(coordinator)
+        writes: list[Put | Delete] = [Delete(item.key), Put(META_KEY, encode_meta(meta))]
+        return seen if await _replace(coordinator, [(item.key, item), (META_KEY, meta_item)], writes) else None
+
+    return await _until_done(attempt, f"drop collection {name}")
+
+
+async def _replace(
+    coordinator: Coordinator, expected: Sequence[tuple[str, KeyValue | None]], writes: Sequence[Put | Delete]
+) -> bool:
+    """Write if the keys are still as they were read."""
+    compares = [Compare(key, item.revision if item else ABSENT) for key, item in expected]
+    return (await coordinator.txn(compares, writes)).has_succeeded
+
+
+async def _read_shard(coordinator: Coordinator, shard: int) -> tuple[KeyValue, ShardConfig]:
+    item = await coordinator.get(shard_key(shard))
+    if item is None:
+        raise FailedPrecondition(f"the map has no shard {shard}", ErrorDetails(shards=(shard,)))
+    return item, decode_shard(item)
+
+
+async def _read_meta(coordinator: Coordinator) -> tuple[KeyValue, MapMeta]:
+    item = await coordinator.get(META_KEY)
+    if item is None:
+        raise FailedPrecondition("the cluster has no map yet")
+    return item, decode_meta(item.value)
+
+
+async def _until_done(attempt: Callable[[], Awaitable[T | None]], what: str) -> T:
+    """Run an attempt until it returns something: None means that a race was lost, so everything is read again."""
+    pause, why = RETRY_PAUSE_S, "too many writers raced for the same keys"
+    for _ in range(TRIES_MAX):
+        try:
+            done = await attempt()
+        except CoordinatorUnavailable as error:
+            log.warning("coordinator unavailable, will try again", what=what, error=str(error), pause_s=pause)
+            why = str(error)
+            await asyncio.sleep(pause)
+            pause = min(RETRY_PAUSE_MAX_S, pause * 2)
+        except InvalidMap:
+            log.exception("the cluster map is damaged", what=what)
+            raise
+        else:
+            if done is not None:
+                return done
+    raise Unavailable(f"cannot {what}: {why}", ErrorDetails(maybe_applied=True))

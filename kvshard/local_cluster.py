@@ -1,0 +1,229 @@
+"""A whole cluster on this machine: its data directory, its ports, its processes.
+
+May live here: what `kvshard up` and `kvshard demo` share, from the plan of a cluster to its running. Children are kept alive by
+`kvshard/supervisor.py`; the map is written through `kvshard/coordination/`.
+"""
+
+import errno
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from kvshard.clock import Clock
+from kvshard.clustermap import ClusterMap, InvalidMap, Leaf
+from kvshard.coordination.base import Coordinator, CoordinatorUnavailable
+from kvshard.coordination.connect import connect
+from kvshard.coordination.mapstore import BootstrapPlan, assemble, bootstrap
+from kvshard.coordination.mapwriter import PREFIX as MAP_PREFIX
+from kvshard.errors import DataLoss, ErrorDetails, FailedPrecondition, InvalidArgument, Unavailable
+from kvshard.limits import SHARDS_MAX
+from kvshard.supervisor import ChildSpec, Supervisor
+
+LEAVES_MAX = 64
+"""Each leaf is a process of up to 90 MB and wants a core; more of them belong on more machines."""
+
+DEFAULT_LEAVES = 3
+DEFAULT_SHARDS = 8
+HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPlan:
+    """What was asked for. None: as the data directory has it, or the default for a new one.
+
+    metrics_port: the router's; the leaves take the ports after it. None: no metrics. port 0: any free one.
+    """
+
+    data_dir: Path
+    leaves: int | None = None
+    shards: int | None = None
+    replicas: int | None = None
+    port: int = 7700
+    metrics_port: int | None = None
+    log_json: bool = False
+    log_level: str = "info"
+
+    def check(self) -> None:
+        """Raise InvalidArgument for what can be seen to be wrong before anything is touched."""
+        _check_range("leaves", self.leaves, 1, LEAVES_MAX)
+        _check_range("shards", self.shards, 1, SHARDS_MAX)
+        _check_range("port", self.port, 0, 65_535)
+        _check_range("replicas", self.replicas, 1, self.leaves or LEAVES_MAX)
+        if self.replicas is not None and self.replicas > 1:
+            raise InvalidArgument(
+                f"replication is not there yet: every shard has one replica, --replicas {self.replicas} is not possible",
+                ErrorDetails(field="replicas", limit=1),
+            )
+        _check_range("metrics-port", self.metrics_port, 1, 65_535 - LEAVES_MAX)
+
+    def ports(self, leaves: int) -> list[int]:
+        """The fixed ports that a cluster of so many leaves will listen on."""
+        metrics = [] if self.metrics_port is None else [self.metrics_port + number for number in range(leaves + 1)]
+        if self.port in metrics:
+            raise InvalidArgument(
+                f"port {self.port} would serve both clients and metrics ({metrics[0]} to {metrics[-1]})",
+                ErrorDetails(field="metrics-port"),
+            )
+        return [port for port in (self.port, *metrics) if port]
+
+
+def _check_range(name: str, value: int | None, low: int, high: int) -> None:
+    if value is not None and not low <= value <= high:
+        raise InvalidArgument(f"--{name} must be between {low} and {high}, not {value}", ErrorDetails(field=name, limit=high))
+
+
+class DirectoryLock:
+    """Exclusive use of a data directory, for as long as this process lives; the kernel ends it whatever happens."""
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except (FileExistsError, NotADirectoryError):
+            raise InvalidArgument(f"{directory} is not a directory", ErrorDetails(field="data-dir")) from None
+        except OSError as error:
+            raise Unavailable(f"the data directory {directory} cannot be used: {error.strerror}") from error
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._fd)
+            raise Unavailable(
+                f"the data directory {directory} is in use by process {owner or 'unknown'}; stop that one, or choose another "
+                "with --data-dir"
+            ) from None
+        os.truncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let others use the directory. The file stays: removing it would let two processes lock two files of one name."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def check_ports(ports: list[int]) -> None:
+    """Raise Unavailable when one of the ports cannot be listened on."""
+    for port in ports:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # As the server does it: connections of a predecessor that linger in TIME_WAIT are no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError as error:
+                why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+                raise Unavailable(f"port {port} on {HOST} {why}; choose another with --port or --metrics-port") from None
+
+
+async def open_map(coordinator: Coordinator, plan: ClusterPlan) -> ClusterMap:
+    """The cluster's map, bootstrapped on the first start. Raises InvalidArgument when the plan asks for another cluster."""
+    leaves = tuple(Leaf(f"leaf-{number}") for number in range(1, (plan.leaves or DEFAULT_LEAVES) + 1))
+    try:
+        await bootstrap(coordinator, BootstrapPlan(leaves, shards=plan.shards or DEFAULT_SHARDS, replicas=1))
+        current = assemble((await coordinator.get_prefix(MAP_PREFIX)).items)
+    except CoordinatorUnavailable as error:
+        raise Unavailable(f"the cluster map in {plan.data_dir} cannot be read: {error}") from error
+    except InvalidMap as error:
+        raise DataLoss(f"the cluster map in {plan.data_dir} is damaged: {error}") from error
+    if current is None:
+        raise FailedPrecondition(f"the cluster map in {plan.data_dir} vanished while it was read")
+    for name, asked, held in (("leaves", plan.leaves, len(current.leaves)), ("shards", plan.shards, len(current.shards))):
+        if asked is not None and asked != held:
+            raise InvalidArgument(
+                f"{plan.data_dir} holds a cluster with {held} {name}, not {asked}; leave --{name} out to continue it, or "
+                "choose another directory with --data-dir",
+                ErrorDetails(field=name),
+            )
+    return current
+
+
+class LocalCluster:
+    """A router and its leaves as supervised processes of this machine. Start it from the main thread; stop it once."""
+
+    def __init__(
+        self, plan: ClusterPlan, clock: Clock, report: Callable[[str], None], echo: Callable[[str], None] | None = None
+    ) -> None:
+        plan.check()
+        self.plan = plan
+        self._clock = clock
+        self._report = report
+        self._echo = echo
+        self._lock: DirectoryLock | None = None
+        self._supervisor: Supervisor | None = None
+        self.leaves: tuple[str, ...] = ()
+        self.shards: tuple[int, ...] = ()
+
+    @property
+    def log_dir(self) -> Path:
+        """Where the processes' logs are."""
+        return self.plan.data_dir / "logs"
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The running processes."""
+        return self._supervisor.pids if self._supervisor else {}
+
+    async def start(self) -> str:
+        """Start everything; returns the router's address when it and every leaf serve.
+
+        Raises InvalidArgument or Unavailable before anything was started, StartFailed when a process does not come up.
+        """
+        root = self.plan.data_dir.absolute()
+        self._lock = DirectoryLock(root)
+        url = f"sqlite://{root / 'coordinator.db'}"
+        check_ports(self.plan.ports(self.plan.leaves or 0))
+        coordinator = connect(url, self._clock)
+        try:
+            current = await open_map(coordinator, self.plan)
+        finally:
+            await coordinator.close()
+        self.leaves = tuple(sorted(current.leaves, key=lambda leaf: (len(leaf), leaf)))
+        self.shards = tuple(sorted(current.shards))
+        check_ports(self.plan.ports(len(self.leaves)))
+        specs = child_specs(self.plan, root, url, self.leaves)
+        self._supervisor = Supervisor(specs, root / "logs", self._clock, self._report, self._echo)
+        addresses = await self._supervisor.start()
+        return addresses["router"]
+
+    async def stop(self) -> None:
+        """Stop every process within 5 s, and release the directory."""
+        if self._supervisor is not None:
+            await self._supervisor.stop()
+        if self._lock is not None:
+            self._lock.release()
+
+    def kill(self) -> None:
+        """Do not wait for anybody any longer: the stop that is under way ends at once."""
+        if self._supervisor is not None:
+            self._supervisor.kill()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+def child_specs(plan: ClusterPlan, root: Path, coordinator: str, leaves: tuple[str, ...]) -> list[ChildSpec]:
+    """The processes of a cluster: the router, and a leaf each."""
+    # -P: a folder "leaf" or "router" where the user happens to stand must not be taken for ours.
+    python = (sys.executable, "-P", "-m")
+    shared = ("--coordinator", coordinator, "--log-level", plan.log_level, *(("--log-json",) if plan.log_json else ()))
+
+    def metrics(offset: int) -> tuple[str, ...]:
+        return () if plan.metrics_port is None else ("--metrics-port", str(plan.metrics_port + offset))
+
+    router = (*python, "router", "--listen", f"{HOST}:{plan.port}", *shared, *metrics(0))
+    specs = [ChildSpec("router", router, is_front=True, keeps_address=True)]
+    for number, leaf in enumerate(leaves, start=1):
+        place = ("--id", leaf, "--data-dir", str(root / leaf), "--listen", f"{HOST}:0")
+        specs.append(ChildSpec(leaf, (*python, "leaf", *place, *shared, *metrics(number))))
+    return specs

@@ -1,0 +1,144 @@
+"""Fits a parsed query to a schema: are its fields known, do its values have the fields' types, and what are they?
+
+Pure: imports only the standard library and other pure files.
+"""
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Final, NoReturn, TypeAlias
+
+from kvshard.errors import ErrorDetails, InvalidArgument
+from kvshard.query.parser import parse_query
+from kvshard.query.syntax import Boost, Exists, Group, MatchAll, Node, Phrase, Prefix, Range, Word
+from kvshard.schema import (
+    BOOLEAN,
+    DATE,
+    FLOAT,
+    INTEGER,
+    INTEGER_MAX,
+    INTEGER_MIN,
+    KEYWORD,
+    KEYWORD_MAX_CHARS,
+    TEXT,
+    Schema,
+    date_micros,
+)
+
+_DAY_MICROS: Final = 86_400_000_000
+_DAY = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
+_INTEGER = re.compile(r"[+-]?\d{1,20}\Z", re.ASCII)
+_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
+
+Value: TypeAlias = str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The values that a literal stands for, both ends included; one value for all but a day, which is all its instants."""
+
+    first: Value
+    last: Value
+
+
+def prepare(text: str, schema: Schema, source: str = "query") -> Node:
+    """The parsed query, checked against the schema. Raises InvalidArgument (MalformedQuery for its syntax)."""
+    node = parse_query(text, source)
+    check_query(node, schema, source)
+    return node
+
+
+def check_query(node: Node, schema: Schema, source: str = "query") -> None:
+    """Raise InvalidArgument, with the position, where the query does not fit the schema."""
+    match node:
+        case MatchAll():
+            return
+        case Group():
+            for clause in node.clauses:
+                check_query(clause.node, schema, source)
+        case Boost():
+            check_query(node.node, schema, source)
+        case Exists():
+            _type_of(node.field, schema, node.position, source)
+        case Range():
+            _check_range(node, schema, source)
+        case Word() | Phrase() | Prefix():
+            _check_term(node, schema, source)
+
+
+def default_fields(schema: Schema) -> list[str]:
+    """Where a word without a field is looked for: the text fields, or if there is none the keyword fields."""
+    texts = [name for name, field_type in schema.items() if field_type == TEXT]
+    return texts or [name for name, field_type in schema.items() if field_type == KEYWORD]
+
+
+def interval_of(field_type: str, text: str) -> Interval | None:
+    """The values a literal stands for in a field of this type; None if it is none of that type's."""
+    if field_type in {KEYWORD, TEXT}:
+        return Interval(text, text)
+    if field_type == INTEGER:
+        value = int(text) if _INTEGER.match(text) else INTEGER_MAX + 1
+        return Interval(value, value) if INTEGER_MIN <= value <= INTEGER_MAX else None
+    if field_type == FLOAT:
+        number = float(text) + 0.0 if _FLOAT.match(text) else float("nan")  # + 0.0: -0.0 and 0.0 are one value
+        return Interval(number, number) if number - number == 0.0 else None
+    if field_type == BOOLEAN:
+        truth = {"true": 1, "false": 0}.get(text.lower())
+        return None if truth is None else Interval(truth, truth)
+    try:
+        instant = date_micros(text)
+    except ValueError:
+        return None
+    return Interval(instant, instant + _DAY_MICROS - 1 if _DAY.match(text) else instant)
+
+
+def _check_range(node: Range, schema: Schema, source: str) -> None:
+    field_type = _type_of(node.field, schema, node.position, source)
+    if field_type in {TEXT, BOOLEAN}:
+        _refuse(f"{node.field} is a {field_type} field and has no ranges", node.position, source)
+    for bound in (node.lower, node.upper):
+        if bound is not None:
+            _check_literal(node.field, field_type, bound, node.position, source)
+
+
+def _check_term(node: Word | Phrase | Prefix, schema: Schema, source: str) -> None:
+    if node.field is None:
+        if not default_fields(schema):
+            message = "the collection has neither text nor keyword fields, so a word needs a field, as in field:word"
+            _refuse(message, node.position, source)
+        return
+    field_type = _type_of(node.field, schema, node.position, source)
+    if isinstance(node, Prefix):
+        if field_type not in {TEXT, KEYWORD}:
+            _refuse(f"{node.field} is of type {field_type}; only text and keyword fields know prefixes", node.position, source)
+        return
+    _check_literal(node.field, field_type, node.text, node.position, source)
+
+
+def _check_literal(name: str, field_type: str, text: str, position: int, source: str) -> None:
+    if field_type == KEYWORD and len(text) > KEYWORD_MAX_CHARS:
+        _refuse(f"a keyword has at most {KEYWORD_MAX_CHARS} characters", position, source)
+    if interval_of(field_type, text) is None:
+        shown = repr(text) if len(text) <= 40 else f"{text[:40]!r}..."
+        expected = {DATE: "a date (RFC 3339 or YYYY-MM-DD)", BOOLEAN: "true or false"}
+        wanted = expected.get(field_type, f"{'an' if field_type == INTEGER else 'a'} {field_type}")
+        _refuse(f"{shown} is not {wanted} (the type of {name})", position, source)
+
+
+def _type_of(name: str, schema: Schema, position: int, source: str) -> str:
+    field_type = schema.get(name)
+    if field_type is not None:
+        return field_type
+    close = get_close_matches(name, schema, n=1)
+    if close:
+        hint = f"; did you mean {close[0]}?"
+    else:
+        names = ", ".join(sorted(schema)[:10]) or "none"
+        more = ", ..." if len(schema) > 10 else ""
+        hint = f"; the collection's fields are {names}{more} (a literal colon is written \\:)"
+    details = ErrorDetails(field=source, position=position)
+    raise InvalidArgument(f"unknown field {name if len(name) <= 64 else name[:64] + '...'}{hint}", details)
+
+
+def _refuse(what: str, position: int, source: str) -> NoReturn:
+    raise InvalidArgument(f"{what} at character {position + 1}", ErrorDetails(field=source, position=position))

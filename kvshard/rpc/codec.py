@@ -1,0 +1,131 @@
+"""How the dataclasses of `kvshard/model.py` become lane payloads and come back.
+
+Only the encoding lives here: which method number carries which request, and msgpack on either side. A payload that does not
+decode is a defect or another version at the far end, so it becomes Internal, never a stack trace on the other machine.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+import msgspec
+
+from kvshard.errors import ErrorRecord, Internal, KvShardError, error_of, record_of
+from kvshard.limits import MESSAGE_MAX_BYTES
+from kvshard.model import (
+    LeafStatusReply,
+    LeafStatusRequest,
+    ShardRead,
+    ShardReadReply,
+    ShardScan,
+    ShardScanReply,
+    ShardSearch,
+    ShardSearchReply,
+    ShardWrite,
+    ShardWriteReply,
+)
+from kvshard.v1 import leaf_pb2
+
+RequestT = TypeVar("RequestT")
+ReplyT = TypeVar("ReplyT")
+
+CANCEL = int(leaf_pb2.LANE_METHOD_CANCEL)
+"""Method number of the frame that takes a request back."""
+
+LANE_MARK = ("kvshard-lane", "1")
+"""Initial metadata of a lane: tells the caller that a leaf has accepted the stream, and which form the frames have."""
+
+MESSAGE_BYTES = 4 * 1024 * 1024
+"""A message takes frames until it is this big: the cost per message is long amortised, and a small frame behind it waits
+a few milliseconds at most. One frame alone may be larger."""
+
+MESSAGE_FRAMES = 512
+"""Frames per message: the receiver handles a message in one go, and this many are about 5 ms of its event loop."""
+
+PAYLOAD_MAX_BYTES = MESSAGE_MAX_BYTES - 1024
+"""A larger payload would break the stream for all; the rest is room for the frame's other fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneCall(Generic[RequestT, ReplyT]):
+    """One method of the lane: its number on the wire and what it carries.
+
+    is_write: the work may have taken effect although no answer came.
+    """
+
+    number: int
+    request: type[RequestT]
+    reply: type[ReplyT]
+    is_write: bool = False
+
+
+READ = LaneCall(int(leaf_pb2.LANE_METHOD_READ), ShardRead, ShardReadReply)
+WRITE = LaneCall(int(leaf_pb2.LANE_METHOD_WRITE), ShardWrite, ShardWriteReply, is_write=True)
+SCAN = LaneCall(int(leaf_pb2.LANE_METHOD_SCAN), ShardScan, ShardScanReply)
+SEARCH = LaneCall(int(leaf_pb2.LANE_METHOD_SEARCH), ShardSearch, ShardSearchReply)
+STATUS = LaneCall(int(leaf_pb2.LANE_METHOD_STATUS), LeafStatusRequest, LeafStatusReply)
+
+METHODS: dict[type, tuple[int, type]] = {
+    call.request: (call.number, call.reply) for call in (READ, WRITE, SCAN, SEARCH, STATUS)
+}
+"""Request type -> (method number, reply type)."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[type, msgspec.msgpack.Decoder[object]] = {
+    kind: msgspec.msgpack.Decoder(kind) for request, (_, reply) in METHODS.items() for kind in (request, reply)
+}
+_error_decoder = msgspec.msgpack.Decoder(ErrorRecord)
+
+
+def encode(message: object) -> bytes:
+    """A request or a reply as a payload."""
+    return _encoder.encode(message)
+
+
+def decode(kind: type[ReplyT], payload: bytes) -> ReplyT:
+    """The request or reply of that type in a payload; Internal when it is not one."""
+    try:
+        return cast(ReplyT, _decoders[kind].decode(payload))
+    except msgspec.MsgspecError as error:
+        raise Internal(f"not a {kind.__name__} payload: {error}") from None
+
+
+def encode_error(error: KvShardError) -> bytes:
+    """An error as the payload of a frame with is_error set."""
+    return _encoder.encode(record_of(error))
+
+
+def decode_error(payload: bytes) -> KvShardError:
+    """The error in the payload of a frame with is_error set."""
+    try:
+        return error_of(_error_decoder.decode(payload))
+    except msgspec.MsgspecError as error:
+        return Internal(f"not an error payload: {error}")
+
+
+def handler_of(
+    request: type[RequestT], function: Callable[[RequestT, float], Awaitable[ReplyT]]
+) -> tuple[int, Callable[[bytes, float], Awaitable[bytes]]]:
+    """(method number, lane handler) that serves `request` by an async function (request, deadline) -> reply.
+
+    For the servicer: `LaneServicer(dict([handler_of(ShardRead, service.read), ...]), clock)`.
+    """
+    number, _ = METHODS[request]
+
+    async def handle(payload: bytes, deadline: float) -> bytes:
+        return _encoder.encode(await function(decode(request, payload), deadline))
+
+    return number, handle
+
+
+def immediate_handler_of(
+    request: type[RequestT], function: Callable[[RequestT, float], ReplyT | None]
+) -> tuple[int, Callable[[bytes, float], bytes | None]]:
+    """The same for a short cut: a plain, quick function that answers, or returns None to leave it to the async one."""
+    number, _ = METHODS[request]
+
+    def handle(payload: bytes, deadline: float) -> bytes | None:
+        reply = function(decode(request, payload), deadline)
+        return None if reply is None else _encoder.encode(reply)
+
+    return number, handle

@@ -1,0 +1,190 @@
+"""The cluster map, collections and leaf states as protobuf messages, and back.
+
+Only translation lives here, field by field, for what both the router's services and the clients need.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from kvshard.clustermap import ClusterMap, Collection, Leaf, Replica, ShardConfig
+from kvshard.errors import ErrorDetails, InvalidArgument
+from kvshard.model import CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
+from kvshard.v1 import cluster_pb2
+
+SLOT_SHIFT = 48
+"""A token slot is the high 16 bits of a token."""
+
+_TYPE_NAMES: dict[int, str] = {
+    cluster_pb2.FIELD_TYPE_TEXT: "text",
+    cluster_pb2.FIELD_TYPE_KEYWORD: "keyword",
+    cluster_pb2.FIELD_TYPE_INTEGER: "integer",
+    cluster_pb2.FIELD_TYPE_FLOAT: "float",
+    cluster_pb2.FIELD_TYPE_BOOLEAN: "boolean",
+    cluster_pb2.FIELD_TYPE_DATE: "date",
+}
+_TYPE_NUMBERS = {
+    "text": cluster_pb2.FIELD_TYPE_TEXT,
+    "keyword": cluster_pb2.FIELD_TYPE_KEYWORD,
+    "integer": cluster_pb2.FIELD_TYPE_INTEGER,
+    "float": cluster_pb2.FIELD_TYPE_FLOAT,
+    "boolean": cluster_pb2.FIELD_TYPE_BOOLEAN,
+    "date": cluster_pb2.FIELD_TYPE_DATE,
+}
+
+
+def schema_to_proto(schema: Mapping[str, str]) -> list[cluster_pb2.SchemaField]:
+    """The fields of a schema, in its order. Raises InvalidArgument for a type that does not exist."""
+    fields = []
+    for name, kind in schema.items():
+        if kind not in _TYPE_NUMBERS:
+            known = ", ".join(_TYPE_NUMBERS)
+            raise InvalidArgument(f"field {name!r} has the unknown type {kind!r}; types are {known}", _at(f"schema.{name}"))
+        fields.append(cluster_pb2.SchemaField(name=name, type=_TYPE_NUMBERS[kind]))
+    return fields
+
+
+def schema_from_proto(fields: Iterable[cluster_pb2.SchemaField]) -> dict[str, str]:
+    """The schema of a request. Raises InvalidArgument for a field without a type, or named twice."""
+    schema: dict[str, str] = {}
+    for field in fields:
+        if field.type not in _TYPE_NAMES:
+            raise InvalidArgument(f"field {field.name!r} has no known type", _at(f"schema.{field.name}"))
+        if field.name in schema:
+            raise InvalidArgument(f"field {field.name!r} stands twice in the schema", _at(f"schema.{field.name}"))
+        schema[field.name] = _TYPE_NAMES[field.type]
+    return schema
+
+
+def _at(field: str) -> ErrorDetails:
+    return ErrorDetails(field=field)
+
+
+def collection_to_proto(collection: Collection) -> cluster_pb2.Collection:
+    """A collection."""
+    return cluster_pb2.Collection(name=collection.name, id=collection.id, fields=schema_to_proto(collection.schema))
+
+
+def collection_from_proto(message: cluster_pb2.Collection) -> Collection:
+    """A collection."""
+    return Collection(message.name, message.id, schema_from_proto(message.fields))
+
+
+def leaf_to_proto(leaf: Leaf) -> cluster_pb2.LeafEntry:
+    """A leaf of the map."""
+    return cluster_pb2.LeafEntry(id=leaf.id, address=leaf.address, zone=leaf.zone, weight=leaf.weight)
+
+
+def leaf_from_proto(message: cluster_pb2.LeafEntry) -> Leaf:
+    """A leaf of the map."""
+    return Leaf(message.id, message.address, message.zone, message.weight)
+
+
+def shard_to_proto(shard: ShardConfig) -> cluster_pb2.ShardEntry:
+    """A shard of the map; its slots become tokens."""
+    return cluster_pb2.ShardEntry(
+        id=shard.id,
+        first_token=shard.first_slot << SLOT_SHIFT,
+        last_token=((shard.last_slot + 1) << SLOT_SHIFT) - 1,
+        epoch=shard.epoch,
+        primary=shard.primary,
+        in_sync=[_replica_to_proto(replica) for replica in shard.in_sync],
+        learners=[_replica_to_proto(replica) for replica in shard.learners],
+        desired=shard.desired,
+    )
+
+
+def shard_from_proto(message: cluster_pb2.ShardEntry) -> ShardConfig:
+    """A shard of the map."""
+    return ShardConfig(
+        id=message.id,
+        first_slot=message.first_token >> SLOT_SHIFT,
+        last_slot=message.last_token >> SLOT_SHIFT,
+        epoch=message.epoch,
+        primary=message.primary,
+        in_sync=tuple(Replica(replica.leaf, replica.incarnation) for replica in message.in_sync),
+        learners=tuple(Replica(replica.leaf, replica.incarnation) for replica in message.learners),
+        desired=tuple(message.desired),
+    )
+
+
+def _replica_to_proto(replica: Replica) -> cluster_pb2.ReplicaEntry:
+    return cluster_pb2.ReplicaEntry(leaf=replica.leaf, incarnation=replica.incarnation)
+
+
+def cluster_map_to_proto(cluster_map: ClusterMap) -> cluster_pb2.ClusterMap:
+    """The whole map, each part in the order of its id or name, so that the same map gives the same message."""
+    return cluster_pb2.ClusterMap(
+        version=cluster_map.version,
+        seed=cluster_map.seed,
+        leaves=[leaf_to_proto(leaf) for _, leaf in sorted(cluster_map.leaves.items())],
+        shards=[shard_to_proto(shard) for _, shard in sorted(cluster_map.shards.items())],
+        collections=[collection_to_proto(entry) for _, entry in sorted(cluster_map.collections.items())],
+    )
+
+
+def cluster_map_from_proto(message: cluster_pb2.ClusterMap) -> ClusterMap:
+    """The whole map. Raises InvalidMap when it is not a sound one."""
+    return ClusterMap(
+        version=message.version,
+        seed=message.seed,
+        leaves={leaf.id: leaf_from_proto(leaf) for leaf in message.leaves},
+        shards={shard.id: shard_from_proto(shard) for shard in message.shards},
+        collections={entry.name: collection_from_proto(entry) for entry in message.collections},
+    )
+
+
+def leaf_status_to_proto(leaf: Leaf, reply: LeafStatusReply | None, error: str = "") -> cluster_pb2.LeafStatus:
+    """The state of a leaf: what it reported, or (reply None) why it did not."""
+    status = cluster_pb2.LeafStatus(leaf=leaf_to_proto(leaf), is_up=reply is not None, error=error)
+    if reply is not None:
+        status.replicas.extend(_replica_status_to_proto(replica) for replica in reply.replicas)
+        status.pid = reply.pid
+        status.uptime_s = reply.uptime_s
+        status.resident_bytes = reply.resident_bytes
+        status.disk_bytes = reply.disk_bytes
+        status.software_version = reply.software_version
+    return status
+
+
+def leaf_status_from_proto(message: cluster_pb2.LeafStatus) -> LeafStatusReply | None:
+    """What a leaf reported; None when it did not answer."""
+    if not message.is_up:
+        return None
+    return LeafStatusReply(
+        leaf=message.leaf.id,
+        replicas=[_replica_status_from_proto(replica) for replica in message.replicas],
+        pid=message.pid,
+        uptime_s=message.uptime_s,
+        resident_bytes=message.resident_bytes,
+        disk_bytes=message.disk_bytes,
+        software_version=message.software_version,
+    )
+
+
+def _replica_status_to_proto(record: ReplicaStatusRecord) -> cluster_pb2.ReplicaStatus:
+    return cluster_pb2.ReplicaStatus(
+        shard=record.shard,
+        epoch=record.epoch,
+        role=record.role,
+        committed=record.committed,
+        applied=record.applied,
+        error=record.error,
+        collections=[
+            cluster_pb2.CollectionCount(
+                collection_id=count.collection_id,
+                documents=count.documents,
+                bytes=count.bytes,
+                indexed_through=count.indexed_through,
+            )
+            for count in record.collections
+        ],
+    )
+
+
+def _replica_status_from_proto(message: cluster_pb2.ReplicaStatus) -> ReplicaStatusRecord:
+    counts = [
+        CollectionCountRecord(count.collection_id, count.documents, count.bytes, count.indexed_through)
+        for count in message.collections
+    ]
+    return ReplicaStatusRecord(
+        message.shard, message.epoch, message.role, message.committed, message.applied, counts, message.error
+    )

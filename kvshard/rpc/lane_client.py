@@ -1,0 +1,92 @@
+"""A LeafClient over real lanes: one lane a leaf, opened on first use."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+from kvshard.clock import Clock
+from kvshard.errors import Unavailable
+from kvshard.model import (
+    LeafStatusReply,
+    LeafStatusRequest,
+    ShardRead,
+    ShardReadReply,
+    ShardScan,
+    ShardScanReply,
+    ShardSearch,
+    ShardSearchReply,
+    ShardWrite,
+    ShardWriteReply,
+)
+from kvshard.rpc.codec import READ, SCAN, SEARCH, STATUS, WRITE, LaneCall, decode, encode
+from kvshard.rpc.lane import Lane
+from kvshard.rpc.leaf_client import Answer, LeafClient
+
+RequestT = TypeVar("RequestT")
+ReplyT = TypeVar("ReplyT")
+
+
+class LaneLeafClient(LeafClient):
+    """Asks leaves over lanes. address_of: a leaf's present `host:port` (None or empty: it has none), asked at every call, so
+    that a leaf that came back elsewhere is found as soon as the map says so."""
+
+    def __init__(self, address_of: Callable[[str], str | None], clock: Clock, rng: random.Random | None = None) -> None:
+        self._address_of = address_of
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._lanes: dict[str, Lane] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    async def read(self, leaf: str, request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
+        """Read keys of one shard."""
+        return await self._ask(READ, leaf, request, deadline)
+
+    async def write(self, leaf: str, request: ShardWrite, deadline: float) -> Answer[ShardWriteReply]:
+        """Write keys of one shard; durable when it returns."""
+        return await self._ask(WRITE, leaf, request, deadline)
+
+    async def scan(self, leaf: str, request: ShardScan, deadline: float) -> Answer[ShardScanReply]:
+        """Read a key range of one shard."""
+        return await self._ask(SCAN, leaf, request, deadline)
+
+    async def search(self, leaf: str, request: ShardSearch, deadline: float) -> Answer[ShardSearchReply]:
+        """Search one shard."""
+        return await self._ask(SEARCH, leaf, request, deadline)
+
+    async def status(self, leaf: str, request: LeafStatusRequest, deadline: float) -> Answer[LeafStatusReply]:
+        """Report the leaf's state."""
+        return await self._ask(STATUS, leaf, request, deadline)
+
+    async def close(self) -> None:
+        """Close every lane; outstanding calls fail with Unavailable."""
+        self._is_closed = True
+        lanes = list(self._lanes.values())
+        self._lanes.clear()
+        await asyncio.gather(*self._closing, *(lane.close() for lane in lanes))
+
+    async def _ask(self, method: LaneCall[RequestT, ReplyT], leaf: str, request: RequestT, deadline: float) -> Answer[ReplyT]:
+        lane = self._lane_to(leaf)
+        payload, queue_us, service_us = await lane.call(method.number, encode(request), deadline, is_write=method.is_write)
+        return Answer(decode(method.reply, payload), queue_us, service_us)
+
+    def _lane_to(self, leaf: str) -> Lane:
+        address = self._address_of(leaf)
+        lane = self._lanes.get(leaf)
+        if lane is not None and lane.address == address:
+            return lane
+        if self._is_closed:
+            raise Unavailable("this process is stopping")
+        if not address:
+            raise Unavailable(f"leaf {leaf} has no address: it has not been up yet")
+        if lane is not None:
+            # The leaf has moved, so the process behind the old address is gone, and with it what was outstanding there.
+            task = asyncio.create_task(lane.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        self._lanes[leaf] = lane = Lane(address, self._clock, peer=f"leaf {leaf}", rng=self._rng)
+        return lane
+
+    def __repr__(self) -> str:
+        return f"LaneLeafClient({list(self._lanes.values())})"

@@ -1,0 +1,286 @@
+"""The leaf's end of lanes: frames in, handlers run, frames out.
+
+One `LaneServicer` serves every lane of the process. A lane has a reader, a writer and one task for each request that has to
+await something; all are cancelled and awaited before the lane's stream ends. Handlers know nothing of frames: they get a
+payload and an absolute deadline. A handler whose caller gave up is cancelled; one that must not stop half way shields itself.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from typing import TypeAlias
+
+import grpc.aio
+import structlog
+
+from kvshard.clock import Clock
+from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, KvShardError, ResourceExhausted, Unavailable, Unimplemented
+from kvshard.rpc.codec import CANCEL, LANE_MARK, MESSAGE_BYTES, MESSAGE_FRAMES, PAYLOAD_MAX_BYTES, encode_error
+from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
+
+Handler = Callable[[bytes, float], Awaitable[bytes]]
+"""Serves a method: (payload, absolute deadline) -> reply payload. Raises KvShardError."""
+
+ImmediateHandler = Callable[[bytes, float], bytes | None]
+"""The short cut of a method: answers without awaiting, or returns None to leave the request to the method's Handler.
+
+It runs inside the lane's reader, so it must be quick.
+"""
+
+
+MAX_IN_FLIGHT = 4_096
+"""Requests being served over all lanes. At 100 us each this is 0.4 s of work: beyond it, waiting only misses deadlines."""
+
+MAX_IN_FLIGHT_BYTES = 256 * 1024 * 1024
+"""Payload bytes of those requests: what the process can hold beside its index and its block cache."""
+
+MAX_UNSENT_BYTES = 64 * 1024 * 1024
+"""Replies waiting for a caller that reads slowly. Beyond it the lane reads no further requests."""
+
+MAX_UNSENT_FRAMES = 8_192
+"""The same in frames: refusals are small, but they are many."""
+
+
+_RETRY_AFTER_MS = 50
+_log = structlog.get_logger(__name__)
+
+_Context: TypeAlias = "grpc.aio.ServicerContext[leaf_pb2.LaneRequest, leaf_pb2.LaneResponse]"
+
+
+class LaneServicer(leaf_pb2_grpc.LeafServicer):
+    """Serves the Leaf service: `leaf_pb2_grpc.add_LeafServicer_to_server(LaneServicer(...), server)`.
+
+    handlers: by method number. immediate: short cuts of some of them. Stop with `drain`, then stop the gRPC server.
+    """
+
+    def __init__(
+        self,
+        handlers: Mapping[int, Handler],
+        clock: Clock,
+        *,
+        immediate: Mapping[int, ImmediateHandler] | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+    ) -> None:
+        self.handlers = dict(handlers)
+        self.immediate = dict(immediate or {})
+        self.clock = clock
+        self.is_draining = False
+        self.in_flight = 0
+        self.in_flight_bytes = 0
+        self._max_in_flight = max_in_flight
+        self._connections: set[_Connection] = set()
+
+    async def Lane(  # type: ignore[override]  # the reader-writer form of a servicer method returns nothing
+        self, request_iterator: AsyncIterator[leaf_pb2.LaneRequest], context: _Context
+    ) -> None:
+        """One lane, for as long as its caller keeps it."""
+        await context.send_initial_metadata((LANE_MARK,))
+        connection = _Connection(self, context)
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+
+    def refusal(self) -> KvShardError | None:
+        """Why a new request cannot be taken now; None when it can."""
+        if self.is_draining:
+            return Unavailable("the leaf is stopping", ErrorDetails(retry_after_ms=_RETRY_AFTER_MS))
+        if self.in_flight >= self._max_in_flight or self.in_flight_bytes >= MAX_IN_FLIGHT_BYTES:
+            text = f"the leaf has {self.in_flight} requests ({self.in_flight_bytes} bytes) in flight"
+            return ResourceExhausted(text, ErrorDetails(limit=self._max_in_flight, retry_after_ms=_RETRY_AFTER_MS))
+        return None
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new requests, let those in flight end within the grace, then end every lane."""
+        self.is_draining = True
+        connections = list(self._connections)
+        for connection in connections:
+            connection.drain()
+        ended = [asyncio.ensure_future(connection.ended.wait()) for connection in connections]
+        if not ended:
+            return
+        try:
+            await asyncio.wait(ended, timeout=grace_s)
+            for connection in connections:
+                connection.stop()
+            await asyncio.wait(ended)
+        finally:
+            for waiter in ended:
+                waiter.cancel()
+            await asyncio.gather(*ended, return_exceptions=True)
+
+    def __repr__(self) -> str:
+        state = ", draining" if self.is_draining else ""
+        return f"LaneServicer(lanes={len(self._connections)}, in_flight={self.in_flight}{state})"
+
+
+class _Connection:
+    """One lane. Handler tasks are kept by request id, which is unique among a caller's outstanding requests."""
+
+    def __init__(self, servicer: LaneServicer, context: _Context) -> None:
+        self.ended = asyncio.Event()
+        self._servicer = servicer
+        self._context = context
+        self._clock = servicer.clock
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._outbox: deque[tuple[int, bool, int, int, bytes]] = deque()
+        self._unsent_bytes = 0
+        self._has_output = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._is_draining = False
+        self._is_flushing = False
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until the caller ends the stream, or it breaks, or `stop` was called."""
+        reader = asyncio.create_task(self._read())
+        writer = asyncio.create_task(self._write())
+        stopped = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait((reader, writer, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if self._stop.is_set():
+                reader.cancel()
+                self._is_flushing = True
+                self._has_output.set()
+                await asyncio.wait((writer,), timeout=1.0)  # a caller that does not read cannot hold up the shutdown
+        finally:
+            handlers = list(self._tasks.values())
+            for task in (reader, writer, stopped, *handlers):
+                task.cancel()
+            outcomes = await asyncio.gather(reader, writer, stopped, *handlers, return_exceptions=True)
+            self.ended.set()
+            for outcome in outcomes:
+                # gRPC's own errors tell that the caller has gone, which is no news; anything else is a defect of ours.
+                if isinstance(outcome, Exception) and not isinstance(outcome, grpc.aio.BaseError):
+                    _log.error("lane failed", exc_info=outcome)
+
+    def drain(self) -> None:
+        """End the lane as soon as no handler runs."""
+        self._is_draining = True
+        if not self._tasks:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the lane now: what is answered is sent, handlers that still run are cancelled."""
+        self._stop.set()
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._context.read()
+            if not isinstance(message, leaf_pb2.LaneRequest):
+                return  # the caller has ended the stream
+            received = self._clock.monotonic()
+            for frame in message.frames:
+                self._on_frame(frame, received)
+            while len(self._outbox) >= MAX_UNSENT_FRAMES or self._unsent_bytes >= MAX_UNSENT_BYTES:
+                self._has_room.clear()
+                await self._has_room.wait()
+
+    def _on_frame(self, frame: leaf_pb2.RequestFrame, received: float) -> None:
+        method = frame.method
+        if method == CANCEL:
+            task = self._tasks.get(frame.id)
+            if task is not None:
+                task.cancel()
+            return
+        servicer = self._servicer
+        handler = servicer.handlers.get(method)
+        refusal = servicer.refusal() if handler is not None else Unimplemented(f"the leaf knows no lane method {method}")
+        if refusal is not None or handler is None:
+            self._reply_error(frame.id, refusal or Internal("no handler"))
+            return
+        payload = frame.payload
+        deadline = received + frame.timeout_us * 1e-6
+        shortcut = servicer.immediate.get(method)
+        if shortcut is not None and self._serve_at_once(frame.id, shortcut, payload, deadline):
+            return
+        servicer.in_flight += 1
+        servicer.in_flight_bytes += len(payload)
+        task = asyncio.create_task(self._serve(frame.id, handler, payload, received, deadline))
+        self._tasks[frame.id] = task
+        task.add_done_callback(partial(self._on_served, frame.id, len(payload)))
+
+    def _serve_at_once(self, id: int, shortcut: ImmediateHandler, payload: bytes, deadline: float) -> bool:
+        started = self._clock.monotonic()
+        try:
+            reply = shortcut(payload, deadline)
+        except KvShardError as error:
+            self._reply_error(id, error)
+            return True
+        except Exception as error:
+            self._reply_defect(id, error)
+            return True
+        if reply is None:
+            return False
+        self._reply(id, reply, 0, int((self._clock.monotonic() - started) * 1e6))
+        return True
+
+    async def _serve(self, id: int, handler: Handler, payload: bytes, received: float, deadline: float) -> None:
+        started = self._clock.monotonic()
+        queue_us = int((started - received) * 1e6)
+        try:
+            if started >= deadline:
+                raise DeadlineExceeded("the deadline passed before the leaf began")
+            reply = await handler(payload, deadline)
+        except KvShardError as error:
+            self._reply_error(id, error, queue_us, int((self._clock.monotonic() - started) * 1e6))
+        except Exception as error:
+            self._reply_defect(id, error)
+        else:
+            self._reply(id, reply, queue_us, int((self._clock.monotonic() - started) * 1e6))
+
+    def _on_served(self, id: int, size: int, _: asyncio.Task[None]) -> None:
+        """Runs also for a task that was cancelled before its first step."""
+        del self._tasks[id]
+        self._servicer.in_flight -= 1
+        self._servicer.in_flight_bytes -= size
+        if self._is_draining and not self._tasks:
+            self.stop()
+
+    def _reply_defect(self, id: int, error: Exception) -> None:
+        _log.error("lane handler failed", exc_info=error)
+        self._reply_error(id, Internal(f"the leaf failed: {type(error).__name__}"))
+
+    def _reply_error(self, id: int, error: KvShardError, queue_us: int = 0, service_us: int = 0) -> None:
+        self._send((id, True, queue_us, service_us, encode_error(error)))
+
+    def _reply(self, id: int, payload: bytes, queue_us: int, service_us: int) -> None:
+        if len(payload) > PAYLOAD_MAX_BYTES:
+            text = f"the answer has {len(payload)} bytes, more than one message carries; ask for less at once"
+            self._reply_error(id, ResourceExhausted(text, ErrorDetails(limit=PAYLOAD_MAX_BYTES)), queue_us, service_us)
+        else:
+            self._send((id, False, queue_us, service_us, payload))
+
+    def _send(self, reply: tuple[int, bool, int, int, bytes]) -> None:
+        self._outbox.append(reply)
+        self._unsent_bytes += len(reply[4])
+        self._has_output.set()
+
+    async def _write(self) -> None:
+        """Sends what is in the outbox when its turn comes: everything that the last pass of the event loop produced."""
+        while True:
+            if not self._outbox:
+                if self._is_flushing:
+                    return
+                self._has_output.clear()
+                await self._has_output.wait()
+                continue
+            await self._context.write(self._next_message())
+            self._has_room.set()
+
+    def _next_message(self) -> leaf_pb2.LaneResponse:
+        message = leaf_pb2.LaneResponse()
+        add = message.frames.add
+        outbox = self._outbox
+        size = 0
+        for _ in range(min(len(outbox), MESSAGE_FRAMES)):
+            id, is_error, queue_us, service_us, payload = outbox[0]
+            if size and size + len(payload) > MESSAGE_BYTES:
+                break
+            outbox.popleft()
+            size += len(payload)
+            add(id=id, is_error=is_error, queue_us=queue_us, service_us=service_us, payload=payload)
+        self._unsent_bytes -= size
+        return message

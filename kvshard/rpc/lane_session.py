@@ -1,0 +1,230 @@
+"""One stream of a lane, at the caller's end: frames out, answers in, and what becomes of the requests when it breaks.
+
+What was never handed to gRPC is known not to have been done; of a write that was, only the leaf's answer tells.
+A session is never used again after it broke.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
+
+import grpc
+import grpc.aio
+
+from kvshard.clock import Clock
+from kvshard.errors import DeadlineExceeded, ErrorDetails, KvShardError, ResourceExhausted, Unavailable
+from kvshard.rpc.codec import CANCEL, MESSAGE_BYTES, MESSAGE_FRAMES
+from kvshard.v1 import leaf_pb2
+
+MAX_OUTSTANDING = 1_024
+"""Requests on one lane without an answer. More than that would wait in the leaf anyway, where they cannot be taken back."""
+
+MAX_WAITING = 4_096
+"""Callers that wait for one of those places. Each holds its request in memory; further ones are refused at once."""
+
+MAX_UNSENT_BYTES = 64 * 1024 * 1024
+"""Requests not yet handed to gRPC: two of the largest batches. A leaf that does not read stops its callers here."""
+
+Outcome: TypeAlias = leaf_pb2.ResponseFrame | KvShardError
+"""What becomes of a call. Errors are results, not exceptions: a caller that has gone leaves no "never retrieved" behind."""
+
+_CANCEL = leaf_pb2.LaneMethod.ValueType(CANCEL)
+_Stream: TypeAlias = "grpc.aio.StreamStreamCall[leaf_pb2.LaneRequest, leaf_pb2.LaneResponse]"
+
+
+class OutstandingCall:
+    """A request without an answer yet. is_sent: handed to gRPC."""
+
+    __slots__ = ("deadline", "future", "is_sent", "is_write", "method", "payload")
+
+    def __init__(self, method: int, payload: bytes, deadline: float, is_write: bool) -> None:
+        self.method = method
+        self.payload = payload
+        self.deadline = deadline
+        self.is_write = is_write
+        self.is_sent = False
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+
+class LaneSession:
+    """An open stream. `on_broken(session, reason)` is called once, after every outstanding call has got its error.
+
+    `calls` holds every request without an answer; `_outbox` the ids of those not yet sent, in order, and (negated) the ids to
+    cancel. An id that left `calls` before its turn came is passed over: it was never sent.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        stream: _Stream,
+        clock: Clock,
+        peer: str,
+        on_broken: "Callable[[LaneSession, str], None]",
+    ) -> None:
+        self.calls: dict[int, OutstandingCall] = {}
+        self.has_answered = False
+        self.has_ended = False
+        self._channel = channel
+        self._stream = stream
+        self._clock = clock
+        self._peer = peer
+        self._on_broken = on_broken
+        self._last_id = 0
+        self._outbox: deque[int] = deque()
+        self._unsent_bytes = 0
+        self._has_output = asyncio.Event()
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._task = asyncio.create_task(self._run())
+
+    def has_room(self, size: int) -> bool:
+        """True when a request of that size may be submitted at once."""
+        return not self._waiters and self._fits(size)
+
+    def submit(self, call: OutstandingCall) -> int:
+        """Send the request in the next message. Its future gets the outcome. Returns its id."""
+        self._last_id = id = self._last_id + 1
+        self.calls[id] = call
+        self._outbox.append(id)
+        self._unsent_bytes += len(call.payload)
+        self._has_output.set()
+        return id
+
+    def expire(self, id: int) -> None:
+        """The deadline of a call has passed: take it back and tell its caller."""
+        call = self.withdraw(id)
+        if call is not None and not call.future.done():
+            details = ErrorDetails(maybe_applied=call.is_write and call.is_sent)
+            call.future.set_result(DeadlineExceeded(f"no answer from {self._peer} within the deadline", details))
+
+    def withdraw(self, id: int) -> OutstandingCall | None:
+        """Take a call back, at the leaf too if it was sent. None when it is no longer outstanding."""
+        call = self.calls.pop(id, None)
+        if call is None:
+            return None
+        if call.is_sent:
+            self._outbox.append(-id)
+            self._has_output.set()
+        else:
+            self._unsent_bytes -= len(call.payload)
+        self._wake_waiter()
+        return call
+
+    async def wait_for_room(self, size: int, deadline: float) -> None:
+        """Wait for a place, first come first served. Raises ResourceExhausted when there is none by the deadline."""
+        if len(self._waiters) >= MAX_WAITING:
+            raise ResourceExhausted(f"{MAX_WAITING} callers wait for the lane to {self._peer}", ErrorDetails(limit=MAX_WAITING))
+        place = (size, asyncio.get_running_loop().create_future())
+        self._waiters.append(place)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                await place[1]
+        except TimeoutError:
+            text = f"{len(self.calls)} requests to {self._peer} are outstanding"
+            raise ResourceExhausted(text, ErrorDetails(limit=MAX_OUTSTANDING)) from None
+        finally:
+            # Woken or gone, it keeps its place until now, so that no newcomer overtakes it. The next one's turn comes after
+            # this caller has submitted, which it does without awaiting.
+            self._waiters.remove(place)
+            asyncio.get_running_loop().call_soon(self._wake_waiter)
+        if self.has_ended:
+            raise Unavailable(f"the lane to {self._peer} broke before the request was sent")
+
+    async def close(self) -> None:
+        """End the stream and wait until all of it is gone. Outstanding calls fail with Unavailable."""
+        self._stream.cancel()
+        await asyncio.wait((self._task,))
+
+    def _fits(self, size: int) -> bool:
+        has_bytes = self._unsent_bytes == 0 or self._unsent_bytes + size <= MAX_UNSENT_BYTES
+        return len(self.calls) < MAX_OUTSTANDING and has_bytes
+
+    def _wake_waiter(self) -> None:
+        if self._waiters:
+            size, waiter = self._waiters[0]
+            if not waiter.done() and (self.has_ended or self._fits(size)):
+                waiter.set_result(None)
+
+    async def _run(self) -> None:
+        writer = asyncio.create_task(self._write())
+        reason = "closed"
+        try:
+            await self._read()
+            reason = "the leaf ended the stream"
+        except grpc.aio.AioRpcError as error:
+            reason = error.details() or error.code().name
+        finally:
+            self._end(reason)
+            self._stream.cancel()
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+            await self._channel.close()
+
+    def _end(self, reason: str) -> None:
+        self.has_ended = True
+        text = f"the lane to {self._peer} broke: {reason}"
+        for call in self.calls.values():
+            if not call.future.done():
+                call.future.set_result(Unavailable(text, ErrorDetails(maybe_applied=call.is_write and call.is_sent)))
+        self.calls.clear()
+        self._wake_waiter()
+        self._on_broken(self, reason)
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._stream.read()
+            if not isinstance(message, leaf_pb2.LaneResponse):
+                return
+            self.has_answered = True
+            for frame in message.frames:
+                call = self.calls.pop(frame.id, None)
+                if call is not None and not call.future.done():
+                    call.future.set_result(frame)
+            self._wake_waiter()
+
+    async def _write(self) -> None:
+        """Sends what is in the outbox when its turn comes: everything that the last pass of the event loop produced."""
+        try:
+            while True:
+                message = self._next_message()
+                if message is not None:
+                    await self._stream.write(message)
+                else:
+                    self._has_output.clear()
+                    await self._has_output.wait()
+        finally:
+            # Without a writer the stream is of no use; the reader sees its end and fails the calls.
+            self._stream.cancel()
+
+    def _next_message(self) -> leaf_pb2.LaneRequest | None:
+        """The next frames; None when there are none."""
+        outbox, calls = self._outbox, self.calls
+        if not outbox:
+            return None
+        message = leaf_pb2.LaneRequest()
+        add = message.frames.add
+        now = self._clock.monotonic()
+        size = count = 0
+        while outbox and count < MESSAGE_FRAMES:
+            id = outbox[0]
+            call = calls.get(id)
+            if call is not None:
+                length = len(call.payload)
+                if size and size + length > MESSAGE_BYTES:
+                    break
+                size += length
+                call.is_sent = True
+                timeout_us = max(0, int((call.deadline - now) * 1e6))
+                add(id=id, method=call.method, timeout_us=timeout_us, payload=call.payload)
+                count += 1
+            elif id < 0:
+                add(id=-id, method=_CANCEL)
+                count += 1
+            outbox.popleft()
+        self._unsent_bytes -= size
+        self._wake_waiter()
+        return message if count else None
+
+    def __repr__(self) -> str:
+        state = "ended" if self.has_ended else "open"
+        return f"LaneSession({self._peer}, {state}, outstanding={len(self.calls)}, unsent={len(self._outbox)})"

@@ -1,0 +1,1 @@
+"""What keeps the tail short: attempts, deadlines and hedging policies (pure), and the executor that performs them."""

@@ -1,0 +1,121 @@
+"""What a caller may ask of hedging and of the choice of a replica: the syntax, and what it means as data.
+
+    policy   = "auto" | "off" | interval | "min(" interval "," interval ")" | "max(" interval "," interval ")"
+    interval = length | quantile
+    length   = number ("us" | "ms" | "s")       10ms, 0.5s
+    quantile = "p" number                       p99, p99.9: that part of the first attempts has ended
+
+Pure: imports only the standard library and other pure files.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from kvshard.errors import ErrorDetails, InvalidArgument
+
+LONGEST_DELAY_S = 60.0
+"""A hedge that starts later than any sensible deadline is a slip of the unit."""
+
+_LENGTH = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s)")
+_QUANTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
+_COMBINED = re.compile(r"(min|max)\(([^,()]*),([^,()]*)\)")
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+_SYNTAX = 'expected "auto", "off", a delay such as "10ms", a quantile such as "p99", or "min(a,b)" / "max(a,b)" of two of them'
+
+
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """The service decides, from what it measures and within its budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Off:
+    """Never hedge."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedDelay:
+    """Hedge after this long."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quantile:
+    """Hedge after that quantile of the first attempts' latency; 0 < fraction < 1."""
+
+    fraction: float
+
+
+Interval = FixedDelay | Quantile
+
+
+@dataclass(frozen=True, slots=True)
+class Shorter:
+    """min(a, b): the shorter of the two."""
+
+    first: Interval
+    second: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Longer:
+    """max(a, b): the longer of the two."""
+
+    first: Interval
+    second: Interval
+
+
+HedgePolicy = Auto | Off | Interval | Shorter | Longer
+
+
+class ReplicaChoice(Enum):
+    """Which replica gets the first attempt."""
+
+    ADAPTIVE = "adaptive"
+    RANDOM = "random"
+    PRIMARY = "primary"
+
+
+def parse_policy(text: str) -> HedgePolicy:
+    """The policy that a request names; empty means "auto". Raises InvalidArgument with field "options.hedge"."""
+    compact = "".join(text.lower().split())
+    if compact in ("", "auto"):
+        return Auto()
+    if compact == "off":
+        return Off()
+    combined = _COMBINED.fullmatch(compact)
+    if combined is None:
+        return _interval(compact, text)
+    first, second = _interval(combined[2], text), _interval(combined[3], text)
+    return Shorter(first, second) if combined[1] == "min" else Longer(first, second)
+
+
+def _interval(part: str, text: str) -> Interval:
+    if length := _LENGTH.fullmatch(part):
+        seconds = float(length[1]) * _SECONDS[length[2]]
+        if seconds > LONGEST_DELAY_S:
+            raise _bad(f"a hedge delay of {part} is longer than {LONGEST_DELAY_S:g} s")
+        return FixedDelay(seconds)
+    quantile = _QUANTILE.fullmatch(part)
+    if quantile is None:
+        raise _bad(f"not a hedging policy: {text[:100]!r}; {_SYNTAX}")
+    fraction = float(quantile[1] + "e-2")
+    if fraction <= 0:
+        raise _bad(f"{part} is no quantile to wait for; the smallest is above p0")
+    return Quantile(fraction)
+
+
+def _bad(message: str) -> InvalidArgument:
+    return InvalidArgument(message, ErrorDetails(field="options.hedge"))
+
+
+def parse_replica_choice(text: str) -> ReplicaChoice:
+    """The choice that a request names; empty means "adaptive". Raises InvalidArgument with field "options.replica_choice"."""
+    try:
+        return ReplicaChoice(text.strip().lower() or "adaptive")
+    except ValueError:
+        known = ", ".join(f'"{choice.value}"' for choice in ReplicaChoice)
+        message = f"not a replica choice: {text[:100]!r}; expected {known}"
+        raise InvalidArgument(message, ErrorDetails(field="options.replica_choice")) from None

@@ -1,0 +1,180 @@
+"""Logs and metrics of every kvshard process: how they are configured, what the metrics are called, where they are served.
+
+May live here: the setup of structlog, the metric objects of router and leaf, the HTTP server that shows them. What is counted
+when is decided where it happens. The one door to `prometheus_client` and to the configuration of logging.
+"""
+
+import logging
+import sys
+import threading
+from wsgiref.simple_server import WSGIServer
+
+import prometheus_client
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from structlog.typing import Processor
+
+from kvshard.errors import ErrorDetails, InvalidArgument
+
+LATENCY_BUCKETS_SECONDS = (
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""100 us is the fastest leg a Python leaf answers; 10 s is the client's default timeout, beyond it nobody waits. Factors of 2
+to 2.5 between them keep an interpolated p99 within its bucket's factor and a histogram at 17 series per label set."""
+
+COMMIT_BATCH_BUCKETS_ENTRIES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024)
+"""Powers of two: group commit pays by doubling, and no group is larger than the committer's own bound."""
+
+LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+"""The levels that `--log-level` takes."""
+
+
+def configure_logging(level: str = "info", as_json: bool = False) -> None:
+    """Send structlog's and the standard library's records to stderr, one line each, with UTC timestamps in ISO form.
+
+    as_json makes every line, a foreign library's too, one JSON object. May be called again; the last call holds.
+    """
+    if level not in LOG_LEVELS:
+        raise InvalidArgument(
+            f"log level must be one of {', '.join(LOG_LEVELS)}, not {level!r}", ErrorDetails(field="log_level")
+        )
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(LOG_LEVELS[level]),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(as_json)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(LOG_LEVELS[level])
+
+
+def _renderers(as_json: bool) -> list[Processor]:
+    # Plain tracebacks: the richer ones print local variables, and with them the users' keys and values.
+    if as_json:
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    return [
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        )
+    ]
+
+
+class RouterMetrics:
+    """What a router counts.
+
+    method: the RPC's name ("Get"). code: canonical status name ("OK", "UNAVAILABLE"). outcome of a leg: "ok", or the reason of
+    its failure in lower case. Children of frequent label sets are worth keeping: `labels()` costs as much as the increment.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "kvshard_router_requests_total", "Calls answered, by method and status code.", ["method", "code"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "kvshard_router_request_seconds",
+            "Time from a call's arrival to its answer.",
+            ["method"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS_SECONDS,
+        )
+        self.legs = Counter(
+            "kvshard_router_legs_total",
+            "Legs ended: one shard's part of a call, by method and outcome.",
+            ["method", "outcome"],
+            registry=registry,
+        )
+        self.leg_seconds = Histogram(
+            "kvshard_router_leg_seconds",
+            "Time from a leg's first attempt to its outcome.",
+            ["method"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS_SECONDS,
+        )
+
+
+class LeafMetrics:
+    """What a leaf counts. method: lane operation in lower case ("read"). code: "OK" or the error's reason."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "kvshard_leaf_requests_total", "Lane requests answered, by method and code.", ["method", "code"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "kvshard_leaf_request_seconds",
+            "Time from a lane request's arrival to its answer.",
+            ["method"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS_SECONDS,
+        )
+        self.queue_depth = Gauge("kvshard_leaf_queue_depth", "Lane requests accepted and not yet answered.", registry=registry)
+        self.documents = Gauge("kvshard_leaf_documents", "Live keys in all shards of this leaf.", registry=registry)
+        self.disk_bytes = Gauge("kvshard_leaf_disk_bytes", "Bytes of the leaf's data directory.", registry=registry)
+        self.commit_batch_entries = Histogram(
+            "kvshard_leaf_commit_batch_entries",
+            "Log entries made durable by one fsync.",
+            registry=registry,
+            buckets=COMMIT_BATCH_BUCKETS_ENTRIES,
+        )
+        self.fsync_seconds = Histogram(
+            "kvshard_leaf_fsync_seconds", "Time of one fsync of the log.", registry=registry, buckets=LATENCY_BUCKETS_SECONDS
+        )
+        self.index_refresh_seconds = Histogram(
+            "kvshard_leaf_index_refresh_seconds",
+            "Time to commit an index and make its new documents visible to searches.",
+            registry=registry,
+            buckets=LATENCY_BUCKETS_SECONDS,
+        )
+
+
+def process_registry() -> CollectorRegistry:
+    """A registry that already shows the process itself: CPU seconds, resident bytes, open files, garbage collections."""
+    registry = CollectorRegistry()
+    prometheus_client.ProcessCollector(registry=registry)
+    prometheus_client.PlatformCollector(registry=registry)
+    prometheus_client.GCCollector(registry=registry)
+    return registry
+
+
+_servers: dict[int, tuple[WSGIServer, threading.Thread]] = {}
+
+
+def start_metrics(port: int, registry: CollectorRegistry) -> int:
+    """Serve the registry over HTTP on 127.0.0.1 from a daemon thread; port 0 takes a free one. Returns the port.
+
+    Raises OSError when the port is in use. `stop_metrics` closes it; otherwise it ends with the process.
+    """
+    # A "_created" gauge beside every counter would double the series and breaks promtool's naming rules.
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    server, thread = prometheus_client.start_http_server(port, addr="127.0.0.1", registry=registry)
+    _servers[server.server_port] = (server, thread)
+    return server.server_port
+
+
+def stop_metrics(port: int) -> None:
+    """Close what start_metrics opened on this port, and its socket with it. Closing twice does nothing."""
+    entry = _servers.pop(port, None)
+    if entry is not None:
+        server, thread = entry
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    """What the HTTP server would answer now, in Prometheus' text format."""
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    return prometheus_client.generate_latest(registry)

@@ -1,0 +1,186 @@
+"""Group commit: one unsynced batch and one fsync for everything that all shards want written.
+
+A single task: take what has gathered, write it as one batch, flush on a thread, report; meanwhile the next group gathers. A
+write or flush that fails ends it for good: nobody knows what the disk holds after a failed fsync, so it is never tried again.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from kvshard.clock import Clock
+from leaf.engine import Engine, StorageError
+
+GROUP_MAX_BYTES: Final = 8 * 1024 * 1024
+"""Rows written at once; the write holds the event loop, for about 10 ms at this size. One larger entry makes a group alone."""
+
+QUEUE_MAX_BYTES: Final = 128 * 1024 * 1024
+"""Rows that wait; beyond it writers are refused. Four of the largest batches: about a second of a slow disk."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Row:
+    """mark: (shard, seqno) of a log entry, else done is awaited."""
+
+    key: bytes
+    value: bytes
+    mark: tuple[int, int] | None = None
+    done: asyncio.Future[None] | None = None
+
+
+@dataclass(slots=True)
+class _Group:
+    rows: list[_Row] = field(default_factory=list)
+    bytes: int = 0
+
+
+class Committer:
+    """Makes rows durable, in the order in which they were given.
+
+    on_durable gets {shard: seqno through which its log is durable} after each flush, on the event loop. on_failed gets the
+    reason, once. on_group, for metrics, gets (log entries, seconds of the flush).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        on_durable: Callable[[dict[int, int]], None],
+        on_failed: Callable[[str], None],
+        on_group: Callable[[int, float], None] = lambda entries, seconds: None,
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._on_durable = on_durable
+        self._on_failed = on_failed
+        self._on_group = on_group
+        self._waiting: list[_Row] = []
+        self._wake = asyncio.Event()
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fsync")
+        self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
+        self.queued_bytes = 0
+        self.failure: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Committer(waiting={len(self._waiting)}, queued_bytes={self.queued_bytes}, failure={self.failure!r})"
+
+    @property
+    def is_full(self) -> bool:
+        """No more should be appended for now."""
+        return self.queued_bytes >= QUEUE_MAX_BYTES
+
+    def start(self) -> None:
+        """Begin to commit."""
+        self._task = asyncio.create_task(self._run(), name="committer")
+
+    def append(self, shard: int, seqno: int, key: bytes, value: bytes) -> None:
+        """Make a log entry's row durable; reported to on_durable. Ignored after a failure, which on_failed reported."""
+        if self.failure is None:
+            self._add(_Row(key, value, mark=(shard, seqno)))
+
+    async def persist(self, key: bytes, value: bytes) -> None:
+        """Make one row durable. Raises StorageError."""
+        if self.failure is not None:
+            raise StorageError(self.failure)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._add(_Row(key, value, done=done))
+        await done
+
+    def fail(self, reason: str) -> None:
+        """Stop for good: the storage cannot be trusted any more."""
+        if self.failure is not None:
+            return
+        self.failure = reason
+        _log.error("storage failed, no more writes are taken", reason=reason)
+        self._reject(self._waiting, reason)
+        self._waiting = []
+        self.queued_bytes = 0
+        self._wake.set()
+        self._on_failed(reason)
+
+    async def close(self) -> None:
+        """Commit what waits, then stop."""
+        self._is_closing = True
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._executor.shutdown(wait=True)
+
+    def _add(self, row: _Row) -> None:
+        self._waiting.append(row)
+        self.queued_bytes += len(row.key) + len(row.value)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while self.failure is None:
+            # Waking takes one pass of the loop: what all the handlers of this pass append is in the group.
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting and self.failure is None:
+                await self._commit(self._take())
+            if self._is_closing:
+                return
+
+    def _take(self) -> _Group:
+        group = _Group()
+        for row in self._waiting:
+            size = len(row.key) + len(row.value)
+            if group.rows and group.bytes + size > GROUP_MAX_BYTES:
+                break
+            group.rows.append(row)
+            group.bytes += size
+        del self._waiting[: len(group.rows)]
+        return group
+
+    async def _commit(self, group: _Group) -> None:
+        try:
+            batch = self._engine.new_batch()
+            for row in group.rows:
+                batch.put(row.key, row.value)
+            self._engine.write(batch)
+            loop = asyncio.get_running_loop()
+            seconds = await loop.run_in_executor(self._executor, self._flush)
+        except StorageError as error:
+            self._reject(group.rows, str(error))
+            self.fail(str(error))
+            return
+        if self.failure is None:
+            self.queued_bytes -= group.bytes
+            self._report(group, seconds)
+        else:
+            self._reject(group.rows, self.failure)
+
+    def _flush(self) -> float:
+        started = self._clock.monotonic()
+        self._engine.flush_wal()
+        return self._clock.monotonic() - started
+
+    def _report(self, group: _Group, seconds: float) -> None:
+        durable: dict[int, int] = {}
+        entries = 0
+        for row in group.rows:
+            if row.mark is not None:
+                durable[row.mark[0]] = row.mark[1]
+                entries += 1
+            elif row.done is not None and not row.done.done():
+                row.done.set_result(None)
+        self._on_group(entries, seconds)
+        try:
+            if durable:
+                self._on_durable(durable)
+        except Exception as error:  # A defect, or state that cannot be read: going on would acknowledge what is not applied.
+            _log.exception("applying committed entries failed")
+            self.fail(f"{type(error).__name__}: {error}")
+
+    @staticmethod
+    def _reject(rows: Sequence[_Row], reason: str) -> None:
+        for row in rows:
+            if row.done is not None and not row.done.done():
+                row.done.set_exception(StorageError(reason))

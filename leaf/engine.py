@@ -1,0 +1,65 @@
+"""What a leaf wants of its storage engine: the interface. `rocks_engine.py` has the real one, `memory_engine.py` its twin.
+
+Rows are bytes to bytes, ordered by key. Both engines pass one conformance suite.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from leaf.layout import Batch
+
+SCAN_MAX_BYTES: Final = 8 * 1024 * 1024
+"""Default size of one chunk of a scan: what iterates in Python holds the event loop for a few milliseconds at most."""
+
+
+class StorageError(Exception):
+    """The engine, or the operating system below it, refused."""
+
+
+class Rows(NamedTuple):
+    """A chunk of a scan. has_more: it stopped at a bound, not at the end of the range."""
+
+    rows: list[tuple[bytes, bytes]]
+    has_more: bool
+
+
+class Engine(ABC):
+    """Rows on disk. Reads and writes may come from any thread; one thread at a time calls flush_wal.
+
+    A batch is atomic: after a crash it is there whole or not at all. Batches survive a crash in order: if one is there, all
+    that were written before it are. A batch is sure to survive only once a flush_wal that began after its write has returned.
+    Every method may raise StorageError; after one of write or flush_wal nothing is known about what will survive.
+    """
+
+    @abstractmethod
+    def get(self, key: bytes) -> bytes | None:
+        """The row's value, or None."""
+
+    @abstractmethod
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of several rows, parallel to the keys."""
+
+    @abstractmethod
+    def new_batch(self) -> Batch:
+        """An empty batch, for `write`."""
+
+    @abstractmethod
+    def write(self, batch: Batch) -> None:
+        """Make a batch's changes, together. Visible to reads at once; survives a killed process, but not yet a dead machine."""
+
+    @abstractmethod
+    def flush_wal(self) -> None:
+        """Block until every batch written before is on the disk."""
+
+    @abstractmethod
+    def scan(self, start: bytes, end: bytes, limit: int, max_bytes: int = SCAN_MAX_BYTES) -> Rows:
+        """Rows in [start, end), ascending: at most limit, and no further one once max_bytes are reached; at least one if any."""
+
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """Bytes on disk."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files; what was written stays. Any later call raises StorageError. Closing twice does nothing."""

@@ -1,0 +1,42 @@
+"""Removes keys whose time has passed, by deletes in the shard's log.
+
+Reads do not need it: they look at the clock. It frees the space, keeps the counts honest and tells the search indexes.
+"""
+
+from collections import defaultdict
+from typing import Final
+
+from leaf import layout
+from leaf.driver import Driver
+from leaf.operations import WriteOperation
+from leaf.write_plan import plan_expiry
+
+SWEEP_MAX_KEYS: Final = 1_000
+"""Of one shard in one turn: about 3 ms of the event loop. When more are due the next turn comes sooner."""
+
+
+def sweep(driver: Driver, shard: int, now_ms: int) -> bool:
+    """Propose deletes of keys that are due. Returns whether there may be more due. Raises StorageError."""
+    replica = driver.replicas[shard]
+    if replica.refusal(0) is not None or driver.committer.is_full:
+        return False
+    due = driver.store.due(shard, now_ms, SWEEP_MAX_KEYS)
+    by_collection: dict[int, list[tuple[bytes, int, bytes]]] = defaultdict(list)
+    for row_key in due:
+        expires_at_ms, collection_id, key = layout.expiry_of(row_key)
+        by_collection[collection_id].append((key, expires_at_ms, row_key))
+    stale: list[bytes] = []
+    for collection_id, rows in by_collection.items():
+        keys = [key for key, _, _ in rows]
+        deletes, stale_indices = plan_expiry(
+            [(key, expires_at_ms) for key, expires_at_ms, _ in rows],
+            replica.pending(collection_id),
+            driver.store.headers(shard, collection_id, keys),
+        )
+        stale += [rows[index][2] for index in stale_indices]
+        if deletes:
+            size = sum(map(len, deletes))
+            driver.propose(shard, WriteOperation(collection_id, deletes, [None] * len(deletes)), size)
+    if stale:
+        driver.store.forget_expiries(stale)
+    return len(due) == SWEEP_MAX_KEYS

@@ -1,0 +1,136 @@
+"""How a collection's schema and its values look inside the search index. Nothing else knows the index's own field names.
+
+Each schema field `x` becomes `f_x`, which is searched, and unless it is text `s_x`, which holds the first value alone and is
+sorted by. The index's own fields have no prefix, so no schema can collide with them:
+- `key`: the key, each byte as the character of that number; such text sorts as the bytes do;
+- `expires`: when the document expires (absent: never);
+- `present`: names of the text fields that have a value, for `field:*`.
+
+Keywords are stored in hexadecimal after a "k": tantivy knows ranges over text only through its query parser, which cannot
+quote their bounds. Hexadecimal keeps the order of the characters. Booleans and dates are integers.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import msgspec
+import tantivy
+
+from kvshard.model import NEVER
+from kvshard.schema import FLOAT, KEYWORD, TEXT, Scalar, Schema, field_values
+
+KEY = "key"
+EXPIRES = "expires"
+PRESENT = "present"
+
+SortValue: TypeAlias = int | float | str | None
+
+
+def searched(name: str) -> str:
+    """The index field that holds all values of a schema field."""
+    return f"f_{name}"
+
+
+def sorted_by(name: str) -> str:
+    """The index field that holds the first value of a schema field; text fields have none."""
+    return f"s_{name}"
+
+
+def key_text(key: bytes) -> str:
+    """A key as index text."""
+    return key.decode("latin-1")
+
+
+def key_bytes(text: str) -> bytes:
+    """The key of an index text."""
+    return text.encode("latin-1")
+
+
+def keyword_term(value: str) -> str:
+    """A keyword as index term."""
+    return "k" + value.encode().hex()
+
+
+def keyword_of(term: str) -> str:
+    """The keyword of an index term."""
+    return bytes.fromhex(term[1:]).decode()
+
+
+def index_schema(schema: Schema) -> tantivy.Schema:
+    """The schema of the index of a collection."""
+    builder = tantivy.SchemaBuilder()
+    builder.add_text_field(KEY, stored=True, fast=True, tokenizer_name="raw", index_option="basic")
+    builder.add_unsigned_field(EXPIRES, fast=True)
+    builder.add_text_field(PRESENT, tokenizer_name="raw", index_option="basic")
+    for name, field_type in schema.items():
+        if field_type == TEXT:
+            builder.add_text_field(searched(name), tokenizer_name="default", index_option="position")
+        elif field_type == KEYWORD:
+            for field in (searched(name), sorted_by(name)):
+                builder.add_text_field(field, fast=True, tokenizer_name="raw", index_option="basic")
+        elif field_type == FLOAT:
+            builder.add_float_field(searched(name), indexed=True, fast=True)
+            builder.add_float_field(sorted_by(name), fast=True)
+        else:  # INTEGER, BOOLEAN, DATE
+            builder.add_integer_field(searched(name), indexed=True, fast=True)
+            builder.add_integer_field(sorted_by(name), fast=True)
+    return builder.build()
+
+
+def text_analyzer() -> tantivy.TextAnalyzer:
+    """What tantivy's "default" does to text: words of letters and digits, lower case, those over 40 bytes left out."""
+    words = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
+    return words.filter(tantivy.Filter.remove_long(40)).filter(tantivy.Filter.lowercase()).build()
+
+
+def decode_sort_value(field_type: str, value: SortValue) -> SortValue:
+    """The value that a search sorted by a field returns, as `ShardHit.sort_value` wants it."""
+    return keyword_of(value) if field_type == KEYWORD and isinstance(value, str) else value
+
+
+def sort_value_type(field_type: str) -> tantivy.FieldType:
+    """tantivy's type of the field that is sorted by, for ranges over it."""
+    return tantivy.FieldType.Float if field_type == FLOAT else tantivy.FieldType.Integer
+
+
+class DocumentBuilder:
+    """Makes index documents of the values of one collection."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = dict(schema)
+        self._decode: Callable[[bytes], object] = msgspec.json.Decoder().decode
+
+    def build(self, key: bytes, value: bytes, expires_at_ms: int) -> tantivy.Document:
+        """The index document; raises InvalidArgument where the value does not fit the schema."""
+        decoded = self._decode(value)
+        if not isinstance(decoded, dict):
+            raise ValueError("not a JSON object")
+        document = tantivy.Document()
+        document.add_text(KEY, key.decode("latin-1"))
+        if expires_at_ms != NEVER:
+            document.add_unsigned(EXPIRES, expires_at_ms)
+        for name, values in field_values(self._schema, decoded).items():
+            self._add(document, name, self._schema[name], values)
+        return document
+
+    def _add(self, document: tantivy.Document, name: str, field_type: str, values: list[Scalar]) -> None:
+        if field_type == TEXT:
+            document.add_text(PRESENT, name)
+            for text in values:
+                document.add_text("f_" + name, str(text))
+            return
+        if field_type == KEYWORD:
+            # A value given twice is one value: facets count documents, not mentions.
+            terms = [keyword_term(str(value)) for value in dict.fromkeys(values)]
+            document.add_text("s_" + name, terms[0])
+            for term in terms:
+                document.add_text("f_" + name, term)
+            return
+        if field_type == FLOAT:
+            document.add_float("s_" + name, float(values[0]))
+            for number in values:
+                document.add_float("f_" + name, float(number))
+            return
+        document.add_integer("s_" + name, int(values[0]))
+        for number in values:
+            document.add_integer("f_" + name, int(number))

@@ -1,0 +1,228 @@
+"""Answers one ShardSearch on a thread: parse, find, read the documents, highlight; the deadline is looked at in between."""
+
+from dataclasses import replace
+from difflib import get_close_matches
+from typing import Final
+
+import msgspec
+import tantivy
+
+from kvshard.clock import Clock
+from kvshard.clustermap import Collection
+from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArgument, ResourceExhausted
+from kvshard.limits import BATCH_MAX_BYTES, FACET_MAX_VALUES, SEARCH_MAX_DEPTH, SEARCH_MAX_LIMIT
+from kvshard.model import HighlightFragment, ShardHit, ShardSearch, ShardSearchReply
+from kvshard.query import Node, prepare
+from kvshard.schema import KEYWORD, TEXT, Schema
+from leaf.index_fields import searched
+from leaf.log_source import LogSource
+from leaf.text_index import TextIndex, tantivy_failures
+from leaf.text_search import FacetCounts, Found, IndexView
+
+FILL_ROUNDS: Final = 4
+"""A page is filled up this often when documents were deleted since the last refresh. Only a mass delete within half a second
+exceeds it, and then the page is shorter than it could be."""
+
+READ_CHUNK: Final = 64
+"""Documents read between two looks at the deadline."""
+
+FRAGMENT_CHARS: Final = 150
+"""Length of a highlighted fragment: about two lines."""
+
+HIGHLIGHT_MAX_CHARS: Final = 100_000
+"""Of each text, looked at for a fragment: analysing more takes milliseconds a hit."""
+
+
+class SearchJob:
+    """One search. `run` belongs to a search thread; `cancel` may be called from anywhere."""
+
+    def __init__(self, request: ShardSearch, collection: Collection, source: LogSource, clock: Clock, deadline: float) -> None:
+        self._request = request
+        self._collection = collection
+        self._schema: Schema = collection.schema
+        self._source = source
+        self._clock = clock
+        self._deadline = deadline
+        self._is_cancelled = False
+
+    def __repr__(self) -> str:
+        return f"SearchJob(shard {self._request.shard}, {self._collection.name}, {self._request.query!r})"
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._is_cancelled = True
+
+    def run(self, index: TextIndex) -> ShardSearchReply:
+        """The answer. Raises a KvShardError, or IndexFailed when tantivy does."""
+        self._check()
+        request = self._request
+        self._validate()
+        node = prepare(request.query, self._schema)
+        filters = [prepare(text, self._schema, f"filters[{at}]") for at, text in enumerate(request.filters)]
+        indexed_through = index.indexed_through  # before the snapshot: never more than it holds
+        with tantivy_failures():
+            searcher = index.searcher()
+            query = index.compiler.compile(node, filters, self._expired_at_ms())
+            self._check()
+            view = IndexView(searcher, index.fields, self._schema)
+            has_one_score = index.compiler.has_one_score(node)
+            hits, total = self._find(view, query, has_one_score)
+            self._check()
+            facets = view.facets(query, request.facets, request.facet_limit or 10)
+            highlighted = self._highlight(hits, index, searcher, node)
+        return self._reply(highlighted, total, facets, indexed_through)
+
+    def _reply(
+        self, hits: list[ShardHit], total: int, facets: dict[str, FacetCounts], indexed_through: int
+    ) -> ShardSearchReply:
+        return ShardSearchReply(
+            hits=hits,
+            total=total,
+            documents=self._source.live_documents(self._request.shard, self._collection.id),
+            facets={name: counts.values for name, counts in facets.items()},
+            facet_errors={name: counts.error for name, counts in facets.items() if counts.error},
+            indexed_through=indexed_through,
+        )
+
+    def _check(self) -> None:
+        if self._is_cancelled:
+            raise Cancelled("the search was cancelled")
+        if self._clock.monotonic() >= self._deadline:
+            raise DeadlineExceeded("the deadline passed during a search", ErrorDetails(shards=(self._request.shard,)))
+
+    def _validate(self) -> None:
+        request = self._request
+        if request.limit < 0 or request.limit > SEARCH_MAX_LIMIT:
+            details = ErrorDetails(field="limit", limit=SEARCH_MAX_LIMIT)
+            raise InvalidArgument(f"limit must be between 0 and {SEARCH_MAX_LIMIT}", details)
+        if request.offset < 0 or request.offset > SEARCH_MAX_DEPTH:
+            details = ErrorDetails(field="token", limit=SEARCH_MAX_DEPTH)
+            raise InvalidArgument(f"paging goes {SEARCH_MAX_DEPTH} hits deep", details)
+        if request.facet_limit < 0 or request.facet_limit > FACET_MAX_VALUES:
+            details = ErrorDetails(field="facet_limit", limit=FACET_MAX_VALUES)
+            raise InvalidArgument(f"facet_limit must be between 1 and {FACET_MAX_VALUES}", details)
+        check_search_fields(self._schema, request.sort, request.facets, request.highlight)
+
+    def _expired_at_ms(self) -> int | None:
+        now_ms = self._clock.wall_ms()
+        has_expired = self._source.has_expired_unswept(self._request.shard, self._collection.id, now_ms)
+        return now_ms if has_expired else None
+
+    def _find(self, view: IndexView, query: tantivy.Query, has_one_score: bool) -> tuple[list[ShardHit], int]:
+        """Hits with their documents as they are now, and how many documents match."""
+        request = self._request
+        if request.limit == 0:
+            return [], view.count(query)
+        hits: list[ShardHit] = []
+        position, gone, total, room = request.offset, 0, 0, BATCH_MAX_BYTES
+        for _ in range(FILL_ROUNDS):
+            limit = min(request.limit, SEARCH_MAX_DEPTH + SEARCH_MAX_LIMIT - position)
+            page = view.page(query, request.sort, position, limit, has_one_score)
+            total = page.total
+            position += len(page.found)
+            for first in range(0, len(page.found), READ_CHUNK):
+                self._check()
+                chunk = self._read(page.found[first : first + READ_CHUNK])
+                alive = [hit for hit in chunk if hit is not None]
+                gone += len(chunk) - len(alive)
+                room -= sum(len(hit.document) for hit in alive)
+                if room < 0:
+                    details = ErrorDetails(field="limit", limit=BATCH_MAX_BYTES)
+                    raise ResourceExhausted("the documents of one page are too large; ask for fewer, or keys only", details)
+                hits += alive
+                if len(hits) >= request.limit:
+                    break
+            if len(hits) >= request.limit or len(page.found) < limit or limit <= 0:
+                break
+        hits = hits[: request.limit]
+        return hits, max(total - gone, len(hits))
+
+    def _read(self, found: list[Found]) -> list[ShardHit | None]:
+        request = self._request
+        documents = self._source.read_documents(request.shard, self._collection.id, [each.key for each in found])
+        keep_document = not request.keys_only or bool(request.highlight)
+        return [
+            None
+            if document is None
+            else ShardHit(
+                key=each.key,
+                score=each.score,
+                document=document[0] if keep_document else b"",
+                version=document[1],
+                rank=each.rank,
+                sort_value=each.sort_value,
+            )
+            for each, document in zip(found, documents, strict=True)
+        ]
+
+    def _highlight(self, hits: list[ShardHit], index: TextIndex, searcher: tantivy.Searcher, node: Node) -> list[ShardHit]:
+        generators: dict[str, tantivy.SnippetGenerator] = {}
+        for name in self._request.highlight:
+            words = index.compiler.highlight_query(node, name, searcher)
+            if words is not None:
+                generator = tantivy.SnippetGenerator.create(searcher, words, index.fields, searched(name))
+                generator.set_max_num_chars(FRAGMENT_CHARS)
+                generators[name] = generator
+        if not generators and not (self._request.keys_only and self._request.highlight):
+            return hits
+        marked: list[ShardHit] = []
+        for hit in hits:
+            self._check()
+            fragments = _fragments(hit.document, generators)
+            document = b"" if self._request.keys_only else hit.document
+            marked.append(replace(hit, highlights=fragments, document=document))
+        return marked
+
+
+def check_search_fields(schema: Schema, sort: str, facets: list[str], highlight: list[str]) -> None:
+    """Raise InvalidArgument unless the fields exist and can be sorted by, counted, highlighted."""
+    if sort:
+        name = sort.removeprefix("-")
+        if _type_of(schema, name, "sort") == TEXT:
+            raise InvalidArgument(f"{name} is a text field; sort by another type of field", ErrorDetails(field="sort"))
+    for name in facets:
+        if _type_of(schema, name, "facets") != KEYWORD:
+            raise InvalidArgument(f"{name} is no keyword field; only those have facets", ErrorDetails(field="facets"))
+    for name in highlight:
+        if _type_of(schema, name, "highlight") != TEXT:
+            message = f"{name} is no text field; only those are highlighted"
+            raise InvalidArgument(message, ErrorDetails(field="highlight"))
+
+
+def _type_of(schema: Schema, name: str, source: str) -> str:
+    field_type = schema.get(name)
+    if field_type is None:
+        close = get_close_matches(name, schema, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise InvalidArgument(f"unknown field {name[:64]}{hint}", ErrorDetails(field=source))
+    return field_type
+
+
+def _fragments(document: bytes, generators: dict[str, tantivy.SnippetGenerator]) -> list[HighlightFragment]:
+    decoded = msgspec.json.decode(document)
+    fragments: list[HighlightFragment] = []
+    for name, generator in generators.items():
+        given = decoded.get(name)
+        for text in given if isinstance(given, list) else [given]:
+            fragment = _fragment(name, text, generator) if isinstance(text, str) else None
+            if fragment is not None:
+                fragments.append(fragment)
+                break
+    return fragments
+
+
+def _fragment(name: str, text: str, generator: tantivy.SnippetGenerator) -> HighlightFragment | None:
+    document = tantivy.Document()
+    document.add_text(searched(name), text[:HIGHLIGHT_MAX_CHARS])
+    snippet = generator.snippet_from_doc(document)
+    ranges = snippet.highlighted()
+    if not ranges:
+        return None
+    fragment = snippet.fragment()
+    raw = fragment.encode()  # tantivy counts bytes
+    spans = [(_chars(raw, each.start), _chars(raw, each.end)) for each in ranges]
+    return HighlightFragment(name, fragment, spans)
+
+
+def _chars(raw: bytes, end: int) -> int:
+    return len(raw[:end].decode(errors="replace"))

@@ -1,0 +1,275 @@
+"""The life of one index: opened or rebuilt, then kept up with the committed log, a bounded step at a time.
+
+All work is done by `step`, on the indexing thread. What the event loop reads of a slot (`phase`, `index`, `covers`, `due_at`)
+are single attributes that the step sets last, so it never sees a half made change.
+
+    OPENING -> SERVING                    the folder is whole
+    OPENING -> REBUILDING -> SERVING      it is missing, damaged, or of another schema
+    SERVING -> REBUILDING                 the log it needs is compacted away, or damage showed
+
+An index that cannot be written is tried again with growing pauses; meanwhile searches see its last commit.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import structlog
+
+from kvshard.clock import Clock
+from kvshard.clustermap import Collection
+from kvshard.errors import KvShardError
+from kvshard.model import NEVER
+from leaf.log_source import LogSource
+from leaf.operations import DropCollection, Operation, WriteOperation
+from leaf.text_index import IndexFailed, TextIndex
+
+ENTRIES_MAX: Final = 512
+"""Log entries of one pull; the source bounds their bytes (8 MB)."""
+
+STEP_MAX_DOCUMENTS: Final = 4_000
+"""Documents between two commits, about half a second of work: so long the other indexes of the leaf have to wait."""
+
+REBUILD_CHUNK: Final = 512
+"""Documents of one rebuild step; between two steps the other indexes get their turn."""
+
+WRITER_IDLE_S: Final = 5.0
+"""A writer holds some MB and a thread; one that had nothing to do for so long is closed. Opening one takes about 1 ms."""
+
+PAUSE_FIRST_S: Final = 0.25
+PAUSE_MAX_S: Final = 30.0
+"""Between tries of what fails; a disk that is full stays so for a while."""
+
+DAMAGE_QUIET_S: Final = 60.0
+"""After a rebuild, searches that fail are not taken as damage for so long: should a query itself make tantivy fail, it must
+not keep the index in rebuilds for ever."""
+
+POISON_FREE_BYTES: Final = 64 * 1024 * 1024
+"""With less room on the disk a failing write says nothing about its document."""
+
+Changes: TypeAlias = dict[bytes, tuple[bytes, int] | None]
+
+logger = structlog.get_logger(__name__)
+
+
+class Phase(Enum):
+    """Where a slot is in its life."""
+
+    OPENING = "opening"
+    REBUILDING = "rebuilding"
+    SERVING = "serving"
+
+
+class IndexSlot:
+    """The index of one collection in one shard, or what will become it."""
+
+    def __init__(self, path: Path, shard: int, collection: Collection, source: LogSource, clock: Clock) -> None:
+        self.shard = shard
+        self.collection = collection
+        self.phase = Phase.OPENING
+        self.index: TextIndex | None = None
+        self._path = path
+        self._source = source
+        self._clock = clock
+        self._failures = 0
+        self._not_before = 0.0
+        self._refreshed_at = float("-inf")
+        self._written_at = float("-inf")
+        self._is_behind = False
+        self._damaged: TextIndex | None = None
+        self._rebuilt_at = float("-inf")
+        self._rebuilding: TextIndex | None = None
+        self._rebuild_through = 0
+        self._rebuild_from = b""
+        self._log = logger.bind(shard=shard, collection=collection.name)
+
+    def __repr__(self) -> str:
+        return f"IndexSlot(shard {self.shard}, {self.collection.name}, {self.phase.value}, {self.index!r})"
+
+    def covers(self, seqno: int) -> bool:
+        """Whether searches see everything through the seqno."""
+        return self.phase is Phase.SERVING and self.index is not None and self.index.indexed_through >= seqno
+
+    def indexed_through(self) -> int:
+        """The seqno beyond which the log must be kept; 0 until the index serves."""
+        index = self.index
+        return index.indexed_through if self.phase is Phase.SERVING and index is not None else 0
+
+    def due_at(self, applied: int, wanted: int, interval_s: float) -> float | None:
+        """When the next step is due; None: not until something happens. wanted: a search waits for this seqno (0: none)."""
+        if self.phase is not Phase.SERVING or self._damaged is not None or self._is_behind:
+            return self._not_before
+        if not self.covers(wanted):
+            return self._not_before
+        if not self.covers(applied):
+            return max(self._not_before, self._refreshed_at + interval_s)
+        if self.index is not None and self.index.has_writer:
+            return max(self._not_before, self._written_at + WRITER_IDLE_S)
+        return None
+
+    def report_damage(self, index: TextIndex) -> bool:
+        """A search found this index damaged. True if it will be rebuilt."""
+        if index is not self.index:
+            return True  # it is being replaced already
+        if self._clock.monotonic() < self._rebuilt_at + DAMAGE_QUIET_S:
+            return False
+        self._damaged = index
+        return True
+
+    def step(self, should_stop: Callable[[], bool]) -> None:
+        """Do the next bounded piece of work. Runs on the indexing thread; never raises but for cancellation and the like."""
+        try:
+            self._step(should_stop)
+        except IndexFailed as error:
+            self._pause(str(error))
+            if error.is_damage:
+                self._begin_rebuild(str(error))
+        except KvShardError as error:
+            self._pause(error.message)
+        except Exception as error:
+            self._log.exception("indexing failed")
+            self._pause(repr(error))
+        else:
+            self._failures = 0
+
+    def close(self) -> None:
+        """Free the writer. Runs on the indexing thread."""
+        for index in (self.index, self._rebuilding):
+            if index is not None:
+                index.discard_changes()
+
+    def _step(self, should_stop: Callable[[], bool]) -> None:
+        damaged, self._damaged = self._damaged, None
+        if damaged is not None and damaged is self.index:
+            self._begin_rebuild("a search found it damaged")
+        if self.phase is Phase.OPENING:
+            self._open()
+        elif self.phase is Phase.REBUILDING:
+            self._rebuild_chunk()
+        elif self.index is not None:
+            applied = self._source.applied_seqno(self.shard)
+            if self.index.indexed_through < applied:
+                self._catch_up(self.index, applied, should_stop)
+            elif self._clock.monotonic() >= self._written_at + WRITER_IDLE_S:
+                self.index.close_writer()
+            else:
+                self._not_before = self._clock.monotonic() + 0.005  # woken for a seqno that the source does not show yet
+
+    def _open(self) -> None:
+        try:
+            self.index = TextIndex.open(self._path, self.collection.schema)
+        except IndexFailed as error:
+            if not error.is_damage:
+                raise
+            self._begin_rebuild(str(error))
+            return
+        if self.index.indexed_through > self._source.applied_seqno(self.shard):
+            # The shard's data was replaced by older data; the index speaks of documents that never were.
+            self._begin_rebuild("it is ahead of the log")
+            return
+        self.phase = Phase.SERVING
+
+    def _begin_rebuild(self, reason: str) -> None:
+        log = self._log.info if not self._path.exists() else self._log.warning
+        log("search index is rebuilt", reason=reason)
+        self.phase = Phase.REBUILDING
+        self.close()
+        self.index = None
+        self._rebuilding = None
+        self._is_behind = False
+
+    def _rebuild_chunk(self) -> None:
+        if self._rebuilding is None:
+            # Noted before the first document is read: what changes during the scan is replayed from the log.
+            self._rebuild_through = self._source.applied_seqno(self.shard)
+            self._rebuild_from = b""
+            self._rebuilding = TextIndex.create(self._path, self.collection.schema)
+        index = self._rebuilding
+        try:
+            documents = self._source.scan_documents(self.shard, self.collection.id, self._rebuild_from, REBUILD_CHUNK)
+            if documents:
+                index.write({key: (value, expires_at_ms) for key, value, _, expires_at_ms in documents})
+                self._rebuild_from = documents[-1][0] + b"\0"
+                return
+            index.commit(self._rebuild_through)
+        except IndexFailed:
+            self.close()
+            self._rebuilding = None  # from the start
+            raise
+        now = self._clock.monotonic()
+        self._rebuilt_at = self._written_at = now
+        self._rebuilding = None
+        self.index = index
+        self.phase = Phase.SERVING
+
+    def _catch_up(self, index: TextIndex, applied: int, should_stop: Callable[[], bool]) -> None:
+        through, documents = index.indexed_through, 0
+        is_careful = self._failures >= 2
+        try:
+            while through < applied and documents < STEP_MAX_DOCUMENTS and not should_stop():
+                entries = self._source.committed_entries(self.shard, through, ENTRIES_MAX)
+                if entries is None:
+                    self._begin_rebuild("the log it needs is compacted away")
+                    return
+                if not entries:
+                    break
+                documents += self._write_entries(index, entries, is_careful)
+                through = entries[-1][0]
+            if documents:
+                self._written_at = self._clock.monotonic()
+            index.commit(through)
+        except IndexFailed:
+            index.discard_changes()  # all since the last commit is read from the log again
+            raise
+        self._is_behind = through < applied
+        if not self._is_behind:
+            self._refreshed_at = self._clock.monotonic()
+
+    def _write_entries(self, index: TextIndex, entries: Sequence[tuple[int, Operation]], is_careful: bool) -> int:
+        was_dropped, changes = fold(entries, self.collection.id)
+        if was_dropped:
+            index.clear()
+        if is_careful:
+            self._write_one_by_one(index, changes)
+        else:
+            index.write(changes)
+        return len(changes)
+
+    def _write_one_by_one(self, index: TextIndex, changes: Changes) -> None:
+        """Commit each document by itself and leave out the one that makes tantivy's writer fail."""
+        poison = 0
+        for key, change in changes.items():
+            try:
+                index.write({key: change})
+                index.commit(index.indexed_through)
+            except IndexFailed as error:
+                if error.is_damage or shutil.disk_usage(self._path).free < POISON_FREE_BYTES:
+                    raise
+                poison += 1
+                self._log.error("document cannot be indexed", key=key, error=str(error))
+        if poison and poison == len(changes):
+            raise IndexFailed("no document can be written", is_damage=True)
+
+    def _pause(self, reason: str) -> None:
+        pause = min(PAUSE_FIRST_S * 2**self._failures, PAUSE_MAX_S)
+        self._failures = min(self._failures + 1, 16)
+        self._not_before = self._clock.monotonic() + pause
+        self._log.warning("indexing is tried again", reason=reason, pause_s=pause, failures=self._failures)
+
+
+def fold(entries: Sequence[tuple[int, Operation]], collection_id: int) -> tuple[bool, Changes]:
+    """What the entries leave of a collection: was it dropped first, and the last state of each key written after that."""
+    changes: Changes = {}
+    was_dropped = False
+    for _, operation in entries:
+        if isinstance(operation, DropCollection):
+            if operation.collection_id == collection_id:
+                was_dropped = True
+                changes.clear()
+        elif isinstance(operation, WriteOperation) and operation.collection_id == collection_id:
+            expiries = operation.expires_at_ms
+            for at, (key, value) in enumerate(zip(operation.keys, operation.values, strict=True)):
+                changes[key] = None if value is None else (value, expiries[at] if expiries else NEVER)
+    return was_dropped, changes

@@ -1,0 +1,301 @@
+"""Keeps the search indexes of a leaf's shards: feeds them from the committed log, refreshes, rebuilds and searches them.
+
+Everything that costs CPU runs on threads (tantivy frees the GIL): one for all indexing, since a leaf must not lose its cores to
+it, and two for searches. Nothing is pushed into an index: it pulls from the committed log at its own pace, so no queue grows
+behind a slow one. The task here only decides which index takes the next step (`leaf/index_slot.py`).
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from kvshard.clock import Clock
+from kvshard.clustermap import Collection
+from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, InvalidArgument, NotReady, ResourceExhausted
+from kvshard.model import ShardSearch, ShardSearchReply
+from leaf.index_search import SearchJob
+from leaf.index_slot import IndexSlot, Phase
+from leaf.log_source import LogSource
+from leaf.text_index import IndexFailed, TextIndex, remove_index
+
+__all__ = ["Indexer", "LogSource"]
+
+SEARCH_THREADS: Final = 2
+"""tantivy frees the GIL, so that two searches run at once; more would take the cores from the leaf's event loop."""
+
+SEARCHES_MAX: Final = 256
+"""Searches under way or queued. At 1 ms each the last one waits a tenth of a second; a longer queue serves only deadlines."""
+
+SHED_RETRY_MS: Final = 100
+
+logger = structlog.get_logger(__name__)
+
+
+class Indexer:
+    """The search indexes of one leaf. Methods are called on the event loop; `start` is called by whichever comes first."""
+
+    def __init__(
+        self,
+        root: Path,
+        source: LogSource,
+        clock: Clock,
+        refresh_interval_s: float = 0.5,
+        on_step_seconds: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._root = root
+        self._source = source
+        self._clock = clock
+        self._interval_s = refresh_interval_s
+        self._on_step_seconds = on_step_seconds
+        self._slots: dict[tuple[int, int], IndexSlot] = {}
+        self._shards: set[int] = set()
+        self._applied: dict[int, int] = {}
+        self._news: set[int] = set()
+        self._waiters: dict[IndexSlot, list[tuple[int, asyncio.Future[None]]]] = {}
+        self._unwanted: list[Path] = []
+        self._index_pool = ThreadPoolExecutor(1, thread_name_prefix="indexing")
+        self._search_pool = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
+        self._searches = 0
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
+
+    def __repr__(self) -> str:
+        return f"Indexer({sorted(self._slots)}, {self._searches} searches)"
+
+    def open_shard(self, shard: int, collections: Iterable[Collection]) -> None:
+        """Start to keep the indexes of this shard, which has recovered. Collections without a schema have none."""
+        self._shards.add(shard)
+        self._applied[shard] = self._source.applied_seqno(shard)
+        self._set_collections(shard, collections)
+
+    def set_collections(self, shards: Iterable[int], collections: Sequence[Collection]) -> None:
+        """The map's collections now: indexes of new ones are made, those of dropped ones removed. Shards not open: ignored."""
+        for shard in shards:
+            if shard in self._shards:
+                self._set_collections(shard, collections)
+
+    def close_shard(self, shard: int) -> None:
+        """Stop to keep the indexes of this shard; their files stay."""
+        self._shards.discard(shard)
+        for slot in self._slots_of(shard):
+            self._forget(slot)
+
+    def notify(self, shard: int, applied_seqno: int) -> None:
+        """The shard has applied entries through this seqno. Cheap; called after each apply."""
+        self._applied[shard] = applied_seqno
+        if shard not in self._news:
+            self._news.add(shard)
+            self._wake.set()
+
+    async def refresh(self, shard: int, seqno: int) -> None:
+        """Return when searches of this shard see everything through the seqno."""
+        waits = [self._wait_for(slot, seqno) for slot in self._slots_of(shard) if not slot.covers(seqno)]
+        if waits:
+            await asyncio.gather(*waits)
+
+    def indexed_through(self, shard: int, collection_id: int) -> int:
+        """The seqno through which the index is durable; the log beyond it must be kept. 0 while it is opened or rebuilt."""
+        slot = self._slots.get((shard, collection_id))
+        return 0 if slot is None else slot.indexed_through()
+
+    async def search(self, request: ShardSearch, collection: Collection, deadline: float) -> ShardSearchReply:
+        """Answer a search of a shard; the deadline is on the clock's monotonic time.
+
+        A search during a rebuild waits for it, and raises NotReady at its deadline.
+        """
+        slot = self._slot_for(request.shard, collection)
+        if self._searches >= SEARCHES_MAX:
+            message = f"more than {SEARCHES_MAX} searches are under way at this leaf"
+            raise ResourceExhausted(message, ErrorDetails(limit=SEARCHES_MAX, retry_after_ms=SHED_RETRY_MS))
+        self._searches += 1
+        try:
+            async with asyncio.timeout(max(deadline - self._clock.monotonic(), 0.0)):
+                return await self._search(request, collection, slot, deadline)
+        except TimeoutError:
+            details = ErrorDetails(shards=(request.shard,))
+            if slot.phase is not Phase.SERVING:
+                message = f"the search index of shard {request.shard} is being rebuilt"
+                raise NotReady(message, details) from None
+            raise DeadlineExceeded(f"the deadline passed during a search of shard {request.shard}", details) from None
+        finally:
+            self._searches -= 1
+
+    async def close(self) -> None:
+        """Stop the task and the threads. What was not committed is read from the log at the next start."""
+        self._is_closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+        for slot in list(self._slots.values()):
+            self._forget(slot)
+        loop = asyncio.get_running_loop()
+        for pool in (self._search_pool, self._index_pool):
+            await loop.run_in_executor(None, lambda pool=pool: pool.shutdown(wait=True, cancel_futures=True))
+
+    async def _search(self, request: ShardSearch, collection: Collection, slot: IndexSlot, deadline: float) -> ShardSearchReply:
+        if request.refresh:
+            await self._wait_for(slot, self._source.applied_seqno(request.shard))
+        for _ in range(2):
+            index = await self._serving_index(slot)
+            try:
+                return await self._run_job(SearchJob(request, collection, self._source, self._clock, deadline), index)
+            except IndexFailed as error:
+                logger.error("search failed in the index", shard=request.shard, collection=collection.name, error=str(error))
+                if not error.is_damage or not slot.report_damage(index):
+                    break
+                self._start()
+                await self._wait_until_replaced(slot, index)
+        raise Internal(f"the search index of shard {request.shard} failed", ErrorDetails(shards=(request.shard,)))
+
+    async def _run_job(self, job: SearchJob, index: TextIndex) -> ShardSearchReply:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._search_pool, job.run, index)
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
+
+    async def _serving_index(self, slot: IndexSlot) -> TextIndex:
+        while slot.index is None or slot.phase is not Phase.SERVING:
+            await self._wait_for(slot, 0)
+        return slot.index
+
+    async def _wait_until_replaced(self, slot: IndexSlot, index: TextIndex) -> None:
+        while slot.index is index:
+            await self._wait_for(slot, self._applied.get(slot.shard, 0), is_new=True)
+
+    async def _wait_for(self, slot: IndexSlot, seqno: int, is_new: bool = False) -> None:
+        """Return when the slot covers the seqno; is_new: not before its next step."""
+        if slot.covers(seqno) and not is_new:
+            return
+        if self._is_closing or self._slots.get((slot.shard, slot.collection.id)) is not slot:
+            raise _gone(slot)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(slot, []).append((seqno, future))
+        self._start()
+        await future
+
+    def _slot_for(self, shard: int, collection: Collection) -> IndexSlot:
+        if not collection.schema:
+            message = f"collection {collection.name} has no schema, so it cannot be searched"
+            raise InvalidArgument(message, ErrorDetails(field="collection"))
+        if shard not in self._shards or self._is_closing:
+            raise NotReady(f"shard {shard} is not open at this leaf", ErrorDetails(shards=(shard,)))
+        slot = self._slots.get((shard, collection.id))
+        return slot if slot is not None else self._add(shard, collection)
+
+    def _slots_of(self, shard: int) -> list[IndexSlot]:
+        return [slot for slot in self._slots.values() if slot.shard == shard]
+
+    def _set_collections(self, shard: int, collections: Iterable[Collection]) -> None:
+        wanted = {collection.id: collection for collection in collections if collection.schema}
+        for slot in self._slots_of(shard):
+            if slot.collection.id not in wanted:
+                self._forget(slot, remove=True)
+        for collection_id, collection in wanted.items():
+            if (shard, collection_id) not in self._slots:
+                self._add(shard, collection)
+        known = {self._path(shard, collection_id) for collection_id in wanted}
+        # Collections that were dropped while the leaf was down.
+        self._unwanted += [path for path in self._root.glob(f"{shard}-*") if path not in known]
+        self._start()
+
+    def _add(self, shard: int, collection: Collection) -> IndexSlot:
+        path = self._path(shard, collection.id)
+        slot = IndexSlot(path, shard, collection, self._source, self._clock)
+        self._slots[shard, collection.id] = slot
+        self._start()
+        return slot
+
+    def _path(self, shard: int, collection_id: int) -> Path:
+        return self._root / f"{shard}-{collection_id}"
+
+    def _forget(self, slot: IndexSlot, remove: bool = False) -> None:
+        del self._slots[slot.shard, slot.collection.id]
+        for _, future in self._waiters.pop(slot, []):
+            if not future.done():
+                future.set_exception(_gone(slot))
+        if remove:
+            self._unwanted.append(self._path(slot.shard, slot.collection.id))
+        self._index_pool.submit(slot.close)
+
+    def _start(self) -> None:
+        """There is something to do: wake the task, and start it if it does not run yet."""
+        self._wake.set()
+        if self._task is None and not self._is_closing:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="indexer")
+
+    async def _run(self) -> None:
+        while not self._is_closing:
+            self._wake.clear()
+            await self._remove_unwanted()
+            due = await self._step_slots()
+            delay = None if due is None else max(due - self._clock.monotonic(), 0.0)
+            if delay is None or delay > 0.0:
+                await self._sleep(delay)
+
+    async def _sleep(self, delay: float | None) -> None:
+        try:
+            async with asyncio.timeout(delay):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _step_slots(self) -> float | None:
+        """One step for every index that is due. Returns when the next one will be."""
+        self._news.clear()
+        due: list[float] = []
+        for slot in list(self._slots.values()):
+            due_at = self._due_at(slot)
+            if due_at is not None and due_at <= self._clock.monotonic() and not self._is_closing:
+                await self._step(slot)
+                due_at = self._due_at(slot)
+            if due_at is not None:
+                due.append(due_at)
+                # With the time known, further news of this shard need not wake the task.
+                self._news.add(slot.shard)
+        return min(due, default=None)
+
+    def _due_at(self, slot: IndexSlot) -> float | None:
+        if self._slots.get((slot.shard, slot.collection.id)) is not slot:
+            return None
+        waiting = self._waiters.get(slot, ())
+        wanted = max((seqno for seqno, future in waiting if not future.done()), default=0)
+        return slot.due_at(self._applied.get(slot.shard, 0), wanted, self._interval_s)
+
+    async def _step(self, slot: IndexSlot) -> None:
+        started = self._clock.monotonic()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._index_pool, slot.step, lambda: self._is_closing)
+        self._on_step_seconds(self._clock.monotonic() - started)
+        left: list[tuple[int, asyncio.Future[None]]] = []
+        for seqno, future in self._waiters.pop(slot, []):
+            if future.done():
+                continue
+            if slot.covers(seqno):
+                future.set_result(None)
+            else:
+                left.append((seqno, future))
+        if left:
+            self._waiters[slot] = left
+
+    async def _remove_unwanted(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._unwanted:
+            path = self._unwanted.pop()
+            if any(path == self._path(*key) for key in self._slots):
+                continue  # wanted again
+            try:
+                await loop.run_in_executor(self._index_pool, remove_index, path)
+            except IndexFailed as error:
+                logger.warning("search index cannot be removed", path=path.name, error=str(error))
+
+
+def _gone(slot: IndexSlot) -> NotReady:
+    message = f"the search index of {slot.collection.name} in shard {slot.shard} was closed"
+    return NotReady(message, ErrorDetails(shards=(slot.shard,)))

@@ -1,0 +1,146 @@
+"""Rows of a leaf's engine: how keys and values are laid out, and the batch through which rows are written.
+
+A row's key is a one-byte tag and big-endian fields, so that byte order is the order of the fields:
+
+    v shard collection key          -> header, value when it is small       a stored key
+    b shard collection key          -> version, value                       its value when it is large
+    x shard expires_at collection key -> nothing                            expiry index
+    l shard seqno                   -> entry                                log
+    c shard collection              -> documents, bytes                     counts
+    m shard name                    -> anything                             meta
+
+Large values stand apart so that a row of tag v is bounded: what reads many headers at once (conditions, counts, key-only
+scans) never has to hold many large values.
+
+Pure: imports only the standard library.
+"""
+
+from struct import Struct
+from typing import Final, NamedTuple, Protocol
+
+INLINE_MAX_BYTES: Final = 16 * 1024
+"""Values up to this size stand beside their header; 512 such rows, one chunk of a multi-get, stay within 8 MiB."""
+
+LEAF_SHARD: Final = 0xFFFF_FFFF
+"""Stands in the place of the shard in meta rows of the whole leaf; no shard has this number."""
+
+FORMAT: Final = b"1"
+"""Version of this layout, kept in the leaf's meta rows."""
+
+
+class Header(NamedTuple):
+    """What is known of a stored key without its value. size: bytes of the value."""
+
+    version: int
+    expires_at_ms: int
+    size: int
+
+
+class Batch(Protocol):
+    """Changes that an engine makes together, in order."""
+
+    def put(self, key: bytes, value: bytes, /) -> None:
+        """Set a row."""
+        ...
+
+    def delete(self, key: bytes, /) -> None:
+        """Remove a row; nothing happens when there is none."""
+        ...
+
+    def delete_range(self, begin: bytes, end: bytes, /) -> None:
+        """Remove the rows in [begin, end)."""
+        ...
+
+
+_SHARD: Final = Struct(">I")
+_SHARD_COLLECTION: Final = Struct(">II")
+_SHARD_SEQNO: Final = Struct(">IQ")
+_EXPIRY: Final = Struct(">IQI")
+_HEADER: Final = Struct(">QQI")
+_COUNTS: Final = Struct(">QQ")
+_NUMBER: Final = Struct(">Q")
+
+HEADER_BYTES: Final = _HEADER.size
+VERSION_BYTES: Final = _NUMBER.size
+
+pack_header = _HEADER.pack
+unpack_header = _HEADER.unpack_from
+pack_counts = _COUNTS.pack
+unpack_counts = _COUNTS.unpack
+pack_number = _NUMBER.pack
+
+
+def unpack_number(row: bytes) -> int:
+    """The number that a row begins with."""
+    number: int = _NUMBER.unpack_from(row)[0]
+    return number
+
+
+def header_of(row: bytes) -> Header:
+    """The header of a row of tag v."""
+    return Header(*_HEADER.unpack_from(row))
+
+
+def value_prefix(shard: int, collection_id: int) -> bytes:
+    """What the rows of a collection's keys begin with."""
+    return b"v" + _SHARD_COLLECTION.pack(shard, collection_id)
+
+
+def large_prefix(shard: int, collection_id: int) -> bytes:
+    """What the rows of a collection's large values begin with."""
+    return b"b" + _SHARD_COLLECTION.pack(shard, collection_id)
+
+
+def log_key(shard: int, seqno: int) -> bytes:
+    """Key of a log entry's row."""
+    return b"l" + _SHARD_SEQNO.pack(shard, seqno)
+
+
+def seqno_of(key: bytes) -> int:
+    """The seqno in a log row's key."""
+    seqno: int = _SHARD_SEQNO.unpack_from(key, 1)[1]
+    return seqno
+
+
+def counts_key(shard: int, collection_id: int) -> bytes:
+    """Key of a collection's counts."""
+    return b"c" + _SHARD_COLLECTION.pack(shard, collection_id)
+
+
+def counts_prefix(shard: int) -> bytes:
+    """What the keys of a shard's counts begin with."""
+    return b"c" + _SHARD.pack(shard)
+
+
+def collection_of_counts(key: bytes) -> int:
+    """The collection in the key of a counts row."""
+    collection_id: int = _SHARD_COLLECTION.unpack_from(key, 1)[1]
+    return collection_id
+
+
+def meta_key(shard: int, name: bytes) -> bytes:
+    """Key of a meta row."""
+    return b"m" + _SHARD.pack(shard) + name
+
+
+def expiry_key(shard: int, expires_at_ms: int, collection_id: int, key: bytes) -> bytes:
+    """Key of an expiry row."""
+    return b"x" + _EXPIRY.pack(shard, expires_at_ms, collection_id) + key
+
+
+def expiry_range(shard: int, through_ms: int) -> tuple[bytes, bytes]:
+    """The range of a shard's expiry rows that are due at an instant."""
+    return b"x" + _SHARD.pack(shard), b"x" + _SHARD_SEQNO.pack(shard, through_ms + 1)
+
+
+def expiry_of(row_key: bytes) -> tuple[int, int, bytes]:
+    """(expires_at_ms, collection_id, key) of an expiry row's key."""
+    _, expires_at_ms, collection_id = _EXPIRY.unpack_from(row_key, 1)
+    return expires_at_ms, collection_id, row_key[1 + _EXPIRY.size :]
+
+
+def end_of(prefix: bytes) -> bytes:
+    """The least byte string greater than every one that begins with the prefix."""
+    trimmed = prefix.rstrip(b"\xff")
+    assert trimmed, "a prefix of only 0xff has no end"
+    return trimmed[:-1] + bytes((trimmed[-1] + 1,))

@@ -1,0 +1,91 @@
+"""Which part of a shard's log is kept.
+
+The log serves the search indexes (they are fed from it) and later replicas that catch up. Rule of the trim point, the highest
+seqno that may go:
+
+    - never an entry that is not applied: a restart needs it;
+    - never one that an index has not made durable, unless the log outgrew LOG_MAX_BYTES (such an index is rebuilt from the
+      values, which costs time but no data);
+    - of the rest keep the newest RETAINED_ENTRIES, but no more than RETAINED_BYTES.
+
+Pure: imports only the standard library.
+"""
+
+from collections import deque
+from typing import Final
+
+RETAINED_ENTRIES: Final = 4_096
+"""A few seconds of writes: an index that was closed, or a replica that restarts, goes on from the log in most cases."""
+
+RETAINED_BYTES: Final = 16 * 1024 * 1024
+"""Eight shards then keep 128 MB of log at most, where entries are large."""
+
+LOG_MAX_BYTES: Final = 512 * 1024 * 1024
+"""Of one shard. To read more log than this takes longer than to rebuild an index from the values."""
+
+TRIM_STEP: Final = 1_024
+"""Entries that one trim removes at least: each leaves a range tombstone, which every scan of the log has to pass."""
+
+TRIM_STEP_BYTES: Final = 4 * 1024 * 1024
+"""Or these bytes at least, so that a log of few large entries is trimmed too."""
+
+
+class LogWindow:
+    """Positions and sizes of the entries that are kept.
+
+    Invariant: trimmed <= last, and the sizes are those of the newest `len(sizes)` entries; entries before them, left from an
+    earlier run of the process, count 0 bytes.
+    """
+
+    def __init__(self, trimmed: int, last: int) -> None:
+        assert 0 <= trimmed <= last
+        self.trimmed = trimmed
+        self.last = last
+        self.bytes = 0
+        self._sizes: deque[int] = deque()
+
+    def __repr__(self) -> str:
+        return f"LogWindow(trimmed={self.trimmed}, last={self.last}, bytes={self.bytes})"
+
+    def append(self, seqno: int, size: int) -> None:
+        """An entry was added."""
+        assert seqno == self.last + 1, f"{seqno} does not follow {self.last}"
+        self.last = seqno
+        self.bytes += size
+        self._sizes.append(size)
+
+    def trim_point(self, applied: int, indexed_through: int | None) -> int | None:
+        """The seqno through which entries are to be removed now; None: nothing worth it.
+
+        indexed_through: the lowest one among the shard's indexes, None without any.
+        """
+        if self.last - self.trimmed < TRIM_STEP and self.bytes < TRIM_STEP_BYTES:
+            return None
+        point, freed = self._beyond(RETAINED_ENTRIES, RETAINED_BYTES)
+        if indexed_through is not None and indexed_through < point and self.bytes <= LOG_MAX_BYTES:
+            point, freed = indexed_through, self._bytes_through(indexed_through)
+        if applied < point:
+            point, freed = applied, self._bytes_through(applied)
+        is_worth_it = point - self.trimmed >= TRIM_STEP or freed >= TRIM_STEP_BYTES
+        return point if is_worth_it and point > self.trimmed else None
+
+    def trim(self, through: int) -> None:
+        """The entries through a seqno were removed."""
+        assert self.trimmed <= through <= self.last
+        self.trimmed = through
+        while len(self._sizes) > self.last - through:
+            self.bytes -= self._sizes.popleft()
+
+    def _beyond(self, entries: int, size_limit: int) -> tuple[int, int]:
+        """(seqno, bytes through it) of the newest entry outside a window of so many entries and bytes."""
+        kept, kept_bytes = 0, 0
+        for size in reversed(self._sizes):
+            if kept == entries or kept_bytes + size > size_limit:
+                return self.last - kept, self.bytes - kept_bytes
+            kept += 1
+            kept_bytes += size
+        return max(self.trimmed, self.last - entries), 0
+
+    def _bytes_through(self, seqno: int) -> int:
+        known_from = self.last - len(self._sizes)
+        return sum(size for position, size in enumerate(self._sizes, known_from + 1) if position <= seqno)

@@ -1,0 +1,161 @@
+"""What a shard's log may contain, and what applying it does to the shard's state.
+
+The only way into a shard's state is `apply_entries`: state = fold(log). It reads nothing but headers of the state itself, no
+clock and no map, so every replica that applies the same entries has the same rows. A key's version is the seqno of the entry
+that wrote it.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from kvshard.model import NEVER
+from leaf.layout import (
+    INLINE_MAX_BYTES,
+    Batch,
+    Header,
+    counts_key,
+    end_of,
+    expiry_key,
+    large_prefix,
+    pack_counts,
+    pack_header,
+    pack_number,
+    value_prefix,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOperation:
+    """Write keys of one collection, in order. Columns parallel to the keys.
+
+    values: None deletes. expires_at_ms: empty when no key expires.
+    """
+
+    collection_id: int
+    keys: list[bytes]
+    values: list[bytes | None]
+    expires_at_ms: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class DropCollection:
+    """Remove every key of a collection."""
+
+    collection_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Changes nothing; its commit proves that a primary's epoch holds."""
+
+
+Operation: TypeAlias = WriteOperation | DropCollection | Barrier
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One position of a shard's log."""
+
+    epoch: int
+    seqno: int
+    operation: Operation
+
+
+class Counts(NamedTuple):
+    """Keys of one collection in one shard, and the bytes of keys and values. Expired keys count until they are removed."""
+
+    documents: int
+    bytes: int
+
+
+NO_COUNTS = Counts(0, 0)
+
+Headers: TypeAlias = Callable[[int, Sequence[bytes]], Sequence[Header | None]]
+"""(collection_id, keys) -> their headers in the state before the entries."""
+
+
+def apply_entries(
+    shard: int, entries: Iterable[Entry], headers: Headers, counts: dict[int, Counts], batch: Batch
+) -> dict[int, Counts]:
+    """Put what the entries change into the batch, the changed counts among it. Returns the counts afterwards.
+
+    The entries must follow, without a gap, those that made the state that `headers` and `counts` show.
+    """
+    after = dict(counts)
+    known: dict[int, dict[bytes, Header | None]] = {}
+    dropped: set[int] = set()
+    touched: set[int] = set()
+    for entry in entries:
+        operation = entry.operation
+        if isinstance(operation, WriteOperation):
+            collection_id = operation.collection_id
+            seen = known.setdefault(collection_id, {})
+            _learn(seen, operation.keys, None if collection_id in dropped else headers, collection_id)
+            old = after.get(collection_id, NO_COUNTS)
+            after[collection_id] = _apply_write(shard, entry.seqno, operation, seen, old, batch)
+            touched.add(collection_id)
+        elif isinstance(operation, DropCollection):
+            _apply_drop(shard, operation.collection_id, batch)
+            known[operation.collection_id] = {}
+            dropped.add(operation.collection_id)
+            touched.discard(operation.collection_id)
+            after.pop(operation.collection_id, None)
+    for collection_id in sorted(touched):
+        batch.put(counts_key(shard, collection_id), pack_counts(*after[collection_id]))
+    return after
+
+
+def _learn(seen: dict[bytes, Header | None], keys: Sequence[bytes], headers: Headers | None, collection_id: int) -> None:
+    """Add the headers of the keys that no earlier entry of these wrote."""
+    wanted = [key for key in keys if key not in seen] if seen else keys
+    if headers is None:
+        seen.update(dict.fromkeys(wanted))
+    else:
+        seen.update(zip(wanted, headers(collection_id, wanted), strict=True))
+
+
+def _apply_write(
+    shard: int, seqno: int, operation: WriteOperation, seen: dict[bytes, Header | None], counts: Counts, batch: Batch
+) -> Counts:
+    documents, size_sum = counts
+    rows = value_prefix(shard, operation.collection_id)
+    large = large_prefix(shard, operation.collection_id)
+    expiries = operation.expires_at_ms
+    put = batch.put
+    for index, (key, value) in enumerate(zip(operation.keys, operation.values, strict=True)):
+        old = seen[key]
+        if old is not None:
+            documents -= 1
+            size_sum -= len(key) + old.size
+            if old.expires_at_ms != NEVER:
+                batch.delete(expiry_key(shard, old.expires_at_ms, operation.collection_id, key))
+            if old.size > INLINE_MAX_BYTES:
+                batch.delete(large + key)
+        if value is None:
+            if old is not None:
+                batch.delete(rows + key)
+            seen[key] = None
+            continue
+        size = len(value)
+        expires_at_ms = expiries[index] if expiries else NEVER
+        documents += 1
+        size_sum += len(key) + size
+        if size <= INLINE_MAX_BYTES:
+            put(rows + key, pack_header(seqno, expires_at_ms, size) + value)
+        else:
+            put(rows + key, pack_header(seqno, expires_at_ms, size))
+            put(large + key, pack_number(seqno) + value)
+        if expires_at_ms != NEVER:
+            put(expiry_key(shard, expires_at_ms, operation.collection_id, key), b"")
+        seen[key] = Header(seqno, expires_at_ms, size)
+    return Counts(documents, size_sum)
+
+
+def _apply_drop(shard: int, collection_id: int, batch: Batch) -> None:
+    # Expiry rows are ordered by time, not by collection: the sweep removes each when it is due and finds no key.
+    for prefix in (value_prefix(shard, collection_id), large_prefix(shard, collection_id)):
+        batch.delete_range(prefix, end_of(prefix))
+    batch.delete(counts_key(shard, collection_id))

@@ -1,0 +1,221 @@
+"""Turns a parsed query into a tantivy query.
+
+What the language means where a parser cannot know:
+- A word without a field is looked for in every text field (if the schema has none, in every keyword field); a document gets
+  the score of its best field.
+- A word of a text field is cut as the index cuts its text. One that falls apart, like `asyncio.gather` or `run_in_executor`,
+  is the phrase of its parts, which is what whoever wrote it means.
+- A word without any letter or digit cannot be in a text: the clause is dropped. If nothing else is asked for, nothing matches.
+- A prefix of several words (`"asyncio gath"*` does not exist, but `asyncio.gath*` does) finds at most 50 endings of its last
+  word in each segment: tantivy's bound.
+- Words in text and keywords score by BM25. Prefixes, ranges, numbers, dates and booleans score 1.
+"""
+
+from collections.abc import Sequence
+
+import tantivy
+from tantivy import Occur as TantivyOccur
+from tantivy import Query
+
+from kvshard.query import (
+    Boost,
+    Clause,
+    Exists,
+    Group,
+    Interval,
+    MatchAll,
+    Node,
+    Occur,
+    Phrase,
+    Prefix,
+    Range,
+    Word,
+    default_fields,
+    interval_of,
+)
+from kvshard.schema import FLOAT, KEYWORD, TEXT, Schema
+from leaf.index_fields import EXPIRES, PRESENT, keyword_term, searched, sorted_by, text_analyzer
+
+HIGHLIGHT_MAX_PREFIX_WORDS = 32
+"""Words a prefix is spelled out to for highlighting: the most frequent ones of the shard; the rest is found but not marked."""
+
+_OCCURS = {Occur.MUST: TantivyOccur.Must, Occur.SHOULD: TantivyOccur.Should, Occur.MUST_NOT: TantivyOccur.MustNot}
+
+
+class QueryCompiler:
+    """Compiles queries for one index. They must have been checked against the schema (`kvshard.query.check_query`)."""
+
+    def __init__(self, schema: Schema, index: tantivy.Index) -> None:
+        self._schema = schema
+        self._index = index
+        self._fields = index.schema
+        self._analyzer = text_analyzer()
+        self._defaults = default_fields(schema)
+
+    def compile(self, node: Node, filters: Sequence[Node], expired_at_ms: int | None) -> Query:
+        """The query, restricted to what the filters match, without documents whose time had passed at expired_at_ms."""
+        query = self._compile(node) or Query.empty_query()
+        clauses = [(TantivyOccur.Must, query)]
+        for each in filters:
+            compiled = self._compile(each) or Query.empty_query()
+            clauses.append((TantivyOccur.Must, Query.const_score_query(compiled, 0.0)))
+        if expired_at_ms is not None:
+            expired = Query.range_query(self._fields, EXPIRES, tantivy.FieldType.Unsigned, 0, expired_at_ms)
+            clauses.append((TantivyOccur.MustNot, expired))
+        return query if len(clauses) == 1 else Query.boolean_query(clauses)
+
+    def _compile(self, node: Node) -> Query | None:
+        match node:
+            case MatchAll():
+                return Query.all_query()
+            case Group():
+                return self._compile_group(node.clauses)
+            case Boost():
+                inner = self._compile(node.node)
+                return None if inner is None else Query.boost_query(inner, node.factor)
+            case Exists():
+                return self._exists(node.field)
+            case Range():
+                return self._range(node)
+            case Word() | Phrase() | Prefix():
+                return self._term(node)
+
+    def _compile_group(self, clauses: Sequence[Clause]) -> Query | None:
+        compiled = [(clause.occur, self._compile(clause.node)) for clause in clauses]
+        kept = [(_OCCURS[occur], query) for occur, query in compiled if query is not None]
+        if all(occur == TantivyOccur.MustNot for occur, _ in kept):
+            if any(clause.occur is not Occur.MUST_NOT for clause in clauses):
+                return None  # what was asked for cannot be in any document; "everything but" was not asked for
+            kept.append((TantivyOccur.Must, Query.all_query()))
+        return Query.boolean_query(kept)
+
+    def _term(self, node: Word | Phrase | Prefix) -> Query | None:
+        if node.field is not None:
+            return self._term_in(node.field, node)
+        found = [query for query in (self._term_in(name, node) for name in self._defaults) if query is not None]
+        if not found:
+            return None
+        return found[0] if len(found) == 1 else Query.disjunction_max_query(found)
+
+    def _term_in(self, name: str, node: Word | Phrase | Prefix) -> Query | None:
+        field_type = self._schema[name]
+        field = searched(name)
+        if field_type == TEXT:
+            return self._text_prefix(field, node.text) if isinstance(node, Prefix) else self._text(field, node.text)
+        if field_type == KEYWORD:
+            if isinstance(node, Prefix):
+                return self._prefix(field, keyword_term(node.text))
+            return Query.term_query(self._fields, field, keyword_term(node.text), "basic")
+        interval = _interval(field_type, node.text)
+        return self._numbers(name, interval, interval, True, True)
+
+    def _text(self, field: str, text: str) -> Query | None:
+        tokens = self._analyzer.pre_tokenize(text).tokens
+        if not tokens:
+            return None
+        if len(tokens) == 1:
+            return Query.term_query(self._fields, field, tokens[0].text)
+        first = tokens[0].position
+        return Query.phrase_query(self._fields, field, [(token.position - first, token.text) for token in tokens])
+
+    def _text_prefix(self, field: str, text: str) -> Query | None:
+        tokens = self._analyzer.pre_tokenize(text).tokens
+        if not tokens:
+            return None
+        if tokens[-1].char_offset_to != len(text.encode()):
+            return self._text(field, text)  # the word is over before the star, as in `asyncio.*`: any word may follow
+        if len(tokens) == 1:
+            return self._prefix(field, tokens[0].text)
+        first = tokens[0].position
+        words: list[str | tuple[int, str]] = [(token.position - first, token.text) for token in tokens]
+        return Query.phrase_prefix_query(self._fields, field, words)
+
+    def _prefix(self, field: str, text: str) -> Query:
+        # Distance 0 makes it exact. A regular expression would do as well, but tantivy bounds those at 1,000 states.
+        return Query.fuzzy_term_query(self._fields, field, text, distance=0, prefix=True)
+
+    def _exists(self, name: str) -> Query:
+        if self._schema[name] == TEXT:
+            return Query.const_score_query(Query.term_query(self._fields, PRESENT, name, "basic"), 1.0)
+        return Query.exists_query(sorted_by(name))
+
+    def _range(self, node: Range) -> Query:
+        if node.lower is None and node.upper is None:
+            return self._exists(node.field)
+        field_type = self._schema[node.field]
+        if field_type == KEYWORD:
+            return self._keyword_range(node)
+        lower = None if node.lower is None else _interval(field_type, node.lower)
+        upper = None if node.upper is None else _interval(field_type, node.upper)
+        return self._numbers(node.field, lower, upper, node.includes_lower, node.includes_upper)
+
+    def _keyword_range(self, node: Range) -> Query:
+        lower = "*" if node.lower is None else keyword_term(node.lower)
+        upper = "*" if node.upper is None else keyword_term(node.upper)
+        opening, closing = "[" if node.includes_lower else "{", "]" if node.includes_upper else "}"
+        return self._index.parse_query(f"{searched(node.field)}:{opening}{lower} TO {upper}{closing}")
+
+    def _numbers(
+        self, name: str, lower: Interval | None, upper: Interval | None, includes_lower: bool, includes_upper: bool
+    ) -> Query:
+        """A day is an interval: it is included whole, and excluded whole."""
+        low = None if lower is None else _number(lower.first if includes_lower else lower.last)
+        high = None if upper is None else _number(upper.last if includes_upper else upper.first)
+        kind = tantivy.FieldType.Float if self._schema[name] == FLOAT else tantivy.FieldType.Integer
+        return Query.range_query(self._fields, searched(name), kind, low, high, includes_lower, includes_upper)
+
+    def has_one_score(self, node: Node) -> bool:
+        """Whether all matches of the query surely have the same score."""
+        match node:
+            case MatchAll() | Exists() | Range():
+                return True
+            case Boost():
+                return self.has_one_score(node.node)
+            case Group():
+                must = [clause for clause in node.clauses if clause.occur is not Occur.MUST_NOT]
+                return all(clause.occur is Occur.MUST and self.has_one_score(clause.node) for clause in must)
+            case Prefix():
+                return node.text.isalnum()  # a phrase otherwise
+            case Word() | Phrase():
+                return node.field is not None and self._schema[node.field] not in {TEXT, KEYWORD}
+
+    def highlight_query(self, node: Node, name: str, searcher: tantivy.Searcher) -> Query | None:
+        """The words of the query that may stand in a text field, as one query; None if there are none."""
+        field = searched(name)
+        words: set[str] = set()
+        for text, is_prefix in _texts_for(node, name):
+            tokens = [token.text for token in self._analyzer.pre_tokenize(text).tokens]
+            words.update(tokens)
+            if is_prefix and tokens:
+                found = searcher.terms_with_prefix(field, tokens[-1], limit=HIGHLIGHT_MAX_PREFIX_WORDS)
+                words.update(word for word, _ in found)
+        if not words:
+            return None
+        return Query.boolean_query(
+            [(TantivyOccur.Should, Query.term_query(self._fields, field, word)) for word in sorted(words)]
+        )
+
+
+def _texts_for(node: Node, name: str) -> list[tuple[str, bool]]:
+    """(text, is a prefix) of all that is looked for, not excluded, in a text field."""
+    match node:
+        case Group():
+            inner = [_texts_for(clause.node, name) for clause in node.clauses if clause.occur is not Occur.MUST_NOT]
+            return [text for texts in inner for text in texts]
+        case Boost():
+            return _texts_for(node.node, name)
+        case Word() | Phrase() | Prefix():
+            return [(node.text, isinstance(node, Prefix))] if node.field in {None, name} else []
+        case _:
+            return []
+
+
+def _interval(field_type: str, text: str) -> Interval:
+    interval = interval_of(field_type, text)
+    assert interval is not None, "the query was checked against the schema"
+    return interval
+
+
+def _number(value: str | float) -> float:
+    assert not isinstance(value, str), "only keywords are text, and they have ranges of their own"
+    return value

@@ -1,0 +1,149 @@
+"""The engine on RocksDB (rocksdict). The one door to that binding.
+
+The binding holds Python's lock through a synced write, but not through `flush_wal`; so batches are written unsynced and the
+flush is called on a thread (see `committer.py`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import rocksdict
+
+from leaf.engine import SCAN_MAX_BYTES, Engine, Rows, StorageError
+from leaf.layout import Batch
+
+BLOCK_CACHE_BYTES: Final = 32 * 1024 * 1024
+"""An idle leaf must stay under 90 MB; the operating system's page cache holds the files besides."""
+
+WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
+WRITE_BUFFERS: Final = 4
+"""Four buffers absorb a burst of 64 MB before a write would wait, with the event loop, for a flush to disk."""
+
+LEVEL_ZERO_SLOWDOWN_FILES: Final = 64
+LEVEL_ZERO_STOP_FILES: Final = 128
+"""Generous: a write that RocksDB stops would stop the event loop with it. 128 files are 2 GB that compaction may lag behind."""
+
+BLOOM_BITS_PER_KEY: Final = 10
+"""One read in a hundred of an absent key goes to disk."""
+
+WAL_MAX_BYTES: Final = 128 * 1024 * 1024
+"""What a restart replays at most."""
+
+INFO_LOG_MAX_BYTES: Final = 1024 * 1024
+INFO_LOGS_KEPT: Final = 3
+"""RocksDB's own text log: enough for a look after a fault, not a second data set."""
+
+
+def _options() -> rocksdict.Options:
+    table = rocksdict.BlockBasedOptions()
+    table.set_block_cache(rocksdict.Cache(BLOCK_CACHE_BYTES))
+    table.set_block_size(8 * 1024)
+    table.set_bloom_filter(BLOOM_BITS_PER_KEY, False)
+    table.set_data_block_index_type(rocksdict.DataBlockIndexType.binary_and_hash())
+    # Index and filter blocks count in the cache's bound, else memory would grow with the data.
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_block_based_table_factory(table)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_max_write_buffer_number(WRITE_BUFFERS)
+    options.set_memtable_whole_key_filtering(True)
+    options.set_memtable_prefix_bloom_ratio(0.05)
+    options.set_compression_type(rocksdict.DBCompressionType.lz4())
+    options.set_bottommost_compression_type(rocksdict.DBCompressionType.zstd())
+    options.set_level_zero_slowdown_writes_trigger(LEVEL_ZERO_SLOWDOWN_FILES)
+    options.set_level_zero_stop_writes_trigger(LEVEL_ZERO_STOP_FILES)
+    options.set_max_total_wal_size(WAL_MAX_BYTES)
+    # A torn tail is what kill -9 or a power cut leaves; damage before it ends the replay there, never in its middle.
+    options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
+    options.set_max_log_file_size(INFO_LOG_MAX_BYTES)
+    options.set_keep_log_file_num(INFO_LOGS_KEPT)
+    return options
+
+
+class RocksEngine(Engine):
+    """RocksDB in a folder. is_synced False makes flush_wal do nothing: fast, and a machine that dies loses acknowledged writes."""
+
+    def __init__(self, path: Path, is_synced: bool = True) -> None:
+        self._path = path
+        self._is_synced = is_synced
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._db = rocksdict.Rdict(str(path), _options())
+        except Exception as error:
+            raise StorageError(f"cannot open {path}: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"RocksEngine({str(self._path)!r}, is_synced={self._is_synced})"
+
+    def get(self, key: bytes) -> bytes | None:
+        """The row's value, or None."""
+        try:
+            return cast("bytes | None", self._db.get(key))
+        except Exception as error:
+            raise StorageError(str(error)) from error
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of several rows, parallel to the keys."""
+        if not keys:
+            return []
+        try:
+            return cast("list[bytes | None]", self._db.get(cast(Any, keys)))
+        except Exception as error:
+            raise StorageError(str(error)) from error
+
+    def new_batch(self) -> Batch:
+        """An empty batch, for `write`."""
+        return cast(Batch, rocksdict.WriteBatch(raw_mode=True))
+
+    def write(self, batch: Batch) -> None:
+        """Make a batch's changes, together."""
+        try:
+            self._db.write(cast(Any, batch))
+        except Exception as error:
+            raise StorageError(str(error)) from error
+
+    def flush_wal(self) -> None:
+        """Block until every batch written before is on the disk."""
+        try:
+            self._db.flush_wal(self._is_synced)
+        except Exception as error:
+            raise StorageError(str(error)) from error
+
+    def scan(self, start: bytes, end: bytes, limit: int, max_bytes: int = SCAN_MAX_BYTES) -> Rows:
+        """Rows in [start, end), ascending."""
+        found: list[tuple[bytes, bytes]] = []
+        if start >= end or limit <= 0:
+            return Rows(found, start < end)
+        bounds = rocksdict.ReadOptions()
+        bounds.set_iterate_upper_bound(end)
+        size = 0
+        try:
+            for row in self._db.items(from_key=start, read_opt=bounds):
+                if len(found) >= limit or size >= max_bytes:
+                    return Rows(found, True)
+                found.append(row)
+                size += len(row[0]) + len(row[1])
+        except Exception as error:
+            raise StorageError(str(error)) from error
+        return Rows(found, False)
+
+    def size_bytes(self) -> int:
+        """Bytes on disk."""
+        try:
+            return sum(file.stat().st_size for file in self._path.iterdir())
+        except FileNotFoundError:  # A file that compaction removed meanwhile: the next look is right.
+            return self._db.property_int_value("rocksdb.total-sst-files-size") or 0
+        except OSError as error:
+            raise StorageError(str(error)) from error
+
+    def close(self) -> None:
+        """Release files."""
+        try:
+            self._db.close()
+        except rocksdict.DbClosedError:
+            pass
+        except Exception as error:
+            raise StorageError(str(error)) from error

@@ -1,0 +1,230 @@
+"""One tantivy index on disk: opened and checked, written, committed.
+
+The folder of an index holds `segments/` (tantivy's own) and `indexed.json` (the sidecar): the schema it was built for and
+`indexed_through`, the seqno whose effects the last commit holds. The sidecar is renamed into place after tantivy's commit, so
+after a crash it is never ahead, and entries replayed on top of a newer commit change nothing. A sidecar that a power cut left
+empty or old costs a replay or a rebuild, never a document: that is why it is not synced.
+
+Every failure of tantivy leaves this file as IndexFailed, which says whether the files are to blame.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
+import tantivy
+
+from kvshard.schema import Schema
+from leaf.index_fields import KEY, DocumentBuilder, index_schema, key_text
+from leaf.query import QueryCompiler
+
+WRITER_HEAP_BYTES: Final = 15_000_000
+"""The least that tantivy takes. A leaf may hold a writer for each of its shards; a segment of this size is large enough."""
+
+FORMAT: Final = 1
+"""Version of the layout of index folders; another one is rebuilt."""
+
+_SIDECAR: Final = "indexed.json"
+_SEGMENTS: Final = "segments"
+_DAMAGE_SIGNS: Final = ("corrupt", "ioerror", "invaliddata", "no such file", "does not exist", "filedoesnotexist", "footer")
+
+logger = structlog.get_logger(__name__)
+
+
+class IndexFailed(Exception):
+    """tantivy failed. is_damage: the index's files are missing or wrong, and only a rebuild helps."""
+
+    def __init__(self, message: str, is_damage: bool = False) -> None:
+        super().__init__(message)
+        self.is_damage = is_damage
+
+
+@contextmanager
+def tantivy_failures() -> Iterator[None]:
+    """Raise IndexFailed for whatever tantivy raises inside.
+
+    A panic of tantivy comes as PanicException, a BaseException that cannot be imported; tantivy panics on damaged files.
+    """
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        text = str(error).lower()
+        is_disk_full = "no space left" in text or "os error 28" in text or getattr(error, "errno", 0) == errno.ENOSPC
+        is_damage = not is_disk_full and any(sign in text for sign in _DAMAGE_SIGNS)
+        raise IndexFailed(str(error)[:500], is_damage) from error
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":
+            raise
+        raise IndexFailed(f"tantivy panicked: {str(error)[:500]}", is_damage=True) from error
+
+
+def schema_digest(schema: Schema) -> str:
+    """Names a schema; the order of its fields does not matter."""
+    return hashlib.sha256(json.dumps(sorted(schema.items())).encode()).hexdigest()
+
+
+class TextIndex:
+    """The index of one collection in one shard.
+
+    `write`, `commit`, `close_writer` belong to one thread; searches run on others, on the snapshot that `searcher` gives.
+    """
+
+    def __init__(self, path: Path, schema: Schema, index: tantivy.Index, indexed_through: int) -> None:
+        self.path = path
+        self.schema = schema
+        self.indexed_through = indexed_through
+        self.compiler = QueryCompiler(schema, index)
+        self._index = index
+        self._builder = DocumentBuilder(schema)
+        self._writer: tantivy.IndexWriter | None = None
+        self._has_changes = False
+
+    def __repr__(self) -> str:
+        return f"TextIndex({self.path.name}, through {self.indexed_through}, writer {'open' if self._writer else 'closed'})"
+
+    @classmethod
+    def open(cls, path: Path, schema: Schema) -> "TextIndex":
+        """The index in this folder. Raises IndexFailed (is_damage) if there is none that fits the schema."""
+        through = _read_sidecar(path / _SIDECAR, schema)
+        segments = path / _SEGMENTS
+        with tantivy_failures():
+            if not segments.is_dir() or not tantivy.Index.exists(str(segments)):
+                raise IndexFailed("the index is missing", is_damage=True)
+            index = tantivy.Index.open(str(segments))
+            index.config_reader("manual")
+            index.reload()
+            # Opens every segment's files, so that a truncated one is found here rather than by the first search.
+            index.searcher().search(tantivy.Query.all_query(), 1)
+        return cls(path, schema, index, through)
+
+    @classmethod
+    def create(cls, path: Path, schema: Schema) -> "TextIndex":
+        """An empty index in the place of whatever is there. It counts as damaged until its first commit."""
+        remove_index(path)
+        segments = path / _SEGMENTS
+        with tantivy_failures():
+            segments.mkdir(parents=True)
+            index = tantivy.Index(index_schema(schema), str(segments), reuse=False)
+            index.config_reader("manual")
+        return cls(path, schema, index, 0)
+
+    @property
+    def has_writer(self) -> bool:
+        """Whether a writer is open."""
+        return self._writer is not None
+
+    @property
+    def fields(self) -> tantivy.Schema:
+        """tantivy's schema."""
+        return self._index.schema
+
+    def searcher(self) -> tantivy.Searcher:
+        """A consistent snapshot of the last commit."""
+        with tantivy_failures():
+            return self._index.searcher()
+
+    def write(self, changes: Mapping[bytes, tuple[bytes, int] | None]) -> None:
+        """Let each key have this (value, expires_at_ms), or None: be gone. Raises IndexFailed; then nothing since the last
+        commit counts, and the caller does it all again.
+        """
+        documents = [(key, self._document(key, change)) for key, change in changes.items()]
+        with tantivy_failures():
+            writer = self._open_writer()
+            self._has_changes = self._has_changes or bool(documents)
+            try:
+                for key, document in documents:
+                    writer.delete_documents_by_term(KEY, key_text(key))
+                    if document is not None:
+                        writer.add_document(document)
+            except Exception:
+                self._drop_writer()
+                raise
+
+    def clear(self) -> None:
+        """Remove all documents."""
+        with tantivy_failures():
+            self._open_writer().delete_all_documents()
+            self._has_changes = True
+
+    def commit(self, through: int) -> None:
+        """Make what was written durable and visible, and note that it holds everything through this seqno."""
+        if self._has_changes and self._writer is not None:
+            with tantivy_failures():
+                try:
+                    self._writer.commit()
+                    self._index.reload()
+                except BaseException:
+                    self._drop_writer()
+                    raise
+            self._has_changes = False
+        self._write_sidecar(through)
+        self.indexed_through = through
+
+    def discard_changes(self) -> None:
+        """Forget what was written since the last commit."""
+        self._drop_writer()
+
+    def close_writer(self) -> None:
+        """Free the writer's memory; the next write opens another."""
+        writer, self._writer = self._writer, None
+        self._has_changes = False
+        if writer is not None:
+            with tantivy_failures():
+                writer.wait_merging_threads()
+
+    def _document(self, key: bytes, change: tuple[bytes, int] | None) -> tantivy.Document | None:
+        if change is None:
+            return None
+        try:
+            return self._builder.build(key, change[0], change[1])
+        except Exception as error:
+            # Writes are validated before they enter the log. If one slipped through, it alone must be missing from searches:
+            # an index that stops at it would never see the writes behind it.
+            logger.error("document cannot be indexed", index=self.path.name, key=key, error=str(error))
+            return None
+
+    def _open_writer(self) -> tantivy.IndexWriter:
+        if self._writer is None:
+            self._writer = self._index.writer(WRITER_HEAP_BYTES, num_threads=1)
+        return self._writer
+
+    def _drop_writer(self) -> None:
+        """Close without a commit. The lock on the folder goes with the last reference."""
+        self._writer = None
+        self._has_changes = False
+
+    def _write_sidecar(self, through: int) -> None:
+        content = {"format": FORMAT, "schema": schema_digest(self.schema), "indexed_through": through}
+        temporary = self.path / f"{_SIDECAR}.new"
+        with tantivy_failures():
+            temporary.write_text(json.dumps(content))
+            os.replace(temporary, self.path / _SIDECAR)
+
+
+def remove_index(path: Path) -> None:
+    """Remove an index folder, if it is there; the sidecar first, so that a half removed index is never taken for a whole."""
+    with tantivy_failures():
+        if path.is_dir() and not path.is_symlink():
+            (path / _SIDECAR).unlink(missing_ok=True)
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _read_sidecar(path: Path, schema: Schema) -> int:
+    try:
+        content = json.loads(path.read_bytes())
+        found = (content["format"], content["schema"])
+        through = content["indexed_through"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IndexFailed(f"the sidecar cannot be read: {error}", is_damage=True) from error
+    if found != (FORMAT, schema_digest(schema)) or type(through) is not int or through < 0:
+        raise IndexFailed("the index was built for another schema or by another version", is_damage=True)
+    return through

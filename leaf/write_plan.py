@@ -1,0 +1,158 @@
+"""What a write request does, key by key: conditions against the newest state, and the operation that goes into the log.
+
+The newest state of a key is what earlier keys of the same request leave, else what entries in flight leave, else what is
+stored. An expired key counts as absent. The plan is resolved: the operation in the log has no conditions left, so that every
+replica applies it alike.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from kvshard.errors import ErrorDetails, ErrorRecord, InvalidArgument, KvShardError, VersionConflict, record_of
+from kvshard.limits import BATCH_MAX_BYTES, BATCH_MAX_KEYS, KEY_MAX_BYTES, VALUE_MAX_BYTES
+from kvshard.model import ABSENT, NEVER, ShardWrite, ShardWriteReply
+from leaf.layout import Header
+from leaf.operations import WriteOperation
+from leaf.replica import Latest
+
+EXPIRES_MAX_MS: Final = 2**63 - 1
+"""Expiry instants fit a signed 64-bit number; a longer life is for ever anyway."""
+
+Validate: TypeAlias = Callable[[bytes], object]
+"""Raises InvalidArgument for a value that the collection's schema refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class WritePlan:
+    """operation: None when nothing is to be done. size: its bytes of keys and values. reply: what to answer once it is durable.
+
+    depends_on: the newest entry in flight that the reply rests on; it must not be shown before that one is committed.
+    """
+
+    operation: WriteOperation | None
+    size: int
+    reply: ShardWriteReply
+    depends_on: int
+
+
+def check_request(request: ShardWrite) -> int:
+    """The bytes of keys and values. Raises InvalidArgument for a batch over the limits or with columns of unequal length."""
+    count = len(request.keys)
+    if count > BATCH_MAX_KEYS:
+        message = f"a batch may have at most {BATCH_MAX_KEYS} keys, not {count}"
+        raise InvalidArgument(message, ErrorDetails(field="keys", limit=BATCH_MAX_KEYS))
+    for name, column, is_optional in (
+        ("values", request.values, False),
+        ("ttl_ms", request.ttl_ms, True),
+        ("conditions", request.conditions, True),
+    ):
+        if len(column) != count and not (is_optional and not column):
+            raise InvalidArgument(f"{name} has {len(column)} entries for {count} keys", ErrorDetails(field=name))
+    size = sum(map(len, request.keys)) + sum(len(value) for value in request.values if value)
+    if size > BATCH_MAX_BYTES:
+        message = f"a batch may have at most {BATCH_MAX_BYTES} bytes, not {size}"
+        raise InvalidArgument(message, ErrorDetails(field="keys", limit=BATCH_MAX_BYTES))
+    return size
+
+
+def check_key(key: bytes) -> None:
+    """Raise InvalidArgument unless the key's length is legal."""
+    if not 1 <= len(key) <= KEY_MAX_BYTES:
+        message = f"a key must have 1 to {KEY_MAX_BYTES} bytes, not {len(key)}"
+        raise InvalidArgument(message, ErrorDetails(field="key", limit=KEY_MAX_BYTES))
+
+
+def invalid_keys(request: ShardWrite, validate: Validate | None) -> dict[int, ErrorRecord]:
+    """The keys, by index, that the request may not write whatever the state is."""
+    errors: dict[int, ErrorRecord] = {}
+    ttls = request.ttl_ms
+    for index, (key, value) in enumerate(zip(request.keys, request.values, strict=True)):
+        try:
+            if not 1 <= len(key) <= KEY_MAX_BYTES:
+                check_key(key)
+            if value is not None:
+                if len(value) > VALUE_MAX_BYTES:
+                    message = f"a value may have at most {VALUE_MAX_BYTES} bytes, not {len(value)}"
+                    raise InvalidArgument(message, ErrorDetails(field="value", limit=VALUE_MAX_BYTES))
+                if validate is not None:
+                    validate(value)
+            if ttls and ttls[index] < 0:
+                raise InvalidArgument(f"ttl_ms must not be negative, not {ttls[index]}", ErrorDetails(field="ttl_ms"))
+        except KvShardError as error:
+            errors[index] = record_of(error)
+    return errors
+
+
+def plan_write(
+    request: ShardWrite,
+    seqno: int,
+    errors: dict[int, ErrorRecord],
+    pending: Mapping[bytes, Latest],
+    stored: Sequence[Header | None],
+    now_ms: int,
+) -> WritePlan:
+    """Resolve a request. errors: the keys that `invalid_keys` refused. stored: headers parallel to the keys."""
+    versions: list[int] = []
+    existed: list[bool] = []
+    written: dict[bytes, Latest] = {}
+    keys: list[bytes] = []
+    values: list[bytes | None] = []
+    expiries: list[int] = []
+    errors = dict(errors)
+    depends_on = size = 0
+    conditions, ttls = request.conditions, request.ttl_ms
+    for index, (key, value) in enumerate(zip(request.keys, request.values, strict=True)):
+        if index in errors:
+            versions.append(ABSENT)
+            existed.append(False)
+            continue
+        latest = written.get(key) or pending.get(key)
+        if latest is not None:
+            current = ABSENT if 0 < latest.expires_at_ms <= now_ms else latest.version
+            depends_on = max(depends_on, latest.seqno) if latest.seqno != seqno else depends_on
+        else:
+            header = stored[index]
+            current = ABSENT if header is None or 0 < header.expires_at_ms <= now_ms else header.version
+        wanted = conditions[index] if conditions else None
+        if wanted is not None and wanted != current:
+            errors[index] = _conflict(wanted, current)
+        is_done = not (index in errors or (value is None and current == ABSENT))
+        existed.append(current != ABSENT and index not in errors)
+        versions.append(seqno if is_done else ABSENT)
+        if not is_done:
+            continue
+        ttl_ms = ttls[index] if ttls and value is not None else 0
+        expires_at_ms = min(now_ms + ttl_ms, EXPIRES_MAX_MS) if ttl_ms else NEVER
+        written[key] = Latest(seqno, ABSENT if value is None else seqno, expires_at_ms)
+        keys.append(key)
+        values.append(value)
+        expiries.append(expires_at_ms)
+        size += len(key) + (len(value) if value is not None else 0)
+    operation = WriteOperation(request.collection_id, keys, values, expiries if any(expiries) else []) if keys else None
+    return WritePlan(operation, size, ShardWriteReply(versions, existed, errors), depends_on)
+
+
+def _conflict(wanted: int, current: int) -> ErrorRecord:
+    found = "the key is absent" if current == ABSENT else f"its version is {current}"
+    expected = "be absent" if wanted == ABSENT else f"have version {wanted}"
+    return record_of(VersionConflict(f"the key must {expected}, but {found}", ErrorDetails(current_version=current)))
+
+
+def plan_expiry(
+    due: Sequence[tuple[bytes, int]], pending: Mapping[bytes, Latest], stored: Sequence[Header | None]
+) -> tuple[list[bytes], list[int]]:
+    """What is to become of the due expiry rows (key, expires_at_ms) of one collection: (keys to delete, indices of stale rows).
+
+    A key that was written since is left alone: an expiry takes away only the very value that it was set with.
+    """
+    deletes: list[bytes] = []
+    stale: list[int] = []
+    for index, ((key, expires_at_ms), header) in enumerate(zip(due, stored, strict=True)):
+        if header is None or header.expires_at_ms != expires_at_ms:
+            stale.append(index)
+        elif key not in pending:
+            deletes.append(key)
+    return deletes, stale

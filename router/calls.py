@@ -1,0 +1,148 @@
+"""What every call of every service has in common: its deadline, its metrics, its log line, and errors made into statuses."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+import structlog
+
+from kvshard.clock import Clock
+from kvshard.errors import Internal, KvShardError
+from kvshard.rpc import status
+from kvshard.tail.deadlines import leg_deadline
+from kvshard.telemetry import RouterMetrics
+
+DEFAULT_TIMEOUT_S = 10.0
+"""For a caller that set no deadline: longer than any healthy answer takes, short enough that a hung leaf piles up few calls."""
+
+TIMEOUT_MAX_S = 60.0
+"""Longer deadlines of unary calls are cut to this: a call holds its memory at the router and its place at the leaves."""
+
+SLOW_CALL_S = 1.0
+"""A unary call that took this long gets a log line."""
+
+LOG_LINES_PER_S = 10
+"""Lines about calls: a dead leaf fails thousands of calls a second, and the log must neither fill a disk nor slow the rest."""
+
+REQUEST_ID_KEY = "x-request-id"
+"""Metadata key of an id that the caller chose, for the log."""
+
+REQUEST_ID_MAX_CHARS = 128
+"""Of an id as it is logged."""
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+log = structlog.get_logger(__name__)
+
+_CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+_LEVELS: dict[str, str] = {
+    "INTERNAL": "error",
+    "DATA_LOSS": "error",
+    "UNAVAILABLE": "warning",
+    "DEADLINE_EXCEEDED": "warning",
+    "RESOURCE_EXHAUSTED": "warning",
+}
+"""Every other code is the caller's affair, and logged at debug."""
+
+
+class LogBudget:
+    """Lets so many lines a second pass and counts the rest."""
+
+    def __init__(self, lines_per_s: int) -> None:
+        self._lines_per_s = lines_per_s
+        self._second = -1
+        self._passed = 0
+        self.suppressed = 0
+
+    def take(self, now: float) -> bool:
+        """True when a line may be written now."""
+        if int(now) != self._second:
+            self._second, self._passed = int(now), 0
+        if self._passed < self._lines_per_s:
+            self._passed += 1
+            return True
+        self.suppressed += 1
+        return False
+
+
+class Calls:
+    """Wraps the handling of calls. One for all services of a router."""
+
+    def __init__(self, clock: Clock, metrics: RouterMetrics) -> None:
+        self.clock = clock
+        self._metrics = metrics
+        self._counters: dict[tuple[str, str], Callable[[], None]] = {}
+        self._histograms: dict[str, Callable[[float], None]] = {}
+        self._budget = LogBudget(LOG_LINES_PER_S)
+
+    def leg_deadline(self, context: Context) -> float:
+        """When the legs of a unary call must have ended, on the monotonic clock."""
+        left = context.time_remaining()
+        left = DEFAULT_TIMEOUT_S if left is None else min(left, TIMEOUT_MAX_S)
+        now = self.clock.monotonic()
+        return leg_deadline(now, now + left)
+
+    def stream_deadline(self, context: Context) -> float:
+        """When a stream must have ended; infinity when its caller set no deadline."""
+        left = context.time_remaining()
+        if left is None:
+            return float("inf")
+        now = self.clock.monotonic()
+        return leg_deadline(now, now + left)
+
+    @asynccontextmanager
+    async def call(self, method: str, context: Context, *, is_stream: bool = False) -> AsyncIterator[None]:
+        """Around the handling of one call: counts and times it, logs what is worth it, ends it with a status on an error."""
+        began = self.clock.monotonic()
+        try:
+            yield
+        except KvShardError as error:
+            await self._fail(method, context, began, error)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            self._observe(method, "CANCELLED", began)
+            raise
+        except Exception as defect:
+            log.exception("call failed in an unforeseen way", method=method, request_id=_request_id(context))
+            await self._fail(method, context, began, Internal(f"{type(defect).__name__}: {defect}"))
+        else:
+            elapsed = self._observe(method, "OK", began)
+            if elapsed >= SLOW_CALL_S and not is_stream:
+                self._log("info", "slow call", method, context, elapsed)
+
+    async def _fail(self, method: str, context: Context, began: float, error: KvShardError) -> None:
+        code = _CODE_NAMES.get(error.grpc_code, "UNKNOWN")
+        elapsed = self._observe(method, code, began)
+        fields = {"code": code, "reason": error.reason, "error": error.message, "shards": error.details.shards[:16]}
+        self._log(_LEVELS.get(code, "debug"), "call failed", method, context, elapsed, **fields)
+        await status.abort(context, error)
+
+    def _observe(self, method: str, code: str, began: float) -> float:
+        elapsed = self.clock.monotonic() - began
+        count = self._counters.get((method, code))
+        if count is None:
+            count = self._counters[method, code] = self._metrics.requests.labels(method, code).inc
+        count()
+        observe = self._histograms.get(method)
+        if observe is None:
+            observe = self._histograms[method] = self._metrics.request_seconds.labels(method).observe
+        observe(elapsed)
+        return elapsed
+
+    def _log(self, level: str, event: str, method: str, context: Context, elapsed: float, **fields: object) -> None:
+        if level != "debug" and not self._budget.take(self.clock.monotonic()):
+            return
+        if level != "debug" and self._budget.suppressed:
+            fields["suppressed_lines"] = self._budget.suppressed
+            self._budget.suppressed = 0
+        request_id = _request_id(context)
+        getattr(log, level)(event, method=method, elapsed_ms=round(elapsed * 1000, 1), request_id=request_id, **fields)
+
+
+def _request_id(context: Context) -> str | None:
+    for key, value in context.invocation_metadata() or ():
+        if key == REQUEST_ID_KEY:
+            return str(value)[:REQUEST_ID_MAX_CHARS]
+    return None

@@ -1,0 +1,136 @@
+"""The public Cluster service: the map and its changes, collections, and the state of every leaf."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+
+from kvshard.clock import Clock
+from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection, Leaf
+from kvshard.errors import CollectionNotFound, DeadlineExceeded, ErrorDetails, InvalidArgument, KvShardError, Unavailable
+from kvshard.model import LeafStatusReply, LeafStatusRequest
+from kvshard.rpc import convert
+from kvshard.rpc.leaf_client import LeafClient
+from kvshard.schema import parse_schema
+from kvshard.v1 import cluster_pb2, cluster_pb2_grpc
+from router.calls import Calls, Context
+from router.requests import check_collection_name
+from router.routes import MapSource, known_map
+
+STATUS_TIMEOUT_S = 1.0
+"""A leaf answers its status from memory; one that takes longer is shown as not up."""
+
+WATCH_POLL_S = 0.5
+"""How soon a watcher of the map notices that the router is stopping."""
+
+
+class MapEditor(MapSource, Protocol):
+    """A source of the map that can also change its collections; `kvshard.coordination.mapstore.MapStore` is one."""
+
+    async def create_collection(self, name: str, schema: Mapping[str, str]) -> Collection:
+        """Create a collection; the same one again is returned as it is."""
+        ...
+
+    async def drop_collection(self, name: str) -> Collection:
+        """Drop a collection."""
+        ...
+
+
+class ClusterService(cluster_pb2_grpc.ClusterServicer):
+    """kvshard.v1.Cluster."""
+
+    def __init__(self, calls: Calls, maps: MapEditor, leaves: LeafClient, clock: Clock) -> None:
+        self._calls = calls
+        self._maps = maps
+        self._leaves = leaves
+        self._clock = clock
+        self._is_stopping = False
+
+    def stop_watches(self) -> None:
+        """Let the watchers of the map end, so that a graceful stop does not wait for them."""
+        self._is_stopping = True
+
+    async def GetMap(self, request: cluster_pb2.GetMapRequest, context: Context) -> cluster_pb2.GetMapResponse:
+        """Returns the map."""
+        async with self._calls.call("GetMap", context):
+            return cluster_pb2.GetMapResponse(map=convert.cluster_map_to_proto(known_map(self._maps)))
+
+    async def WatchMap(  # type: ignore[override]  # writes to the context, which awaits gRPC taking the message
+        self, request: cluster_pb2.WatchMapRequest, context: Context
+    ) -> None:
+        """Sends the map at once, and again whenever it changes."""
+        async with self._calls.call("WatchMap", context, is_stream=True):
+            seen = request.after_version
+            while not self._is_stopping:
+                newer = await self._newer_map(seen)
+                if newer is not None:
+                    seen = newer.version
+                    await context.write(cluster_pb2.WatchMapResponse(map=convert.cluster_map_to_proto(newer)))
+            raise Unavailable("this router is stopping; watch at another one", ErrorDetails(retry_after_ms=1_000))
+
+    async def _newer_map(self, version: int) -> ClusterMap | None:
+        try:
+            newer = await self._maps.wait_newer(version, WATCH_POLL_S)
+        except DeadlineExceeded:
+            return None
+        return newer if newer.version > version else None
+
+    async def CreateCollection(
+        self, request: cluster_pb2.CreateCollectionRequest, context: Context
+    ) -> cluster_pb2.CreateCollectionResponse:
+        """Creates a collection; the same one again is no error."""
+        async with self._calls.call("CreateCollection", context):
+            check_collection_name(request.name)
+            schema = parse_schema(convert.schema_from_proto(request.fields))
+            collection = await self._maps.create_collection(request.name, schema)
+            return cluster_pb2.CreateCollectionResponse(collection=convert.collection_to_proto(collection))
+
+    async def ListCollections(
+        self, request: cluster_pb2.ListCollectionsRequest, context: Context
+    ) -> cluster_pb2.ListCollectionsResponse:
+        """Lists the collections by name."""
+        async with self._calls.call("ListCollections", context):
+            collections = [collection for _, collection in sorted(known_map(self._maps).collections.items())]
+            return cluster_pb2.ListCollectionsResponse(collections=map(convert.collection_to_proto, collections))
+
+    async def DropCollection(
+        self, request: cluster_pb2.DropCollectionRequest, context: Context
+    ) -> cluster_pb2.DropCollectionResponse:
+        """Drops a collection with all its keys."""
+        async with self._calls.call("DropCollection", context):
+            if request.name == DEFAULT_COLLECTION.name:
+                raise InvalidArgument(f"the collection {request.name!r} cannot be dropped", ErrorDetails(field="name"))
+            if not request.name:
+                raise InvalidArgument("name must not be empty", ErrorDetails(field="name"))
+            try:
+                await self._maps.drop_collection(request.name)
+            except CollectionNotFound:
+                raise CollectionNotFound(f"there is no collection {request.name!r}", ErrorDetails(field="name")) from None
+        return cluster_pb2.DropCollectionResponse()
+
+    async def GetStatus(self, request: cluster_pb2.GetStatusRequest, context: Context) -> cluster_pb2.GetStatusResponse:
+        """Asks every leaf at once for its state."""
+        async with self._calls.call("GetStatus", context):
+            cluster_map = known_map(self._maps)
+            deadline = min(self._calls.leg_deadline(context), self._clock.monotonic() + STATUS_TIMEOUT_S)
+            leaves = [leaf for _, leaf in sorted(cluster_map.leaves.items())]
+            replies = await asyncio.gather(*(self._status_of(leaf, deadline) for leaf in leaves))
+            return cluster_pb2.GetStatusResponse(
+                map=convert.cluster_map_to_proto(cluster_map),
+                leaves=[
+                    convert.leaf_status_to_proto(leaf, reply, error)
+                    for leaf, (reply, error) in zip(leaves, replies, strict=True)
+                ],
+            )
+
+    async def _status_of(self, leaf: Leaf, deadline: float) -> tuple[LeafStatusReply | None, str]:
+        """The leaf's report, or why there is none."""
+        if not leaf.address:
+            return None, "it has never been up"
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                answer = await self._leaves.status(leaf.id, LeafStatusRequest(), deadline)
+        except KvShardError as error:
+            return None, error.message
+        except TimeoutError:
+            return None, "it did not answer in time"
+        return answer.reply, ""

@@ -1,0 +1,273 @@
+"""What a request must be before anything is asked of a leaf: the checks at the door, and requests in domain terms.
+
+Each check raises InvalidArgument (or a subclass) whose details name the field at fault and, where there is one, the limit.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NoReturn
+
+from kvshard import limits, query
+from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
+from kvshard.tail import hedging
+
+TTL_MAX_MS = 100 * 365 * 24 * 3_600_000
+"""100 years: more is a mistake of the unit, and the expiry instant must fit 64 bits."""
+
+FILTERS_MAX = 32
+"""Each filter is parsed and run by every shard."""
+
+OPTION_TEXT_MAX_CHARS = 64
+"""The longest sensible hedge policy is half of it; parsed policies are cached by their text."""
+
+SCAN_LIMIT_NONE = 0
+"""A scan without a limit reads to the end."""
+
+_CONSISTENCIES = {0: False, 1: False, 2: True}
+_SHORTFALL_POLICIES = {0: False, 1: False, 2: True}
+_AUTO = hedging.Auto()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPolicy:
+    """How a read is to be done; the defaults are the service's."""
+
+    is_stale: bool = False
+    hedge: hedging.HedgePolicy = _AUTO
+    replica_choice: hedging.ReplicaChoice = hedging.ReplicaChoice.ADAPTIVE
+    min_coverage: float = 1.0
+    is_partial_accepted: bool = False
+    is_timing_wanted: bool = False
+
+
+DEFAULT_READ_POLICY = ReadPolicy()
+
+_hedge_policy = lru_cache(maxsize=256)(hedging.parse_policy)
+
+
+def refuse(message: str, field: str, limit: int | None = None) -> NoReturn:
+    """Raise InvalidArgument for a field, with the limit it broke."""
+    raise InvalidArgument(message, ErrorDetails(field=field, limit=limit))
+
+
+def read_policy(
+    consistency: int, hedge: str, replica_choice: str, min_coverage: float | None, on_shortfall: int, is_timing_wanted: bool
+) -> ReadPolicy:
+    """The read options of a request, checked. Enumerations come as their wire numbers."""
+    if consistency not in _CONSISTENCIES:
+        refuse(f"there is no consistency number {consistency}", "options.consistency")
+    if on_shortfall not in _SHORTFALL_POLICIES:
+        refuse(f"there is no shortfall policy number {on_shortfall}", "options.on_shortfall")
+    for field, text in (("options.hedge", hedge), ("options.replica_choice", replica_choice)):
+        if len(text) > OPTION_TEXT_MAX_CHARS:
+            refuse(f"{field} is longer than {OPTION_TEXT_MAX_CHARS} characters", field, OPTION_TEXT_MAX_CHARS)
+    wanted = 1.0 if min_coverage is None else min_coverage
+    if not 0.0 <= wanted <= 1.0:  # Also false for NaN.
+        refuse(f"min_coverage must be between 0 and 1, not {wanted}", "options.min_coverage", 1)
+    return ReadPolicy(
+        is_stale=_CONSISTENCIES[consistency],
+        hedge=_hedge_policy(hedge),
+        replica_choice=hedging.parse_replica_choice(replica_choice),
+        min_coverage=wanted,
+        is_partial_accepted=_SHORTFALL_POLICIES[on_shortfall],
+        is_timing_wanted=is_timing_wanted,
+    )
+
+
+def check_key(key: bytes, field: str = "key") -> None:
+    """A key has 1 to KEY_MAX_BYTES bytes."""
+    if not 0 < len(key) <= limits.KEY_MAX_BYTES:
+        refuse(f"{field} must have 1 to {limits.KEY_MAX_BYTES} bytes, not {len(key)}", field, limits.KEY_MAX_BYTES)
+
+
+def check_value(value: bytes, field: str = "value") -> None:
+    """A value has at most VALUE_MAX_BYTES bytes."""
+    if len(value) > limits.VALUE_MAX_BYTES:
+        refuse(f"{field} must have at most {limits.VALUE_MAX_BYTES} bytes, not {len(value)}", field, limits.VALUE_MAX_BYTES)
+
+
+def check_ttl(ttl_ms: int, field: str = "ttl_ms") -> None:
+    """A length of life is at most TTL_MAX_MS; 0 is for ever."""
+    if ttl_ms > TTL_MAX_MS:
+        refuse(f"{field} must be at most {TTL_MAX_MS} (100 years), not {ttl_ms}", field, TTL_MAX_MS)
+
+
+def check_keys(keys: Sequence[bytes]) -> None:
+    """The keys of a batch: not too many, and each a legal key."""
+    if len(keys) > limits.BATCH_MAX_KEYS:
+        refuse(f"a batch has at most {limits.BATCH_MAX_KEYS} keys, not {len(keys)}", "keys", limits.BATCH_MAX_KEYS)
+    lengths = [len(key) for key in keys]
+    if keys and (min(lengths) == 0 or max(lengths) > limits.KEY_MAX_BYTES):
+        bad = next(i for i, length in enumerate(lengths) if not 0 < length <= limits.KEY_MAX_BYTES)
+        check_key(keys[bad], f"keys[{bad}]")
+
+
+@dataclass(frozen=True, slots=True)
+class WriteColumns:
+    """A batch of writes. Columns parallel to the keys; an optional column is empty when unused (see model.ShardWrite)."""
+
+    keys: list[bytes]
+    values: list[bytes | None]
+    ttl_ms: list[int]
+    conditions: list[int | None]
+
+
+def write_columns(
+    keys: list[bytes], values: list[bytes], deletes: list[bool], ttl_ms: list[int], conditions: list[int | None]
+) -> WriteColumns:
+    """The columns of a batch write, checked against each other and the limits. `values` may be empty if all are deletes."""
+    check_keys(keys)
+    is_all_deletes = len(deletes) == len(keys) and all(deletes)
+    _check_length("values", len(values), len(keys), is_optional=is_all_deletes)
+    for name, column in (("deletes", deletes), ("ttl_ms", ttl_ms), ("conditions", conditions)):
+        _check_length(name, len(column), len(keys), is_optional=True)
+    size = sum(map(len, keys)) + sum(map(len, values))
+    if values and max(map(len, values)) > limits.VALUE_MAX_BYTES:
+        bad = next(i for i, value in enumerate(values) if len(value) > limits.VALUE_MAX_BYTES)
+        check_value(values[bad], f"values[{bad}]")
+    if size > limits.BATCH_MAX_BYTES:
+        refuse(f"a batch has at most {limits.BATCH_MAX_BYTES} bytes, not {size}", "values", limits.BATCH_MAX_BYTES)
+    if ttl_ms and max(ttl_ms) > TTL_MAX_MS:
+        bad = ttl_ms.index(max(ttl_ms))
+        check_ttl(ttl_ms[bad], f"ttl_ms[{bad}]")
+    return WriteColumns(keys, _values_or_deletes(values, deletes, len(keys)), ttl_ms, conditions)
+
+
+def _check_length(name: str, length: int, expected: int, *, is_optional: bool) -> None:
+    if length != expected and not (is_optional and length == 0):
+        refuse(f"{name} has {length} entries beside {expected} keys; the columns must be of equal length", name)
+
+
+def _values_or_deletes(values: list[bytes], deletes: list[bool], count: int) -> list[bytes | None]:
+    if not any(deletes):
+        return list(values)
+    if not values:
+        return [None] * count
+    for i, (value, is_delete) in enumerate(zip(values, deletes, strict=True)):
+        if is_delete and value:
+            refuse(f"values[{i}] must be empty: the operation is a delete", f"values[{i}]")
+    return [None if is_delete else value for value, is_delete in zip(values, deletes, strict=True)]
+
+
+def condition_of(if_version: int | None, if_absent: bool | None, field: str = "condition") -> int | None:
+    """A write condition in the terms of model.ShardWrite: a version, ABSENT (0), or None for unconditional."""
+    if if_absent is not None:
+        if not if_absent:
+            refuse(f"{field}.if_absent must be true where it is given", f"{field}.if_absent")
+        return 0
+    if if_version == 0:
+        refuse(f"{field}.if_version must be at least 1; use if_absent for a key that must not be there", f"{field}.if_version")
+    return if_version
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """Keys in [start, end); end None: no upper end."""
+
+    start: bytes
+    end: bytes | None
+
+    @property
+    def is_empty(self) -> bool:
+        """True when no key can lie in it."""
+        return self.end is not None and self.start >= self.end
+
+
+def key_range(prefix: bytes, start: bytes, end: bytes) -> KeyRange:
+    """The range of a scan: its prefix and its bounds together. An empty `end` is no upper end."""
+    for field, bound in (("prefix", prefix), ("start", start), ("end", end)):
+        if len(bound) > limits.KEY_MAX_BYTES:
+            message = f"{field} must have at most {limits.KEY_MAX_BYTES} bytes, as no key is longer, not {len(bound)}"
+            refuse(message, field, limits.KEY_MAX_BYTES)
+    ends = [bound for bound in (end or None, _after_prefix(prefix)) if bound is not None]
+    return KeyRange(max(prefix, start), min(ends, default=None))
+
+
+def _after_prefix(prefix: bytes) -> bytes | None:
+    """The smallest key after all that begin with the prefix; None when there is none (empty, or all 0xff)."""
+    kept = prefix.rstrip(b"\xff")
+    return kept[:-1] + bytes([kept[-1] + 1]) if kept else None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """A search in domain terms; see search.proto for the fields. shards None: all of them."""
+
+    query: str
+    filters: list[str]
+    limit: int
+    sort: str
+    facets: list[str]
+    facet_limit: int
+    highlight: list[str]
+    is_refresh_wanted: bool
+    is_keys_only: bool
+    shards: list[int] | None
+
+    def fingerprint_parts(self) -> list[bytes]:
+        """What must stay as it was from page to page: whatever decides which hits there are, and their order."""
+        shards = b"all" if self.shards is None else ",".join(map(str, self.shards)).encode()
+        return [self.query.encode(), self.sort.encode(), shards, *(text.encode() for text in self.filters)]
+
+
+def check_limit(limit: int) -> None:
+    """A page has 1 to SEARCH_MAX_LIMIT hits."""
+    if not 1 <= limit <= limits.SEARCH_MAX_LIMIT:
+        refuse(f"limit must be 1 to {limits.SEARCH_MAX_LIMIT}, not {limit}", "limit", limits.SEARCH_MAX_LIMIT)
+
+
+def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str]) -> None:
+    """Everything about a search that can be told without a leaf, the syntax of its queries included."""
+    if not schema:
+        details = ErrorDetails(field="collection")
+        raise FailedPrecondition(f"collection {collection!r} has no schema, so there is nothing to search", details)
+    check_limit(request.limit)
+    if not 1 <= request.facet_limit <= limits.FACET_MAX_VALUES:
+        message = f"facet_limit must be 1 to {limits.FACET_MAX_VALUES}, not {request.facet_limit}"
+        refuse(message, "facet_limit", limits.FACET_MAX_VALUES)
+    if len(request.filters) > FILTERS_MAX:
+        refuse(f"a search has at most {FILTERS_MAX} filters, not {len(request.filters)}", "filters", FILTERS_MAX)
+    sort_field = request.sort.removeprefix("-")
+    if request.sort:
+        _check_field(sort_field, "sort", schema, lambda kind: kind != "text", "a text field cannot be sorted by")
+    for name in _distinct(request.facets, "facets"):
+        _check_field(name, "facets", schema, lambda kind: kind == "keyword", "only keyword fields have facets")
+    for name in _distinct(request.highlight, "highlight"):
+        _check_field(name, "highlight", schema, lambda kind: kind == "text", "only text fields can be highlighted")
+    query.prepare(request.query, schema)
+    for number, text in enumerate(request.filters):
+        query.prepare(text, schema, f"filters[{number}]")
+
+
+def _check_field(name: str, where: str, schema: Mapping[str, str], is_fit: Callable[[str], bool], otherwise: str) -> None:
+    kind = schema.get(name)
+    if kind is None:
+        refuse(f"the schema has no field {name!r}; it has {', '.join(sorted(schema)[:20])}", where)
+    if not is_fit(kind):
+        refuse(f"{otherwise}: {name!r} is of type {kind}", where)
+
+
+def _distinct(names: list[str], where: str) -> list[str]:
+    if len(set(names)) != len(names):
+        refuse(f"a field stands twice in {where}", where)
+    return names
+
+
+def check_shards(shards: Sequence[int], known: Mapping[int, object]) -> list[int]:
+    """The shards that a search is restricted to, in order; each must exist."""
+    for shard in shards:
+        if shard not in known:
+            refuse(f"there is no shard {shard}", "shards")
+    return sorted(set(shards))
+
+
+def check_collection_name(name: str) -> None:
+    """A collection's name is a letter, then letters, digits, "-" and "_"; at most COLLECTION_NAME_MAX_CHARS of them."""
+    longest = limits.COLLECTION_NAME_MAX_CHARS
+    if not 1 <= len(name) <= longest:
+        refuse(f"a collection's name has 1 to {longest} characters, not {len(name)}", "name", longest)
+    if not (name.isascii() and name[0].isalpha() and name.replace("-", "").replace("_", "").isalnum()):
+        refuse(f'{name!r} is no name for a collection: a letter, then letters, digits, "-" and "_"', "name")

@@ -1,0 +1,213 @@
+"""Scan: every shard is read in chunks, and the chunks are merged into one ordered stream.
+
+Owns the tasks that fetch chunks; leaving the stream early, by cancellation too, cancels and awaits them. Back-pressure: while
+the caller does not ask for the next page, at most one further chunk a shard is fetched (`merge.ScanMerge` bounds it).
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+from kvshard.clock import Clock
+from kvshard.clustermap import ClusterMap, Collection
+from kvshard.model import ShardScan, ShardScanReply
+from kvshard.rpc.leaf_client import LeafClient
+from router.coverage import Coverage, FailedLeg, KnownCounts, coverage_of, shortfall
+from router.gather import raise_request_fault
+from router.merge import Row, ScanMerge
+from router.requests import KeyRange, ReadPolicy
+from router.routes import MapSource, resolve
+from router.scatter import LegResult, Scatter
+from router.tokens import ScanPosition, TokenCodec, fingerprint
+
+CHUNK_MAX_KEYS = 1_000
+"""Keys of one fetch from a shard: a leaf reads so many in about 2 ms, so nothing behind it waits long."""
+
+CHUNK_MIN_KEYS = 16
+"""Below this a fetch is all overhead."""
+
+BUFFERED_KEYS_MAX = 32_000
+"""Keys that one scan may have fetched ahead over all shards; with many shards each fetch is smaller."""
+
+PAGE_MAX_KEYS = 1_000
+PAGE_MAX_BYTES = 1024 * 1024
+"""One message of the stream: large enough that its cost per key vanishes, small enough that the first keys come soon."""
+
+CHUNK_TIMEOUT_S = 10.0
+"""A fetch that takes longer is a failed leg, also in a scan without a deadline."""
+
+OTHER_FAILURES_WAIT_S = 0.1
+"""After the first failed shard, how long the others that are being asked may take to fail too, so that the error names all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRequest:
+    """A scan in domain terms. range_fields: prefix, start and end as they came, for the token. limit 0: all keys."""
+
+    range: KeyRange
+    range_fields: tuple[bytes, bytes, bytes]
+    limit: int
+    is_keys_only: bool
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ScanPage:
+    """Rows in key order. token: resumes after them, empty at the end. coverage: set on the last page only."""
+
+    rows: list[Row]
+    token: bytes
+    coverage: Coverage | None
+
+
+@dataclass(slots=True)
+class _Progress:
+    """One scan under way."""
+
+    cluster_map: ClusterMap
+    collection: Collection
+    request: ScanRequest
+    policy: ReadPolicy
+    deadline: float
+    merge: ScanMerge
+    chunk_keys: int
+    is_continuing_incomplete: bool
+    documents: dict[int, int] = field(default_factory=dict)
+    failed: dict[int, FailedLeg] = field(default_factory=dict)
+    fetches: set[asyncio.Task[LegResult[ShardScanReply]]] = field(default_factory=set)
+    rows_left: int | None = None
+
+
+class ScanOperation:
+    """Scan in domain terms."""
+
+    def __init__(
+        self,
+        maps: MapSource,
+        leaves: LeafClient,
+        scatter: Scatter,
+        known: KnownCounts,
+        tokens: TokenCodec,
+        clock: Clock,
+    ) -> None:
+        self._maps = maps
+        self._leaves = leaves
+        self._scatter = scatter
+        self._known = known
+        self._tokens = tokens
+        self._clock = clock
+
+    async def scan(
+        self, collection_name: str, request: ScanRequest, policy: ReadPolicy, deadline: float
+    ) -> AsyncGenerator[ScanPage, None]:
+        """The pages of a scan, the last one with its coverage. Close the generator when leaving it early.
+
+        Raises Unavailable when the coverage falls short and the policy does not accept a part.
+        """
+        progress = await self._begin(collection_name, request, policy, deadline)
+        try:
+            while True:
+                self._fetch(progress)
+                if progress.merge.ready_rows or progress.merge.is_done:
+                    page = self._page(progress)
+                    yield page
+                    if page.coverage is not None:
+                        return
+                else:
+                    await self._await_fetch(progress)
+        finally:
+            for task in progress.fetches:
+                task.cancel()
+            await asyncio.gather(*progress.fetches, return_exceptions=True)
+
+    async def _begin(self, collection_name: str, request: ScanRequest, policy: ReadPolicy, deadline: float) -> _Progress:
+        cluster_map, collection = await resolve(self._maps, collection_name)
+        start = request.range.start
+        is_continuing_incomplete = False
+        if request.token:
+            position = self._tokens.decode_scan(request.token, collection.id, fingerprint(request.range_fields))
+            start = max(start, position.last_key + b"\0")
+            is_continuing_incomplete = position.is_incomplete
+        wanted = KeyRange(start, request.range.end)
+        shards = [] if wanted.is_empty else sorted(cluster_map.shards)
+        chunk_keys = max(CHUNK_MIN_KEYS, min(CHUNK_MAX_KEYS, BUFFERED_KEYS_MAX // max(1, len(shards))))
+        if request.limit:
+            chunk_keys = min(chunk_keys, request.limit)
+        return _Progress(
+            cluster_map=cluster_map,
+            collection=collection,
+            request=request,
+            policy=policy,
+            deadline=deadline,
+            merge=ScanMerge(shards, start, chunk_keys),
+            chunk_keys=chunk_keys,
+            is_continuing_incomplete=is_continuing_incomplete,
+            rows_left=request.limit or None,
+        )
+
+    def _fetch(self, progress: _Progress) -> None:
+        """Start the fetches that are due, unless what is ready suffices."""
+        if progress.rows_left is not None and progress.merge.ready_rows >= progress.rows_left:
+            return
+        deadline = min(progress.deadline, self._clock.monotonic() + CHUNK_TIMEOUT_S)
+        for shard, start in progress.merge.wanted():
+            request = ShardScan(
+                shard=shard,
+                epoch=progress.cluster_map.shards[shard].epoch,
+                collection_id=progress.collection.id,
+                start=start,
+                end=progress.request.range.end,
+                limit=progress.chunk_keys,
+                keys_only=progress.request.is_keys_only,
+            )
+            leg = self._scatter.ask("Scan", self._leaves.scan, request, deadline)
+            progress.fetches.add(asyncio.create_task(leg, name=f"scan-shard-{shard}"))
+
+    async def _await_fetch(self, progress: _Progress) -> None:
+        done, _ = await asyncio.wait(progress.fetches, return_when=asyncio.FIRST_COMPLETED)
+        self._take_in(progress, done)
+        if progress.failed and not progress.policy.is_partial_accepted:
+            await self._raise_if_short(progress)
+
+    def _take_in(self, progress: _Progress, done: set[asyncio.Task[LegResult[ShardScanReply]]]) -> None:
+        progress.fetches -= done
+        for leg in (task.result() for task in done):
+            if leg.answer is None:
+                progress.failed[leg.shard] = leg.as_failed()
+                progress.documents.pop(leg.shard, None)
+                progress.merge.fail(leg.shard)
+            else:
+                reply = leg.answer.reply
+                progress.documents[leg.shard] = reply.documents
+                self._known.learn(progress.collection.id, leg.shard, reply.documents)
+                progress.merge.add(leg.shard, reply)
+
+    async def _raise_if_short(self, progress: _Progress) -> None:
+        """Fail the scan when what is missing is more than the policy forgives."""
+        if progress.fetches:
+            done, _ = await asyncio.wait(progress.fetches, timeout=OTHER_FAILURES_WAIT_S)
+            self._take_in(progress, done)
+        raise_request_fault(list(progress.failed.values()))
+        error = shortfall(self._coverage(progress), progress.policy.min_coverage)
+        if error is not None:
+            raise error
+
+    def _coverage(self, progress: _Progress) -> Coverage:
+        known = self._known.of(progress.collection.id)
+        return coverage_of(progress.documents, list(progress.failed.values()), known, progress.is_continuing_incomplete)
+
+    def _page(self, progress: _Progress) -> ScanPage:
+        max_rows = PAGE_MAX_KEYS if progress.rows_left is None else min(PAGE_MAX_KEYS, progress.rows_left)
+        rows = progress.merge.take(max_rows, PAGE_MAX_BYTES)
+        if progress.rows_left is not None:
+            progress.rows_left -= len(rows)
+        is_end = progress.merge.is_done
+        is_last = is_end or progress.rows_left == 0
+        return ScanPage(
+            rows, b"" if is_end or not rows else self._token(progress, rows), self._coverage(progress) if is_last else None
+        )
+
+    def _token(self, progress: _Progress, rows: list[Row]) -> bytes:
+        is_incomplete = bool(progress.failed) or progress.is_continuing_incomplete
+        position = ScanPosition(rows[-1][0], is_incomplete)
+        return self._tokens.encode_scan(progress.collection.id, fingerprint(progress.request.range_fields), position)

@@ -1,0 +1,147 @@
+"""Search: scattered to every shard, gathered into one page of the best hits, with total, facets and coverage.
+
+Paging: a token holds, for each shard, the rank of its last hit that a page took; the next page asks every shard for the hits
+after that. So a page costs each shard its offset + limit, which is why the depth is bounded.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kvshard import limits
+from kvshard.clock import Clock
+from kvshard.clustermap import ClusterMap
+from kvshard.errors import ErrorDetails, InvalidArgument
+from kvshard.model import ShardHit, ShardSearch, ShardSearchReply
+from kvshard.rpc.leaf_client import LeafClient
+from router.coverage import Coverage, KnownCounts
+from router.gather import verdict
+from router.ledger import Timing, micros, timing_of
+from router.merge import MergedFacet, MergedHits, merge_facet, merge_hits
+from router.requests import ReadPolicy, SearchQuery, check_limit, check_search, check_shards
+from router.routes import MapSource, resolve
+from router.scatter import LegResult, Scatter
+from router.tokens import SearchPosition, TokenCodec, fingerprint
+
+PAGE_MAX_BYTES = 48 * 1024 * 1024
+"""Documents of one page: 1,000 hits may be 8 GB. A page that would exceed it ends early, and its token goes on from there."""
+
+FACET_EXTRA_VALUES = 10
+"""Values asked of each shard beyond half as many again: the overall favourites are rarely missed then, see error_bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page. hits: with the shard each lives in. next_token: empty when there are no more."""
+
+    hits: list[tuple[int, ShardHit]]
+    total: int
+    coverage: Coverage
+    facets: list[MergedFacet]
+    next_token: bytes
+    timing: Timing
+
+
+class SearchOperation:
+    """Search in domain terms."""
+
+    def __init__(
+        self,
+        maps: MapSource,
+        leaves: LeafClient,
+        scatter: Scatter,
+        known: KnownCounts,
+        tokens: TokenCodec,
+        clock: Clock,
+    ) -> None:
+        self._maps = maps
+        self._leaves = leaves
+        self._scatter = scatter
+        self._known = known
+        self._tokens = tokens
+        self._clock = clock
+
+    async def search(
+        self, collection_name: str, query: SearchQuery, token: bytes, policy: ReadPolicy, deadline: float
+    ) -> Found:
+        """One page of hits. Raises Unavailable when the coverage falls short and the policy does not accept a part."""
+        began = self._clock.monotonic()
+        check_limit(query.limit)  # Before the collection is looked up: the cheapest check first.
+        cluster_map, collection = await resolve(self._maps, collection_name)
+        check_search(query, collection.name, collection.schema)
+        shards = sorted(cluster_map.shards) if query.shards is None else check_shards(query.shards, cluster_map.shards)
+        request_print = fingerprint(query.fingerprint_parts())
+        position = SearchPosition({})
+        if token:
+            position = self._tokens.decode_search(token, collection.id, request_print)
+            _check_depth(position, query.limit)
+        requests = _leg_requests(cluster_map, collection.id, shards, query, position.offsets)
+        legs = await self._scatter.gather("Search", self._leaves.search, requests, deadline)
+        gathered = self._clock.monotonic()
+        replies = {leg.shard: leg.answer.reply for leg in legs if leg.answer is not None}
+        coverage = self._coverage(collection.id, legs, replies, policy, position)
+        page = merge_hits(replies, position.offsets, query.sort, query.limit, PAGE_MAX_BYTES)
+        facets = [merge_facet(name, list(replies.values()), query.facet_limit) for name in query.facets]
+        next_token = self._next_token(collection.id, request_print, page, coverage)
+        ended = self._clock.monotonic()
+        return Found(
+            hits=page.hits,
+            total=sum(reply.total for reply in replies.values()),
+            coverage=coverage,
+            facets=facets,
+            next_token=next_token,
+            timing=timing_of((leg.as_time() for leg in legs), micros(ended - began), micros(ended - gathered)),
+        )
+
+    def _coverage(
+        self,
+        collection_id: int,
+        legs: Sequence[LegResult[ShardSearchReply]],
+        replies: Mapping[int, ShardSearchReply],
+        policy: ReadPolicy,
+        position: SearchPosition,
+    ) -> Coverage:
+        answered = {shard: reply.documents for shard, reply in replies.items()}
+        for shard, documents in answered.items():
+            self._known.learn(collection_id, shard, documents)
+        return verdict(legs, answered, self._known.of(collection_id), policy, position.is_incomplete)
+
+    def _next_token(self, collection_id: int, request_print: bytes, page: MergedHits, coverage: Coverage) -> bytes:
+        if not page.has_more:
+            return b""
+        position = SearchPosition(page.offsets, is_incomplete=not coverage.is_complete)
+        return self._tokens.encode_search(collection_id, request_print, position)
+
+
+def _check_depth(position: SearchPosition, limit: int) -> None:
+    depth = sum(position.offsets.values()) + limit
+    if depth > limits.SEARCH_MAX_DEPTH:
+        raise InvalidArgument(
+            f"a search can be paged through {limits.SEARCH_MAX_DEPTH} hits deep, not {depth}; narrow the query or the filters",
+            ErrorDetails(field="token", limit=limits.SEARCH_MAX_DEPTH),
+        )
+
+
+def _leg_requests(
+    cluster_map: ClusterMap, collection_id: int, shards: Sequence[int], query: SearchQuery, offsets: Mapping[int, int]
+) -> list[ShardSearch]:
+    facet_limit = query.facet_limit
+    if len(shards) > 1:
+        facet_limit = min(limits.FACET_MAX_VALUES, facet_limit + facet_limit // 2 + FACET_EXTRA_VALUES)
+    return [
+        ShardSearch(
+            shard=shard,
+            epoch=cluster_map.shards[shard].epoch,
+            collection_id=collection_id,
+            query=query.query,
+            filters=query.filters,
+            offset=offsets.get(shard, 0),
+            limit=query.limit,
+            sort=query.sort,
+            facets=query.facets,
+            facet_limit=facet_limit,
+            highlight=query.highlight,
+            refresh=query.is_refresh_wanted,
+            keys_only=query.is_keys_only,
+        )
+        for shard in shards
+    ]

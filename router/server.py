@@ -1,0 +1,202 @@
+"""The router's process: its services put together, its health, its start and its graceful stop."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from kvshard.clock import Clock, SystemClock
+from kvshard.coordination import mapwriter
+from kvshard.coordination.base import Coordinator, CoordinatorUnavailable
+from kvshard.coordination.connect import connect
+from kvshard.coordination.mapstore import MapStore
+from kvshard.errors import FailedPrecondition, KvShardError
+from kvshard.model import LeafStatusRequest
+from kvshard.rpc.channel import aio_server, bind
+from kvshard.rpc.lane_client import LaneLeafClient
+from kvshard.rpc.leaf_client import LeafClient
+from kvshard.telemetry import RouterMetrics, process_registry, start_metrics, stop_metrics
+from kvshard.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc
+from router.calls import Calls
+from router.cluster import ClusterService, MapEditor
+from router.coverage import KnownCounts
+from router.kv import KeyValueOperations
+from router.scan import ScanOperation
+from router.scatter import Scatter
+from router.search import SearchOperation
+from router.service import KVService, SearchService
+from router.tokens import TokenCodec
+
+PROBE_INTERVAL_S = 1.0
+"""Between two looks at whether a leaf answers; a load balancer's own checks are not finer."""
+
+PROBE_INTERVAL_STARTING_S = 0.05
+"""The same while the router has not served yet: the start of a cluster waits for it."""
+
+PROBE_TIMEOUT_S = 0.5
+"""A leaf answers its status from memory."""
+
+PROBE_LEAVES_MAX = 8
+"""Leaves asked in one look before the answer is no."""
+
+STOP_GRACE_S = 2.0
+"""What calls under way get at a stop; the supervisor promises that all is gone after 5 s."""
+
+META_RETRY_S = 0.2
+"""Between two tries to read the cluster's id while the coordinator does not answer."""
+
+SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in ((kv_pb2, "KV"), (search_pb2, "Search"), (cluster_pb2, "Cluster"))
+)
+
+log = structlog.get_logger(__name__)
+
+
+class RouterServer:
+    """The gRPC server with all services over a map and leaf clients that are given to it."""
+
+    def __init__(self, listen: str, maps: MapEditor, leaves: LeafClient, clock: Clock, metrics: RouterMetrics) -> None:
+        """Binds the port. Raises FailedPrecondition when it cannot be had."""
+        self._maps = maps
+        self._leaves = leaves
+        self._clock = clock
+        self._server = aio_server()
+        self.address = bind(self._server, listen)
+        self._health = health.aio.HealthServicer()
+        self._calls = Calls(clock, metrics)
+        self._cluster = ClusterService(self._calls, maps, leaves, clock)
+        self._scatter = Scatter(maps, clock, metrics)
+        self._probe: asyncio.Task[None] | None = None
+        self._serving = asyncio.Event()
+        self._last_good_leaf = ""
+
+    async def start(self, cluster_id: str) -> None:
+        """Answer calls; healthy once a leaf answers."""
+        known, tokens = KnownCounts(), TokenCodec(cluster_id)
+        maps, leaves, clock, scatter = self._maps, self._leaves, self._clock, self._scatter
+        operations = KeyValueOperations(maps, leaves, scatter, known, clock)
+        scans = ScanOperation(maps, leaves, scatter, known, tokens, clock)
+        searches = SearchOperation(maps, leaves, scatter, known, tokens, clock)
+        kv_pb2_grpc.add_KVServicer_to_server(KVService(self._calls, operations, scans), self._server)
+        search_pb2_grpc.add_SearchServicer_to_server(SearchService(self._calls, searches), self._server)
+        cluster_pb2_grpc.add_ClusterServicer_to_server(self._cluster, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        await self._set_health(is_serving=False)
+        await self._server.start()
+        self._probe = asyncio.create_task(self._probe_leaves(), name="health-probe")
+
+    async def wait_serving(self) -> None:
+        """Wait until the router has been healthy for the first time."""
+        await self._serving.wait()
+
+    async def stop(self) -> None:
+        """Refuse new calls, let those under way end within the grace, then cut them. May be called more than once."""
+        if self._probe is not None:
+            self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
+        self._cluster.stop_watches()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(STOP_GRACE_S)
+
+    async def _probe_leaves(self) -> None:
+        is_serving = False
+        while True:
+            try:
+                is_good = await self._does_a_leaf_answer()
+            except Exception:
+                log.exception("health probe failed")
+                is_good = False
+            if is_good != is_serving:
+                is_serving = is_good
+                await self._set_health(is_serving)
+                log.info("health changed", is_serving=is_serving, leaf=self._last_good_leaf)
+            if is_serving:
+                self._serving.set()
+            await asyncio.sleep(PROBE_INTERVAL_S if self._serving.is_set() else PROBE_INTERVAL_STARTING_S)
+
+    async def _does_a_leaf_answer(self) -> bool:
+        """Ask leaves in turn, the one that answered last time first."""
+        if not self._maps.has_map:
+            return False
+        leaves = [leaf.id for leaf in self._maps.current.leaves.values() if leaf.address]
+        leaves.sort(key=lambda leaf: leaf != self._last_good_leaf)
+        for leaf in leaves[:PROBE_LEAVES_MAX]:
+            with contextlib.suppress(KvShardError, TimeoutError):
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                    await self._leaves.status(leaf, LeafStatusRequest(), self._clock.monotonic() + PROBE_TIMEOUT_S)
+                self._last_good_leaf = leaf
+                return True
+        return False
+
+    async def _set_health(self, is_serving: bool) -> None:
+        serving = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *SERVICES):
+            await self._health.set(name, serving)
+
+
+@dataclass(frozen=True, slots=True)
+class RouterOptions:
+    """How a router runs. metrics_port None: no metrics are served."""
+
+    coordinator: str
+    listen: str
+    metrics_port: int | None = None
+
+
+async def run(options: RouterOptions, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
+    """Run a router until `stop` is set. on_ready gets host:port once it is healthy for the first time.
+
+    Raises InvalidArgument for a wrong option, FailedPrecondition when a port cannot be had.
+    """
+    clock = SystemClock()
+    registry = process_registry()
+    async with contextlib.AsyncExitStack() as stack:
+        coordinator = connect(options.coordinator, clock)
+        stack.push_async_callback(coordinator.close)
+        maps = MapStore(coordinator, clock)
+        stack.push_async_callback(maps.close)
+        leaves = LaneLeafClient(lambda leaf: maps.current.leaf_address(leaf), clock)
+        stack.push_async_callback(leaves.close)
+        server = RouterServer(options.listen, maps, leaves, clock, RouterMetrics(registry))
+        stack.push_async_callback(server.stop)
+        if options.metrics_port is not None:
+            try:
+                stack.callback(stop_metrics, start_metrics(options.metrics_port, registry))
+            except OSError as error:
+                raise FailedPrecondition(f"cannot serve metrics on port {options.metrics_port}: {error.strerror}") from None
+        starting = asyncio.create_task(_start(server, maps, coordinator), name="router-start")
+        stopping = asyncio.create_task(stop.wait(), name="router-stop-wait")
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                starting.result()
+                log.info("router ready", address=server.address, map_version=maps.current.version)
+                on_ready(server.address)
+                await stopping
+            log.info("router stopping", address=server.address)
+        finally:
+            starting.cancel()
+            stopping.cancel()
+            await asyncio.gather(starting, stopping, return_exceptions=True)
+
+
+async def _start(server: RouterServer, maps: MapStore, coordinator: Coordinator) -> None:
+    await maps.start()
+    await server.start(await _cluster_id(coordinator))
+    await server.wait_serving()
+
+
+async def _cluster_id(coordinator: Coordinator) -> str:
+    """The random name that the cluster got at bootstrap."""
+    while True:
+        with contextlib.suppress(CoordinatorUnavailable):
+            item = await coordinator.get(mapwriter.META_KEY)
+            if item is not None:
+                return mapwriter.decode_meta(item.value).cluster_id
+        await asyncio.sleep(META_RETRY_S)

@@ -1,0 +1,271 @@
+"""The public KV and Search services: wire messages into domain requests, domain answers into wire messages.
+
+Nothing is decided here; the checks are in `requests`, the work in `kv`, `scan` and `search`.
+"""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from kvshard.errors import ErrorRecord
+from kvshard.model import ShardHit
+from kvshard.rpc.status import failure_of
+from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_pb2
+from router.calls import Calls, Context
+from router.coverage import Coverage
+from router.kv import KeyValueOperations
+from router.ledger import Timing, timing_of
+from router.merge import MergedFacet
+from router.requests import (
+    DEFAULT_READ_POLICY,
+    ReadPolicy,
+    SearchQuery,
+    WriteColumns,
+    check_key,
+    check_keys,
+    check_ttl,
+    check_value,
+    condition_of,
+    key_range,
+    read_policy,
+    write_columns,
+)
+from router.scan import ScanOperation, ScanPage, ScanRequest
+from router.search import SearchOperation
+
+DEFAULT_LIMIT = 10
+DEFAULT_FACET_LIMIT = 10
+
+
+class KVService(kv_pb2_grpc.KVServicer):
+    """kvshard.v1.KV."""
+
+    def __init__(self, calls: Calls, operations: KeyValueOperations, scans: ScanOperation) -> None:
+        self._calls = calls
+        self._operations = operations
+        self._scans = scans
+
+    async def Get(self, request: kv_pb2.GetRequest, context: Context) -> kv_pb2.GetResponse:
+        """Reads one key."""
+        async with self._calls.call("Get", context):
+            key = request.key
+            check_key(key)
+            policy = _policy(request)
+            read = await self._operations.get(request.collection, key, policy, self._calls.leg_deadline(context))
+            response = kv_pb2.GetResponse()
+            if read.value is not None:
+                item = types_pb2.Item(key=key, value=read.value, version=read.version, expires_at_ms=read.expires_at_ms)
+                response = kv_pb2.GetResponse(item=item)
+            if policy.is_timing_wanted:
+                response.timing.CopyFrom(_timing(timing_of([read.leg.as_time()], read.leg.total_us, 0)))
+        return response
+
+    async def Put(self, request: kv_pb2.PutRequest, context: Context) -> kv_pb2.PutResponse:
+        """Writes one key."""
+        async with self._calls.call("Put", context):
+            check_key(request.key)
+            check_value(request.value)
+            check_ttl(request.ttl_ms)
+            condition = _condition(request.condition, "condition") if request.HasField("condition") else None
+            columns = WriteColumns(
+                keys=[request.key],
+                values=[request.value],
+                ttl_ms=[request.ttl_ms] if request.ttl_ms else [],
+                conditions=[] if condition is None else [condition],
+            )
+            deadline = self._calls.leg_deadline(context)
+            version, _ = await self._operations.write("Put", request.collection, columns, request.refresh, deadline)
+        return kv_pb2.PutResponse(version=version)
+
+    async def Delete(self, request: kv_pb2.DeleteRequest, context: Context) -> kv_pb2.DeleteResponse:
+        """Deletes one key."""
+        async with self._calls.call("Delete", context):
+            check_key(request.key)
+            condition = _condition(request.condition, "condition") if request.HasField("condition") else None
+            columns = WriteColumns([request.key], [None], [], [] if condition is None else [condition])
+            deadline = self._calls.leg_deadline(context)
+            _, existed = await self._operations.write("Delete", request.collection, columns, request.refresh, deadline)
+        return kv_pb2.DeleteResponse(existed=existed)
+
+    async def BatchGet(self, request: kv_pb2.BatchGetRequest, context: Context) -> kv_pb2.BatchGetResponse:
+        """Reads many keys."""
+        async with self._calls.call("BatchGet", context):
+            keys = list(request.keys)
+            check_keys(keys)
+            policy = _policy(request)
+            read = await self._operations.batch_get(request.collection, keys, policy, self._calls.leg_deadline(context))
+            return kv_pb2.BatchGetResponse(
+                values=read.values,
+                versions=read.versions,
+                expires_at_ms=read.expires_at_ms,
+                failures=_failures(read.failures),
+                coverage=_coverage(read.coverage),
+                timing=_timing(read.timing) if policy.is_timing_wanted else None,
+            )
+
+    async def BatchWrite(self, request: kv_pb2.BatchWriteRequest, context: Context) -> kv_pb2.BatchWriteResponse:
+        """Writes many keys."""
+        async with self._calls.call("BatchWrite", context):
+            conditions = [_condition(each, f"conditions[{i}]") for i, each in enumerate(request.conditions)]
+            columns = write_columns(
+                list(request.keys), list(request.values), list(request.deletes), list(request.ttl_ms), conditions
+            )
+            deadline = self._calls.leg_deadline(context)
+            written = await self._operations.batch_write(request.collection, columns, request.refresh, deadline)
+            return kv_pb2.BatchWriteResponse(
+                versions=written.versions, existed=written.existed, failures=_failures(written.failures)
+            )
+
+    async def Scan(  # type: ignore[override]  # not a generator: a cancelled one would only be closed when it is collected
+        self, request: kv_pb2.ScanRequest, context: Context
+    ) -> None:
+        """Streams keys in order. Each write waits until gRPC takes the message: that is the back-pressure."""
+        async with self._calls.call("Scan", context, is_stream=True):
+            scan = ScanRequest(
+                range=key_range(request.prefix, request.start, request.end),
+                range_fields=(request.prefix, request.start, request.end),
+                limit=request.limit,
+                is_keys_only=request.keys_only,
+                token=request.token,
+            )
+            policy = _policy(request)
+            pages = self._scans.scan(request.collection, scan, policy, self._calls.stream_deadline(context))
+            async with aclosing(pages):
+                async for page in pages:
+                    await context.write(_scan_page(page, request.keys_only))
+
+
+class SearchService(search_pb2_grpc.SearchServicer):
+    """kvshard.v1.Search."""
+
+    def __init__(self, calls: Calls, operation: SearchOperation) -> None:
+        self._calls = calls
+        self._operation = operation
+
+    async def Search(self, request: search_pb2.SearchRequest, context: Context) -> search_pb2.SearchResponse:
+        """Finds the best documents for a query."""
+        async with self._calls.call("Search", context):
+            query = SearchQuery(
+                query=request.query,
+                filters=list(request.filters),
+                limit=request.limit if request.HasField("limit") else DEFAULT_LIMIT,
+                sort=request.sort,
+                facets=list(request.facets),
+                facet_limit=request.facet_limit or DEFAULT_FACET_LIMIT,
+                highlight=list(request.highlight),
+                is_refresh_wanted=request.refresh,
+                is_keys_only=request.keys_only,
+                shards=list(request.shards) or None,
+            )
+            policy = _policy(request)
+            deadline = self._calls.leg_deadline(context)
+            found = await self._operation.search(request.collection, query, request.token, policy, deadline)
+            return search_pb2.SearchResponse(
+                hits=[_hit(shard, hit) for shard, hit in found.hits],
+                total=found.total,
+                coverage=_coverage(found.coverage),
+                facets=[_facet(facet) for facet in found.facets],
+                next=found.next_token,
+                timing=_timing(found.timing) if policy.is_timing_wanted else None,
+            )
+
+
+def _policy(
+    request: kv_pb2.GetRequest | kv_pb2.BatchGetRequest | kv_pb2.ScanRequest | search_pb2.SearchRequest,
+) -> ReadPolicy:
+    if not request.HasField("options"):
+        return DEFAULT_READ_POLICY
+    options = request.options
+    return read_policy(
+        consistency=options.consistency,
+        hedge=options.hedge,
+        replica_choice=options.replica_choice,
+        min_coverage=options.min_coverage if options.HasField("min_coverage") else None,
+        on_shortfall=options.on_shortfall,
+        is_timing_wanted=options.explain_timing,
+    )
+
+
+def _condition(message: types_pb2.WriteCondition, field: str) -> int | None:
+    kind = message.WhichOneof("condition")
+    if kind == "if_version":
+        return condition_of(message.if_version, None, field)
+    return condition_of(None, message.if_absent if kind == "if_absent" else None, field)
+
+
+def _failures(failures: Sequence[tuple[int, ErrorRecord]]) -> list[types_pb2.KeyFailure]:
+    # The keys of a silent shard share one record, and there may be 10,000 of them.
+    messages: dict[int, types_pb2.Failure] = {}
+    return [
+        types_pb2.KeyFailure(
+            index=index, failure=messages.get(id(record)) or messages.setdefault(id(record), failure_of(record))
+        )
+        for index, record in failures
+    ]
+
+
+def _coverage(coverage: Coverage) -> types_pb2.Coverage:
+    return types_pb2.Coverage(
+        complete=coverage.is_complete,
+        documents_considered=coverage.documents_considered,
+        documents_total=coverage.documents_total,
+        fraction=coverage.fraction,
+        legs=coverage.legs,
+        legs_ok=coverage.legs_ok,
+        failed=[
+            types_pb2.FailedShard(shard=leg.shard, failure=failure_of(leg.error), replicas_tried=leg.replicas_tried)
+            for leg in coverage.failed
+        ],
+    )
+
+
+def _timing(timing: Timing) -> types_pb2.Timing:
+    legs = [
+        types_pb2.LegTiming(
+            shard=leg.shard,
+            leaf=leg.leaf,
+            attempts=leg.attempts,
+            total_us=leg.total_us,
+            queue_us=leg.queue_us,
+            service_us=leg.service_us,
+        )
+        for leg in timing.legs
+    ]
+    return types_pb2.Timing(
+        legs=legs, total_us=timing.total_us, merge_us=timing.merge_us, straggler_shard=timing.straggler_shard or 0
+    )
+
+
+def _scan_page(page: ScanPage, is_keys_only: bool) -> kv_pb2.ScanResponse:
+    expires_at_ms = [row[3] for row in page.rows]
+    return kv_pb2.ScanResponse(
+        keys=[row[0] for row in page.rows],
+        values=[] if is_keys_only else [row[1] for row in page.rows],
+        versions=[row[2] for row in page.rows],
+        expires_at_ms=expires_at_ms if any(expires_at_ms) else [],
+        token=page.token,
+        coverage=None if page.coverage is None else _coverage(page.coverage),
+    )
+
+
+def _hit(shard: int, hit: ShardHit) -> search_pb2.Hit:
+    return search_pb2.Hit(
+        key=hit.key,
+        score=hit.score,
+        document=hit.document,
+        version=hit.version,
+        shard=shard,
+        highlights=[
+            search_pb2.Highlight(
+                field=each.field,
+                fragment=each.fragment,
+                starts=[start for start, _ in each.spans],
+                ends=[end for _, end in each.spans],
+            )
+            for each in hit.highlights
+        ],
+    )
+
+
+def _facet(facet: MergedFacet) -> search_pb2.Facet:
+    values = [search_pb2.FacetValue(value=value, count=count) for value, count in facet.values]
+    return search_pb2.Facet(field=facet.field, values=values, error_bound=facet.error_bound)

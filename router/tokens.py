@@ -1,0 +1,112 @@
+"""Page tokens of Scan and Search: where the next page begins, bound to the request that began the first one.
+
+A token is digest (16 bytes), then a head of version, kind, flags, collection id and fingerprint of the request, then the
+position. The digest is blake2b keyed with the cluster's id. That is no secret and need not be one: a token grants nothing
+that its holder could not ask for outright. It only makes a token that was cut, altered or brought from another cluster an
+error instead of a wrong page.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+import hmac
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NoReturn
+
+from kvshard.errors import ErrorDetails, InvalidToken
+from kvshard.limits import SHARDS_MAX
+
+_VERSION = 1
+_KIND_SCAN = 1
+_KIND_SEARCH = 2
+_FLAG_INCOMPLETE = 1
+_DIGEST_BYTES = 16
+_FINGERPRINT_BYTES = 8
+_HEAD = struct.Struct(f">BBBI{_FINGERPRINT_BYTES}s")
+_OFFSET = struct.Struct(">II")
+_LENGTH = struct.Struct(">I")
+
+TOKEN_MAX_BYTES = _DIGEST_BYTES + _HEAD.size + _OFFSET.size * SHARDS_MAX
+"""A search token of the largest map; anything longer is refused before it is hashed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanPosition:
+    """A scan goes on after this key. is_incomplete: shards were missing from a page before."""
+
+    last_key: bytes
+    is_incomplete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPosition:
+    """A search goes on after this many hits of each shard's own order; a shard that is not listed begins at its first."""
+
+    offsets: Mapping[int, int]
+    is_incomplete: bool = False
+
+
+def fingerprint(parts: Sequence[bytes]) -> bytes:
+    """What a token remembers of the request it belongs to; each part is measured, so that none can run into the next."""
+    digest = blake2b(digest_size=_FINGERPRINT_BYTES)
+    for part in parts:
+        digest.update(_LENGTH.pack(len(part)))
+        digest.update(part)
+    return digest.digest()
+
+
+class TokenCodec:
+    """Writes and reads the tokens of one cluster."""
+
+    def __init__(self, cluster_id: str) -> None:
+        self._key = blake2b(b"kvshard page token " + cluster_id.encode(), digest_size=32).digest()
+
+    def encode_scan(self, collection_id: int, request: bytes, position: ScanPosition) -> bytes:
+        """A token of a scan; request is its fingerprint."""
+        return self._seal(_KIND_SCAN, collection_id, request, position.is_incomplete, position.last_key)
+
+    def decode_scan(self, token: bytes, collection_id: int, request: bytes) -> ScanPosition:
+        """The position in a scan's token. Raises InvalidToken when it is not one of this very scan."""
+        is_incomplete, body = self._open(token, _KIND_SCAN, collection_id, request)
+        return ScanPosition(body, is_incomplete)
+
+    def encode_search(self, collection_id: int, request: bytes, position: SearchPosition) -> bytes:
+        """A token of a search; request is its fingerprint."""
+        body = b"".join(_OFFSET.pack(shard, offset) for shard, offset in sorted(position.offsets.items()) if offset)
+        return self._seal(_KIND_SEARCH, collection_id, request, position.is_incomplete, body)
+
+    def decode_search(self, token: bytes, collection_id: int, request: bytes) -> SearchPosition:
+        """The position in a search's token. Raises InvalidToken when it is not one of this very search."""
+        is_incomplete, body = self._open(token, _KIND_SEARCH, collection_id, request)
+        if len(body) % _OFFSET.size:
+            _refuse("it was altered, cut, or comes from another cluster")
+        return SearchPosition(dict(_OFFSET.iter_unpack(body)), is_incomplete)
+
+    def _seal(self, kind: int, collection_id: int, request: bytes, is_incomplete: bool, body: bytes) -> bytes:
+        flags = _FLAG_INCOMPLETE if is_incomplete else 0
+        content = _HEAD.pack(_VERSION, kind, flags, collection_id, request) + body
+        return self._digest(content) + content
+
+    def _open(self, token: bytes, kind: int, collection_id: int, request: bytes) -> tuple[bool, bytes]:
+        content = token[_DIGEST_BYTES:]
+        if len(token) > TOKEN_MAX_BYTES or len(content) < _HEAD.size:
+            _refuse("it is no token of this service")
+        if not hmac.compare_digest(token[:_DIGEST_BYTES], self._digest(content)):
+            _refuse("it was altered, cut, or comes from another cluster")
+        version, found_kind, flags, found_collection, found_request = _HEAD.unpack_from(content)
+        if version != _VERSION or found_kind != kind:
+            _refuse("it belongs to another kind of call")
+        if found_collection != collection_id:
+            _refuse("it belongs to another collection")
+        if found_request != request:
+            _refuse("it belongs to another request; the fields beside it must be as they were")
+        return bool(flags & _FLAG_INCOMPLETE), content[_HEAD.size :]
+
+    def _digest(self, content: bytes) -> bytes:
+        return blake2b(content, key=self._key, digest_size=_DIGEST_BYTES).digest()
+
+
+def _refuse(why: str) -> NoReturn:
+    raise InvalidToken(f"the token is not valid here: {why}", ErrorDetails(field="token"))

@@ -1,0 +1,147 @@
+"""A LeafClient without leaves: answers come from scripts, and every call is recorded."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kvshard.errors import KvShardError, Unavailable
+from kvshard.model import (
+    LeafStatusReply,
+    LeafStatusRequest,
+    ShardRead,
+    ShardReadReply,
+    ShardScan,
+    ShardScanReply,
+    ShardSearch,
+    ShardSearchReply,
+    ShardWrite,
+    ShardWriteReply,
+)
+from kvshard.rpc.leaf_client import Answer, LeafClient
+
+ANY_LEAF = "*"
+
+Step = Any
+"""What one call gets: a reply, an Answer, a KvShardError (raised), or a function request -> any of these (or awaitable)."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that was made. fate: "answered", "raised" or "cancelled"; "waiting" while it is outstanding."""
+
+    leaf: str
+    request: Any
+    deadline: float
+    fate: str = "waiting"
+
+    def __repr__(self) -> str:
+        kind = type(self.request).__name__
+        shard = getattr(self.request, "shard", None)
+        return f"{self.leaf}<-{kind}({'' if shard is None else f'shard {shard}'}) {self.fate}"
+
+
+class Hang:
+    """A step that waits until `release()` and then answers with `reply`; cancelled calls count in `cancelled`."""
+
+    def __init__(self, reply: Any = None) -> None:
+        self._reply = reply
+        self._released = asyncio.Event()
+        self.reached = asyncio.Event()
+        self.cancelled = 0
+
+    def release(self) -> None:
+        """Let the call go on."""
+        self._released.set()
+
+    async def __call__(self, request: Any) -> Any:
+        self.reached.set()
+        try:
+            await self._released.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return self._reply
+
+    def __repr__(self) -> str:
+        return f"Hang(cancelled={self.cancelled}, released={self._released.is_set()})"
+
+
+class FakeLeafClient(LeafClient):
+    """Scripted leaves. `on(leaf, ShardRead, step, step, ...)`: one step a call, the last one repeats.
+
+    A leaf without a script raises Unavailable, as an unreachable one does. `ANY_LEAF` serves leaves without one of their own.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.is_closed = False
+        self._scripts: dict[tuple[str, type], list[Step]] = {}
+
+    def on(self, leaf: str, request_type: type, *steps: Step) -> "FakeLeafClient":
+        """Script the answers of one leaf to one type of request; replaces an earlier script."""
+        assert steps, "a script needs a step"
+        self._scripts[leaf, request_type] = list(steps)
+        return self
+
+    def calls_of(self, request_type: type, leaf: str | None = None) -> list[Call]:
+        """The recorded calls of one type (to one leaf)."""
+        return [c for c in self.calls if isinstance(c.request, request_type) and leaf in (None, c.leaf)]
+
+    async def read(self, leaf: str, request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
+        return await self._call(leaf, request, deadline)
+
+    async def write(self, leaf: str, request: ShardWrite, deadline: float) -> Answer[ShardWriteReply]:
+        return await self._call(leaf, request, deadline)
+
+    async def scan(self, leaf: str, request: ShardScan, deadline: float) -> Answer[ShardScanReply]:
+        return await self._call(leaf, request, deadline)
+
+    async def search(self, leaf: str, request: ShardSearch, deadline: float) -> Answer[ShardSearchReply]:
+        return await self._call(leaf, request, deadline)
+
+    async def status(self, leaf: str, request: LeafStatusRequest, deadline: float) -> Answer[LeafStatusReply]:
+        return await self._call(leaf, request, deadline)
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+    async def _call(self, leaf: str, request: Any, deadline: float) -> Answer[Any]:
+        index = len(self.calls)
+        self.calls.append(Call(leaf, request, deadline))
+        try:
+            answer = await self._answer(leaf, request)
+        except asyncio.CancelledError:
+            self._settle(index, "cancelled")
+            raise
+        except KvShardError:
+            self._settle(index, "raised")
+            raise
+        self._settle(index, "answered")
+        return answer
+
+    async def _answer(self, leaf: str, request: Any) -> Answer[Any]:
+        step = self._next_step(leaf, type(request))
+        if callable(step):
+            function: Callable[[Any], Any | Awaitable[Any]] = step
+            step = function(request)
+            if inspect.isawaitable(step):
+                step = await step
+        if isinstance(step, KvShardError):
+            raise step
+        return step if isinstance(step, Answer) else Answer(step)
+
+    def _next_step(self, leaf: str, request_type: type) -> Step:
+        script = self._scripts.get((leaf, request_type)) or self._scripts.get((ANY_LEAF, request_type))
+        if script is None:
+            return Unavailable(f"{leaf} has no script for {request_type.__name__}")
+        return script.pop(0) if len(script) > 1 else script[0]
+
+    def _settle(self, index: int, fate: str) -> None:
+        call = self.calls[index]
+        self.calls[index] = Call(call.leaf, call.request, call.deadline, fate)
+
+    def __repr__(self) -> str:
+        scripts = ", ".join(f"{leaf}:{kind.__name__}x{len(steps)}" for (leaf, kind), steps in self._scripts.items())
+        return f"FakeLeafClient(scripts=[{scripts}], calls={self.calls})"

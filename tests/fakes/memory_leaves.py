@@ -1,0 +1,119 @@
+"""Leaves that keep their shards in dictionaries, over FakeLeafClient: enough to route, merge and page against."""
+
+import json
+
+from fakes.leaf_client import ANY_LEAF, FakeLeafClient
+
+from kvshard.errors import VersionConflict, record_of
+from kvshard.model import (
+    LeafStatusReply,
+    LeafStatusRequest,
+    ShardHit,
+    ShardRead,
+    ShardReadReply,
+    ShardScan,
+    ShardScanReply,
+    ShardSearch,
+    ShardSearchReply,
+    ShardWrite,
+    ShardWriteReply,
+)
+
+
+class MemoryLeaves:
+    """`client` is the LeafClient. Every leaf holds every shard it is asked for; search matches documents by one word."""
+
+    def __init__(self) -> None:
+        self.shards: dict[tuple[int, int], dict[bytes, tuple[bytes, int]]] = {}
+        self.seqno = 0
+        self.client = FakeLeafClient()
+        self.serve(ANY_LEAF)
+
+    def serve(self, leaf: str) -> None:
+        """Answer in the name of this leaf (again)."""
+        self.client.on(leaf, ShardRead, self._read).on(leaf, ShardWrite, self._write).on(leaf, ShardScan, self._scan)
+        self.client.on(leaf, ShardSearch, self._search).on(leaf, LeafStatusRequest, self._status)
+
+    def fail(self, leaf: str, step: object) -> None:
+        """Give every request to this leaf the same step (an error, a Hang)."""
+        for kind in (ShardRead, ShardWrite, ShardScan, ShardSearch, LeafStatusRequest):
+            self.client.on(leaf, kind, step)
+
+    def _keys(self, request: ShardRead | ShardWrite | ShardScan | ShardSearch) -> dict[bytes, tuple[bytes, int]]:
+        return self.shards.setdefault((request.shard, request.collection_id), {})
+
+    def _read(self, request: ShardRead) -> ShardReadReply:
+        held = self._keys(request)
+        found = [held.get(key) for key in request.keys]
+        return ShardReadReply(
+            values=[None if item is None else item[0] for item in found],
+            versions=[0 if item is None else item[1] for item in found],
+            documents=len(held),
+        )
+
+    def _write(self, request: ShardWrite) -> ShardWriteReply:
+        held = self._keys(request)
+        reply = ShardWriteReply([], [], {})
+        for index, (key, value) in enumerate(zip(request.keys, request.values, strict=True)):
+            present = held.get(key)
+            reply.existed.append(present is not None)
+            condition = request.conditions[index] if request.conditions else None
+            if condition is not None and condition != (present[1] if present else 0):
+                reply.errors[index] = record_of(VersionConflict(f"not version {condition}"))
+                reply.versions.append(0)
+                continue
+            self.seqno += 1
+            if value is None:
+                held.pop(key, None)
+            else:
+                held[key] = (value, self.seqno)
+            reply.versions.append(self.seqno)
+        return reply
+
+    def _scan(self, request: ShardScan) -> ShardScanReply:
+        held = self._keys(request)
+        inside = sorted(key for key in held if key >= request.start and (request.end is None or key < request.end))
+        keys = inside[: request.limit]
+        has_more = len(inside) > len(keys)
+        return ShardScanReply(
+            keys=keys,
+            values=[] if request.keys_only else [held[key][0] for key in keys],
+            versions=[held[key][1] for key in keys],
+            expires_at_ms=[],
+            has_more=has_more,
+            resume=keys[-1] + b"\0" if has_more else b"",
+            documents=len(held),
+        )
+
+    def _search(self, request: ShardSearch) -> ShardSearchReply:
+        held = self._keys(request)
+        word = request.query.strip()
+        matches = []
+        for key, (value, version) in held.items():
+            document = json.loads(value)
+            count = document.get("title", "").split().count(word)
+            if count or word in ("", "*"):
+                matches.append((float(count), key, value, version, document))
+        matches.sort(key=lambda match: (-match[0], match[1]))
+        hits = [
+            ShardHit(key, score, b"" if request.keys_only else value, version, rank)
+            for rank, (score, key, value, version, _) in enumerate(matches, 1)
+        ]
+        facets: dict[str, dict[str, int]] = {name: {} for name in request.facets}
+        for name, counts in facets.items():
+            for *_, document in matches:
+                if name in document:
+                    counts[document[name]] = counts.get(document[name], 0) + 1
+        return ShardSearchReply(
+            hits=hits[request.offset : request.offset + request.limit],
+            total=len(matches),
+            documents=len(held),
+            facets=facets,
+            facet_errors={name: 0 for name in facets},
+        )
+
+    def _status(self, request: LeafStatusRequest) -> LeafStatusReply:
+        return LeafStatusReply("leaf", [], 1, 2.0, 3, 4, "0.1.0")
+
+    def __repr__(self) -> str:
+        return f"MemoryLeaves({ {place: len(keys) for place, keys in self.shards.items()} })"

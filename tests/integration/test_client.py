@@ -1,0 +1,448 @@
+"""The client against a fake router on a real port: what travels, what comes back, and what happens when things fail."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import grpc
+import pytest
+from fakes.router_service import FakeRouter
+
+from kvshard import (
+    NO_RETRIES,
+    Client,
+    CollectionExists,
+    CollectionNotFound,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    InvalidToken,
+    Item,
+    KvShardError,
+    MalformedQuery,
+    Unavailable,
+    VersionConflict,
+)
+from kvshard.errors import Cancelled, ErrorDetails, ResourceExhausted
+from kvshard.v1 import types_pb2
+
+
+@pytest.fixture
+def router() -> Iterator[FakeRouter]:
+    with FakeRouter() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def kv(router: FakeRouter) -> AsyncIterator[Client[str]]:
+    async with Client(router.address) as client:
+        yield client
+
+
+async def test_put_get_delete(kv: Client[str]) -> None:
+    version = await kv.put("user:1", b"ada", ttl=60)
+    item = await kv.get("user:1")
+    assert item is not None
+    assert (item.key, item.value, item.version) == ("user:1", b"ada", version)
+    assert item.expires_at is not None
+    assert 50 < item.expires_at.timestamp() - time.time() <= 61
+    assert await kv.get("user:2") is None
+    assert await kv.delete("user:1", if_version=version) is True
+    assert await kv.delete("user:1") is False
+
+
+async def test_an_empty_value_is_not_a_missing_one(kv: Client[str]) -> None:
+    await kv.put("empty", b"")
+    assert (await kv.get("empty")).value == b""
+    assert [found and found.value for found in await kv.get_many(["empty", "gone"])] == [b"", None]
+
+
+async def test_conditions(kv: Client[str]) -> None:
+    first = await kv.put("k", b"1", if_absent=True)
+    with pytest.raises(VersionConflict) as conflict:
+        await kv.put("k", b"2", if_absent=True)
+    assert conflict.value.details.current_version == first
+    with pytest.raises(VersionConflict):
+        await kv.put("k", b"2", if_version=first + 1)
+    assert await kv.put("k", b"2", if_version=first) > first
+
+
+async def test_keys_come_back_as_they_were_asked_for(router: FakeRouter) -> None:
+    router.put(b"\xff\xfe", b"no text")
+    async with Client(router.address) as texts, Client(router.address, keys=bytes) as raw:
+        (text,) = [item.key async for item in texts.scan()]
+        assert (await texts.get(text)).value == b"no text"
+        assert [item.key async for item in raw.scan()] == [b"\xff\xfe"]
+        assert (await raw.get("ä")) is None
+
+
+async def test_batches_have_a_result_for_every_key(kv: Client[str], router: FakeRouter) -> None:
+    router.dead_keys[b"b"] = Unavailable("shard 3 is silent", ErrorDetails(shards=(3,)))
+    results = await kv.put_many({"a": b"1", "b": b"2", "c": b"3"})
+    assert (results["a"], results["c"]) == (1, 2)
+    assert not results.ok
+    assert list(results.failures) == ["b"]
+    with pytest.raises(Unavailable, match="1 of 3 operations failed; the first, 'b': shard 3 is silent"):
+        results.raise_for_failures()
+    found = await kv.get_many(["c", "x", "b", "a"])
+    assert found[:2] == [Item("c", b"3", 2), None]
+    assert isinstance(found[2], Unavailable)
+    assert found[3] == Item("a", b"1", 1)
+    assert found.coverage.complete
+    with pytest.raises(Unavailable):
+        found.raise_for_failures()
+    deleted = await kv.delete_many(["a", "x"])
+    assert dict(deleted) == {"a": True, "x": False}
+    assert await kv.get_many([]) == []
+    assert len(await kv.put_many({})) == 0
+
+
+async def test_a_key_that_occurs_twice_has_its_last_result_and_both_outcomes(kv: Client[str]) -> None:
+    results = await kv.put_many([("a", b"1"), ("a", b"2")])
+    assert results.outcomes == [1, 2]
+    assert dict(results) == {"a": 2}
+
+
+async def test_large_batches_are_cut(kv: Client[str], router: FakeRouter) -> None:
+    keys = [f"{n:06}" for n in range(10_001)]
+    assert (await kv.put_many((key, b"v") for key in keys)).ok
+    assert [len(request.keys) for request in router.requests["BatchWrite"]] == [10_000, 1]
+    found = await kv.get_many(keys)
+    assert [item.key for item in found] == keys
+    assert [len(request.keys) for request in router.requests["BatchGet"]] == [10_000, 1]
+    big = b"x" * (8 << 20)
+    assert (await kv.put_many([(f"big{n}", big) for n in range(4)])).ok
+    assert [len(request.keys) for request in router.requests["BatchWrite"][2:]] == [3, 1]
+
+
+async def test_what_a_cut_batch_did_is_not_lost_when_its_rest_fails(kv: Client[str], router: FakeRouter) -> None:
+    router.fail("BatchWrite", ResourceExhausted("disk full"), after=1)
+    results = await kv.put_many([(f"{n:06}", b"v") for n in range(20_001)])
+    assert results["009999"] == 10_000
+    assert isinstance(results["010000"], ResourceExhausted)
+    assert "not sent" in str(results["020000"])
+    assert len(results.failures) == 10_001
+    assert len(router.requests["BatchWrite"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda kv: kv.put("", b""), "key"),
+        (lambda kv: kv.put("k" * 1025, b""), "key"),
+        (lambda kv: kv.put("k", bytes((8 << 20) + 1)), "value"),
+        (lambda kv: kv.put("k", "text"), "value"),
+        (lambda kv: kv.put("k", b"", ttl=0), "ttl"),
+        (lambda kv: kv.put("k", b"", if_version=1, if_absent=True), "condition"),
+        (lambda kv: kv.put("k", b"", timeout=-1), "timeout"),
+        (lambda kv: kv.get("k", consistency="eventual"), "options.consistency"),
+        (lambda kv: kv.get_many(["k", ""]), "keys[1]"),
+        (lambda kv: kv.collection("c").put("k", ["no", "dict"]), "document"),
+        (lambda kv: kv.collection("c").put("k", {"a": object()}), "document"),
+        (lambda kv: kv.collection("c").create({"f": "string"}), "schema.f"),
+        (lambda kv: kv.collection("c").search("q", limit=0), "limit"),
+        (lambda kv: kv.collection("c").search("q", limit=1001), "limit"),
+        (lambda kv: kv.collection("c").search("q", facets="tag"), "facets"),
+    ],
+)
+async def test_wrong_arguments_cost_no_round_trip(kv: Client[str], router: FakeRouter, call, field: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await call(kv)
+    assert refused.value.details.field == field
+    assert not router.requests
+
+
+async def test_a_misspelt_option_is_a_type_error(kv: Client[str]) -> None:
+    with pytest.raises(TypeError, match="unknown read option 'time_out'"):
+        await kv.get("k", time_out=1)
+
+
+async def test_read_options_travel(router: FakeRouter) -> None:
+    async with Client(router.address, consistency="stale", hedge="10ms") as kv:
+        await kv.get("k")
+        await kv.get("k", hedge="off", replica_choice="random", min_coverage=0.5, on_shortfall="partial", explain_timing=True)
+        await kv.get("k", consistency="strong")
+    first, second, third = [request.options for request in router.requests["Get"]]
+    assert (first.consistency, first.hedge) == (types_pb2.CONSISTENCY_STALE, "10ms")
+    assert (second.hedge, second.replica_choice, second.min_coverage) == ("off", "random", 0.5)
+    assert second.on_shortfall == types_pb2.SHORTFALL_POLICY_PARTIAL
+    assert second.explain_timing
+    assert third.consistency == types_pb2.CONSISTENCY_UNSPECIFIED
+
+
+async def test_timing_on_request(kv: Client[str]) -> None:
+    await kv.put("k", b"v")
+    assert (await kv.get("k")).timing is None
+    timing = (await kv.get("k", explain_timing=True)).timing
+    assert (timing.total_us, timing.legs[0].leaf) == (900, "leaf-2")
+
+
+async def test_reads_are_asked_again(kv: Client[str], router: FakeRouter) -> None:
+    await kv.put("k", b"v")
+    router.fail("Get", Unavailable("starting"), times=2)
+    router.fail("Get", grpc.StatusCode.UNAVAILABLE)
+    assert (await kv.get("k")).value == b"v"
+    assert len(router.requests["Get"]) == 4
+
+
+async def test_writes_are_asked_again_only_when_nothing_was_done(kv: Client[str], router: FakeRouter) -> None:
+    router.fail("Put", Unavailable("starting"), times=2)
+    assert await kv.put("k", b"v") == 1
+    assert len(router.requests["Put"]) == 3
+    router.fail("Put", grpc.StatusCode.UNAVAILABLE)
+    with pytest.raises(Unavailable) as unknown:
+        await kv.put("k", b"w")
+    assert unknown.value.details.maybe_applied
+    router.fail("Put", Unavailable("lost", ErrorDetails(maybe_applied=True)))
+    with pytest.raises(Unavailable):
+        await kv.put("k", b"w")
+    assert len(router.requests["Put"]) == 5
+
+
+async def test_retries_can_be_turned_off(router: FakeRouter) -> None:
+    router.fail("Get", Unavailable("starting"))
+    async with Client(router.address, retries=NO_RETRIES) as kv:
+        with pytest.raises(Unavailable):
+            await kv.get("k")
+
+
+async def test_the_timeout_covers_all_attempts(router: FakeRouter) -> None:
+    router.hold("Get")
+    async with Client(router.address) as kv:
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await kv.get("k", timeout=0.2)
+        assert time.monotonic() - began < 1.0
+        router.release("Get")
+        router.hold("Put")
+        with pytest.raises(DeadlineExceeded) as late:
+            await kv.put("k", b"v", timeout=0.1)
+        assert late.value.details.maybe_applied
+
+
+async def test_an_unreachable_router_is_unavailable_and_a_write_to_it_was_not_done() -> None:
+    async with Client("127.0.0.1:1", timeout=0.3) as kv:
+        with pytest.raises(Unavailable):
+            await kv.get("k")
+        with pytest.raises(Unavailable) as refused:
+            await kv.put("k", b"v")
+        assert not refused.value.details.maybe_applied
+
+
+async def test_another_router_is_asked_when_one_is_down(router: FakeRouter) -> None:
+    async with Client(["127.0.0.1:1", router.address]) as kv:
+        await kv.put("k", b"v")
+        assert (await kv.get("k")).value == b"v"
+
+
+async def test_a_cancelled_call_is_cancelled_and_a_closed_client_says_so(router: FakeRouter) -> None:
+    router.hold("Get")
+    kv = Client(router.address)
+    call = asyncio.create_task(kv.get("k"))
+    other = asyncio.create_task(kv.get("k"))
+    while len(router.requests["Get"]) < 2:  # noqa: ASYNC110 - the other side is a thread
+        await asyncio.sleep(0.005)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await kv.close()
+    await kv.close()
+    with pytest.raises(Cancelled, match="client was closed"):
+        await other
+    with pytest.raises(FailedPrecondition, match="closed"):
+        await kv.get("k")
+
+
+def test_an_address_without_a_port_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="host:port"):
+        Client("localhost")
+
+
+async def fill(router: FakeRouter, count: int = 10) -> list[str]:
+    for n in range(count):
+        router.put(b"k%02d" % n, b"v%d" % n)
+    return [f"k{n:02}" for n in range(count)]
+
+
+async def test_scan(kv: Client[str], router: FakeRouter) -> None:
+    keys = await fill(router)
+    scan = kv.scan()
+    assert scan.token is None
+    assert [item.key async for item in scan] == keys
+    assert scan.coverage.complete
+    assert scan.token is None
+    assert [item.value async for item in kv.scan(start="k03", end="k05")] == [b"v3", b"v4"]
+    assert [(item.key, item.value) async for item in kv.scan(prefix="k0", limit=2, keys_only=True)] == [
+        ("k00", b""),
+        ("k01", b""),
+    ]
+    assert [item async for item in kv.scan(prefix="nothing")] == []
+    with pytest.raises(InvalidArgument):
+        kv.scan(limit=0)
+
+
+@pytest.mark.parametrize("step", range(1, 10))
+async def test_a_scan_resumes_behind_any_item(kv: Client[str], router: FakeRouter, step: int) -> None:
+    keys, seen, token = await fill(router), [], None
+    while token or not seen:
+        async with kv.scan(start="a", resume=token) as scan:
+            for _ in range(step):
+                if item := await anext(scan, None):
+                    seen.append(item.key)
+            token = scan.token
+    assert seen == keys
+
+
+async def test_a_scan_broken_in_its_first_chunk_and_again_later(kv: Client[str], router: FakeRouter) -> None:
+    keys = await fill(router, 12)
+    async with kv.scan() as scan:
+        seen = [(await anext(scan)).key for _ in range(2)]
+    router.fail("Scan.chunk", grpc.StatusCode.UNAVAILABLE, after=1)
+    assert seen + [item.key async for item in kv.scan(resume=scan.token)] == keys
+
+
+async def test_a_scan_in_pages(kv: Client[str], router: FakeRouter) -> None:
+    keys, pages, token = await fill(router), [], None
+    while True:
+        scan = kv.scan(limit=4, resume=token)
+        pages.append([item.key async for item in scan])
+        token = scan.token
+        if token is None:
+            break
+    assert pages == [keys[:4], keys[4:8], keys[8:]]
+
+
+async def test_a_token_that_was_altered_or_belongs_elsewhere_is_refused(kv: Client[str], router: FakeRouter) -> None:
+    await fill(router)
+    scan = kv.scan(limit=2)
+    assert len([item async for item in scan]) == 2
+    token = scan.token
+    for wrong in (token[:-2], "A" + token[1:], "?", "AAAA", token[:-1] + ("A" if token[-1] != "A" else "B")):
+        with pytest.raises(InvalidToken):
+            kv.scan(resume=wrong)
+    with pytest.raises(InvalidToken):
+        kv.scan(prefix="k", resume=token)
+
+
+async def test_a_scan_goes_on_over_a_broken_stream(kv: Client[str], router: FakeRouter) -> None:
+    keys = await fill(router)
+    router.fail("Scan", Unavailable("starting"))
+    router.fail("Scan.chunk", grpc.StatusCode.UNAVAILABLE, after=1)
+    router.fail("Scan.chunk", grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert [item.key async for item in kv.scan()] == keys
+    assert len(router.requests["Scan"]) == 4
+
+
+async def test_a_scan_without_progress_fails_in_time(kv: Client[str], router: FakeRouter) -> None:
+    await fill(router)
+    router.hold("Scan.chunk")
+    scan = kv.scan(timeout=0.2)
+    assert [(await anext(scan)).key for _ in range(3)] == ["k00", "k01", "k02"]
+    router.hold("Scan")
+    with pytest.raises(DeadlineExceeded):
+        await anext(scan)
+    assert len(router.requests["Scan"]) == 2
+
+
+async def test_a_scan_of_an_unknown_collection(kv: Client[str]) -> None:
+    with pytest.raises(CollectionNotFound):
+        [item async for item in kv.collection("none").scan()]
+
+
+async def test_documents(kv: Client[str], router: FakeRouter) -> None:
+    docs = kv.collection("docs")
+    made = await docs.create(schema={"title": "text", "year": "integer"})
+    assert (made.name, dict(made.schema)) == ("docs", {"title": "text", "year": "integer"})
+    await docs.create(schema={"title": "text", "year": "integer"})
+    with pytest.raises(CollectionExists):
+        await docs.create(schema={"title": "keyword"})
+    await docs.put("d1", {"title": "Tail latency", "year": 2013})
+    assert (await docs.get("d1")).value == {"title": "Tail latency", "year": 2013}
+    assert (await docs.raw.get("d1")).value == b'{"title":"Tail latency","year":2013}'
+    with pytest.raises(InvalidArgument) as refused:
+        await docs.put("d2", {"year": "soon"})
+    assert refused.value.details.field == "document.year"
+    results = await docs.put_many({"d2": {"year": "soon"}, "d3": {"year": 1}})
+    assert list(results.failures) == ["d2"]
+    assert [item.value async for item in docs.scan(keys_only=True)] == [{}, {}]
+    assert [info.name for info in await kv.collections()] == ["default", "docs"]
+    await docs.drop()
+    with pytest.raises(CollectionNotFound):
+        await docs.get("d1")
+
+
+async def test_a_value_that_is_no_document(kv: Client[str], router: FakeRouter) -> None:
+    router.put(b"k", b"plain")
+    with pytest.raises(FailedPrecondition, match=r"\.raw"):
+        await kv.collection("default").get("k")
+
+
+async def test_search(kv: Client[str], router: FakeRouter) -> None:
+    docs = kv.collection("docs")
+    await docs.create(schema={"title": "text", "tag": "keyword"})
+    await docs.put_many({f"d{n}": {"title": "tail " * (n + 1), "tag": "odd" if n % 2 else "even"} for n in range(5)})
+    page = await docs.search("tail", limit=3, facets=["tag"], highlight=["title"], filters=["tag"], explain_timing=True)
+    assert [hit.key for hit in page.hits] == ["d4", "d3", "d2"]
+    assert page.hits[0].document == {"title": "tail " * 5, "tag": "even"}
+    assert page.hits[0].highlights[0].spans == ((0, 4),)
+    assert page.total == 5
+    assert page.complete
+    assert page.coverage.fraction == 1.0
+    assert [(value.value, value.count) for value in page.facets["tag"].values] == [("even", 3), ("odd", 2)]
+    assert page.timing.straggler_shard == 1
+    last = await docs.search("tail", limit=3, facets=["tag"], highlight=["title"], filters=["tag"], next=page.next)
+    assert [hit.key for hit in last.hits] == ["d1", "d0"]
+    assert last.next is None
+    keys = await docs.search("tail", keys_only=True)
+    assert keys.hits[0].document is None
+
+
+async def test_search_errors(kv: Client[str], router: FakeRouter) -> None:
+    docs = kv.collection("docs")
+    with pytest.raises(CollectionNotFound):
+        await docs.search("x")
+    await docs.create({"title": "text"})
+    with pytest.raises(MalformedQuery) as refused:
+        await docs.search("title:(a")
+    assert refused.value.details.position == 6
+    with pytest.raises(InvalidToken):
+        await docs.search("x", next="!")
+
+
+async def test_partial_answers_say_what_is_missing(kv: Client[str], router: FakeRouter) -> None:
+    docs = kv.collection("docs")
+    await docs.create({"title": "text"})
+    router.coverage = types_pb2.Coverage(
+        complete=False, documents_considered=3, documents_total=4, fraction=0.75, legs=2, legs_ok=1
+    )
+    router.coverage.failed.add(shard=1, replicas_tried=["leaf-2"]).failure.reason = "UNAVAILABLE"
+    page = await docs.search("x", on_shortfall="partial")
+    assert not page.complete
+    (failed,) = page.coverage.failed
+    assert failed.shard == 1
+    assert isinstance(failed.error, Unavailable)
+    assert failed.error.details.replicas_tried == ("leaf-2",)
+
+
+async def test_map_and_status(kv: Client[str], router: FakeRouter) -> None:
+    router.put(b"a", b"123")
+    router.down_leaves.add("leaf-2")
+    cluster_map = await kv.map()
+    assert (cluster_map.version, sorted(cluster_map.shards)) == (9, [0, 1])
+    status = await kv.status()
+    up, down = status.leaves
+    assert (up.is_up, up.report.pid, down.is_up, down.error) == (True, 4242, False, "cannot be reached")
+    assert (status.documents(), status.bytes(), status.documents(collection_id=77)) == (1, 3, 0)
+    assert status.primary_replica(1) is None
+
+
+async def test_every_error_is_one_of_ours(kv: Client[str], router: FakeRouter) -> None:
+    for code in (
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+    ):
+        router.fail("Get", code)
+        with pytest.raises(KvShardError):
+            await kv.get("k")

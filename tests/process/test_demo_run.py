@@ -1,0 +1,53 @@
+"""`kvshard demo` from start to end, in small: it shows everything, ends by itself and leaves nothing behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def start_demo(tmp_path: Path, *flags: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kvshard.cli", "demo", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path), "COLUMNS": "120"},
+    )
+
+
+def test_demo_in_small(tmp_path):
+    picture = tmp_path / "latency.svg"
+    with start_demo(tmp_path, "--documents", "1500", "--rounds", "40", "--svg-file", str(picture)) as demo:
+        shown, errors = demo.communicate(timeout=100)
+    assert demo.returncode == 0, errors
+    assert "3 leaves, 8 shards" in shown
+    assert "1,500 texts stored durably" in shown
+    assert "finds 1,500" in shown
+    for example in ("parse a date", "context manager", "thread-safe", "asyncio", "compression"):
+        assert example in shown
+    assert re.search(r"[1-9][\d,]* matches on 8 of 8 shards", shown)
+    assert "get_many of 1,000 keys" in shown
+    rows = re.findall(r"│ (one leg alone|\d)\s+│\s+(\d+) │", shown)
+    assert rows == [("one leg alone", "40"), ("1", "40"), ("2", "40"), ("4", "40"), ("8", "40")]
+    assert "nothing is hedged" in shown
+    assert picture.read_text().startswith("<svg")
+    assert [path.name for path in tmp_path.iterdir()] == ["latency.svg"], "the temporary data is removed"
+
+
+def test_demo_that_is_interrupted_cleans_up(tmp_path):
+    with start_demo(tmp_path, "--documents", "20000") as demo:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("*/leaf-1")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        began = time.monotonic()
+        demo.send_signal(signal.SIGINT)
+        _, errors = demo.communicate(timeout=20)
+    assert demo.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert time.monotonic() - began < 8
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,230 @@
+"""The exact actions of the attempt machine."""
+
+import pytest
+
+from kvshard.errors import (
+    DataLoss,
+    DeadlineExceeded,
+    ErrorDetails,
+    InvalidArgument,
+    KvShardError,
+    NotReady,
+    StaleEpoch,
+    StorageFailed,
+    Unavailable,
+    VersionConflict,
+)
+from kvshard.tail.attempts import (
+    AttemptFailed,
+    AttemptMachine,
+    AttemptSucceeded,
+    Cancel,
+    Candidate,
+    Config,
+    DeadlinePassed,
+    Finish,
+    Lost,
+    MapRefreshed,
+    Phase,
+    RefreshFailed,
+    RefreshMap,
+    Send,
+    SetTimer,
+    TimerFired,
+    Won,
+)
+
+A, B, C = Candidate("a", 1), Candidate("b", 1), Candidate("c", 1)
+NEWER = Candidate("a", 2)
+DEADLINE = 10.0
+
+
+def machine(config: Config = Config(), *candidates: Candidate) -> AttemptMachine:  # noqa: B008
+    return AttemptMachine(config, candidates or (A,), DEADLINE)
+
+
+def lost(leg: AttemptMachine) -> KvShardError:
+    assert isinstance(leg.outcome, Lost)
+    return leg.outcome.error
+
+
+class TestOneAttempt:
+    def test_the_answer_wins(self) -> None:
+        leg = machine()
+        assert leg.start(0.0) == [Send(1, A)]
+        assert leg.step(AttemptSucceeded(1), 0.1) == [Finish(Won(1, A))]
+
+    @pytest.mark.parametrize(
+        "error", [Unavailable("x"), StorageFailed("x"), DataLoss("x"), InvalidArgument("x"), VersionConflict("x")]
+    )
+    def test_an_error_ends_it(self, error: KvShardError) -> None:
+        leg = machine(Config(), A, B)
+        leg.start(0.0)
+        assert leg.step(AttemptFailed(1, error), 0.1) == [Finish(Lost(error))]
+
+    def test_the_deadline_cancels_it(self) -> None:
+        leg = machine()
+        leg.start(0.0)
+        actions = leg.step(DeadlinePassed(), DEADLINE)
+        assert actions[0] == Cancel(1)
+        assert isinstance(lost(leg), DeadlineExceeded)
+        assert not lost(leg).details.maybe_applied
+        assert "no answer from a" in lost(leg).message
+
+    def test_a_write_cut_off_by_the_deadline_may_be_applied(self) -> None:
+        leg = machine(Config(is_idempotent=False))
+        leg.start(0.0)
+        leg.step(DeadlinePassed(), DEADLINE)
+        assert lost(leg).details.maybe_applied
+
+    def test_nothing_is_sent_after_the_deadline(self) -> None:
+        leg = machine()
+        actions = leg.start(DEADLINE)
+        assert [type(action) for action in actions] == [Finish]
+        assert isinstance(lost(leg), DeadlineExceeded)
+        assert not lost(leg).details.maybe_applied
+
+    def test_what_comes_after_the_end_does_nothing(self) -> None:
+        leg = machine()
+        leg.start(0.0)
+        leg.step(AttemptSucceeded(1), 0.1)
+        late = [AttemptSucceeded(1), AttemptFailed(1, Unavailable("x")), MapRefreshed((B,)), TimerFired(), DeadlinePassed()]
+        assert [leg.step(event, 0.2) for event in late] == [[]] * len(late)
+        assert leg.outcome == Won(1, A)
+
+
+class TestRefusals:
+    def test_a_stale_epoch_leads_to_a_refresh_and_another_attempt(self) -> None:
+        leg = machine()
+        leg.start(0.0)
+        assert leg.step(AttemptFailed(1, StaleEpoch("old")), 0.1) == [RefreshMap()]
+        assert leg.step(MapRefreshed((NEWER,)), 0.2) == [Send(2, NEWER)]
+        assert leg.step(AttemptSucceeded(2), 0.3) == [Finish(Won(2, NEWER))]
+        assert leg.contacts == [A, NEWER]
+
+    def test_writes_ask_again_too_since_nothing_was_done(self) -> None:
+        leg = machine(Config(is_idempotent=False))
+        leg.start(0.0)
+        assert leg.step(AttemptFailed(1, NotReady("recovering")), 0.1) == [RefreshMap()]
+        assert leg.step(MapRefreshed((NEWER,)), 0.2) == [Send(2, NEWER)]
+
+    def test_pauses_grow_until_the_refreshes_are_used_up(self) -> None:
+        leg = machine()
+        actions, now, pauses = leg.start(0.0), 0.0, []
+        refusal = NotReady("recovering")
+        while leg.outcome is None:
+            match actions[-1]:
+                case Send(attempt):
+                    actions = leg.step(AttemptFailed(attempt, refusal), now)
+                case SetTimer(at):
+                    pauses.append(at - now)
+                    now = at
+                    actions = leg.step(TimerFired(), now)
+                case RefreshMap():
+                    actions = leg.step(MapRefreshed((A,)), now)
+            leg.check_invariants()
+        assert pauses == pytest.approx([0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32])
+        assert leg.refreshes == 8
+        assert len(leg.contacts) == 9
+        assert lost(leg) is refusal
+
+    def test_a_pause_that_would_pass_the_deadline_is_not_waited_for(self) -> None:
+        leg = machine()
+        leg.start(0.0)
+        leg.step(AttemptFailed(1, StaleEpoch("old")), 1.0)
+        leg.step(MapRefreshed((NEWER,)), 1.0)
+        refusal = StaleEpoch("older still")
+        assert leg.step(AttemptFailed(2, refusal), DEADLINE - 0.001) == [Finish(Lost(refusal))]
+
+    def test_the_deadline_in_a_pause_tells_the_refusal(self) -> None:
+        leg = machine()
+        leg.start(0.0)
+        refusal = StaleEpoch("old")
+        leg.step(AttemptFailed(1, refusal), 0.1)
+        assert leg.step(DeadlinePassed(), DEADLINE) == [Finish(Lost(refusal))]
+
+    def test_a_timer_that_fires_early_changes_nothing(self) -> None:
+        leg = machine()
+        leg.start(0.0)
+        leg.step(AttemptFailed(1, StaleEpoch("old")), 0.1)
+        leg.step(MapRefreshed((A,)), 0.1)
+        assert leg.step(AttemptFailed(2, StaleEpoch("old")), 0.1) == [SetTimer(pytest.approx(0.105))]
+        assert leg.step(TimerFired(), 0.104) == []
+        assert leg.phase is Phase.PAUSING
+        assert leg.step(TimerFired(), 0.106) == [RefreshMap()]
+
+    def test_a_failed_refresh_is_tried_again(self) -> None:
+        leg = machine()
+        leg.start(0.0)
+        leg.step(AttemptFailed(1, StaleEpoch("old")), 0.1)
+        problem = Unavailable("no coordinator")
+        assert leg.step(RefreshFailed(problem), 0.2) == [SetTimer(pytest.approx(0.205))]
+        assert leg.step(TimerFired(), 0.206) == [RefreshMap()]
+        assert leg.step(MapRefreshed((NEWER,)), 0.3) == [Send(2, NEWER)]
+
+    def test_a_map_without_the_shard_is_read_again_and_then_said(self) -> None:
+        leg = AttemptMachine(Config(max_refreshes=1), (), DEADLINE)
+        assert leg.start(0.0) == [RefreshMap()]
+        leg.step(MapRefreshed(()), 0.1)
+        assert "names no replica" in lost(leg).message
+
+
+class TestSeveralAttempts:
+    hedged = Config(max_attempts=3, hedge_after_s=0.05)
+
+    def test_a_hedge_goes_to_a_spare_candidate_and_the_loser_is_cancelled(self) -> None:
+        leg = machine(self.hedged, A, B)
+        assert leg.start(0.0) == [Send(1, A), SetTimer(0.05)]
+        assert leg.step(TimerFired(), 0.05) == [Send(2, B)]  # no third candidate, so no further timer
+        assert leg.step(AttemptSucceeded(2), 0.06) == [Cancel(1), Finish(Won(2, B))]
+
+    def test_no_hedge_without_a_spare_candidate(self) -> None:
+        leg = machine(self.hedged, A, Candidate("a", 7))
+        assert leg.start(0.0) == [Send(1, A)]
+
+    def test_a_write_is_never_hedged_nor_failed_over(self) -> None:
+        leg = machine(Config(max_attempts=3, hedge_after_s=0.05, is_idempotent=False), A, B)
+        assert leg.start(0.0) == [Send(1, A)]
+        assert leg.step(TimerFired(), 0.05) == []
+        error = Unavailable("gone", ErrorDetails(maybe_applied=True))
+        assert leg.step(AttemptFailed(1, error), 0.1) == [Finish(Lost(error))]
+
+    def test_failover_to_the_next_candidate(self) -> None:
+        leg = machine(Config(max_attempts=2), A, B, C)
+        leg.start(0.0)
+        assert leg.step(AttemptFailed(1, Unavailable("gone")), 0.1) == [Send(2, B)]
+        last = Unavailable("gone too")
+        assert leg.step(AttemptFailed(2, last), 0.2) == [Finish(Lost(last))]  # a third one would be one too many
+
+    def test_a_refused_attempt_is_handed_back(self) -> None:
+        leg = machine(Config(max_attempts=2), A, B, C)
+        leg.start(0.0)
+        assert leg.step(AttemptFailed(1, NotReady("x")), 0.1) == [Send(2, B)]
+        assert leg.step(AttemptFailed(2, Unavailable("x")), 0.2) == [Send(3, C)]
+
+    def test_an_answer_that_all_would_give_ends_the_leg(self) -> None:
+        leg = machine(self.hedged, A, B)
+        leg.start(0.0)
+        leg.step(TimerFired(), 0.05)
+        error = InvalidArgument("bad query")
+        assert leg.step(AttemptFailed(2, error), 0.06) == [Cancel(1), Finish(Lost(error))]
+
+    def test_a_failure_waits_for_the_attempt_still_out(self) -> None:
+        leg = machine(self.hedged, A, B)
+        leg.start(0.0)
+        leg.step(TimerFired(), 0.05)
+        assert leg.step(AttemptFailed(1, Unavailable("gone")), 0.06) == []
+        assert leg.step(AttemptSucceeded(2), 0.07) == [Finish(Won(2, B))]
+
+    def test_a_stale_map_is_not_asked_further(self) -> None:
+        leg = machine(Config(max_attempts=3, hedge_after_s=0.05), A, B, C)
+        leg.start(0.0)
+        leg.step(TimerFired(), 0.05)
+        assert leg.step(AttemptFailed(1, StaleEpoch("old")), 0.06) == []
+        assert leg.step(TimerFired(), 0.2) == []
+        assert leg.step(AttemptFailed(2, StaleEpoch("old")), 0.3) == [RefreshMap()]
+
+    def test_its_state_can_be_read(self) -> None:
+        leg = machine(self.hedged, A, B)
+        leg.start(0.0)
+        assert "trying, outstanding={1: 'a'}, contacts=1" in repr(leg)

@@ -1,0 +1,217 @@
+"""The cluster map: lookup, validation and text forms."""
+
+import dataclasses
+import json
+
+import pytest
+
+from kvshard import hashing
+from kvshard.clustermap import (
+    DEFAULT_COLLECTION,
+    TOKEN_SLOTS,
+    ClusterMap,
+    Collection,
+    InvalidMap,
+    Leaf,
+    Replica,
+    ShardConfig,
+    equal_ranges,
+)
+from kvshard.errors import InvalidArgument, KvShardError
+
+
+def shard(number: int, first: int, last: int, **changes: object) -> ShardConfig:
+    made = ShardConfig(number, first, last, 1, "leaf-1", (Replica("leaf-1", "x"), Replica("leaf-2")))
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+LEAVES = {"leaf-1": Leaf("leaf-1", "127.0.0.1:1", "a"), "leaf-2": Leaf("leaf-2", "", "b", 2.5), "leaf-3": Leaf("leaf-3")}
+SHARDS = {
+    7: shard(7, 0, 999),
+    2: shard(2, 1000, 40000, epoch=5, learners=(Replica("leaf-3"),), desired=("leaf-3", "leaf-1")),
+    3: shard(3, 40001, 65535, in_sync=(Replica("leaf-1"),)),
+}
+COLLECTIONS = {"default": DEFAULT_COLLECTION, "docs": Collection("docs", 4, {"title": "text", "année": "integer"})}
+
+
+def new_map(**changes: object) -> ClusterMap:
+    arguments = {"version": 12, "seed": 99, "leaves": LEAVES, "shards": SHARDS, "collections": COLLECTIONS}
+    return ClusterMap(**{**arguments, **changes})  # type: ignore[arg-type]
+
+
+def test_lookups() -> None:
+    cluster_map = new_map()
+    assert [cluster_map.shard_of_slot(slot) for slot in (0, 999, 1000, 40000, 40001, 65535)] == [7, 7, 2, 2, 3, 3]
+    assert cluster_map.collection("docs") == cluster_map.collection_by_id(4) == COLLECTIONS["docs"]
+    assert cluster_map.collection("nothing") is cluster_map.collection_by_id(5) is None
+    assert cluster_map.leaf_address("leaf-1") == "127.0.0.1:1"
+    assert cluster_map.leaf_address("leaf-2") is cluster_map.leaf_address("nobody") is None
+    assert [each.id for each in cluster_map.shards_on("leaf-3")] == [2]
+    assert [each.id for each in cluster_map.shards_on("leaf-1")] == [2, 3, 7]
+    assert cluster_map.shards_on("nobody") == []
+
+
+def test_a_key_lies_in_the_range_of_its_shard() -> None:
+    cluster_map = new_map()
+    for number in range(2000):
+        key = b"key-%d" % number
+        found = cluster_map.shards[cluster_map.shard_of_key(key)]
+        assert found.first_token <= hashing.token(key, 99) <= found.last_token
+    assert cluster_map.shard_of_key(b"{tag}a") == cluster_map.shard_of_key(b"b{tag}")
+
+
+def test_token_ranges_meet() -> None:
+    assert SHARDS[7].first_token == 0
+    assert SHARDS[7].last_token + 1 == SHARDS[2].first_token
+    assert SHARDS[3].last_token == (1 << 64) - 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 1000, 4095, 4096])
+def test_equal_ranges(count: int) -> None:
+    ranges = equal_ranges(count)
+    assert len(ranges) == count
+    assert [slot for first, last in ranges for slot in range(first, last + 1)] == list(range(TOKEN_SLOTS))
+    sizes = {last - first + 1 for first, last in ranges}
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("count", [0, -1, 4097])
+def test_equal_ranges_of_an_impossible_number(count: int) -> None:
+    with pytest.raises(InvalidArgument):
+        equal_ranges(count)
+
+
+INVALID = {
+    "no shards": ({"shards": {}}, "0 shards"),
+    "gap": ({"shards": {0: shard(0, 0, 5), 1: shard(1, 7, 65535)}}, "a gap before slot 7"),
+    "overlap": ({"shards": {0: shard(0, 0, 5), 1: shard(1, 5, 65535)}}, "an overlap before slot 5"),
+    "late start": ({"shards": {0: shard(0, 1, 65535)}}, "a gap"),
+    "early end": ({"shards": {0: shard(0, 0, 65534)}}, "end at slot 65534"),
+    "beyond": ({"shards": {0: shard(0, 0, 65536)}}, "end at slot 65536"),
+    "backward": ({"shards": {0: shard(0, 0, -1), 1: shard(1, 0, 65535)}}, "ends before it begins"),
+    "misnumbered": ({"shards": {1: shard(0, 0, 65535)}}, "stands under the number 1"),
+    "id too big": ({"shards": {65536: shard(65536, 0, 65535)}}, "65536"),
+    "epoch": ({"shards": {0: shard(0, 0, 65535, epoch=0)}}, "epoch 0"),
+    "unknown leaf": ({"shards": {0: shard(0, 0, 65535, learners=(Replica("x"),))}}, "unknown leaves: x"),
+    "unknown desired": ({"shards": {0: shard(0, 0, 65535, desired=("x",))}}, "unknown leaves: x"),
+    "twice on a leaf": ({"shards": {0: shard(0, 0, 65535, learners=(Replica("leaf-2"),))}}, "two replicas on one leaf"),
+    "primary not in sync": ({"shards": {0: shard(0, 0, 65535, primary="leaf-3")}}, "primary 'leaf-3' is not in sync"),
+    "nobody in sync": ({"shards": {0: shard(0, 0, 65535, in_sync=())}}, "not in sync"),
+    "misnamed leaf": ({"leaves": LEAVES | {"leaf-4": Leaf("leaf-5")}}, "'leaf-5' stands under the name 'leaf-4'"),
+    "nameless leaf": ({"leaves": LEAVES | {"": Leaf("")}}, "stands under"),
+    "weight": ({"leaves": LEAVES | {"leaf-1": Leaf("leaf-1", weight=float("nan"))}}, "weight nan"),
+    "negative weight": ({"leaves": LEAVES | {"leaf-1": Leaf("leaf-1", weight=-1)}}, "weight -1"),
+    "no default": ({"collections": {}}, "default collection"),
+    "other default": ({"collections": {"default": Collection("default", 2)}}, "default collection"),
+    "same number": ({"collections": COLLECTIONS | {"x": Collection("x", 4)}}, "same number"),
+    "misnamed collection": ({"collections": COLLECTIONS | {"x": Collection("y", 5)}}, "'y' stands under"),
+    "number": ({"collections": COLLECTIONS | {"x": Collection("x", 0)}}, "number 0"),
+    "version": ({"version": -1}, "version -1"),
+    "seed": ({"seed": 1 << 32}, "32 bits"),
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_a_map_that_contradicts_itself_cannot_be_made(name: str) -> None:
+    changes, message = INVALID[name]
+    with pytest.raises(InvalidMap, match=message) as caught:
+        new_map(**changes)
+    assert isinstance(caught.value, KvShardError)
+
+
+def test_json_is_canonical() -> None:
+    cluster_map = new_map()
+    shuffled = new_map(leaves=dict(reversed(LEAVES.items())), shards=dict(sorted(SHARDS.items())))
+    assert cluster_map == shuffled
+    assert cluster_map.to_json() == shuffled.to_json()
+    assert ClusterMap.from_json(cluster_map.to_json()) == cluster_map
+    assert ClusterMap.from_json(cluster_map.to_json().encode()).to_json() == cluster_map.to_json()
+    integer_weights = new_map(leaves={name: dataclasses.replace(leaf, weight=2) for name, leaf in LEAVES.items()})
+    float_weights = new_map(leaves={name: dataclasses.replace(leaf, weight=2.0) for name, leaf in LEAVES.items()})
+    assert integer_weights.to_json() == float_weights.to_json()
+
+
+def test_json_keeps_the_order_of_schema_fields() -> None:
+    read = ClusterMap.from_json(new_map().to_json())
+    assert list(read.collections["docs"].schema) == ["title", "année"]
+
+
+def test_frozen_json() -> None:
+    small = ClusterMap(
+        3, 0, {"a": Leaf("a")}, {0: ShardConfig(0, 0, 65535, 1, "a", (Replica("a"),))}, {"default": DEFAULT_COLLECTION}
+    )
+    assert small.to_json() == (
+        '{"collections":[{"id":1,"name":"default","schema":[]}],"format":1,'
+        '"leaves":[{"address":"","id":"a","weight":1.0,"zone":""}],"seed":0,'
+        '"shards":[{"desired":[],"epoch":1,"first_slot":0,"id":0,"in_sync":[["a",""]],"last_slot":65535,"learners":[],'
+        '"primary":"a"}],"version":3}'
+    )
+
+
+def test_json_of_a_newer_version_with_more_fields_is_read() -> None:
+    data = json.loads(new_map().to_json())
+    data["new"] = 1
+    data["leaves"][0]["new"] = [1]
+    data["shards"][0]["new"] = {}
+    assert ClusterMap.from_json(json.dumps(data)) == new_map()
+
+
+def damaged(path: list[object], value: object) -> str:
+    data = json.loads(new_map().to_json())
+    place = data
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "{",
+        b"\xff",
+        damaged(["format"], 2),
+        damaged(["version"], "12"),
+        damaged(["version"], True),
+        damaged(["leaves"], {}),
+        damaged(["leaves", 0], "leaf-1"),
+        damaged(["leaves", 0, "weight"], "1"),
+        damaged(["leaves", 0, "weight"], True),
+        damaged(["leaves", 1, "id"], "leaf-1"),
+        damaged(["shards", 0, "in_sync"], [["leaf-1"]]),
+        damaged(["shards", 0, "in_sync"], ["leaf-1"]),
+        damaged(["shards", 0, "desired"], [1]),
+        damaged(["shards", 0, "epoch"], 1.5),
+        damaged(["shards", 0, "last_slot"], 5),
+        damaged(["collections", 0, "schema"], [["a", 1]]),
+    ],
+)
+def test_damaged_json_is_refused(text: str | bytes) -> None:
+    with pytest.raises(InvalidMap):
+        ClusterMap.from_json(text)
+
+
+def test_pretty() -> None:
+    assert new_map().pretty() == PRETTY
+
+
+PRETTY = """\
+cluster map, version 12, seed 99
+
+leaf    address      zone  weight  replicas
+leaf-1  127.0.0.1:1  a     1       3
+leaf-2  -            b     2.5     2
+leaf-3  -            -     1       1
+
+shard  slots          epoch  primary  in sync         learners  desired
+2      0x03e8-0x9c40  5      leaf-1   leaf-1, leaf-2  leaf-3    leaf-3, leaf-1
+3      0x9c41-0xffff  1      leaf-1   leaf-1          -         -
+7      0x0000-0x03e7  1      leaf-1   leaf-1, leaf-2  -         -
+
+collection  id  schema
+default     1   -
+docs        4   title: text, année: integer
+"""

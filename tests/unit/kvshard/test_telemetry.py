@@ -1,0 +1,150 @@
+"""Names of the metrics, the exposition over HTTP, and what a log line looks like."""
+
+import itertools
+import json
+import logging
+import re
+import shutil
+import subprocess
+import urllib.request
+
+import pytest
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from kvshard.errors import InvalidArgument
+from kvshard.telemetry import (
+    LATENCY_BUCKETS_SECONDS,
+    LeafMetrics,
+    RouterMetrics,
+    configure_logging,
+    exposition,
+    process_registry,
+    start_metrics,
+    stop_metrics,
+)
+
+
+@pytest.fixture
+def registry():
+    """Router and leaf in one registry, each metric with a sample."""
+    registry = process_registry()
+    router, leaf = RouterMetrics(registry), LeafMetrics(registry)
+    router.requests.labels("Get", "OK").inc()
+    router.request_seconds.labels("Get").observe(0.0004)
+    router.legs.labels("Get", "ok").inc()
+    router.leg_seconds.labels("Get").observe(0.0003)
+    leaf.requests.labels("read", "OK").inc()
+    leaf.request_seconds.labels("read").observe(0.0001)
+    leaf.queue_depth.set(3)
+    leaf.documents.set(20_000)
+    leaf.disk_bytes.set(1 << 20)
+    leaf.commit_batch_entries.observe(17)
+    leaf.fsync_seconds.observe(0.004)
+    leaf.index_refresh_seconds.observe(0.02)
+    return registry
+
+
+def test_the_names_are_the_documented_ones(registry):
+    families = {family.name for family in text_string_to_metric_families(exposition(registry).decode())}
+    assert {name for name in families if name.startswith("kvshard_")} == {
+        "kvshard_router_requests",
+        "kvshard_router_request_seconds",
+        "kvshard_router_legs",
+        "kvshard_router_leg_seconds",
+        "kvshard_leaf_requests",
+        "kvshard_leaf_request_seconds",
+        "kvshard_leaf_queue_depth",
+        "kvshard_leaf_documents",
+        "kvshard_leaf_disk_bytes",
+        "kvshard_leaf_commit_batch_entries",
+        "kvshard_leaf_fsync_seconds",
+        "kvshard_leaf_index_refresh_seconds",
+    }
+
+
+def test_naming_rules_of_prometheus(registry):
+    """What `promtool check metrics` looks for, where it is not installed."""
+    text = exposition(registry).decode()
+    names = re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE)
+    helps = dict(re.findall(r"^# HELP (\S+) (.*)$", text, re.MULTILINE))
+    for name, kind in names:
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
+        assert helps[name], f"{name} has no help text"
+        assert (kind == "counter") == name.endswith("_total"), name
+        assert not re.search(r"_(count|sum|bucket|created|info)$", name) or name == "python_info", name
+        assert not re.search(r"_(ms|us|kb|mb|millis\w*|micros\w*|kilo\w*|mega\w*)(_|$)", name), f"{name}: not a base unit"
+        assert kind not in name.split("_"), f"{name} repeats its type"
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_has_nothing_to_say(registry):
+    done = subprocess.run(["promtool", "check", "metrics"], input=exposition(registry), capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_served_on_an_ephemeral_port_and_closed_again(registry):
+    port = start_metrics(0, registry)
+    try:
+        assert port > 0
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            assert b'kvshard_router_requests_total{code="OK",method="Get"} 1.0' in answer.read()
+        with pytest.raises(OSError, match="in use"):
+            start_metrics(port, registry)
+    finally:
+        stop_metrics(port)
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+    stop_metrics(port)
+
+
+def test_buckets_reach_from_100_us_to_10_s():
+    assert (LATENCY_BUCKETS_SECONDS[0], LATENCY_BUCKETS_SECONDS[-1]) == (0.0001, 10.0)
+    steps = [high / low for low, high in itertools.pairwise(LATENCY_BUCKETS_SECONDS)]
+    assert all(1.9 < step < 2.6 for step in steps)
+
+
+@pytest.fixture
+def clean_logging():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("clean_logging")
+def test_json_lines_for_our_records_and_foreign_ones(capsys):
+    configure_logging("info", as_json=True)
+    structlog.get_logger("leaf.driver").info("shard opened", shard=3, key=b"\xff")
+    structlog.get_logger("leaf.driver").debug("not shown")
+    logging.getLogger("grpc").warning("foreign %d", 7)
+    try:
+        secret = "value of a user"  # noqa: F841
+        raise ValueError("bad")
+    except ValueError:
+        structlog.get_logger("leaf.driver").exception("failed")
+    captured = capsys.readouterr()
+    ours, foreign, failed = map(json.loads, captured.err.splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", ours.pop("timestamp"))
+    assert ours == {"event": "shard opened", "level": "info", "logger": "leaf.driver", "shard": 3, "key": "b'\\xff'"}
+    assert (foreign["event"], foreign["level"], foreign["logger"]) == ("foreign 7", "warning", "grpc")
+    assert "ValueError: bad" in failed["exception"]
+    assert "locals" not in failed["exception"]
+    assert captured.out == ""
+
+
+@pytest.mark.usefixtures("clean_logging")
+def test_plain_lines(capsys):
+    configure_logging("warning")
+    structlog.get_logger("router").info("not shown")
+    structlog.get_logger("router").warning("leg failed", shard=3)
+    line = capsys.readouterr().err
+    assert re.search(r"\[warning\s*\] leg failed .*shard=3", line)
+    assert line.count("\n") == 1
+
+
+def test_unknown_level_is_refused():
+    with pytest.raises(InvalidArgument, match="log level must be one of debug, info, warning, error"):
+        configure_logging("loud")

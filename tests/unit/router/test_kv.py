@@ -1,0 +1,192 @@
+"""Batches: split, put together again, per-key failures."""
+
+import pytest
+from fakes.map_source import FakeMapSource, cluster_map
+from fakes.memory_leaves import MemoryLeaves
+from prometheus_client import CollectorRegistry
+
+from kvshard.clock import SystemClock
+from kvshard.clustermap import Collection
+from kvshard.errors import CollectionNotFound, ErrorDetails, InvalidArgument, Unavailable, VersionConflict
+from kvshard.model import ShardRead, ShardReadReply, ShardWrite
+from kvshard.telemetry import RouterMetrics
+from router import kv
+from router.coverage import KnownCounts
+from router.kv import KeyValueOperations
+from router.requests import DEFAULT_READ_POLICY, ReadPolicy, write_columns
+from router.scatter import Scatter
+
+CLOCK = SystemClock()
+PARTIAL = ReadPolicy(is_partial_accepted=True)
+KEYS = [b"key-%03d" % number for number in range(100)]
+
+
+class Setting:
+    def __init__(self) -> None:
+        self.maps = FakeMapSource(cluster_map(shards=8, leaves=4))
+        self.leaves = MemoryLeaves()
+        scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()))
+        self.operations = KeyValueOperations(self.maps, self.leaves.client, scatter, KnownCounts(), CLOCK)
+
+    async def put(self, keys, values=None, conditions=()) -> kv.BatchWritten:
+        columns = write_columns(list(keys), values or [b"v:" + key for key in keys], [], [], list(conditions))
+        return await self.operations.batch_write("", columns, False, CLOCK.monotonic() + 5)
+
+    async def get(self, keys, policy=DEFAULT_READ_POLICY) -> kv.BatchRead:
+        return await self.operations.batch_get("", list(keys), policy, CLOCK.monotonic() + 5)
+
+    def leaf_of(self, key: bytes) -> str:
+        current = self.maps.current
+        return current.shards[current.shard_of_key(key)].primary
+
+
+@pytest.fixture
+def setting() -> Setting:
+    return Setting()
+
+
+async def test_batch_comes_back_in_the_order_of_the_request(setting: Setting) -> None:
+    written = await setting.put(KEYS)
+    assert all(written.versions)
+    assert written.failures == []
+    asked = [*reversed(KEYS), b"absent", KEYS[0]]
+    read = await setting.get(asked)
+    assert read.values == [*(b"v:" + key for key in reversed(KEYS)), b"", b"v:" + KEYS[0]]
+    assert read.versions[-2] == 0
+    assert read.coverage.is_complete
+    assert read.coverage.legs == read.coverage.legs_ok == 8
+    assert read.coverage.documents_considered == 100
+    assert read.expires_at_ms == []
+
+
+async def test_one_leg_a_shard(setting: Setting) -> None:
+    await setting.put(KEYS)
+    calls = setting.leaves.client.calls_of(ShardWrite)
+    assert sorted(call.request.shard for call in calls) == list(range(8))
+
+
+async def test_empty_value_differs_from_an_absent_key(setting: Setting) -> None:
+    await setting.put([b"empty"], [b""])
+    read = await setting.get([b"empty", b"absent"])
+    assert read.values == [b"", b""]
+    assert read.versions[0] > 0
+    assert read.versions[1] == 0
+
+
+async def test_empty_batches(setting: Setting) -> None:
+    assert (await setting.put([])).versions == []
+    read = await setting.get([])
+    assert read.values == []
+    assert read.coverage.is_complete
+
+
+async def test_same_key_twice_takes_effect_in_order(setting: Setting) -> None:
+    written = await setting.put([b"k", b"k"], [b"1", b"2"])
+    assert written.existed == [False, True]
+    assert (await setting.get([b"k"])).values == [b"2"]
+
+
+async def test_failed_condition_concerns_its_key_alone(setting: Setting) -> None:
+    await setting.put(KEYS[:1])
+    written = await setting.put(KEYS[:3], conditions=[0, 0, None])
+    assert [(index, record.reason) for index, record in written.failures] == [(0, "VERSION_CONFLICT")]
+    assert written.versions[0] == 0
+    assert all(written.versions[1:])
+
+
+async def test_dead_leaf_fails_a_batch_read_whole_and_names_the_shards(setting: Setting) -> None:
+    await setting.put(KEYS)
+    setting.leaves.fail("leaf-2", Unavailable("connection refused"))
+    with pytest.raises(Unavailable) as caught:
+        await setting.get(KEYS)
+    assert caught.value.details.shards == (1, 5)
+    assert caught.value.details.replicas_tried == ("leaf-2",)
+
+
+async def test_dead_leaf_leaves_gaps_in_a_partial_batch_read(setting: Setting) -> None:
+    await setting.put(KEYS)
+    await setting.get(KEYS)  # The sizes of all shards are known now.
+    setting.leaves.fail("leaf-2", Unavailable("connection refused"))
+    read = await setting.get(KEYS, PARTIAL)
+    dead = [index for index, key in enumerate(KEYS) if setting.leaf_of(key) == "leaf-2"]
+    assert [index for index, _ in read.failures] == dead
+    assert {record.details.shards for _, record in read.failures} == {(1,), (5,)}
+    assert all(read.versions[index] for index in set(range(100)) - set(dead))
+    assert (read.coverage.legs, read.coverage.legs_ok) == (8, 6)
+    assert read.coverage.documents_total == 100
+    assert read.coverage.documents_considered == 100 - len(dead)
+
+
+async def test_min_coverage_forgives_a_small_gap(setting: Setting) -> None:
+    await setting.put(KEYS)
+    await setting.get(KEYS)
+    setting.leaves.fail("leaf-2", Unavailable("connection refused"))
+    read = await setting.get(KEYS, ReadPolicy(min_coverage=0.1))
+    assert not read.coverage.is_complete
+
+
+async def test_batch_write_survives_a_dead_leaf(setting: Setting) -> None:
+    broken = Unavailable("connection broke", ErrorDetails(maybe_applied=True))
+    setting.leaves.fail("leaf-3", broken)
+    written = await setting.put(KEYS)
+    dead = [index for index, key in enumerate(KEYS) if setting.leaf_of(key) == "leaf-3"]
+    assert [index for index, _ in written.failures] == dead
+    assert all(record.details.maybe_applied and record.details.shards for _, record in written.failures)
+    assert all(written.versions[index] for index in set(range(100)) - set(dead))
+
+
+async def test_leaf_that_finds_the_request_wrong_fails_the_call(setting: Setting) -> None:
+    setting.leaves.fail("leaf-1", InvalidArgument("no such thing"))
+    with pytest.raises(InvalidArgument, match="no such thing"):
+        await setting.get(KEYS, PARTIAL)
+
+
+async def test_answer_of_a_wrong_length_is_a_defect_and_not_a_wrong_answer(setting: Setting) -> None:
+    setting.leaves.client.on("leaf-1", ShardRead, ShardReadReply([], []))
+    read = await setting.get(KEYS)
+    assert {record.reason for _, record in read.failures} == {"INTERNAL"}
+
+
+async def test_answer_that_would_get_too_large(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    await setting.put(KEYS)
+    monkeypatch.setattr(kv, "ANSWER_MAX_BYTES", 500)
+    read = await setting.get(KEYS)
+    assert read.failures
+    assert {record.reason for _, record in read.failures} == {"RESOURCE_EXHAUSTED"}
+    assert sum(map(len, read.values)) <= 500
+
+
+async def test_point_operations(setting: Setting) -> None:
+    deadline = CLOCK.monotonic() + 5
+    columns = write_columns([b"k"], [b"v"], [], [], [])
+    version, existed = await setting.operations.write("Put", "", columns, True, deadline)
+    assert (version, existed) == (1, False)
+    read = await setting.operations.get("default", b"k", DEFAULT_READ_POLICY, deadline)
+    assert (read.value, read.version) == (b"v", 1)
+    with pytest.raises(VersionConflict):
+        await setting.operations.write("Put", "", write_columns([b"k"], [b"v"], [], [], [7]), False, deadline)
+    setting.leaves.fail(setting.leaf_of(b"k"), Unavailable("down"))
+    with pytest.raises(Unavailable):
+        await setting.operations.get("", b"k", DEFAULT_READ_POLICY, deadline)
+
+
+async def test_refresh_is_asked_only_of_collections_with_an_index(setting: Setting) -> None:
+    columns = write_columns([b"k"], [b"{}"], [], [], [])
+    await setting.operations.write("Put", "", columns, True, CLOCK.monotonic() + 5)
+    await setting.operations.write("Put", "docs", columns, True, CLOCK.monotonic() + 5)
+    assert [call.request.wait_for_refresh for call in setting.leaves.client.calls_of(ShardWrite)] == [False, True]
+
+
+async def test_unknown_collection_costs_one_refresh(setting: Setting) -> None:
+    with pytest.raises(CollectionNotFound, match="'nowhere'"):
+        await setting.operations.get("nowhere", b"k", DEFAULT_READ_POLICY, CLOCK.monotonic() + 5)
+    assert setting.maps.refreshes == 1
+
+
+async def test_collection_created_elsewhere_is_found_by_the_refresh(setting: Setting) -> None:
+    current = setting.maps.current
+    new = {**current.collections, "fresh": Collection("fresh", 3)}
+    setting.maps.upcoming = type(current)(2, current.seed, current.leaves, current.shards, new)
+    read = await setting.operations.get("fresh", b"k", DEFAULT_READ_POLICY, CLOCK.monotonic() + 5)
+    assert read.value is None
+    assert setting.leaves.client.calls_of(ShardRead)[0].request.collection_id == 3

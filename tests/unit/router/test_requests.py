@@ -1,0 +1,215 @@
+"""The checks at the door: each names the field and the limit."""
+
+import pytest
+
+from kvshard import limits
+from kvshard.errors import FailedPrecondition, InvalidArgument, MalformedQuery
+from kvshard.tail.hedging import Auto, FixedDelay, ReplicaChoice
+from router import requests
+from router.requests import KeyRange, SearchQuery
+
+SCHEMA = {"title": "text", "tag": "keyword", "year": "integer"}
+
+
+def refused(call, field: str, limit: int | None = None) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        call()
+    assert caught.value.details.field == field
+    assert caught.value.details.limit == limit
+    assert limit is None or str(limit) in caught.value.message
+
+
+@pytest.mark.parametrize("key", [b"", b"k" * 1025])
+def test_key_of_a_wrong_length(key: bytes) -> None:
+    refused(lambda: requests.check_key(key), "key", 1024)
+
+
+@pytest.mark.parametrize("key", [b"k", b"k" * 1024])
+def test_key_of_a_right_length(key: bytes) -> None:
+    requests.check_key(key)
+
+
+def test_value_and_ttl() -> None:
+    requests.check_value(b"v" * limits.VALUE_MAX_BYTES)
+    refused(lambda: requests.check_value(b"v" * (limits.VALUE_MAX_BYTES + 1)), "value", limits.VALUE_MAX_BYTES)
+    requests.check_ttl(requests.TTL_MAX_MS)
+    refused(lambda: requests.check_ttl(2**64 - 1), "ttl_ms", requests.TTL_MAX_MS)
+
+
+def test_batch_of_too_many_keys() -> None:
+    requests.check_keys([b"k"] * 10_000)
+    refused(lambda: requests.check_keys([b"k"] * 10_001), "keys", 10_000)
+
+
+def test_batch_names_the_bad_key() -> None:
+    refused(lambda: requests.check_keys([b"a", b"b", b""]), "keys[2]", 1024)
+
+
+def columns(keys=(b"a", b"b"), values=(b"1", b"2"), deletes=(), ttl_ms=(), conditions=()) -> requests.WriteColumns:
+    return requests.write_columns(list(keys), list(values), list(deletes), list(ttl_ms), list(conditions))
+
+
+def test_batch_write_columns() -> None:
+    assert columns().values == [b"1", b"2"]
+    assert columns(values=(b"", b"2"), deletes=(True, False)).values == [None, b"2"]
+    assert columns(values=(), deletes=(True, True)).values == [None, None]
+    assert columns(keys=(), values=()).keys == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"values": (b"1",)}, "values"),
+        ({"values": ()}, "values"),
+        ({"deletes": (True,)}, "deletes"),
+        ({"ttl_ms": (1, 2, 3)}, "ttl_ms"),
+        ({"conditions": (None,)}, "conditions"),
+        ({"deletes": (True, False)}, "values[0]"),  # a delete with a value
+    ],
+)
+def test_batch_write_columns_that_do_not_fit(changed: dict[str, tuple[object, ...]], field: str) -> None:
+    refused(lambda: columns(**changed), field)
+
+
+def test_batch_write_limits() -> None:
+    large = b"v" * limits.VALUE_MAX_BYTES
+    refused(lambda: columns(values=(b"", large + b"v")), "values[1]", limits.VALUE_MAX_BYTES)
+    five = [b"k%d" % i for i in range(5)]
+    refused(lambda: columns(five, [large] * 5), "values", limits.BATCH_MAX_BYTES)
+    refused(lambda: columns(ttl_ms=(0, 2**63)), "ttl_ms[1]", requests.TTL_MAX_MS)
+
+
+def test_conditions() -> None:
+    assert requests.condition_of(None, None) is None
+    assert requests.condition_of(5, None) == 5
+    assert requests.condition_of(None, True) == 0
+    refused(lambda: requests.condition_of(None, False, "conditions[3]"), "conditions[3].if_absent")
+    refused(lambda: requests.condition_of(0, None), "condition.if_version")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "start", "end", "expected"),
+    [
+        (b"", b"", b"", KeyRange(b"", None)),
+        (b"ab", b"", b"", KeyRange(b"ab", b"ac")),
+        (b"ab", b"abc", b"abd", KeyRange(b"abc", b"abd")),
+        (b"ab", b"a", b"b", KeyRange(b"ab", b"ac")),
+        (b"a\xff", b"", b"", KeyRange(b"a\xff", b"b")),
+        (b"\xff\xff", b"", b"", KeyRange(b"\xff\xff", None)),
+        (b"", b"m", b"c", KeyRange(b"m", b"c")),
+    ],
+)
+def test_key_range(prefix: bytes, start: bytes, end: bytes, expected: KeyRange) -> None:
+    assert requests.key_range(prefix, start, end) == expected
+
+
+def test_empty_ranges() -> None:
+    assert requests.key_range(b"", b"m", b"m").is_empty
+    assert not requests.key_range(b"", b"", b"").is_empty
+    refused(lambda: requests.key_range(b"p" * 1025, b"", b""), "prefix", 1024)
+
+
+def test_read_policy() -> None:
+    default = requests.read_policy(0, "", "", None, 0, False)
+    assert default == requests.DEFAULT_READ_POLICY == requests.ReadPolicy(hedge=Auto(), replica_choice=ReplicaChoice.ADAPTIVE)
+    chosen = requests.read_policy(2, "10ms", "primary", 0.5, 2, True)
+    assert chosen == requests.ReadPolicy(True, FixedDelay(0.01), ReplicaChoice.PRIMARY, 0.5, True, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "limit"),
+    [
+        ((3, "", "", None, 0), "options.consistency", None),
+        ((0, "often", "", None, 0), "options.hedge", None),
+        ((0, "x" * 65, "", None, 0), "options.hedge", 64),
+        ((0, "", "best", None, 0), "options.replica_choice", None),
+        ((0, "", "", 1.01, 0), "options.min_coverage", 1),
+        ((0, "", "", -0.1, 0), "options.min_coverage", 1),
+        ((0, "", "", float("nan"), 0), "options.min_coverage", 1),
+        ((0, "", "", None, 7), "options.on_shortfall", None),
+    ],
+)
+def test_read_policy_that_is_none(arguments, field: str, limit: int | None) -> None:
+    refused(lambda: requests.read_policy(*arguments, False), field, limit)
+
+
+def search(**changed: object) -> SearchQuery:
+    fields = {
+        "query": "tail",
+        "filters": [],
+        "limit": 10,
+        "sort": "",
+        "facets": [],
+        "facet_limit": 10,
+        "highlight": [],
+        "is_refresh_wanted": False,
+        "is_keys_only": False,
+        "shards": None,
+    }
+    return SearchQuery(**(fields | changed))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"limit": 1}, {"limit": 1000}, {"sort": "-year"}, {"sort": "tag"}, {"facets": ["tag"]}, {"highlight": ["title"]}],
+)
+def test_search_that_is_well(changed: dict[str, object]) -> None:
+    requests.check_search(search(**changed), "docs", SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "limit"),
+    [
+        ({"limit": 0}, "limit", 1000),
+        ({"limit": 1001}, "limit", 1000),
+        ({"facet_limit": 1001}, "facet_limit", 1000),
+        ({"filters": ["x"] * 33}, "filters", 32),
+        ({"sort": "nothing"}, "sort", None),
+        ({"sort": "-title"}, "sort", None),
+        ({"sort": "-"}, "sort", None),
+        ({"facets": ["year"]}, "facets", None),
+        ({"facets": ["tag", "tag"]}, "facets", None),
+        ({"highlight": ["tag"]}, "highlight", None),
+        ({"highlight": ["nothing"]}, "highlight", None),
+    ],
+)
+def test_search_that_is_wrong(changed: dict[str, object], field: str, limit: int | None) -> None:
+    refused(lambda: requests.check_search(search(**changed), "docs", SCHEMA), field, limit)
+
+
+def test_malformed_query_points_at_the_place() -> None:
+    with pytest.raises(MalformedQuery) as caught:
+        requests.check_search(search(query='tail "lat'), "docs", SCHEMA)
+    assert caught.value.details.position is not None
+    assert caught.value.details.field == "query"
+
+
+def test_malformed_filter_is_named() -> None:
+    with pytest.raises(MalformedQuery) as caught:
+        requests.check_search(search(filters=["tail", '"lat']), "docs", SCHEMA)
+    assert caught.value.details.field == "filters[1]"
+
+
+def test_search_without_schema() -> None:
+    with pytest.raises(FailedPrecondition, match="default"):
+        requests.check_search(search(), "default", {})
+
+
+def test_shards() -> None:
+    assert requests.check_shards([2, 0, 2], {0: "", 1: "", 2: ""}) == [0, 2]
+    refused(lambda: requests.check_shards([3], {0: ""}), "shards")
+
+
+@pytest.mark.parametrize("name", ["a", "A-b_9", "x" * 64])
+def test_collection_names(name: str) -> None:
+    requests.check_collection_name(name)
+
+
+@pytest.mark.parametrize("name", ["9a", "-a", "_a", "a b", "a/b", "é", "a\n"])
+def test_collection_names_that_are_none(name: str) -> None:
+    refused(lambda: requests.check_collection_name(name), "name")
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65])
+def test_collection_names_of_a_wrong_length(name: str) -> None:
+    refused(lambda: requests.check_collection_name(name), "name", 64)
