@@ -151,7 +151,7 @@ async def searches(client: Client, echo_address: str, shards: Sequence[int]) -> 
 async def footprint(client: Client, cluster: RunningCluster) -> list[Figure]:
     """What a cluster takes that has just started and does nothing."""
     status = await client.status()
-    resident = [leaf.resident_bytes / 1e6 for leaf in status.leaves]
+    resident = [leaf.report.resident_bytes / 1e6 for leaf in status.leaves if leaf.report is not None]
     return [
         Figure("start of up with 3 leaves", cluster.start_s, "s", 1, bound=6.0),
         Figure("idle leaf, resident", max(resident), "MB", len(resident), bound=90.0, note="the largest of them"),
@@ -164,6 +164,6 @@ async def run(cluster: RunningCluster, echo_address: str) -> list[Figure]:
         figures = await footprint(client, cluster)
         figures += await point_reads(client, echo_address)
         figures += await batches(client)
-        shards = sorted(shard.id for shard in (await client.map()).shards)
+        shards = sorted((await client.map()).shards)
         figures += await searches(client, echo_address, shards)
     return figures

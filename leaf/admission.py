@@ -18,7 +18,10 @@ RETRY_AFTER_MS: Final = 50
 
 
 class Admission:
-    """Counts requests and their bytes. Invariant: 0 <= requests <= MAX_REQUESTS; bytes are over the bound by one request at most."""
+    """Counts requests and their bytes.
+
+    Invariant: 0 <= requests <= max_requests; bytes are over their bound only while a single request is in.
+    """
 
     def __init__(self, max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES) -> None:
         self.requests = 0
@@ -31,7 +34,7 @@ class Admission:
         return f"Admission(requests={self.requests}, bytes={self.bytes}, refused={self.refused})"
 
     def enter(self, size: int, now: float, deadline: float) -> None:
-        """Take a request in; `leave` it later. Raises DeadlineExceeded when it came too late, ResourceExhausted when too many did."""
+        """Take a request in; `leave` follows. Raises DeadlineExceeded when it came too late, ResourceExhausted at a bound."""
         if now >= deadline:
             raise DeadlineExceeded("the deadline passed before the leaf began")
         # A single request over the bytes is let in when nothing else is: it could never be served otherwise.

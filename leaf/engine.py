@@ -54,7 +54,7 @@ class Engine(ABC):
 
     @abstractmethod
     def scan(self, start: bytes, end: bytes, limit: int, max_bytes: int = SCAN_MAX_BYTES) -> Rows:
-        """Rows in [start, end), ascending: at most limit, and no further one once max_bytes are reached; at least one if any."""
+        """Rows in [start, end), ascending: at most limit, none after max_bytes are reached; at least one if there is any."""
 
     @abstractmethod
     def size_bytes(self) -> int:

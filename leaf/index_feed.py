@@ -23,7 +23,7 @@ DOCUMENTS_CHUNK_BYTES: Final = 16 * 1024 * 1024
 """Values of one answer of scan_documents, one large value over it at most."""
 
 LARGE_TRIES: Final = 16
-"""A large value that is overwritten between the read of its header and its own is read again; sixteen times in turn is a storm."""
+"""A large value that is overwritten between the read of its header and its own is read again; so often in turn is a storm."""
 
 EXPIRED_LOOK: Final = 256
 """Due expiry rows looked at; beyond it the answer is the cautious one."""
@@ -83,9 +83,7 @@ class IndexFeed:
         """The last applied seqno; every entry through it is visible to the other methods."""
         return self._store.state(shard).applied
 
-    def read_documents(
-        self, shard: int, collection_id: int, keys: Sequence[bytes]
-    ) -> list[tuple[bytes, int, int] | None]:
+    def read_documents(self, shard: int, collection_id: int, keys: Sequence[bytes]) -> list[tuple[bytes, int, int] | None]:
         """Live (value, version, expires_at_ms) of each key now, None where there is none; parallel to the keys."""
         prefix = layout.value_prefix(shard, collection_id)
         now_ms = self._clock.wall_ms()
@@ -114,18 +112,16 @@ class IndexFeed:
         """Documents of the collection in this shard, for coverage."""
         return self._store.counts(shard, collection_id).documents
 
-    def _document(
-        self, shard: int, collection_id: int, key: bytes, row: bytes | None
-    ) -> tuple[bytes, int, int] | None:
+    def _document(self, shard: int, collection_id: int, key: bytes, row: bytes | None) -> tuple[bytes, int, int] | None:
         for _ in range(LARGE_TRIES):
             if row is None:
                 return None
-            header = header_of(row)
-            if header.size <= INLINE_MAX_BYTES:
-                return row[HEADER_BYTES:], header.version, header.expires_at_ms
-            value = self._store.large_value(shard, collection_id, key, header.version)
+            version, expires_at_ms, size = header_of(row)
+            if size <= INLINE_MAX_BYTES:
+                return row[HEADER_BYTES:], version, expires_at_ms
+            value = self._store.large_value(shard, collection_id, key, version)
             if value is not None:
-                return value, header.version, header.expires_at_ms
+                return value, version, expires_at_ms
             row = self._store.engine.get(layout.value_prefix(shard, collection_id) + key)
         raise NotReady(f"a key of shard {shard} changes too fast to be read", ErrorDetails(shards=(shard,)))
 

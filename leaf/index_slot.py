@@ -26,7 +26,7 @@ from leaf.log_source import LogSource
 from leaf.operations import DropCollection, Operation, WriteOperation
 from leaf.text_index import IndexFailed, TextIndex
 
-ENTRIES_MAX: Final = 512
+ENTRIES_MAX: Final = 128
 """Log entries of one pull; the source bounds their bytes (8 MB)."""
 
 STEP_MAX_DOCUMENTS: Final = 4_000
@@ -172,8 +172,8 @@ class IndexSlot:
         self.phase = Phase.SERVING
 
     def _begin_rebuild(self, reason: str) -> None:
-        log = self._log.info if not self._path.exists() else self._log.warning
-        log("search index is rebuilt", reason=reason)
+        if self._path.exists():
+            self._log.warning("search index is rebuilt", reason=reason)
         self.phase = Phase.REBUILDING
         self.close()
         self.index = None

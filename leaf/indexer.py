@@ -36,7 +36,10 @@ logger = structlog.get_logger(__name__)
 
 
 class Indexer:
-    """The search indexes of one leaf. Methods are called on the event loop; `start` is called by whichever comes first."""
+    """The search indexes of one leaf. All methods are called on the event loop.
+
+    on_refresh_seconds is told how long each refresh of an index took.
+    """
 
     def __init__(
         self,
@@ -44,13 +47,13 @@ class Indexer:
         source: LogSource,
         clock: Clock,
         refresh_interval_s: float = 0.5,
-        on_step_seconds: Callable[[float], None] = lambda seconds: None,
+        on_refresh_seconds: Callable[[float], object] = float,
     ) -> None:
         self._root = root
         self._source = source
         self._clock = clock
         self._interval_s = refresh_interval_s
-        self._on_step_seconds = on_step_seconds
+        self._on_refresh_seconds = on_refresh_seconds
         self._slots: dict[tuple[int, int], IndexSlot] = {}
         self._shards: set[int] = set()
         self._applied: dict[int, int] = {}
@@ -136,7 +139,7 @@ class Indexer:
             self._forget(slot)
         loop = asyncio.get_running_loop()
         for pool in (self._search_pool, self._index_pool):
-            await loop.run_in_executor(None, lambda pool=pool: pool.shutdown(wait=True, cancel_futures=True))
+            await loop.run_in_executor(None, pool.shutdown)
 
     async def _search(self, request: ShardSearch, collection: Collection, slot: IndexSlot, deadline: float) -> ShardSearchReply:
         if request.refresh:
@@ -154,6 +157,8 @@ class Indexer:
         raise Internal(f"the search index of shard {request.shard} failed", ErrorDetails(shards=(request.shard,)))
 
     async def _run_job(self, job: SearchJob, index: TextIndex) -> ShardSearchReply:
+        if self._is_closing:
+            raise NotReady("the leaf is stopping")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._search_pool, job.run, index)
         except asyncio.CancelledError:
@@ -167,7 +172,7 @@ class Indexer:
 
     async def _wait_until_replaced(self, slot: IndexSlot, index: TextIndex) -> None:
         while slot.index is index:
-            await self._wait_for(slot, self._applied.get(slot.shard, 0), is_new=True)
+            await self._wait_for(slot, 0, is_new=True)
 
     async def _wait_for(self, slot: IndexSlot, seqno: int, is_new: bool = False) -> None:
         """Return when the slot covers the seqno; is_new: not before its next step."""
@@ -257,8 +262,9 @@ class Indexer:
                 due_at = self._due_at(slot)
             if due_at is not None:
                 due.append(due_at)
-                # With the time known, further news of this shard need not wake the task.
-                self._news.add(slot.shard)
+                is_soon = due_at <= self._clock.monotonic() + self._interval_s
+                if is_soon and not slot.covers(self._applied.get(slot.shard, 0)):
+                    self._news.add(slot.shard)  # the task wakes soon anyhow: more news of this shard need not wake it
         return min(due, default=None)
 
     def _due_at(self, slot: IndexSlot) -> float | None:
@@ -269,10 +275,11 @@ class Indexer:
         return slot.due_at(self._applied.get(slot.shard, 0), wanted, self._interval_s)
 
     async def _step(self, slot: IndexSlot) -> None:
-        started = self._clock.monotonic()
+        started, before = self._clock.monotonic(), slot.indexed_through()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._index_pool, slot.step, lambda: self._is_closing)
-        self._on_step_seconds(self._clock.monotonic() - started)
+        if slot.indexed_through() > before:
+            self._on_refresh_seconds(self._clock.monotonic() - started)
         left: list[tuple[int, asyncio.Future[None]]] = []
         for seqno, future in self._waiters.pop(slot, []):
             if future.done():

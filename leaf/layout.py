@@ -16,7 +16,7 @@ Pure: imports only the standard library.
 """
 
 from struct import Struct
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol, TypeAlias, cast
 
 INLINE_MAX_BYTES: Final = 16 * 1024
 """Values up to this size stand beside their header; 512 such rows, one chunk of a multi-get, stay within 8 MiB."""
@@ -28,12 +28,9 @@ FORMAT: Final = b"1"
 """Version of this layout, kept in the leaf's meta rows."""
 
 
-class Header(NamedTuple):
-    """What is known of a stored key without its value. size: bytes of the value."""
-
-    version: int
-    expires_at_ms: int
-    size: int
+Header: TypeAlias = tuple[int, int, int]
+"""What is known of a stored key without its value: (version, expires_at_ms, bytes of the value). A plain tuple: one is made
+for every key read or written."""
 
 
 class Batch(Protocol):
@@ -78,7 +75,7 @@ def unpack_number(row: bytes) -> int:
 
 def header_of(row: bytes) -> Header:
     """The header of a row of tag v."""
-    return Header(*_HEADER.unpack_from(row))
+    return cast(Header, _HEADER.unpack_from(row))
 
 
 def value_prefix(shard: int, collection_id: int) -> bytes:

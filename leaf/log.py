@@ -78,11 +78,10 @@ class LogWindow:
 
     def _beyond(self, entries: int, size_limit: int) -> tuple[int, int]:
         """(seqno, bytes through it) of the newest entry outside a window of so many entries and bytes."""
-        kept, kept_bytes = 0, 0
-        for size in reversed(self._sizes):
+        kept_bytes = 0
+        for kept, size in enumerate(reversed(self._sizes)):
             if kept == entries or kept_bytes + size > size_limit:
                 return self.last - kept, self.bytes - kept_bytes
-            kept += 1
             kept_bytes += size
         return max(self.trimmed, self.last - entries), 0
 

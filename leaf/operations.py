@@ -128,11 +128,12 @@ def _apply_write(
     for index, (key, value) in enumerate(zip(operation.keys, operation.values, strict=True)):
         old = seen[key]
         if old is not None:
+            _, old_expires_at_ms, old_size = old
             documents -= 1
-            size_sum -= len(key) + old.size
-            if old.expires_at_ms != NEVER:
-                batch.delete(expiry_key(shard, old.expires_at_ms, operation.collection_id, key))
-            if old.size > INLINE_MAX_BYTES:
+            size_sum -= len(key) + old_size
+            if old_expires_at_ms != NEVER:
+                batch.delete(expiry_key(shard, old_expires_at_ms, operation.collection_id, key))
+            if old_size > INLINE_MAX_BYTES:
                 batch.delete(large + key)
         if value is None:
             if old is not None:
@@ -150,7 +151,7 @@ def _apply_write(
             put(large + key, pack_number(seqno) + value)
         if expires_at_ms != NEVER:
             put(expiry_key(shard, expires_at_ms, operation.collection_id, key), b"")
-        seen[key] = Header(seqno, expires_at_ms, size)
+        seen[key] = (seqno, expires_at_ms, size)
     return Counts(documents, size_sum)
 
 

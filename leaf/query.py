@@ -122,7 +122,7 @@ class QueryCompiler:
         tokens = self._analyzer.pre_tokenize(text).tokens
         if not tokens:
             return None
-        if tokens[-1].char_offset_to != len(text.encode()):
+        if tokens[-1].char_offset_to != len(text):
             return self._text(field, text)  # the word is over before the star, as in `asyncio.*`: any word may follow
         if len(tokens) == 1:
             return self._prefix(field, tokens[0].text)

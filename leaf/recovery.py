@@ -62,14 +62,14 @@ async def recover(
         await maps.claim_incarnation(config.id, leaf, held)
     store.load(config.id)
     first = store.state(config.id).applied
-    while store.replay(config.id):
-        await asyncio.sleep(0)
+    has_more = True
+    while has_more:
+        has_more = store.replay(config.id)
+        await asyncio.sleep(0)  # Other shards' requests are served between the chunks.
     _log.info("replica recovered", shard=config.id, applied=store.state(config.id).applied, replayed_after=first)
 
 
 def _wrong_data(shard: int, leaf: str, expected: str, held: str) -> DataLoss:
-    if held:
-        found = f"leaf {leaf} holds the data {held}"
-    else:
-        found = f"the data of this replica is lost: leaf {leaf} holds none"
+    lost = f"the data of this replica is lost: leaf {leaf} holds none"
+    found = f"leaf {leaf} holds the data {held}" if held else lost
     return DataLoss(f"shard {shard}: {found}, the cluster map expects {expected}", ErrorDetails(shards=(shard,)))

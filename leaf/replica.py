@@ -155,11 +155,12 @@ class Replica:
         return self._pending.get(collection_id, {})
 
     def check_epoch(self, epoch: int) -> None:
-        """Raise unless a request that was routed by this epoch may be served: StaleEpoch, NotReady, or why it failed to start."""
+        """Raise unless a request routed by this epoch may be served: StaleEpoch, NotReady, or why the replica never opened."""
         if self.epoch == 0 and self.error is not None:
             raise self.error
         if self.role in (Role.RECOVERING, Role.CONFIRMING):
-            raise NotReady(f"shard {self.shard} is recovering", ErrorDetails(shards=(self.shard,), retry_after_ms=RETRY_AFTER_MS))
+            details = ErrorDetails(shards=(self.shard,), retry_after_ms=RETRY_AFTER_MS)
+            raise NotReady(f"shard {self.shard} is {self.role.value}", details)
         if epoch != self.epoch:
             text = f"shard {self.shard} is at epoch {self.epoch}, the request at {epoch}"
             raise StaleEpoch(text, ErrorDetails(shards=(self.shard,)))
@@ -269,9 +270,7 @@ class Replica:
         for entry, _ in self._in_flight:
             assert entry.epoch <= self.epoch, repr(self)
             if isinstance(entry.operation, WriteOperation):
-                expected.setdefault(entry.operation.collection_id, {}).update(
-                    dict.fromkeys(entry.operation.keys, entry.seqno)
-                )
+                expected.setdefault(entry.operation.collection_id, {}).update(dict.fromkeys(entry.operation.keys, entry.seqno))
         found = {c: {key: latest.seqno for key, latest in keys.items()} for c, keys in self._pending.items()}
         assert found == expected, repr(self)
         assert (self.role is Role.FAILED) == (self.error is not None), repr(self)

@@ -146,7 +146,13 @@ class Requests:
         except StorageError as error:
             raise storage_failed(request.shard, str(error)) from error
         pending = replica.pending(request.collection_id)
-        return plan_write(request, replica.next_seqno, errors, pending, stored, self._clock.wall_ms())
+        plan = plan_write(request, replica.next_seqno, errors, pending, stored, self._clock.wall_ms())
+        if plan.operation is not None:
+            headers = dict(zip(request.keys, stored, strict=True))
+            if plan.operation.keys is not request.keys:  # Only what is written: the rest would never be recalled.
+                headers = {key: headers[key] for key in plan.operation.keys}
+            self._store.remember(request.shard, request.collection_id, headers)
+        return plan
 
     async def _refreshed(self, shard: int, seqno: int, deadline: float) -> None:
         try:
@@ -177,5 +183,3 @@ def _illegal(keys: list[bytes]) -> dict[int, ErrorRecord]:
         except InvalidArgument as error:
             errors[index] = record_of(error)
     return errors
-
-

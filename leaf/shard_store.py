@@ -4,8 +4,8 @@ Everything here is synchronous and quick: bounded chunks, no waiting. State chan
 `operations.apply_entries` says.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from kvshard.errors import DataLoss, ErrorDetails, ErrorRecord, InvalidArgument, NotReady, ResourceExhausted, record_of
@@ -16,7 +16,7 @@ from leaf.engine import Engine
 from leaf.entry_codec import decode_entry
 from leaf.layout import HEADER_BYTES, INLINE_MAX_BYTES, VERSION_BYTES, Batch, Header, header_of, unpack_header
 from leaf.log import LogWindow
-from leaf.operations import NO_COUNTS, Counts, Entry, apply_entries
+from leaf.operations import NO_COUNTS, Counts, DropCollection, Entry, apply_entries
 
 READ_CHUNK_KEYS: Final = 512
 """Rows of one multi-get: at most 8 MiB, since large values stand apart."""
@@ -38,11 +38,15 @@ _INCARNATION: Final = b"incarnation"
 
 @dataclass(slots=True)
 class ShardState:
-    """What is kept in memory of one shard. counts is replaced, never changed, so that other threads may read it."""
+    """What is kept in memory of one shard. counts is replaced, never changed, so that other threads may read it.
+
+    remembered: headers of keys that entries in flight write, as `remember` was told; always equal to what the engine holds.
+    """
 
     applied: int
     counts: dict[int, Counts]
     window: LogWindow
+    remembered: dict[int, dict[bytes, Header | None]] = field(default_factory=dict)
 
 
 class ShardStore:
@@ -112,15 +116,36 @@ class ShardStore:
         assert entries[0].seqno == state.applied + 1, f"shard {shard}: {entries[0].seqno} after {state.applied}"
         batch = self.engine.new_batch()
 
-        def headers(collection_id: int, keys: Sequence[bytes]) -> list[Header | None]:
-            return self.headers(shard, collection_id, keys)
+        def headers(collection_id: int, keys: Sequence[bytes]) -> Sequence[Header | None]:
+            return self._recall(shard, state.remembered.get(collection_id), collection_id, keys)
 
         counts = apply_entries(shard, entries, headers, state.counts, batch)
         last = entries[-1].seqno
         batch.put(layout.meta_key(shard, _APPLIED), layout.pack_number(last))
         self.engine.write(batch)
+        for entry in entries:
+            if isinstance(entry.operation, DropCollection):
+                state.remembered.pop(entry.operation.collection_id, None)
         state.counts = counts
         state.applied = last
+
+    def remember(self, shard: int, collection_id: int, headers: Mapping[bytes, Header | None]) -> None:
+        """Keep the headers that were just read of keys about to be written, so that `apply` need not read them again.
+
+        The first entry applied to a key takes its header away: the next one finds another in the engine.
+        """
+        self.state(shard).remembered.setdefault(collection_id, {}).update(headers)
+
+    def _recall(
+        self, shard: int, remembered: dict[bytes, Header | None] | None, collection_id: int, keys: Sequence[bytes]
+    ) -> Sequence[Header | None]:
+        if not remembered:
+            return self.headers(shard, collection_id, keys)
+        found = {key: remembered.pop(key) for key in keys if key in remembered}
+        unknown = [key for key in keys if key not in found]
+        if unknown:
+            found.update(zip(unknown, self.headers(shard, collection_id, unknown), strict=True))
+        return [found[key] for key in keys]
 
     def counts(self, shard: int, collection_id: int) -> Counts:
         """Documents and bytes of a collection."""
@@ -197,24 +222,20 @@ class ShardStore:
                 continue
             if not request.keys_only:
                 if size > room and reply.keys:
-                    return ShardScanReply(
-                        reply.keys, reply.values, reply.versions, reply.expires_at_ms, True, key, documents
-                    )
+                    return ShardScanReply(reply.keys, reply.values, reply.versions, reply.expires_at_ms, True, key, documents)
                 reply.values.append(self._scanned_value(request, key, row))
                 room -= size
             reply.keys.append(key)
             reply.versions.append(version)
             reply.expires_at_ms.append(expires_at_ms)
         resume = chunk.rows[-1][0][len(prefix) :] + b"\0" if chunk.has_more else b""
-        return ShardScanReply(
-            reply.keys, reply.values, reply.versions, reply.expires_at_ms, chunk.has_more, resume, documents
-        )
+        return ShardScanReply(reply.keys, reply.values, reply.versions, reply.expires_at_ms, chunk.has_more, resume, documents)
 
     def _scanned_value(self, request: ShardScan, key: bytes, row: bytes) -> bytes:
-        header = header_of(row)
-        if header.size <= INLINE_MAX_BYTES:
+        version, _, size = header_of(row)
+        if size <= INLINE_MAX_BYTES:
             return row[HEADER_BYTES:]
-        value = self.large_value(request.shard, request.collection_id, key, header.version)
+        value = self.large_value(request.shard, request.collection_id, key, version)
         if value is None:
             raise _damaged(request.shard)
         return value

@@ -134,12 +134,12 @@ class TextIndex:
         """Let each key have this (value, expires_at_ms), or None: be gone. Raises IndexFailed; then nothing since the last
         commit counts, and the caller does it all again.
         """
-        documents = [(key, self._document(key, change)) for key, change in changes.items()]
         with tantivy_failures():
             writer = self._open_writer()
-            self._has_changes = self._has_changes or bool(documents)
+            self._has_changes = self._has_changes or bool(changes)
             try:
-                for key, document in documents:
+                for key, change in changes.items():
+                    document = self._document(key, change)
                     writer.delete_documents_by_term(KEY, key_text(key))
                     if document is not None:
                         writer.add_document(document)
@@ -178,6 +178,7 @@ class TextIndex:
         if writer is not None:
             with tantivy_failures():
                 writer.wait_merging_threads()
+                self._index.reload()  # searches go on in the merged segments
 
     def _document(self, key: bytes, change: tuple[bytes, int] | None) -> tantivy.Document | None:
         if change is None:

@@ -135,15 +135,17 @@ class IndexView:
         found: list[Found] = []
         for group in _groups(hits, is_last_whole=True):
             if group.end > offset and group.start < end:
-                keys = self._keys_of_equal_scores(query, group, end - group.start)
+                keys = self._keys_of_equal_scores(query, group, end - group.start, len(group.addresses) == total)
                 found += _found(group, keys, offset, end, score=float(group.value or 0.0))
         return Page(found, total)
 
-    def _keys_of_equal_scores(self, query: Query, group: _Group, wanted: int) -> list[bytes]:
+    def _keys_of_equal_scores(self, query: Query, group: _Group, wanted: int, is_everything: bool) -> list[bytes]:
         """The first keys of a group, ascending; at least `wanted` if it has so many."""
         if len(group.addresses) > 4 * _KEY_ORDER_MAX and wanted <= _KEY_ORDER_MAX:
-            members = {(address.segment_ord, address.doc) for address in group.addresses}
             in_order = self._in_key_order(query, wanted)
+            if is_everything:
+                return [key for _, key in in_order]
+            members = {(address.segment_ord, address.doc) for address in group.addresses}
             if all((address.segment_ord, address.doc) in members for address, _ in in_order):
                 return [key for _, key in in_order]
         return self._keys(group.addresses)

@@ -95,6 +95,30 @@ def plan_write(
     now_ms: int,
 ) -> WritePlan:
     """Resolve a request. errors: the keys that `invalid_keys` refused. stored: headers parallel to the keys."""
+    keys = request.keys
+    is_plain = not (errors or pending or request.conditions or any(request.ttl_ms) or None in request.values)
+    if is_plain and len(set(keys)) == len(keys):
+        return _plan_plain(request, seqno, stored, now_ms)
+    return plan_each(request, seqno, errors, pending, stored, now_ms)
+
+
+def _plan_plain(request: ShardWrite, seqno: int, stored: Sequence[Header | None], now_ms: int) -> WritePlan:
+    """The common case, unconditional puts of different keys, in a fraction of the time of plan_each; the plan is the same."""
+    existed = [header is not None and not 0 < header[1] <= now_ms for header in stored]
+    size = sum(map(len, request.keys)) + sum(len(value) for value in request.values if value is not None)
+    operation = WriteOperation(request.collection_id, request.keys, request.values) if request.keys else None
+    return WritePlan(operation, size, ShardWriteReply([seqno] * len(existed), existed), 0)
+
+
+def plan_each(
+    request: ShardWrite,
+    seqno: int,
+    errors: dict[int, ErrorRecord],
+    pending: Mapping[bytes, Latest],
+    stored: Sequence[Header | None],
+    now_ms: int,
+) -> WritePlan:
+    """What plan_write does, key by key."""
     versions: list[int] = []
     existed: list[bool] = []
     written: dict[bytes, Latest] = {}
@@ -115,7 +139,7 @@ def plan_write(
             depends_on = max(depends_on, latest.seqno) if latest.seqno != seqno else depends_on
         else:
             header = stored[index]
-            current = ABSENT if header is None or 0 < header.expires_at_ms <= now_ms else header.version
+            current = ABSENT if header is None or 0 < header[1] <= now_ms else header[0]
         wanted = conditions[index] if conditions else None
         if wanted is not None and wanted != current:
             errors[index] = _conflict(wanted, current)
@@ -151,7 +175,7 @@ def plan_expiry(
     deletes: list[bytes] = []
     stale: list[int] = []
     for index, ((key, expires_at_ms), header) in enumerate(zip(due, stored, strict=True)):
-        if header is None or header.expires_at_ms != expires_at_ms:
+        if header is None or header[1] != expires_at_ms:
             stale.append(index)
         elif key not in pending:
             deletes.append(key)

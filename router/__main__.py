@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -9,6 +10,11 @@ from collections.abc import Sequence
 from kvshard.errors import InvalidArgument, KvShardError
 from kvshard.supervision import watch_supervisor
 from kvshard.telemetry import LOG_LEVELS, configure_logging
+
+# gRPC's C++ core writes lines of its own to stderr, which are neither JSON nor for operators; what matters is raised. It reads
+# this once, when it is loaded.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 from router.server import RouterOptions, run
 
 EXIT_USAGE = 2

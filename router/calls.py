@@ -1,8 +1,6 @@
 """What every call of every service has in common: its deadline, its metrics, its log line, and errors made into statuses."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import grpc
@@ -93,24 +91,24 @@ class Calls:
         now = self.clock.monotonic()
         return leg_deadline(now, now + left)
 
-    @asynccontextmanager
-    async def call(self, method: str, context: Context, *, is_stream: bool = False) -> AsyncIterator[None]:
+    def call(self, method: str, context: Context, *, is_stream: bool = False) -> "Call":
         """Around the handling of one call: counts and times it, logs what is worth it, ends it with a status on an error."""
-        began = self.clock.monotonic()
-        try:
-            yield
-        except KvShardError as error:
-            await self._fail(method, context, began, error)
-        except (asyncio.CancelledError, grpc.aio.AbortError):
-            self._observe(method, "CANCELLED", began)
-            raise
-        except Exception as defect:
-            log.exception("call failed in an unforeseen way", method=method, request_id=_request_id(context))
-            await self._fail(method, context, began, Internal(f"{type(defect).__name__}: {defect}"))
+        return Call(self, method, context, is_stream)
+
+    async def end(self, call: "Call", error: BaseException | None) -> None:
+        """Account for a call that has ended; an error ends it with a status, so this then raises."""
+        if error is None:
+            elapsed = self._observe(call.method, "OK", call.began)
+            if elapsed >= SLOW_CALL_S and not call.is_stream:
+                self._log("info", "slow call", call.method, call.context, elapsed)
+        elif isinstance(error, KvShardError):
+            await self._fail(call.method, call.context, call.began, error)
+        elif isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+            fields = {"method": call.method, "request_id": _request_id(call.context)}
+            log.error("call failed in an unforeseen way", exc_info=error, **fields)
+            await self._fail(call.method, call.context, call.began, Internal(f"{type(error).__name__}: {error}"))
         else:
-            elapsed = self._observe(method, "OK", began)
-            if elapsed >= SLOW_CALL_S and not is_stream:
-                self._log("info", "slow call", method, context, elapsed)
+            self._observe(call.method, "CANCELLED", call.began)
 
     async def _fail(self, method: str, context: Context, began: float, error: KvShardError) -> None:
         code = _CODE_NAMES.get(error.grpc_code, "UNKNOWN")
@@ -139,6 +137,26 @@ class Calls:
             self._budget.suppressed = 0
         request_id = _request_id(context)
         getattr(log, level)(event, method=method, elapsed_ms=round(elapsed * 1000, 1), request_id=request_id, **fields)
+
+
+class Call:
+    """The context of one call. A class of its own and no generator: it stands around every Get."""
+
+    __slots__ = ("_calls", "began", "context", "is_stream", "method")
+
+    def __init__(self, calls: Calls, method: str, context: Context, is_stream: bool) -> None:
+        self._calls = calls
+        self.method = method
+        self.context = context
+        self.is_stream = is_stream
+        self.began = calls.clock.monotonic()
+
+    async def __aenter__(self) -> None:
+        """The call begins."""
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """The call has ended."""
+        await self._calls.end(self, error)
 
 
 def _request_id(context: Context) -> str | None:

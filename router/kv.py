@@ -5,11 +5,11 @@ that it did nothing; a batch write never fails whole because a shard is silent: 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection
-from kvshard.errors import ErrorDetails, ErrorRecord, Internal, KvShardError, ResourceExhausted, error_of, record_of
+from kvshard.errors import ErrorDetails, ErrorRecord, Internal, ResourceExhausted, error_of, record_of
 from kvshard.model import ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
 from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, KnownCounts
@@ -228,14 +228,10 @@ def _take_written(written: BatchWritten, indices: list[int], leg: LegResult[Shar
 
 
 def _leg_failure(leg: LegResult[ShardReadReply] | LegResult[ShardWriteReply], count: int) -> ErrorRecord | None:
-    """Why all keys of a leg failed, naming its shard; None when the leg answered. Columns of a wrong length are a failure."""
+    """Why all keys of a leg failed; None when the leg answered. Columns of a wrong length are a failure."""
     error = leg.error
     if error is None and len(leg.reply.versions) != count:
-        error = Internal(f"shard {leg.shard} answered {len(leg.reply.versions)} keys instead of {count}")
-    return None if error is None else record_of(_naming_shard(error, leg.shard))
-
-
-def _naming_shard(error: KvShardError, shard: int) -> KvShardError:
-    if error.details.shards:
-        return error
-    return type(error)(error.message, replace(error.details, shards=(shard,)))
+        error = Internal(
+            f"shard {leg.shard} answered {len(leg.reply.versions)} keys instead of {count}", ErrorDetails(shards=(leg.shard,))
+        )
+    return None if error is None else record_of(error)

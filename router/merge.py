@@ -83,8 +83,8 @@ class ScanMerge:
                 due.append((shard, cursor.frontier))
         return due
 
-    def add(self, shard: int, reply: ShardScanReply) -> None:
-        """Take in a shard's next chunk."""
+    def add(self, shard: int, reply: ShardScanReply) -> bool:
+        """Take in a shard's next chunk. False when it did not get any further: asked again it would say the same for ever."""
         cursor = self._cursors[shard]
         cursor.is_fetching = False
         count = len(reply.keys)
@@ -94,11 +94,12 @@ class ScanMerge:
         cursor.position = 0
         cursor.rows.extend(zip(reply.keys, values, reply.versions, expiries, strict=True))
         cursor.is_finished = not reply.has_more
+        before = cursor.frontier
         if reply.has_more:
-            # A resume point that does not move forward would be asked for for ever.
-            after_last = cursor.rows[-1][0] + b"\0" if reply.keys else cursor.frontier
-            cursor.frontier = max(reply.resume, after_last, cursor.frontier)
+            after_last = reply.keys[-1] + b"\0" if reply.keys else b""
+            cursor.frontier = max(reply.resume, after_last, before)
         self._advance()
+        return cursor.is_finished or cursor.frontier > before
 
     def fail(self, shard: int) -> None:
         """Expect nothing more of a shard; what it delivered is kept."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection
+from kvshard.errors import ErrorDetails, Internal, record_of
 from kvshard.model import ShardScan, ShardScanReply
 from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, FailedLeg, KnownCounts, coverage_of, shortfall
@@ -76,6 +77,12 @@ class _Progress:
     failed: dict[int, FailedLeg] = field(default_factory=dict)
     fetches: set[asyncio.Task[LegResult[ShardScanReply]]] = field(default_factory=set)
     rows_left: int | None = None
+
+    def fail(self, leg: FailedLeg) -> None:
+        """Give a shard up; what it delivered is still emitted, but it does not count as having answered."""
+        self.failed[leg.shard] = leg
+        self.documents.pop(leg.shard, None)
+        self.merge.fail(leg.shard)
 
 
 class ScanOperation:
@@ -173,14 +180,14 @@ class ScanOperation:
         progress.fetches -= done
         for leg in (task.result() for task in done):
             if leg.answer is None:
-                progress.failed[leg.shard] = leg.as_failed()
-                progress.documents.pop(leg.shard, None)
-                progress.merge.fail(leg.shard)
-            else:
-                reply = leg.answer.reply
-                progress.documents[leg.shard] = reply.documents
-                self._known.learn(progress.collection.id, leg.shard, reply.documents)
-                progress.merge.add(leg.shard, reply)
+                progress.fail(leg.as_failed())
+                continue
+            reply = leg.answer.reply
+            progress.documents[leg.shard] = reply.documents
+            self._known.learn(progress.collection.id, leg.shard, reply.documents)
+            if not progress.merge.add(leg.shard, reply):
+                stuck = Internal(f"the scan of shard {leg.shard} does not get further", ErrorDetails(shards=(leg.shard,)))
+                progress.fail(FailedLeg(leg.shard, record_of(stuck), leg.replicas_tried))
 
     async def _raise_if_short(self, progress: _Progress) -> None:
         """Fail the scan when what is missing is more than the policy forgives."""

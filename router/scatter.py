@@ -160,7 +160,7 @@ class Scatter:
         return LegResult(
             shard=request.shard,
             answer=answer,
-            error=outcome.error,
+            error=None if outcome.error is None else _naming(outcome.error, request.shard, outcome.replicas_tried),
             leaf=outcome.winner or "",
             replicas_tried=outcome.replicas_tried,
             attempts=outcome.attempts,
@@ -178,6 +178,7 @@ class Scatter:
         ended = self._clock.monotonic()
         config = self._maps.current.shards.get(request.shard)
         tried = error.details.replicas_tried or (() if config is None else (config.primary,))
+        error = _naming(error, request.shard, tried)
         return LegResult(request.shard, None, error, "", tried, 1, micros(ended - began), ended)
 
     def _late(self, method: str, request: RequestT, began: float) -> LegResult[ReplyT]:
@@ -198,3 +199,10 @@ class Scatter:
         if observe is None:
             observe = self._histograms[method] = self._metrics.leg_seconds.labels(method).observe
         observe(result.total_us / 1_000_000)
+
+
+def _naming(error: KvShardError, shard: int, tried: tuple[str, ...]) -> KvShardError:
+    """The error with the shard it concerns and the leaves that were asked, where the leaf did not say so itself."""
+    details = error.details
+    named = replace(details, shards=details.shards or (shard,), replicas_tried=details.replicas_tried or tried)
+    return error if named == details else type(error)(error.message, named)

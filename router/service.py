@@ -53,8 +53,11 @@ class KVService(kv_pb2_grpc.KVServicer):
             read = await self._operations.get(request.collection, key, policy, self._calls.leg_deadline(context))
             response = kv_pb2.GetResponse()
             if read.value is not None:
-                item = types_pb2.Item(key=key, value=read.value, version=read.version, expires_at_ms=read.expires_at_ms)
-                response = kv_pb2.GetResponse(item=item)
+                item = response.item
+                item.key = key
+                item.value = read.value
+                item.version = read.version
+                item.expires_at_ms = read.expires_at_ms
             if policy.is_timing_wanted:
                 response.timing.CopyFrom(_timing(timing_of([read.leg.as_time()], read.leg.total_us, 0)))
         return response

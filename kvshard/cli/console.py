@@ -3,10 +3,11 @@
 Nothing here may import grpc or rich at the start: `kvshard --help` must stay quick.
 """
 
+import binascii
 import json
 import os
 import sys
-from base64 import b64encode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,9 @@ from kvshard.errors import (
     CollectionExists,
     CollectionNotFound,
     Compacted,
+    ErrorDetails,
     InvalidArgument,
+    InvalidToken,
     KvShardError,
     MalformedQuery,
     VersionConflict,
@@ -124,6 +127,21 @@ def rich_console() -> "Console":
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+def token_text(token: bytes) -> str:
+    """A page token as text that fits into a shell and JSON."""
+    return urlsafe_b64encode(token).rstrip(b"=").decode()
+
+
+def parse_token(text: str | None) -> bytes | None:
+    """The page token in a text. Raises InvalidToken."""
+    if not text:
+        return None
+    try:
+        return b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidToken("the token is not valid: it was altered", ErrorDetails(field="token")) from None
 
 
 def parse_pairs(text: str) -> dict[str, str]:

@@ -14,7 +14,9 @@ from kvshard.cli.console import (
     json_bytes,
     key_of,
     one_line,
+    parse_token,
     print_json,
+    token_text,
     with_client,
 )
 
@@ -201,7 +203,7 @@ def scan(
             end=key_of(end),
             limit=limit,
             keys_only=keys_only,
-            resume=resume,
+            resume=parse_token(resume),
             on_shortfall="partial" if partial else "fail",
         )
         async with found:
@@ -211,7 +213,7 @@ def scan(
                 else:
                     print(one_line(item.key) if keys_only else f"{one_line(item.key)}\t{one_line(item.value)}")
         if found.token:
-            complain(f"there is more: --resume {found.token}")
+            complain(f"there is more: --resume {token_text(found.token)}")
         if found.coverage and not found.coverage.complete:
             complain(f"incomplete: {found.coverage.legs_ok} of {found.coverage.legs} shards answered")
         return EXIT_OK

@@ -58,7 +58,7 @@ EXAMPLES = (
         "How do I parse a date from a string?", "parse date string", ("kind:function OR kind:method", "is_public:true")
     ),
     ExampleSearch("Who offers a context manager, and where?", '"context manager"', facets=("kind", "package")),
-    ExampleSearch("Something thread-safe to pass items through", '("thread safe" OR "thread-safe") AND queue*'),
+    ExampleSearch("What passes items between threads?", "queue* AND thread*", ("is_public:true",)),
     ExampleSearch("Timeouts, but only in asyncio", "timeout OR cancel*", ("package:asyncio",), ("module",)),
     ExampleSearch("The longest documentation that mentions compression", "compress*", ("length:[2000 TO *]",), sort="-length"),
 )
@@ -104,7 +104,9 @@ class Demo:
         self._say(f"\nDone in {self._clock.monotonic() - began:.0f} s.")
         if keep:
             self._say(keep_hint(address))
-            await asyncio.Event().wait()  # Until a signal cancels it; the cluster stays supervised meanwhile.
+            # Until a signal cancels it, which is how this ends well; the cluster stays supervised meanwhile.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
         return 0
 
     def _title(self, text: str) -> None:
@@ -237,9 +239,9 @@ def fragment(hit: Hit[str]) -> Text:
     text = Text(best.fragment)
     for start, end in best.spans:
         text.stylize("bold yellow", start, end)
-    # Character by character, so that the spans stay where they are.
-    text.plain = "".join(" " if char in "\r\n\t" else char for char in text.plain)
-    return text
+    # Character by character, so that the spans stay where they are; then the runs of spaces go, with their spans.
+    text.plain = "".join(" " if char.isspace() else char for char in text.plain)
+    return Text(" ").join(word for word in text.split(" ") if word.plain)
 
 
 def latency_table(samples: FanOutSamples) -> Table:
@@ -263,7 +265,7 @@ def keep_hint(address: str) -> str:
     """How to use the cluster that --keep leaves running."""
     return (
         f"\nThe cluster stays up at [bold]{address}[/] until Ctrl-C. In another terminal:\n"
-        f"  kvshard search --router {address} pydocs 'event loop' \n"
+        f"  kvshard search --router {address} pydocs 'event loop'\n"
         f"  kvshard status --router {address}\n"
         "or from Python:\n"
         f'  async with Client("{address}") as kv: page = await kv.collection("pydocs").search("event loop")'

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kvshard.client.client import Client
     from kvshard.client.results import CollectionInfo
 
-_DEFAULTS = Connect(timeout=20.0)
+_DEFAULTS = Connect()
 _STDIN = "-"
 
 

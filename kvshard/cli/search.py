@@ -1,6 +1,7 @@
 """`kvshard search`: a page of hits, for people with colours, for programs as JSON."""
 
 import json
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
@@ -13,8 +14,10 @@ from kvshard.cli.console import (
     explain,
     json_bytes,
     one_line,
+    parse_token,
     print_json,
     rich_console,
+    token_text,
     with_client,
 )
 from kvshard.errors import MalformedQuery
@@ -36,31 +39,13 @@ def register(app: App) -> None:
     app.command(search)
 
 
-def search(
-    collection: str,
-    query: Annotated[str, Parameter(allow_leading_hyphen=True)] = "*",
-    /,
-    *,
-    limit: int = 10,
-    filters: Annotated[tuple[str, ...], Parameter(name="--filter", negative="")] = (),
-    facets: Annotated[tuple[str, ...], Parameter(name="--facet", negative="")] = (),
-    facet_limit: int = 10,
-    sort: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
-    highlight: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-    next_page: Annotated[str | None, Parameter(name="--next")] = None,
-    refresh: Annotated[bool, Parameter(negative="")] = False,
-    partial: Annotated[bool, Parameter(negative="")] = False,
-    explain_timing: Annotated[bool, Parameter(name="--timing", negative="")] = False,
-    connect: Connect = _DEFAULTS,
-) -> int:
-    """Find the best documents of a collection.
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a search is to find and to show.
 
     Parameters
     ----------
-    collection
-        Collection to search.
-    query
-        Words, "phrases", prefix*, field:word, field:[a TO b], AND, OR, NOT, ( ).
     limit
         Hits wanted.
     filters
@@ -83,25 +68,42 @@ def search(
         Show where the time went.
     """
 
+    limit: int = 10
+    filters: Annotated[tuple[str, ...], Parameter(name="--filter", negative="")] = ()
+    facets: Annotated[tuple[str, ...], Parameter(name="--facet", negative="")] = ()
+    facet_limit: int = 10
+    sort: Annotated[str, Parameter(allow_leading_hyphen=True)] = ""
+    highlight: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    next_page: Annotated[str | None, Parameter(name="--next")] = None
+    refresh: Annotated[bool, Parameter(negative="")] = False
+    partial: Annotated[bool, Parameter(negative="")] = False
+    explain_timing: Annotated[bool, Parameter(name="--timing", negative="")] = False
+
+
+_ANYTHING = Wanted()
+
+
+def search(
+    collection: str,
+    query: Annotated[str, Parameter(allow_leading_hyphen=True)] = "*",
+    /,
+    *,
+    wanted: Wanted = _ANYTHING,
+    connect: Connect = _DEFAULTS,
+) -> int:
+    """Find the best documents of a collection.
+
+    Parameters
+    ----------
+    collection
+        Collection to search.
+    query
+        Words, "phrases", prefix*, field:word, field:[a TO b], AND, OR, NOT, ( ).
+    """
+
     async def work(kv: "Client[bytes]") -> int:
-        marked = highlight
-        if not marked and not connect.as_json:
-            infos = [info for info in await kv.collections() if info.name == collection]
-            marked = tuple(name for info in infos for name, kind in info.schema.items() if kind == "text")
         try:
-            page = await kv.collection(collection).search(
-                query,
-                limit=limit,
-                filters=filters,
-                facets=facets,
-                facet_limit=facet_limit,
-                sort=sort,
-                highlight=marked,
-                next=next_page,
-                refresh=refresh,
-                on_shortfall="partial" if partial else "fail",
-                explain_timing=explain_timing,
-            )
+            page = await _find(kv, collection, query, wanted, is_for_people=not connect.as_json)
         except MalformedQuery as error:
             explain(error, query)
             return exit_code_of(error)
@@ -112,6 +114,28 @@ def search(
         return EXIT_OK
 
     return with_client(connect, work)
+
+
+async def _find(
+    kv: "Client[bytes]", collection: str, query: str, wanted: Wanted, *, is_for_people: bool
+) -> "SearchPage[bytes]":
+    marked = wanted.highlight
+    if not marked and is_for_people:
+        infos = [info for info in await kv.collections() if info.name == collection]
+        marked = tuple(name for info in infos for name, kind in info.schema.items() if kind == "text")
+    return await kv.collection(collection).search(
+        query,
+        limit=wanted.limit,
+        filters=wanted.filters,
+        facets=wanted.facets,
+        facet_limit=wanted.facet_limit,
+        sort=wanted.sort,
+        highlight=marked,
+        next=parse_token(wanted.next_page),
+        refresh=wanted.refresh,
+        on_shortfall="partial" if wanted.partial else "fail",
+        explain_timing=wanted.explain_timing,
+    )
 
 
 def _show(console: "Console", page: "SearchPage[bytes]") -> None:
@@ -127,7 +151,7 @@ def _show(console: "Console", page: "SearchPage[bytes]") -> None:
     if page.timing:
         console.print("\n".join(_timing_lines(page.timing)), markup=False, style="dim")
     if page.next:
-        complain(f"there is more: --next {page.next}")
+        complain(f"there is more: --next {token_text(page.next)}")
     for failed in page.coverage.failed:
         complain(f"shard {failed.shard} is missing: {failed.error.message}")
 
@@ -173,8 +197,6 @@ def _timing_lines(timing: "Timing") -> list[str]:
 
 
 def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:
-    from dataclasses import asdict
-
     coverage = page.coverage
     return {
         "hits": [
@@ -210,6 +232,6 @@ def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:
             name: {"values": {value.value: value.count for value in facet.values}, "error_bound": facet.error_bound}
             for name, facet in page.facets.items()
         },
-        "next": page.next,
+        "next": token_text(page.next) or None,
         "timing": None if page.timing is None else asdict(page.timing),
     }

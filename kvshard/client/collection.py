@@ -9,7 +9,6 @@ from kvshard.client.connection import Connection
 from kvshard.client.keyspace import Keyspace
 from kvshard.client.options import ReadOptions, ReadOverrides
 from kvshard.client.results import CollectionInfo, Document, K, SearchPage
-from kvshard.client.scan_token import token_of_text
 from kvshard.client.wire import collection_info_of, page_of
 from kvshard.rpc.convert import schema_to_proto
 from kvshard.schema import parse_schema
@@ -61,7 +60,7 @@ class Collection(Keyspace[K, Document]):
         facet_limit: int = 10,
         sort: str = "",
         highlight: Sequence[str] = (),
-        next: str | None = None,
+        next: bytes | None = None,
         refresh: bool = False,
         keys_only: bool = False,
         shards: Sequence[int] | None = None,
@@ -83,7 +82,7 @@ class Collection(Keyspace[K, Document]):
             query=query,
             filters=filters,
             limit=check_search_limit(limit),
-            token=token_of_text(next) if next else b"",
+            token=next or b"",
             sort=sort,
             facets=facets,
             facet_limit=facet_limit,

@@ -117,7 +117,7 @@ class Connection:
             attempts=attempts,
             now=self.clock.monotonic(),
             deadline=deadline,
-            random=self.random,
+            share=self.random.random(),
         )
         if delay is None:
             raise error

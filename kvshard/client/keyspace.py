@@ -204,7 +204,7 @@ class Keyspace(Generic[K, V]):
         end: str | bytes | None = None,
         limit: int | None = None,
         keys_only: bool = False,
-        resume: str | None = None,
+        resume: bytes | None = None,
         **read: Unpack[ReadOverrides],
     ) -> Scan[K, V]:
         """Iterate over keys in byte order, over all shards: `async for item in kv.scan(prefix="user:")`.

@@ -15,7 +15,6 @@ Pure: imports only the standard library and other pure files.
 """
 
 from dataclasses import dataclass
-from random import Random
 
 from kvshard.errors import KvShardError, ResourceExhausted, Unavailable
 
@@ -61,14 +60,17 @@ def retry_delay(
     attempts: int,
     now: float,
     deadline: float,
-    random: Random,
+    share: float,
 ) -> float | None:
-    """Seconds to wait before asking again, or None to give the error to the caller. attempts: those made so far, at least 1."""
+    """Seconds to wait before asking again, or None to give the error to the caller. attempts: made so far.
+
+    share: a random number from 0 to 1.
+    """
     if attempts >= policy.max_attempts or not may_retry(error, is_repeatable=is_repeatable):
         return None
     # 2.0**attempts overflows a float from 1024 on; the delay is at max_delay_s long before.
     full = min(policy.max_delay_s, policy.base_delay_s * 2.0 ** min(attempts - 1, 30))
-    delay = full * (1 - random.random() / 2)
+    delay = full * (1 - share / 2)
     if error.details.retry_after_ms is not None:
         delay = max(delay, error.details.retry_after_ms / 1000)
     return delay if now + delay < deadline else None

@@ -75,7 +75,7 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
         decode_key: Callable[[bytes], K],
         values: ValueCodec[V],
         *,
-        resume: str | None = None,
+        resume: bytes | None = None,
     ) -> None:
         self._connection = connection
         self._wanted = wanted
@@ -98,10 +98,10 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
         return f"Scan({self._wanted}, given={self._given}, at_end={self._is_at_end})"
 
     @property
-    def token(self) -> str | None:
-        """Resumes behind the last item given, in a scan with the same arguments. None before the first and after the last."""
+    def token(self) -> bytes:
+        """Resumes behind the last item given, in a scan of the same range. Empty before the first and after the last one."""
         if self._is_at_end or not (self._position.router_token or self._position.last_key):
-            return None
+            return b""
         return encode_position(self._position, self._wanted.identity)
 
     def __aiter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Tokens as text, and where a scan goes on.
+"""The token of a scan: where it goes on.
 
 The router's token stands between two chunks. A caller may stop in the middle of one, so the client's token is the router's
 token of the chunk before plus the last key handed out; both are sealed with a digest of the scan they belong to, which makes a
@@ -7,9 +7,7 @@ token that was altered, or that is brought to another scan, an error instead of 
 Pure: imports only the standard library and other pure files.
 """
 
-import binascii
 import struct
-from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -33,35 +31,20 @@ class ScanPosition:
     last_key: bytes = b""
 
 
-def text_of_token(token: bytes) -> str:
-    """A token as text that fits into a URL, a shell and JSON."""
-    return urlsafe_b64encode(token).rstrip(b"=").decode()
-
-
-def token_of_text(text: str) -> bytes:
-    """The token in the text. Raises InvalidToken."""
-    try:
-        token = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise _refused() from None
-    if text_of_token(token) != text:
-        raise _refused()
-    return token
-
-
-def encode_position(position: ScanPosition, scan: Sequence[bytes]) -> str:
+def encode_position(position: ScanPosition, scan: Sequence[bytes]) -> bytes:
     """The position as a token; scan: what makes this scan differ from another (its collection and range)."""
     lengths = _LENGTHS.pack(len(position.start), len(position.router_token))
     body = lengths + position.start + position.router_token + position.last_key
-    return text_of_token(_digest(body, scan) + body)
+    return _digest(body, scan) + body
 
 
-def decode_position(text: str, scan: Sequence[bytes]) -> ScanPosition:
+def decode_position(token: bytes, scan: Sequence[bytes]) -> ScanPosition:
     """The position in a token of this very scan. Raises InvalidToken."""
-    sealed = token_of_text(text)
-    digest, body = sealed[:_DIGEST_BYTES], sealed[_DIGEST_BYTES:]
+    digest, body = token[:_DIGEST_BYTES], token[_DIGEST_BYTES:]
     if len(body) < _LENGTHS.size or digest != _digest(body, scan):
-        raise _refused()
+        raise InvalidToken(
+            "the token is not valid here: it was altered, or belongs to another scan", ErrorDetails(field="token")
+        )
     start_length, token_length = _LENGTHS.unpack_from(body)
     token_at = _LENGTHS.size + start_length
     key_at = token_at + token_length
@@ -75,9 +58,3 @@ def _digest(body: bytes, scan: Sequence[bytes]) -> bytes:
         digest.update(_LENGTH.pack(len(part)))
         digest.update(part)
     return digest.digest()
-
-
-def _refused() -> InvalidToken:
-    return InvalidToken(
-        "the token is not valid here: it was altered, or belongs to another request", ErrorDetails(field="token")
-    )

@@ -18,7 +18,6 @@ from kvshard.client.results import (
     Timing,
     V,
 )
-from kvshard.client.scan_token import text_of_token
 from kvshard.client.status import ClusterStatus, LeafStatus
 from kvshard.errors import KvShardError, error_of
 from kvshard.rpc.convert import cluster_map_from_proto, leaf_from_proto, leaf_status_from_proto, schema_from_proto
@@ -106,8 +105,7 @@ def page_of(
         facet.field: Facet(facet.field, tuple(FacetValue(row.value, row.count) for row in facet.values), facet.error_bound)
         for facet in response.facets
     }
-    following = text_of_token(response.next) if response.next else None
-    return SearchPage(tuple(hits), response.total, coverage_of(response.coverage), facets, following, timing_of(response))
+    return SearchPage(list(hits), response.total, coverage_of(response.coverage), facets, response.next, timing_of(response))
 
 
 def collection_info_of(message: cluster_pb2.Collection) -> CollectionInfo:

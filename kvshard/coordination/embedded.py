@@ -36,8 +36,8 @@ from kvshard.coordination.base import (
 )
 
 POLL_INTERVAL_S = 0.05
-"""How late a watch may learn of another process's write. A poll with its two thread switches takes under 0.5 ms, so an idle watch
-costs 1 % of a core; a router that meets a new epoch before its watch does refreshes by itself."""
+"""How late a watch may learn of another process's write. A poll with its two thread switches takes under 0.5 ms, so an idle
+watch costs 1 % of a core; a router that meets a new epoch before its watch does refreshes by itself."""
 
 BUSY_TIMEOUT_S = 5.0
 """Wait for another process's write transaction, which lasts about one fsync; a disk that takes longer has failed."""

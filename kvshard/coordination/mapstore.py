@@ -155,10 +155,12 @@ class MapStore:
         return registered
 
     async def claim_incarnation(self, shard: int, leaf: str, incarnation: str) -> ShardConfig:
-        """Record the identity of a replica's data. Raises FailedPrecondition when the map has another one."""
-        config = await mapwriter.claim_incarnation(self._coordinator, shard, leaf, incarnation)
-        await self._refresh_after_write()
-        return config
+        """Record the identity of a replica's data. Raises FailedPrecondition when the map has another one.
+
+        Returns the shard as it is now; the installed map follows by the watch.
+        """
+        # No refresh: a new leaf claims all its shards in a row, and the config that matters to it is the one returned.
+        return await mapwriter.claim_incarnation(self._coordinator, shard, leaf, incarnation)
 
     async def new_epoch(self, shards: Sequence[int], leaf: str) -> dict[int, int]:
         """Raise the epoch of those shards whose primary is this leaf. Returns their new epochs."""

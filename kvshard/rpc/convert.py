@@ -5,13 +5,14 @@ Only translation lives here, field by field, for what both the router's services
 
 from collections.abc import Iterable, Mapping
 
-from kvshard.clustermap import ClusterMap, Collection, Leaf, Replica, ShardConfig
+from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig
 from kvshard.errors import ErrorDetails, InvalidArgument
+from kvshard.hashing import SLOT_BITS, TOKEN_BITS
 from kvshard.model import CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
 from kvshard.v1 import cluster_pb2
 
-SLOT_SHIFT = 48
-"""A token slot is the high 16 bits of a token."""
+_SLOT_SHIFT = TOKEN_BITS - SLOT_BITS
+"""A token slot is the high bits of a token."""
 
 _TYPE_NAMES: dict[int, str] = {
     cluster_pb2.FIELD_TYPE_TEXT: "text",
@@ -82,8 +83,8 @@ def shard_to_proto(shard: ShardConfig) -> cluster_pb2.ShardEntry:
     """A shard of the map; its slots become tokens."""
     return cluster_pb2.ShardEntry(
         id=shard.id,
-        first_token=shard.first_slot << SLOT_SHIFT,
-        last_token=((shard.last_slot + 1) << SLOT_SHIFT) - 1,
+        first_token=shard.first_token,
+        last_token=shard.last_token,
         epoch=shard.epoch,
         primary=shard.primary,
         in_sync=[_replica_to_proto(replica) for replica in shard.in_sync],
@@ -93,17 +94,20 @@ def shard_to_proto(shard: ShardConfig) -> cluster_pb2.ShardEntry:
 
 
 def shard_from_proto(message: cluster_pb2.ShardEntry) -> ShardConfig:
-    """A shard of the map."""
-    return ShardConfig(
+    """A shard of the map. Raises InvalidMap when its range does not begin and end with a token slot."""
+    shard = ShardConfig(
         id=message.id,
-        first_slot=message.first_token >> SLOT_SHIFT,
-        last_slot=message.last_token >> SLOT_SHIFT,
+        first_slot=message.first_token >> _SLOT_SHIFT,
+        last_slot=message.last_token >> _SLOT_SHIFT,
         epoch=message.epoch,
         primary=message.primary,
         in_sync=tuple(Replica(replica.leaf, replica.incarnation) for replica in message.in_sync),
         learners=tuple(Replica(replica.leaf, replica.incarnation) for replica in message.learners),
         desired=tuple(message.desired),
     )
+    if (shard.first_token, shard.last_token) != (message.first_token, message.last_token):
+        raise InvalidMap(f"shard {shard.id} begins or ends inside a token slot")
+    return shard
 
 
 def _replica_to_proto(replica: Replica) -> cluster_pb2.ReplicaEntry:
@@ -123,13 +127,12 @@ def cluster_map_to_proto(cluster_map: ClusterMap) -> cluster_pb2.ClusterMap:
 
 def cluster_map_from_proto(message: cluster_pb2.ClusterMap) -> ClusterMap:
     """The whole map. Raises InvalidMap when it is not a sound one."""
-    return ClusterMap(
-        version=message.version,
-        seed=message.seed,
-        leaves={leaf.id: leaf_from_proto(leaf) for leaf in message.leaves},
-        shards={shard.id: shard_from_proto(shard) for shard in message.shards},
-        collections={entry.name: collection_from_proto(entry) for entry in message.collections},
-    )
+    leaves = {leaf.id: leaf_from_proto(leaf) for leaf in message.leaves}
+    shards = {shard.id: shard_from_proto(shard) for shard in message.shards}
+    collections = {entry.name: collection_from_proto(entry) for entry in message.collections}
+    if (len(leaves), len(shards), len(collections)) != (len(message.leaves), len(message.shards), len(message.collections)):
+        raise InvalidMap("a leaf, a shard or a collection stands twice in the map")
+    return ClusterMap(message.version, message.seed, leaves, shards, collections)
 
 
 def leaf_status_to_proto(leaf: Leaf, reply: LeafStatusReply | None, error: str = "") -> cluster_pb2.LeafStatus:

@@ -11,11 +11,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import TypeAlias
 
+import grpc
 import grpc.aio
 import structlog
 
 from kvshard.clock import Clock
-from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, KvShardError, ResourceExhausted, Unavailable, Unimplemented
+from kvshard.errors import (
+    DeadlineExceeded,
+    ErrorDetails,
+    Internal,
+    InvalidArgument,
+    KvShardError,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+)
 from kvshard.rpc.codec import CANCEL, LANE_MARK, MESSAGE_BYTES, MESSAGE_FRAMES, PAYLOAD_MAX_BYTES, encode_error
 from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
 
@@ -75,6 +85,8 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
         self, request_iterator: AsyncIterator[leaf_pb2.LaneRequest], context: _Context
     ) -> None:
         """One lane, for as long as its caller keeps it."""
+        if self.is_draining:  # else callers whose lane was just ended would come back and keep the server from stopping
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the leaf is stopping")
         await context.send_initial_metadata((LANE_MARK,))
         connection = _Connection(self, context)
         self._connections.add(connection)
@@ -188,6 +200,8 @@ class _Connection:
         servicer = self._servicer
         handler = servicer.handlers.get(method)
         refusal = servicer.refusal() if handler is not None else Unimplemented(f"the leaf knows no lane method {method}")
+        if frame.id in self._tasks:
+            refusal = InvalidArgument(f"request {frame.id} is outstanding already")
         if refusal is not None or handler is None:
             self._reply_error(frame.id, refusal or Internal("no handler"))
             return

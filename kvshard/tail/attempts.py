@@ -184,8 +184,9 @@ class AttemptMachine:
     """One leg.
 
     Invariants (`check_invariants`): attempts are outstanding exactly in phase TRYING; outstanding + spent attempts <=
-    max_attempts, where spent ones failed other than by refusal; no leaf has two outstanding attempts; a leg that is not
-    idempotent has at most one; refreshes <= max_refreshes; an outcome exists exactly in phase ENDED.
+    max_attempts, where spent ones failed other than by refusal; no leaf has two outstanding attempts, nor is it spare
+    meanwhile; a leg that is not idempotent has at most one outstanding; refreshes <= max_refreshes; an outcome exists exactly
+    in phase ENDED.
     """
 
     def __init__(self, config: Config, candidates: tuple[Candidate, ...], deadline: float) -> None:
@@ -235,6 +236,7 @@ class AttemptMachine:
         assert len(outstanding) + self.spent <= config.max_attempts, self
         leaves = [candidate.leaf for candidate in outstanding.values()]
         assert len(set(leaves)) == len(leaves), self
+        assert not set(leaves) & {candidate.leaf for candidate in self._untried}, self
         assert config.is_idempotent or len(outstanding) <= 1, self
         assert self.refreshes <= config.max_refreshes, self
         assert (self.outcome is not None) == (self.phase is Phase.ENDED), self
@@ -297,7 +299,7 @@ class AttemptMachine:
     def _begin_round(self, now: float) -> list[Action]:
         """Ask the first of the present candidates; they are all unasked."""
         self._has_stale_map = False
-        self._untried = list(dict.fromkeys(self._candidates))
+        self._untried = list(self._candidates)
         if self._may_send(now):
             return self._send(now)
         self._last_error = self._last_error or Unavailable("the map names no replica of this shard")
@@ -305,18 +307,13 @@ class AttemptMachine:
 
     def _may_send(self, now: float) -> bool:
         is_within = now < self.deadline and len(self.outstanding) + self.spent < self.config.max_attempts
-        return is_within and not self._has_stale_map and self._spare() is not None
+        return is_within and not self._has_stale_map and bool(self._untried)
 
     def _may_hedge(self, now: float) -> bool:
         return self.config.is_idempotent and self._may_send(now)
 
-    def _spare(self) -> Candidate | None:
-        asked = {candidate.leaf for candidate in self.outstanding.values()}
-        return next((candidate for candidate in self._untried if candidate.leaf not in asked), None)
-
     def _send(self, now: float) -> list[Action]:
-        candidate = self._spare()
-        assert candidate is not None, "nobody to ask"
+        candidate = self._untried[0]
         self._untried = [other for other in self._untried if other.leaf != candidate.leaf]
         self.contacts.append(candidate)
         attempt = len(self.contacts)

@@ -109,7 +109,7 @@ class MemoryLeaves:
             total=len(matches),
             documents=len(held),
             facets=facets,
-            facet_errors={name: 0 for name in facets},
+            facet_errors=dict.fromkeys(facets, 0),
         )
 
     def _status(self, request: LeafStatusRequest) -> LeafStatusReply:

@@ -84,6 +84,10 @@ class FakeRouter:
         """Let calls of a method fail: with a kvshard error, or as gRPC itself fails. after: let so many succeed first."""
         self._failures[method].extend([None] * after + [error] * times)
 
+    def recover(self) -> None:
+        """Forget the failures that were still to come."""
+        self._failures.clear()
+
     def hold(self, method: str) -> None:
         self._gates[method] = threading.Event()
 

@@ -24,7 +24,7 @@ from kvshard.errors import (
 )
 from kvshard.model import LeafStatusRequest, ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
 from kvshard.rpc.channel import aio_channel, aio_server, bind
-from kvshard.rpc.codec import PAYLOAD_MAX_BYTES, READ, WRITE, decode, encode, handler_of, immediate_handler_of
+from kvshard.rpc.codec import PAYLOAD_MAX_BYTES, READ, WRITE, decode, decode_error, encode, handler_of, immediate_handler_of
 from kvshard.rpc.lane import Lane
 from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.lane_server import LaneServicer
@@ -165,6 +165,18 @@ class TestAnswers:
             response = await stream.read()
             assert isinstance(response, leaf_pb2.LaneResponse)
             assert [frame.id for frame in response.frames] == list(range(1, 101))
+            stream.cancel()
+
+    async def test_an_id_used_twice_is_refused(self, leaf: Leaf) -> None:
+        async with aio_channel(leaf.address) as channel:
+            stream = leaf_pb2_grpc.LeafStub(channel).Lane()
+            message = leaf_pb2.LaneRequest()
+            for _ in range(2):
+                message.frames.add(id=7, method=leaf_pb2.LANE_METHOD_WRITE, timeout_us=5_000_000, payload=encode(write()))
+            await stream.write(message)
+            response = await stream.read()
+            assert isinstance(response, leaf_pb2.LaneResponse)
+            assert "outstanding already" in decode_error(response.frames[0].payload).message
             stream.cancel()
 
     async def test_a_short_cut_answers_or_declines(self) -> None:
@@ -398,6 +410,17 @@ class TestDraining:
         with pytest.raises(Unavailable) as caught:
             await writing
         assert caught.value.details.maybe_applied
+
+    async def test_no_lane_begins_while_the_leaf_stops(self, leaf: Leaf, client: LaneLeafClient) -> None:
+        await client.read("leaf-1", read(), soon())
+        await leaf.servicer.drain(5.0)
+        errors = []
+        for _ in range(2):  # the first may still meet the end of the old lane
+            with pytest.raises(Unavailable) as caught:
+                await client.read("leaf-1", read(), soon())
+            errors.append(caught.value.message)
+        assert "the leaf is stopping" in errors[-1]
+        assert "lanes=0" in repr(leaf.servicer)
 
     async def test_an_idle_leaf_drains_at_once(self, leaf: Leaf) -> None:
         await leaf.servicer.drain(5.0)

@@ -12,7 +12,7 @@ from kvshard.clock import SystemClock
 from kvshard.coordination.base import Event, Put
 from kvshard.coordination.embedded import EmbeddedCoordinator
 
-ROUNDS = 12
+ROUNDS = 10
 
 WRITER = """
 import asyncio, pathlib, sys

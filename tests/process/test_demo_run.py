@@ -27,7 +27,7 @@ def test_demo_in_small(tmp_path):
     assert "3 leaves, 8 shards" in shown
     assert "1,500 texts stored durably" in shown
     assert "finds 1,500" in shown
-    for example in ("parse a date", "context manager", "thread-safe", "asyncio", "compression"):
+    for example in ("parse a date", "context manager", "between threads", "asyncio", "compression"):
         assert example in shown
     assert re.search(r"[1-9][\d,]* matches on 8 of 8 shards", shown)
     assert "get_many of 1,000 keys" in shown
@@ -36,6 +36,23 @@ def test_demo_in_small(tmp_path):
     assert "nothing is hedged" in shown
     assert picture.read_text().startswith("<svg")
     assert [path.name for path in tmp_path.iterdir()] == ["latency.svg"], "the temporary data is removed"
+
+
+def test_demo_that_keeps_the_cluster_until_ctrl_c(tmp_path):
+    with start_demo(tmp_path, "--documents", "300", "--rounds", "5", "--keep") as demo:
+        address = ""
+        for line in demo.stdout:
+            found = re.search(r"stays up at (\S+)", line)
+            address = found.group(1) if found else address
+            if "or from Python" in line:
+                break
+        search = [sys.executable, "-m", "kvshard.cli", "search", "--router", address, "--json", "pydocs", "*"]
+        done = subprocess.run(search, capture_output=True, text=True, timeout=30, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        demo.send_signal(signal.SIGINT)
+        _, errors = demo.communicate(timeout=20)
+    assert demo.returncode == 0, errors
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_demo_that_is_interrupted_cleans_up(tmp_path):

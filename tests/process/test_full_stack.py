@@ -209,15 +209,17 @@ async def test_a_document_that_breaks_its_schema_is_refused_by_field(shared_clus
         assert isinstance(results["bad"], kvshard.InvalidArgument)
         assert results["bad"].details.field == "document.price"
         assert await docs.get("bad") is None
-        with pytest.raises(kvshard.InvalidArgument):
-            await kv.put("raw", b"not json", collection="strict")
+    async with grpc.aio.insecure_channel(shared_cluster.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="JSON") as refused:
+            await kv_pb2_grpc.KVStub(channel).Put(kv_pb2.PutRequest(collection="strict", key=b"raw", value=b"not json"))
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_malformed_query_points_at_the_place(shared_cluster: UpProcess) -> None:
     async with connected(shared_cluster) as kv:
         docs = kv.collection("queries")
         await docs.create(schema=SCHEMA)
-        for query, position in [('title:"tail', 6), ("a AND (b OR", 11), ("year:[1 TO", 10)]:
+        for query, position in [('title:"tail', 6), ("a AND (b OR", 9), ("year:[1 TO", 10)]:
             with pytest.raises(kvshard.MalformedQuery) as caught:
                 await docs.search(query)
             assert caught.value.details.position is not None

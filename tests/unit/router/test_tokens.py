@@ -21,7 +21,7 @@ def test_search_round_trip_keeps_only_shards_that_were_read() -> None:
 
 
 def test_largest_search_token_is_accepted() -> None:
-    offsets = {shard: 1 for shard in range(4096)}
+    offsets = dict.fromkeys(range(4096), 1)
     token = CODEC.encode_search(7, REQUEST, SearchPosition(offsets))
     assert len(token) == TOKEN_MAX_BYTES
     assert CODEC.decode_search(token, 7, REQUEST).offsets == offsets

@@ -301,8 +301,9 @@ async def test_register_leaf_adds_and_changes(store: MapStore) -> None:
 
 async def test_claiming_an_incarnation(store: MapStore) -> None:
     primary = store.current.shards[2].primary
-    await store.claim_incarnation(2, primary, "first")
-    assert store.current.shards[2].in_sync == (Replica(primary, "first"),)
+    claimed = await store.claim_incarnation(2, primary, "first")
+    assert claimed.in_sync == (Replica(primary, "first"),)
+    assert (await store.wait_newer(1, WAIT_S)).shards[2] == claimed
     assert (await store.claim_incarnation(2, primary, "first")).in_sync[0].incarnation == "first"
     with pytest.raises(FailedPrecondition, match="incarnation first in the map") as caught:
         await store.claim_incarnation(2, primary, "second")

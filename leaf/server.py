@@ -1,0 +1,219 @@
+"""The leaf's process: storage, replicas, indexes and the lane server put together, its start and its graceful stop."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+import kvshard
+from kvshard.clock import Clock, SystemClock
+from kvshard.coordination.connect import connect
+from kvshard.coordination.mapstore import MapStore
+from kvshard.errors import FailedPrecondition
+from kvshard.rpc.channel import aio_server, bind
+from kvshard.rpc.lane_server import LaneServicer
+from kvshard.telemetry import LeafMetrics, process_registry, start_metrics, stop_metrics
+from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
+from leaf import layout
+from leaf.disk_guard import DiskGuard, free_bytes_of
+from leaf.driver import Driver
+from leaf.engine import Engine, StorageError
+from leaf.housekeeping import Housekeeper
+from leaf.index_feed import IndexFeed
+from leaf.indexer import Indexer
+from leaf.requests import Requests
+from leaf.rocks_engine import RocksEngine
+from leaf.service import LeafService, StatusReport
+from leaf.shard_store import ShardStore
+
+STOP_GRACE_S: Final = 2.0
+"""What requests under way get at a stop; the supervisor promises that all is gone after 5 s."""
+
+DISK_LOOK_INTERVAL_S: Final = 5.0
+"""Between two walks over the data directory, for status and metrics."""
+
+SERVICE: Final = leaf_pb2.DESCRIPTOR.services_by_name["Leaf"].full_name
+
+_LEAF_ID: Final = b"leaf-id"
+_FORMAT: Final = b"format"
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LeafOptions:
+    """How a leaf runs. metrics_port None: no metrics are served. is_synced False: no fsync, for tests and benchmarks only."""
+
+    id: str
+    data_dir: Path
+    coordinator: str
+    listen: str
+    zone: str = ""
+    weight: float = 1.0
+    metrics_port: int | None = None
+    is_synced: bool = True
+
+
+class LeafServer:
+    """One leaf over an engine and a map store that are given to it. Closing does not close these."""
+
+    def __init__(self, options: LeafOptions, engine: Engine, maps: MapStore, clock: Clock, metrics: LeafMetrics) -> None:
+        """Binds the port. Raises FailedPrecondition when it cannot be had."""
+        self._options = options
+        self._maps = maps
+        self._metrics = metrics
+        store = ShardStore(engine)
+        feed = IndexFeed(store, clock)
+        self.indexer = Indexer(options.data_dir / "index", feed, clock)
+        guard = DiskGuard(free_bytes_of(options.data_dir))
+        self.driver = Driver(options.id, store, maps, self.indexer, guard, clock, lambda: secrets.token_hex(16), self._on_group)
+        self._report = StatusReport(self.driver, lambda: disk_usage(options.data_dir), clock, kvshard.__version__)
+        service = LeafService(Requests(self.driver, self.indexer), self._report, clock, metrics)
+        self._lanes = LaneServicer(service.handlers, clock, immediate=service.immediate)
+        self._housekeeper = Housekeeper(self.driver, self._on_turn)
+        self._health = health.aio.HealthServicer()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server = aio_server()
+        self.address = bind(self._server, options.listen)
+
+    async def start(self) -> None:
+        """Recover the replicas, then serve, then say so in the map."""
+        leaf_pb2_grpc.add_LeafServicer_to_server(self._lanes, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.driver.start()
+        await self.driver.wait_open()
+        await self._server.start()
+        self._tasks.append(asyncio.create_task(self._housekeeper.run(), name="housekeeping"))
+        self._tasks.append(asyncio.create_task(self._look_at_disk(), name="disk-look"))
+        await self._maps.register_leaf(self._options.id, self.address, self._options.zone, self._options.weight)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self) -> None:
+        """Refuse new requests, let those under way end within the grace, make everything durable."""
+        await self._health.enter_graceful_shutdown()
+        await self._lanes.drain(STOP_GRACE_S)
+        await self._server.stop(None)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.driver.close()
+        await self.indexer.close()
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+    def _on_group(self, entries: int, seconds: float) -> None:
+        self._metrics.commit_batch_entries.observe(entries)
+        self._metrics.fsync_seconds.observe(seconds)
+
+    def _on_turn(self) -> None:
+        store = self.driver.store
+        documents = (
+            counts.documents
+            for shard in self.driver.replicas
+            if store.has(shard)
+            for counts in store.state(shard).counts.values()
+        )
+        self._metrics.documents.set(sum(documents))
+
+    async def _look_at_disk(self) -> None:
+        while True:
+            self._metrics.disk_bytes.set(await asyncio.to_thread(self._report.measure_disk))
+            await asyncio.sleep(DISK_LOOK_INTERVAL_S)
+
+
+def disk_usage(folder: Path) -> int:
+    """Bytes of the files below a folder; files that go meanwhile count as they may."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(parent, name)).st_size
+    return total
+
+
+def open_engine(options: LeafOptions) -> Engine:
+    """Open the leaf's data. Raises FailedPrecondition when it is in use, another leaf's, or of another format."""
+    try:
+        engine = RocksEngine(options.data_dir / "data", options.is_synced)
+    except StorageError as error:
+        in_use = " (is another leaf running on it?)" if "lock" in str(error).lower() else ""
+        raise FailedPrecondition(f"{error}{in_use}") from error
+    try:
+        _claim_data(engine, options.id)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _claim_data(engine: Engine, leaf: str) -> None:
+    """Write into the data whose it is, or check it."""
+    owner = engine.get(layout.meta_key(layout.LEAF_SHARD, _LEAF_ID))
+    if owner is None:
+        batch = engine.new_batch()
+        batch.put(layout.meta_key(layout.LEAF_SHARD, _LEAF_ID), leaf.encode())
+        batch.put(layout.meta_key(layout.LEAF_SHARD, _FORMAT), layout.FORMAT)
+        engine.write(batch)
+        engine.flush_wal()
+        return
+    if owner != leaf.encode():
+        raise FailedPrecondition(f"this data directory is the one of leaf {owner.decode(errors='replace')!r}, not of {leaf!r}")
+    found = engine.get(layout.meta_key(layout.LEAF_SHARD, _FORMAT))
+    if found != layout.FORMAT:
+        raise FailedPrecondition(f"the data has format {found!r}; this version reads {layout.FORMAT!r}")
+
+
+async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
+    """Run a leaf until `stop` is set. on_ready gets host:port once it serves.
+
+    Raises InvalidArgument for a wrong option, FailedPrecondition when a port or the data directory cannot be had.
+    """
+    clock = SystemClock()
+    registry = process_registry()
+    async with contextlib.AsyncExitStack() as stack:
+        coordinator = connect(options.coordinator, clock)
+        stack.push_async_callback(coordinator.close)
+        engine = open_engine(options)
+        stack.callback(engine.close)
+        maps = MapStore(coordinator, clock)
+        stack.push_async_callback(maps.close)
+        server = LeafServer(options, engine, maps, clock, LeafMetrics(registry))
+        stack.push_async_callback(server.stop)
+        if options.metrics_port is not None:
+            try:
+                stack.callback(stop_metrics, start_metrics(options.metrics_port, registry))
+            except OSError as error:
+                raise FailedPrecondition(f"cannot serve metrics on port {options.metrics_port}: {error.strerror}") from None
+        if not options.is_synced:
+            _log.warning("fsync is off: a machine that dies loses acknowledged writes", leaf=options.id)
+        starting = asyncio.create_task(_start(server, maps), name="leaf-start")
+        stopping = asyncio.create_task(stop.wait(), name="leaf-stop-wait")
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.is_set():
+                starting.result()
+                _log.info("leaf ready", leaf=options.id, address=server.address, map_version=maps.current.version)
+                on_ready(server.address)
+                await stopping
+            _log.info("leaf stopping", leaf=options.id, address=server.address)
+        finally:
+            starting.cancel()
+            stopping.cancel()
+            await asyncio.gather(starting, stopping, return_exceptions=True)
+
+
+async def _start(server: LeafServer, maps: MapStore) -> None:
+    await maps.start()
+    await server.start()

@@ -1,0 +1,175 @@
+"""The leaf's lane methods: payloads in, payloads out, counted and admitted.
+
+Reads and scans are answered at once, inside the lane's reader, since they come from memory or a bounded look at the disk;
+writes and searches wait in tasks of their own.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from kvshard.clock import Clock
+from kvshard.errors import DeadlineExceeded, KvShardError
+from kvshard.model import LeafStatusReply, LeafStatusRequest, ShardRead, ShardScan, ShardSearch, ShardWrite
+from kvshard.rpc.codec import decode, encode
+from kvshard.rpc.lane_server import Handler, ImmediateHandler
+from kvshard.telemetry import LeafMetrics
+from kvshard.v1 import leaf_pb2
+from leaf.admission import Admission
+from leaf.driver import Driver
+from leaf.requests import Requests
+
+T = TypeVar("T")
+Status = Callable[[], Awaitable[LeafStatusReply]]
+
+_READ = int(leaf_pb2.LANE_METHOD_READ)
+_WRITE = int(leaf_pb2.LANE_METHOD_WRITE)
+_SCAN = int(leaf_pb2.LANE_METHOD_SCAN)
+_SEARCH = int(leaf_pb2.LANE_METHOD_SEARCH)
+_STATUS = int(leaf_pb2.LANE_METHOD_STATUS)
+
+_NAMES = {_READ: "read", _WRITE: "write", _SCAN: "scan", _SEARCH: "search", _STATUS: "status"}
+
+
+class LeafService:
+    """Handlers for a LaneServicer: `handlers` by method, `immediate` their short cuts."""
+
+    def __init__(self, requests: Requests, status: Status, clock: Clock, metrics: LeafMetrics) -> None:
+        self.admission = Admission()
+        self._requests = requests
+        self._status = status
+        self._clock = clock
+        self._metrics = metrics
+        self._seconds = {method: metrics.request_seconds.labels(name) for method, name in _NAMES.items()}
+        self._ok = {method: metrics.requests.labels(name, "OK") for method, name in _NAMES.items()}
+        self.handlers: dict[int, Handler] = {
+            _READ: self._handler(_READ, self._read),
+            _WRITE: self._handler(_WRITE, self._write),
+            _SCAN: self._handler(_SCAN, self._scan),
+            _SEARCH: self._handler(_SEARCH, self._search),
+            _STATUS: self._handler(_STATUS, self._report),
+        }
+        self.immediate: dict[int, ImmediateHandler] = {
+            _READ: self._immediate(_READ, self._read_now),
+            _SCAN: self._immediate(_SCAN, self._scan_now),
+        }
+
+    def _handler(self, method: int, serve: Handler) -> Handler:
+        async def handle(payload: bytes, deadline: float) -> bytes:
+            started = self._clock.monotonic()
+            size = len(payload)
+            code = "CANCELLED"
+            self._admit(method, size, started, deadline)
+            try:
+                reply = await serve(payload, deadline)
+                code = "OK"
+                return reply
+            except KvShardError as error:
+                code = error.reason
+                raise
+            except Exception:
+                code = "INTERNAL"
+                raise
+            finally:
+                self.admission.leave(size)
+                self._metrics.queue_depth.set(self.admission.requests)
+                self._count(method, code, started)
+
+        return handle
+
+    def _admit(self, method: int, size: int, now: float, deadline: float) -> None:
+        try:
+            self.admission.enter(size, now, deadline)
+        except KvShardError as error:
+            self._count(method, error.reason, now)
+            raise
+        self._metrics.queue_depth.set(self.admission.requests)
+
+    def _immediate(self, method: int, serve: ImmediateHandler) -> ImmediateHandler:
+        def handle(payload: bytes, deadline: float) -> bytes | None:
+            started = self._clock.monotonic()
+            try:
+                if started >= deadline:
+                    raise DeadlineExceeded("the deadline passed before the leaf began")
+                reply = serve(payload, deadline)
+            except KvShardError as error:
+                self._count(method, error.reason, started)
+                raise
+            if reply is not None:
+                self._count(method, "OK", started)
+            return reply
+
+        return handle
+
+    def _count(self, method: int, code: str, started: float) -> None:
+        if code == "OK":
+            self._ok[method].inc()
+        else:
+            self._metrics.requests.labels(_NAMES[method], code).inc()
+        self._seconds[method].observe(self._clock.monotonic() - started)
+
+    def _read_now(self, payload: bytes, deadline: float) -> bytes | None:
+        request = decode(ShardRead, payload)
+        return encode(self._requests.read(request)) if self._requests.is_ready(request) else None
+
+    def _scan_now(self, payload: bytes, deadline: float) -> bytes | None:
+        request = decode(ShardScan, payload)
+        return encode(self._requests.scan(request)) if self._requests.is_ready(request) else None
+
+    async def _read(self, payload: bytes, deadline: float) -> bytes:
+        request = decode(ShardRead, payload)
+        await self._requests.prepare(request)
+        return encode(self._requests.read(request))
+
+    async def _scan(self, payload: bytes, deadline: float) -> bytes:
+        request = decode(ShardScan, payload)
+        await self._requests.prepare(request)
+        return encode(self._requests.scan(request))
+
+    async def _write(self, payload: bytes, deadline: float) -> bytes:
+        return encode(await self._requests.write(decode(ShardWrite, payload), deadline))
+
+    async def _search(self, payload: bytes, deadline: float) -> bytes:
+        return encode(await self._requests.search(decode(ShardSearch, payload), deadline))
+
+    async def _report(self, payload: bytes, deadline: float) -> bytes:
+        decode(LeafStatusRequest, payload)
+        return encode(await self._status())
+
+
+class StatusReport:
+    """Puts together what a leaf says of itself. disk_bytes is looked at by `measure_disk`, off the event loop."""
+
+    def __init__(self, driver: Driver, disk_bytes: Callable[[], int], clock: Clock, software_version: str) -> None:
+        self._driver = driver
+        self._disk_bytes = disk_bytes
+        self._clock = clock
+        self._software_version = software_version
+        self._started = clock.monotonic()
+        self.disk_bytes = 0
+
+    def measure_disk(self) -> int:
+        """Look at the disk now. Blocks."""
+        self.disk_bytes = self._disk_bytes()
+        return self.disk_bytes
+
+    async def __call__(self) -> LeafStatusReply:
+        """The state of the leaf now; the bytes on disk as of the last look."""
+        return LeafStatusReply(
+            self._driver.leaf,
+            self._driver.status(),
+            os.getpid(),
+            self._clock.monotonic() - self._started,
+            resident_bytes(),
+            self.disk_bytes,
+            self._software_version,
+        )
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

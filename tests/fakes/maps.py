@@ -1,0 +1,78 @@
+"""A map store without a coordinator: the test sets the map, and sees what a leaf wrote."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection, Leaf, Replica, ShardConfig, equal_ranges
+from kvshard.errors import FailedPrecondition, KvShardError
+
+
+def one_leaf_map(leaf: str = "leaf-1", shards: int = 2, collections: Sequence[Collection] = ()) -> ClusterMap:
+    """A map with all shards on one leaf that has not created their data yet."""
+    configs = {
+        number: ShardConfig(number, first, last, 1, leaf, (Replica(leaf),), desired=(leaf,))
+        for number, (first, last) in enumerate(equal_ranges(shards))
+    }
+    named = {each.name: each for each in (DEFAULT_COLLECTION, *collections)}
+    return ClusterMap(1, 0, {leaf: Leaf(leaf, "127.0.0.1:1")}, configs, named)
+
+
+class FakeMaps:
+    """Implements leaf.recovery.Maps. `refuse` is raised by the next calls that write, once for each of its elements."""
+
+    def __init__(self, cluster_map: ClusterMap) -> None:
+        self.current = cluster_map
+        self.hidden: ClusterMap | None = None
+        self.refuse: list[KvShardError] = []
+        self.refreshes = 0
+        self._callbacks: list[Callable[[ClusterMap], None]] = []
+
+    def __repr__(self) -> str:
+        return f"FakeMaps(version={self.current.version}, refreshes={self.refreshes})"
+
+    def install(self, **changes: object) -> None:
+        """A newer map, with some of its parts changed, that every follower sees."""
+        self._install(replace(self.current, version=self.current.version + 1, **changes))  # type: ignore[arg-type]
+
+    def hide(self, **changes: object) -> None:
+        """A newer map that is seen only by a refresh."""
+        self.hidden = replace(self.current, version=self.current.version + 1, **changes)  # type: ignore[arg-type]
+
+    def _install(self, cluster_map: ClusterMap) -> None:
+        self.current = cluster_map
+        for callback in list(self._callbacks):
+            callback(cluster_map)
+
+    async def refresh(self) -> ClusterMap:
+        self.refreshes += 1
+        if self.hidden is not None:
+            hidden, self.hidden = self.hidden, None
+            self._install(hidden)
+        return self.current
+
+    def subscribe(self, callback: Callable[[ClusterMap], None], /) -> Callable[[], None]:
+        self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback)
+
+    def change_shard(self, shard: int, **changes: object) -> None:
+        """A newer map with one shard changed."""
+        self.install(shards={**self.current.shards, shard: replace(self.current.shards[shard], **changes)})  # type: ignore[arg-type]
+
+    async def claim_incarnation(self, shard: int, leaf: str, incarnation: str) -> ShardConfig:
+        self._raise_refusal()
+        held = self.current.shards[shard].in_sync[0].incarnation
+        if held not in ("", incarnation):
+            raise FailedPrecondition(f"shard {shard} has the data {held}")
+        self.change_shard(shard, in_sync=(Replica(leaf, incarnation),))
+        return self.current.shards[shard]
+
+    async def new_epoch(self, shards: Sequence[int], leaf: str) -> dict[int, int]:
+        self._raise_refusal()
+        epochs = {shard: self.current.shards[shard].epoch + 1 for shard in shards if self.current.shards[shard].primary == leaf}
+        for shard, epoch in epochs.items():
+            self.change_shard(shard, epoch=epoch)
+        return epochs
+
+    def _raise_refusal(self) -> None:
+        if self.refuse:
+            raise self.refuse.pop(0)

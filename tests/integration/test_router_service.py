@@ -1,0 +1,430 @@
+"""A router as its callers see it: real gRPC in front, leaves in memory behind."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+import pytest
+from fakes.leaf_client import Hang
+from fakes.map_source import FakeMapSource, cluster_map
+from fakes.memory_leaves import MemoryLeaves
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from prometheus_client import CollectorRegistry
+
+from kvshard import errors
+from kvshard.clock import SystemClock
+from kvshard.errors import KvShardError
+from kvshard.model import ShardRead, ShardSearch
+from kvshard.rpc.channel import aio_channel
+from kvshard.rpc.status import error_from_rpc
+from kvshard.telemetry import RouterMetrics
+from kvshard.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_pb2
+from router.server import SERVICES, RouterServer
+from router.tokens import SearchPosition, TokenCodec, fingerprint
+
+PARTIAL = types_pb2.ReadOptions(on_shortfall=types_pb2.SHORTFALL_POLICY_PARTIAL)
+
+
+class Front:
+    """A serving router and stubs for it."""
+
+    def __init__(self, server: RouterServer, maps: FakeMapSource, leaves: MemoryLeaves, channel: grpc.aio.Channel) -> None:
+        self.server = server
+        self.maps = maps
+        self.leaves = leaves
+        self.registry = CollectorRegistry()
+        self.channel = channel
+        self.kv = kv_pb2_grpc.KVStub(channel)
+        self.searches = search_pb2_grpc.SearchStub(channel)
+        self.cluster = cluster_pb2_grpc.ClusterStub(channel)
+
+    async def load_documents(self, count: int = 50) -> None:
+        documents = [{"title": " ".join(["tail"] * (1 + i % 5)), "tag": f"t{i % 3}", "year": i} for i in range(count)]
+        keys = [b"doc-%03d" % i for i in range(count)]
+        values = [json.dumps(document).encode() for document in documents]
+        response = await self.kv.BatchWrite(kv_pb2.BatchWriteRequest(collection="docs", keys=keys, values=values))
+        assert not response.failures
+
+
+@asynccontextmanager
+async def running(maps: FakeMapSource, leaves: MemoryLeaves, registry: CollectorRegistry) -> AsyncIterator[Front]:
+    server = RouterServer("127.0.0.1:0", maps, leaves.client, SystemClock(), RouterMetrics(registry))
+    await server.start("cluster")
+    channel = aio_channel(server.address)
+    try:
+        front = Front(server, maps, leaves, channel)
+        front.registry = registry
+        yield front
+    finally:
+        await channel.close()
+        await server.stop()
+
+
+@pytest.fixture
+async def front() -> AsyncIterator[Front]:
+    async with running(FakeMapSource(cluster_map(shards=8, leaves=4)), MemoryLeaves(), CollectorRegistry()) as front:
+        await front.server.wait_serving()
+        yield front
+
+
+async def failing(call) -> KvShardError:
+    """The error with which the call ends."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return error_from_rpc(caught.value)
+
+
+async def collect(call) -> list[kv_pb2.ScanResponse]:
+    return [page async for page in call]
+
+
+async def test_cancelled_search_cancels_every_leg(front: Front) -> None:
+    hangs = []
+    for leaf in front.maps.current.leaves:
+        hangs.append(Hang())
+        front.leaves.client.on(leaf, ShardSearch, hangs[-1])
+    call = front.searches.Search(search_pb2.SearchRequest(collection="docs"))
+    await asyncio.gather(*(hang.reached.wait() for hang in hangs))
+    call.cancel()
+    async with asyncio.timeout(5):
+        while [each for each in front.leaves.client.calls_of(ShardSearch) if each.fate == "waiting"]:
+            await front.kv.Get(kv_pb2.GetRequest(key=b"k"))  # The router sees the cancellation when gRPC brings it.
+    assert [hang.cancelled for hang in hangs] == [2, 2, 2, 2]
+
+
+async def test_point_operations(front: Front) -> None:
+    put = await front.kv.Put(kv_pb2.PutRequest(key=b"k", value=b"v"))
+    assert put.version > 0
+    got = await front.kv.Get(kv_pb2.GetRequest(key=b"k"))
+    assert (got.item.key, got.item.value, got.item.version) == (b"k", b"v", put.version)
+    assert not got.HasField("timing")
+    condition = types_pb2.WriteCondition(if_version=put.version + 1)
+    error = await failing(front.kv.Put(kv_pb2.PutRequest(key=b"k", value=b"w", condition=condition)))
+    assert isinstance(error, errors.VersionConflict)
+    assert (await front.kv.Delete(kv_pb2.DeleteRequest(key=b"k"))).existed
+    assert not (await front.kv.Delete(kv_pb2.DeleteRequest(key=b"k"))).existed
+    assert not (await front.kv.Get(kv_pb2.GetRequest(key=b"k"))).HasField("item")
+
+
+async def test_timing_on_request(front: Front) -> None:
+    options = types_pb2.ReadOptions(explain_timing=True)
+    got = await front.kv.Get(kv_pb2.GetRequest(key=b"k", options=options))
+    assert len(got.timing.legs) == 1
+    assert got.timing.legs[0].leaf.startswith("leaf-")
+    found = await front.searches.Search(search_pb2.SearchRequest(collection="docs", options=options))
+    assert [leg.shard for leg in found.timing.legs] == list(range(8))
+    assert found.timing.total_us >= max(leg.total_us for leg in found.timing.legs)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "limit"),
+    [
+        (kv_pb2.PutRequest(key=b"", value=b"v"), "key", 1024),
+        (kv_pb2.PutRequest(key=b"k" * 1025, value=b"v"), "key", 1024),
+        (kv_pb2.PutRequest(key=b"k", value=b"v" * (8 * 1024 * 1024 + 1)), "value", 8 * 1024 * 1024),
+        (kv_pb2.PutRequest(key=b"k", condition=types_pb2.WriteCondition(if_absent=False)), "condition.if_absent", None),
+        (kv_pb2.PutRequest(key=b"k", ttl_ms=2**64 - 1), "ttl_ms", 3_153_600_000_000),
+        (kv_pb2.GetRequest(key=b""), "key", 1024),
+        (kv_pb2.GetRequest(key=b"k", options=types_pb2.ReadOptions(min_coverage=2)), "options.min_coverage", 1),
+        (kv_pb2.GetRequest(key=b"k", options=types_pb2.ReadOptions(hedge="often")), "options.hedge", None),
+        (kv_pb2.GetRequest(key=b"k", options=types_pb2.ReadOptions(replica_choice="best")), "options.replica_choice", None),
+        (kv_pb2.DeleteRequest(key=b"k" * 1025), "key", 1024),
+        (kv_pb2.BatchGetRequest(keys=[b"k"] * 10_001), "keys", 10_000),
+        (kv_pb2.BatchGetRequest(keys=[b"k", b""]), "keys[1]", 1024),
+        (kv_pb2.BatchWriteRequest(keys=[b"k"], values=[]), "values", None),
+        (
+            kv_pb2.BatchWriteRequest(keys=[b"%d" % i for i in range(5)], values=[b"v" * 8_000_000] * 5),
+            "values",
+            32 * 1024 * 1024,
+        ),
+        (search_pb2.SearchRequest(collection="docs", limit=0), "limit", 1000),
+        (search_pb2.SearchRequest(collection="docs", limit=1001), "limit", 1000),
+        (search_pb2.SearchRequest(collection="docs", sort="nothing"), "sort", None),
+        (search_pb2.SearchRequest(collection="docs", facets=["year"]), "facets", None),
+        (search_pb2.SearchRequest(collection="docs", highlight=["tag"]), "highlight", None),
+        (search_pb2.SearchRequest(collection="docs", shards=[99]), "shards", None),
+        (search_pb2.SearchRequest(collection="docs", query="nothing:x"), "query", None),
+    ],
+    ids=lambda value: type(value).__name__ if hasattr(value, "DESCRIPTOR") else str(value),
+)
+async def test_wrong_requests_name_field_and_limit(front: Front, request_, field: str, limit: int | None) -> None:
+    method = type(request_).__name__.removesuffix("Request")
+    stub = front.searches if method == "Search" else front.kv
+    error = await failing(getattr(stub, method)(request_))
+    assert isinstance(error, errors.InvalidArgument)
+    assert (error.details.field, error.details.limit) == (field, limit)
+    assert front.leaves.client.calls_of(ShardSearch) == []
+
+
+async def test_malformed_query_points_at_the_place(front: Front) -> None:
+    error = await failing(front.searches.Search(search_pb2.SearchRequest(collection="docs", query="a AND (b")))
+    assert isinstance(error, errors.MalformedQuery)
+    assert error.details.position is not None
+
+
+async def test_unknown_collection(front: Front) -> None:
+    error = await failing(front.kv.Get(kv_pb2.GetRequest(collection="nowhere", key=b"k")))
+    assert isinstance(error, errors.CollectionNotFound)
+    assert "nowhere" in error.message
+
+
+async def test_search_without_schema(front: Front) -> None:
+    error = await failing(front.searches.Search(search_pb2.SearchRequest(collection="default")))
+    assert isinstance(error, errors.FailedPrecondition)
+
+
+async def test_batches(front: Front) -> None:
+    keys = [b"key-%d" % i for i in range(500)]
+    written = await front.kv.BatchWrite(kv_pb2.BatchWriteRequest(keys=keys, values=keys))
+    assert len(written.versions) == 500
+    assert not written.failures
+    read = await front.kv.BatchGet(kv_pb2.BatchGetRequest(keys=[*keys, b"absent"]))
+    assert list(read.values) == [*keys, b""]
+    assert read.versions[-1] == 0
+    assert (read.coverage.complete, read.coverage.legs, read.coverage.legs_ok) == (True, 8, 8)
+
+
+async def test_dead_leaf_fail_and_partial(front: Front) -> None:
+    keys = [b"key-%d" % i for i in range(100)]
+    await front.kv.BatchWrite(kv_pb2.BatchWriteRequest(keys=keys, values=keys))
+    await front.load_documents()
+    front.leaves.fail("leaf-2", errors.Unavailable("connection refused"))
+
+    error = await failing(front.kv.BatchGet(kv_pb2.BatchGetRequest(keys=keys)))
+    assert isinstance(error, errors.Unavailable)
+    assert error.details.shards == (1, 5)
+    assert error.details.replicas_tried == ("leaf-2",)
+    read = await front.kv.BatchGet(kv_pb2.BatchGetRequest(keys=keys, options=PARTIAL))
+    assert read.failures
+    assert {each.failure.reason for each in read.failures} == {"UNAVAILABLE"}
+
+    error = await failing(front.searches.Search(search_pb2.SearchRequest(collection="docs", query="tail")))
+    assert error.details.shards == (1, 5)
+    found = await front.searches.Search(search_pb2.SearchRequest(collection="docs", query="tail", options=PARTIAL, limit=1000))
+    assert not found.coverage.complete
+    assert (found.coverage.legs, found.coverage.legs_ok) == (8, 6)
+    assert [failed.shard for failed in found.coverage.failed] == [1, 5]
+    assert [list(failed.replicas_tried) for failed in found.coverage.failed] == [["leaf-2"], ["leaf-2"]]
+    assert found.total == len(found.hits) == found.coverage.documents_considered
+    assert 0 < found.coverage.fraction < 1
+
+    error = await failing(collect(front.kv.Scan(kv_pb2.ScanRequest())))
+    assert error.details.shards == (1, 5)
+    pages = await collect(front.kv.Scan(kv_pb2.ScanRequest(options=PARTIAL)))
+    assert [failed.shard for failed in pages[-1].coverage.failed] == [1, 5]
+
+    error = (
+        await failing(front.kv.Put(kv_pb2.PutRequest(key=keys[0], value=b"v"))) if _lives(front, keys[0], "leaf-2") else None
+    )
+    assert error is None or isinstance(error, errors.Unavailable)
+
+
+def _lives(front: Front, key: bytes, leaf: str) -> bool:
+    current = front.maps.current
+    return current.shards[current.shard_of_key(key)].primary == leaf
+
+
+async def test_dead_leaf_and_a_point_read(front: Front) -> None:
+    front.leaves.fail("leaf-2", errors.Unavailable("connection refused"))
+    key = next(key for key in (b"key-%d" % i for i in range(100)) if _lives(front, key, "leaf-2"))
+    error = await failing(front.kv.Get(kv_pb2.GetRequest(key=key)))
+    assert isinstance(error, errors.Unavailable)
+    assert error.details.shards == (front.maps.current.shard_of_key(key),)
+
+
+async def test_hung_leaf_leaves_time_for_a_partial_answer(front: Front) -> None:
+    await front.load_documents()
+    front.leaves.client.on("leaf-3", ShardSearch, Hang())
+    request = search_pb2.SearchRequest(collection="docs", query="tail", options=PARTIAL, limit=1000)
+    found = await front.searches.Search(request, timeout=0.4)
+    assert [failed.failure.reason for failed in found.coverage.failed] == ["DEADLINE_EXCEEDED"] * 2
+    assert found.hits
+
+
+async def test_search_pages(front: Front) -> None:
+    await front.load_documents(50)
+    whole = await front.searches.Search(search_pb2.SearchRequest(collection="docs", query="tail", limit=1000))
+    assert whole.total == 50
+    order = [(-hit.score, hit.key) for hit in whole.hits]
+    assert order == sorted(order)
+    seen, token = [], b""
+    while True:
+        request = search_pb2.SearchRequest(collection="docs", query="tail", limit=7, token=token, facets=["tag"])
+        page = await front.searches.Search(request)
+        seen.extend(hit.key for hit in page.hits)
+        assert sum(value.count for value in page.facets[0].values) == 50
+        token = page.next
+        if not token:
+            break
+    assert seen == [hit.key for hit in whole.hits]
+    assert [hit.shard for hit in whole.hits] == [front.maps.current.shard_of_key(hit.key) for hit in whole.hits]
+
+
+async def test_search_token_belongs_to_its_query(front: Front) -> None:
+    await front.load_documents()
+    page = await front.searches.Search(search_pb2.SearchRequest(collection="docs", query="tail"))
+    assert page.next
+    altered = page.next[:-1] + bytes([page.next[-1] ^ 1])
+    for query, token in (("other", page.next), ("tail", altered)):
+        request = search_pb2.SearchRequest(collection="docs", query=query, token=token)
+        error = await failing(front.searches.Search(request))
+        assert isinstance(error, errors.InvalidToken)
+        assert error.details.field == "token"
+
+
+async def test_search_of_chosen_shards(front: Front) -> None:
+    await front.load_documents()
+    found = await front.searches.Search(search_pb2.SearchRequest(collection="docs", shards=[3, 1, 3], limit=100))
+    assert found.coverage.legs == 2
+    assert {hit.shard for hit in found.hits} <= {1, 3}
+
+
+async def test_page_depth_is_bounded(front: Front) -> None:
+    query = fingerprint([b"tail", b"", b"all"])
+    token = TokenCodec("cluster").encode_search(2, query, SearchPosition({0: 6_000, 3: 3_500}))
+    within = search_pb2.SearchRequest(collection="docs", query="tail", limit=500, token=token)
+    await front.searches.Search(within)
+    beyond = search_pb2.SearchRequest(collection="docs", query="tail", limit=501, token=token)
+    error = await failing(front.searches.Search(beyond))
+    assert isinstance(error, errors.InvalidArgument)
+    assert (error.details.field, error.details.limit) == ("token", 10_000)
+
+
+async def test_scan_streams_and_resumes(front: Front) -> None:
+    keys = [b"key-%04d" % i for i in range(2500)]
+    await front.kv.BatchWrite(kv_pb2.BatchWriteRequest(keys=keys, values=keys))
+    pages = await collect(front.kv.Scan(kv_pb2.ScanRequest(prefix=b"key-")))
+    assert [key for page in pages for key in page.keys] == keys
+    assert len(pages) > 2
+    assert pages[-1].coverage.complete
+    rest = await collect(front.kv.Scan(kv_pb2.ScanRequest(prefix=b"key-", token=pages[0].token, keys_only=True)))
+    assert [key for page in rest for key in page.keys] == keys[len(pages[0].keys) :]
+    assert not rest[0].values
+    error = await failing(collect(front.kv.Scan(kv_pb2.ScanRequest(prefix=b"key-", token=pages[0].token + b"x"))))
+    assert isinstance(error, errors.InvalidToken)
+
+
+async def test_stale_epoch_is_no_error_for_the_caller(front: Front) -> None:
+    front.maps.upcoming = cluster_map(shards=8, leaves=4, version=2, epoch=2)
+    handler = front.leaves._read
+
+    def refuse_old(request: ShardRead):
+        return handler(request) if request.epoch == 2 else errors.StaleEpoch("epoch is 2")
+
+    for leaf in front.maps.current.leaves:
+        front.leaves.client.on(leaf, ShardRead, refuse_old)
+    assert not (await front.kv.Get(kv_pb2.GetRequest(key=b"k"))).HasField("item")
+    assert front.maps.current.version == 2
+
+
+async def test_collections(front: Front) -> None:
+    field = cluster_pb2.SchemaField(name="title", type=cluster_pb2.FIELD_TYPE_TEXT)
+    created = await front.cluster.CreateCollection(cluster_pb2.CreateCollectionRequest(name="books", fields=[field]))
+    again = await front.cluster.CreateCollection(cluster_pb2.CreateCollectionRequest(name="books", fields=[field]))
+    assert created.collection == again.collection
+    error = await failing(front.cluster.CreateCollection(cluster_pb2.CreateCollectionRequest(name="books")))
+    assert isinstance(error, errors.CollectionExists)
+    listed = await front.cluster.ListCollections(cluster_pb2.ListCollectionsRequest())
+    assert [collection.name for collection in listed.collections] == ["books", "default", "docs"]
+    await front.cluster.DropCollection(cluster_pb2.DropCollectionRequest(name="books"))
+    error = await failing(front.cluster.DropCollection(cluster_pb2.DropCollectionRequest(name="books")))
+    assert isinstance(error, errors.CollectionNotFound)
+
+
+@pytest.mark.parametrize("name", ["", "9a", "a b", "x" * 65])
+async def test_collection_names(front: Front, name: str) -> None:
+    error = await failing(front.cluster.CreateCollection(cluster_pb2.CreateCollectionRequest(name=name)))
+    assert isinstance(error, errors.InvalidArgument)
+    assert error.details.field == "name"
+
+
+async def test_default_collection_cannot_be_dropped(front: Front) -> None:
+    error = await failing(front.cluster.DropCollection(cluster_pb2.DropCollectionRequest(name="default")))
+    assert isinstance(error, errors.InvalidArgument)
+
+
+async def test_watch_sends_at_once_and_on_each_change(front: Front) -> None:
+    watch = front.cluster.WatchMap(cluster_pb2.WatchMapRequest())
+    first = await watch.read()
+    assert first.map.version == 1
+    front.maps.install(cluster_map(shards=8, leaves=4, version=5))
+    assert (await watch.read()).map.version == 5
+    watch.cancel()
+    assert (await front.cluster.GetMap(cluster_pb2.GetMapRequest())).map.version == 5
+
+
+async def test_stop_ends_watches_at_once() -> None:
+    maps, leaves = FakeMapSource(cluster_map()), MemoryLeaves()
+    async with running(maps, leaves, CollectorRegistry()) as front:
+        watch = front.cluster.WatchMap(cluster_pb2.WatchMapRequest())
+        await watch.read()
+        stopping = asyncio.create_task(front.server.stop())
+        error = await failing(watch.read())
+        assert isinstance(error, errors.Unavailable)
+        async with asyncio.timeout(1):
+            await stopping
+
+
+async def test_status_shows_a_dead_and_a_hung_leaf(front: Front) -> None:
+    front.leaves.fail("leaf-2", errors.Unavailable("connection refused"))
+    front.leaves.fail("leaf-3", Hang())
+    status = await front.cluster.GetStatus(cluster_pb2.GetStatusRequest())
+    assert [(leaf.leaf.id, leaf.is_up) for leaf in status.leaves] == [
+        ("leaf-1", True),
+        ("leaf-2", False),
+        ("leaf-3", False),
+        ("leaf-4", True),
+    ]
+    assert status.leaves[1].error == "connection refused"
+    assert status.leaves[2].error == "it did not answer in time"
+    assert len(status.map.shards) == 8
+
+
+async def test_health_follows_the_leaves() -> None:
+    maps, leaves = FakeMapSource(cluster_map()), MemoryLeaves()
+    leaves.fail("leaf-1", errors.Unavailable("down"))
+    leaves.fail("leaf-2", errors.Unavailable("down"))
+    async with running(maps, leaves, CollectorRegistry()) as front:
+        health = health_pb2_grpc.HealthStub(front.channel)
+        checks = [health_pb2.HealthCheckRequest(service=name) for name in ("", *SERVICES)]
+        answers = [(await health.Check(check)).status for check in checks]
+        assert set(answers) == {health_pb2.HealthCheckResponse.NOT_SERVING}
+        leaves.serve("leaf-2")
+        await asyncio.wait_for(front.server.wait_serving(), 5)
+        answers = [(await health.Check(check)).status for check in checks]
+        assert set(answers) == {health_pb2.HealthCheckResponse.SERVING}
+
+
+async def test_router_without_a_map_says_unavailable() -> None:
+    async with running(FakeMapSource(None), MemoryLeaves(), CollectorRegistry()) as front:
+        error = await failing(front.kv.Get(kv_pb2.GetRequest(key=b"k")))
+        assert isinstance(error, errors.Unavailable)
+        assert error.details.retry_after_ms
+
+
+async def test_reflection_lists_the_services(front: Front) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(front.channel)
+    call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+    async for answer in call:
+        names = {service.name for service in answer.list_services_response.service}
+        assert {*SERVICES, "grpc.health.v1.Health"} <= names
+
+
+async def test_metrics_count_calls_and_legs(front: Front) -> None:
+    await front.kv.Get(kv_pb2.GetRequest(key=b"k"))
+    await failing(front.kv.Get(kv_pb2.GetRequest(key=b"")))
+    await front.searches.Search(search_pb2.SearchRequest(collection="docs"))
+    value = front.registry.get_sample_value
+    assert value("kvshard_router_requests_total", {"method": "Get", "code": "OK"}) == 1
+    assert value("kvshard_router_requests_total", {"method": "Get", "code": "INVALID_ARGUMENT"}) == 1
+    assert value("kvshard_router_legs_total", {"method": "Search", "outcome": "ok"}) == 8
+    assert value("kvshard_router_request_seconds_count", {"method": "Get"}) == 2
+
+
+async def test_port_in_use_is_a_clear_error(front: Front) -> None:
+    with pytest.raises(errors.FailedPrecondition, match="in use"):
+        RouterServer(front.server.address, front.maps, front.leaves.client, SystemClock(), RouterMetrics(CollectorRegistry()))

@@ -1,0 +1,114 @@
+"""One suite for both engines: what the leaf relies on."""
+
+import pathlib
+
+import pytest
+
+from leaf.engine import Engine, StorageError
+from leaf.memory_engine import MemoryEngine
+from leaf.rocks_engine import RocksEngine
+
+
+@pytest.fixture(params=["memory", "rocks", "rocks-unsynced"])
+def engine(request: pytest.FixtureRequest, tmp_path: pathlib.Path):
+    if request.param == "memory":
+        made: Engine = MemoryEngine()
+    else:
+        made = RocksEngine(tmp_path / "db", is_synced=request.param == "rocks")
+    yield made
+    made.close()
+
+
+def put(engine: Engine, rows: dict[bytes, bytes]) -> None:
+    batch = engine.new_batch()
+    for key, value in rows.items():
+        batch.put(key, value)
+    engine.write(batch)
+
+
+def test_rows_are_read_back_and_an_empty_value_is_not_a_missing_one(engine: Engine) -> None:
+    put(engine, {b"a": b"1", b"b": b"", bytes(range(256)): b"\0\xff"})
+    assert engine.get(b"a") == b"1"
+    assert engine.get(b"b") == b""
+    assert engine.get(b"c") is None
+    assert engine.get_many([b"c", b"a", bytes(range(256)), b"a"]) == [None, b"1", b"\0\xff", b"1"]
+    assert engine.get_many([]) == []
+    assert engine.get_many([b"a"]) == [b"1"]
+
+
+def test_a_batch_takes_effect_in_order(engine: Engine) -> None:
+    put(engine, {b"k%d" % n: b"old" for n in range(6)})
+    batch = engine.new_batch()
+    batch.put(b"k1", b"new")
+    batch.delete(b"k1")
+    batch.delete_range(b"k2", b"k4")
+    batch.put(b"k3", b"after")
+    batch.delete(b"absent")
+    assert engine.get(b"k1") == b"old"
+    engine.write(batch)
+    assert engine.get_many([b"k%d" % n for n in range(6)]) == [b"old", None, None, b"after", b"old", b"old"]
+
+
+def test_scans_are_ordered_and_bounded_by_rows_and_bytes(engine: Engine) -> None:
+    put(engine, {b"%02d" % n: b"x" * 100 for n in range(50)} | {b"zz": b"outside"})
+    everything = engine.scan(b"00", b"99", 1000)
+    assert [key for key, _ in everything.rows] == [b"%02d" % n for n in range(50)]
+    assert not everything.has_more
+    some = engine.scan(b"10", b"99", 3)
+    assert [key for key, _ in some.rows] == [b"10", b"11", b"12"]
+    assert some.has_more
+    exact = engine.scan(b"47", b"99", 3)
+    assert (len(exact.rows), exact.has_more) == (3, False)
+    assert len(engine.scan(b"00", b"99", 1000, max_bytes=300).rows) == 3
+    assert len(engine.scan(b"00", b"99", 1000, max_bytes=1).rows) == 1
+    assert engine.scan(b"5", b"5", 10) == ([], False)
+    assert engine.scan(b"9", b"5", 10) == ([], False)
+
+
+def test_closing_twice_is_fine_and_later_calls_are_errors(engine: Engine) -> None:
+    engine.flush_wal()
+    assert engine.size_bytes() >= 0
+    engine.close()
+    engine.close()
+    for call in (
+        lambda: engine.get(b"a"),
+        lambda: engine.get_many([b"a", b"b"]),
+        lambda: engine.scan(b"a", b"b", 1),
+        lambda: engine.write(engine.new_batch()),
+        engine.flush_wal,
+    ):
+        with pytest.raises(StorageError):
+            call()
+
+
+def test_rocks_keeps_what_was_written(tmp_path: pathlib.Path) -> None:
+    first = RocksEngine(tmp_path / "db")
+    put(first, {b"a": b"1"})
+    with pytest.raises(StorageError, match="lock"):
+        RocksEngine(tmp_path / "db")
+    first.close()
+    second = RocksEngine(tmp_path / "db")
+    assert second.get(b"a") == b"1"
+    assert second.size_bytes() > 0
+    second.close()
+
+
+def test_rocks_in_a_place_it_cannot_have(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(StorageError):
+        RocksEngine(tmp_path / "file")
+
+
+def test_a_crash_of_the_memory_engine_keeps_any_prefix_of_unsynced_batches() -> None:
+    engine = MemoryEngine()
+    put(engine, {b"a": b"1"})
+    engine.flush_wal()
+    put(engine, {b"a": b"2", b"b": b"2"})
+    put(engine, {b"a": b"3"})
+    assert [engine.crash(kept).rows() for kept in range(3)] == [
+        {b"a": b"1"},
+        {b"a": b"2", b"b": b"2"},
+        {b"a": b"3", b"b": b"2"},
+    ]
+    engine.flush_wal()
+    assert engine.crash().rows() == {b"a": b"3", b"b": b"2"}

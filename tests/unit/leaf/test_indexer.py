@@ -1,0 +1,450 @@
+import asyncio
+import json
+import threading
+
+import pytest
+
+from kvshard.clock import SystemClock
+from kvshard.clustermap import Collection
+from kvshard.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    MalformedQuery,
+    NotReady,
+    ResourceExhausted,
+    Unavailable,
+)
+from kvshard.model import ShardSearch
+from leaf import indexer as indexer_module
+from leaf.index_slot import fold
+from leaf.indexer import Indexer
+from leaf.operations import Barrier, DropCollection, WriteOperation
+from tests.fakes.log_source import FakeLogSource
+
+DOCS = Collection("docs", 2, {"body": "text", "tag": "keyword", "n": "integer"})
+PLAIN = Collection("default", 1)
+
+
+class WallClock(SystemClock):
+    """Real durations, and a wall clock that is set by hand."""
+
+    def __init__(self):
+        self.now_ms = 1_000_000
+
+    def wall_ms(self):
+        return self.now_ms
+
+    def __repr__(self):
+        return f"WallClock({self.now_ms} ms)"
+
+
+class House:
+    """An indexer with its source."""
+
+    def __init__(self, root):
+        self.root = root
+        self.clock = WallClock()
+        self.source = FakeLogSource(self.clock.wall_ms)
+        # Refreshes only when asked: what a test sees is then what it asked for.
+        self.indexer = Indexer(root, self.source, self.clock, refresh_interval_s=60.0)
+
+    def reopened(self):
+        house = House(self.root)
+        house.source = self.source
+        house.clock = self.clock
+        house.indexer = Indexer(self.root, self.source, self.clock, refresh_interval_s=60.0)
+        return house
+
+    def put(self, shard, documents, expires_at_ms=0):
+        values = {key: None if document is None else json.dumps(document).encode() for key, document in documents.items()}
+        seqno = self.source.write(shard, DOCS.id, values, expires_at_ms)
+        self.indexer.notify(shard, seqno)
+        return seqno
+
+    async def search(self, query="*", shard=0, timeout=10.0, **options):
+        request = ShardSearch(
+            shard=shard, epoch=1, collection_id=DOCS.id, query=query, **({"filters": [], "offset": 0, "limit": 10} | options)
+        )
+        return await self.indexer.search(request, DOCS, self.clock.monotonic() + timeout)
+
+    async def keys(self, query="*", **options):
+        return [hit.key for hit in (await self.search(query, **options)).hits]
+
+
+@pytest.fixture
+async def house(tmp_path):
+    house = House(tmp_path / "index")
+    yield house
+    house.source.scan_gate.set()
+    await house.indexer.close()
+
+
+async def test_writes_are_found_after_a_refresh(house):
+    house.indexer.open_shard(0, [DOCS, PLAIN])
+    await house.indexer.refresh(0, 0)
+    seqno = house.put(0, {b"a": {"body": "hello world"}, b"b": {"body": "hello"}})
+    house.source.write(0, PLAIN.id, {b"a": b"not a document"})
+    house.source.commit(0, Barrier())
+    await house.indexer.refresh(0, seqno + 2)
+    reply = await house.search("hello")
+    assert [hit.key for hit in reply.hits] == [b"b", b"a"]
+    assert [hit.rank for hit in reply.hits] == [1, 2]
+    assert json.loads(reply.hits[0].document) == {"body": "hello"}
+    assert (reply.hits[0].version, reply.total, reply.documents, reply.indexed_through) == (seqno, 2, 2, seqno + 2)
+    assert house.indexer.indexed_through(0, DOCS.id) == seqno + 2
+    assert house.indexer.indexed_through(0, 77) == 0
+
+
+async def test_refresh_of_a_search(house):
+    house.indexer.open_shard(0, [DOCS])
+    assert await house.keys() == []
+    house.put(0, {b"a": {"body": "hello"}})
+    assert await house.keys("hello", refresh=True) == [b"a"]
+
+
+async def test_news_are_refreshed_without_being_asked(tmp_path):
+    house = House(tmp_path)
+    stepped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    house.indexer = Indexer(tmp_path / "index", house.source, house.clock, 0.001, lambda seconds: loop.call_soon(stepped.set))
+    house.indexer.open_shard(0, [DOCS])
+    await house.indexer.refresh(0, 0)
+    for round_ in range(3):
+        seqno = house.put(0, {b"%d" % round_: {"body": "hello"}})
+        while house.indexer.indexed_through(0, DOCS.id) < seqno:
+            stepped.clear()
+            await asyncio.wait_for(stepped.wait(), 5)
+    assert await house.keys() == [b"0", b"1", b"2"]
+    await house.indexer.close()
+
+
+async def test_documents_come_from_the_store_and_gone_ones_are_left_out(house):
+    house.indexer.open_shard(0, [DOCS])
+    await house.indexer.refresh(0, house.put(0, {b"%02d" % i: {"body": "x", "n": i} for i in range(20)}))
+    house.put(0, {b"00": {"body": "changed"}, b"01": None, b"03": None})
+    reply = await house.search("x", limit=5)
+    assert [(hit.key, hit.rank) for hit in reply.hits] == [(b"00", 1), (b"02", 3), (b"04", 5), (b"05", 6), (b"06", 7)]
+    assert json.loads(reply.hits[0].document) == {"body": "changed"}
+    assert reply.total == 18
+    following = await house.search("x", limit=5, offset=reply.hits[-1].rank)
+    assert [hit.key for hit in following.hits] == [b"07", b"08", b"09", b"10", b"11"]
+
+
+async def test_expired_documents_vanish_at_their_time(house):
+    house.indexer.open_shard(0, [DOCS])
+    house.put(0, {b"a": {"body": "x"}}, expires_at_ms=house.clock.now_ms + 10)
+    await house.indexer.refresh(0, house.put(0, {b"b": {"body": "x"}}))
+    assert (await house.search("x")).total == 2
+    house.clock.now_ms += 10
+    reply = await house.search("x")
+    assert ([hit.key for hit in reply.hits], reply.total) == ([b"b"], 1)
+    assert (await house.search("x", limit=0)).total == 1
+
+
+async def test_options_of_a_search(house):
+    house.indexer.open_shard(0, [DOCS])
+    documents = {b"%d" % i: {"body": "some ÄÖ words here", "tag": ["all", f"t{i % 2}"], "n": 9 - i} for i in range(4)}
+    await house.indexer.refresh(0, house.put(0, documents | {b"x": {"body": ["nothing", "other wordy text"]}}))
+    reply = await house.search("wor*", filters=["tag:all"], sort="n", facets=["tag"], facet_limit=2, keys_only=True, limit=2)
+    assert [(hit.key, hit.sort_value, hit.score, hit.document) for hit in reply.hits] == [
+        (b"3", 6, 0.0, b""),
+        (b"2", 7, 0.0, b""),
+    ]
+    assert reply.total == 4
+    assert reply.facets["tag"]["all"] == 4
+    assert reply.facet_errors == {"tag": 2}
+    counted = await house.search("wor*", limit=0, facets=["tag"])
+    assert (counted.hits, counted.total, counted.facet_errors) == ([], 5, {})
+    (marked,) = (await house.search('"äö words"', limit=1, highlight=["body"])).hits
+    (fragment,) = marked.highlights
+    assert [fragment.fragment[start:end] for start, end in fragment.spans] == ["ÄÖ", "words"]
+    (marked,) = (await house.search("wordy*", highlight=["body"], keys_only=True)).hits
+    assert (marked.document, marked.highlights[0].fragment) == (b"", "other wordy text")
+    (unmarked, *_) = (await house.search("tag:all", highlight=["body"])).hits
+    assert unmarked.highlights == []
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "part"),
+    [
+        ({"query": 'a "b'}, "query", "unbalanced quote at character 3"),
+        ({"filters": ["a", "nope:x"]}, "filters[1]", "unknown field nope"),
+        ({"sort": "-body"}, "sort", "body is a text field"),
+        ({"sort": "tga"}, "sort", "did you mean tag?"),
+        ({"facets": ["n"]}, "facets", "n is no keyword field"),
+        ({"highlight": ["tag"]}, "highlight", "tag is no text field"),
+        ({"limit": 1001}, "limit", "1000"),
+        ({"offset": 10_001}, "token", "10000"),
+        ({"facet_limit": 1001}, "facet_limit", "1000"),
+    ],
+)
+async def test_requests_that_are_refused(house, options, field, part):
+    house.indexer.open_shard(0, [DOCS])
+    with pytest.raises(InvalidArgument, match=None) as caught:
+        await house.search(**options)
+    assert (caught.value.details.field, part in caught.value.message) == (field, True)
+    if "query" in options:
+        assert isinstance(caught.value, MalformedQuery)
+
+
+async def test_what_cannot_be_searched(house):
+    with pytest.raises(NotReady):
+        await house.search(shard=5)
+    house.indexer.open_shard(0, [DOCS])
+    with pytest.raises(InvalidArgument, match="has no schema"):
+        await house.indexer.search(ShardSearch(0, 1, 1, "*", [], 0, 1), PLAIN, house.clock.monotonic() + 5)
+    await house.indexer.refresh(0, 0)
+    with pytest.raises(DeadlineExceeded):
+        await house.search(timeout=-1.0)
+
+
+async def test_reopening_replays_only_the_rest(house):
+    house.indexer.open_shard(0, [DOCS])
+    first = house.put(0, {b"a": {"body": "x"}})
+    await house.indexer.refresh(0, first)
+    await house.indexer.close()
+    house.source.scans = 0
+    again = house.reopened()
+    second = again.source.write(0, DOCS.id, {b"b": b'{"body": "x"}', b"a": None})
+    again.indexer.open_shard(0, [DOCS])
+    await again.indexer.refresh(0, second)
+    assert await again.keys("x") == [b"b"]
+    assert again.source.scans == 0
+    await again.indexer.close()
+
+
+async def test_a_compacted_log_leads_to_a_rebuild(house):
+    house.indexer.open_shard(0, [DOCS])
+    await house.indexer.refresh(0, house.put(0, {b"a": {"body": "x"}}))
+    house.source.write(0, DOCS.id, {b"b": b'{"body": "x"}', b"a": None})
+    seqno = house.source.write(0, DOCS.id, {b"c": b'{"body": "x"}'})
+    house.source.trim(0)
+    house.indexer.notify(0, seqno)
+    await house.indexer.refresh(0, seqno)
+    assert await house.keys("x") == [b"b", b"c"]
+
+
+async def test_an_index_ahead_of_the_log_is_rebuilt(house):
+    house.indexer.open_shard(0, [DOCS])
+    for _ in range(3):
+        await house.indexer.refresh(0, house.put(0, {b"a": {"body": "x"}}))
+    await house.indexer.close()
+    again = house.reopened()
+    again.source = FakeLogSource(house.clock.wall_ms)
+    again.indexer = Indexer(house.root, again.source, house.clock)
+    again.indexer.open_shard(0, [DOCS])
+    assert await again.keys("x") == []
+    await again.indexer.close()
+
+
+@pytest.mark.parametrize("damage", ["removed", "truncated", "no sidecar"])
+async def test_a_damaged_folder_is_rebuilt(house, damage):
+    house.indexer.open_shard(0, [DOCS])
+    seqno = house.put(0, {b"%04d" % i: {"body": "x"} for i in range(1500)})
+    await house.indexer.refresh(0, seqno)
+    await house.indexer.close()
+    (folder,) = house.root.iterdir()
+    if damage == "removed":
+        for path in (folder / "segments").iterdir():
+            path.unlink()
+    elif damage == "truncated":
+        path = next((folder / "segments").glob("*.idx"))
+        path.write_bytes(path.read_bytes()[:10])
+    else:
+        (folder / "indexed.json").unlink()
+    house.source.trim(0)
+    again = house.reopened()
+    again.indexer.open_shard(0, [DOCS])
+    assert (await again.search("x")).total == 1500
+    assert again.source.scans >= 3
+    assert again.indexer.indexed_through(0, DOCS.id) == seqno
+    await again.indexer.close()
+
+
+async def test_a_search_waits_for_a_rebuild_until_its_deadline(house):
+    house.put(0, {b"a": {"body": "x"}})
+    house.source.scan_gate.clear()
+    house.indexer.open_shard(0, [DOCS])
+    with pytest.raises(NotReady, match="index of shard 0 is being rebuilt") as caught:
+        await house.search("x", timeout=0.05)
+    assert caught.value.details.shards == (0,)
+    assert house.indexer.indexed_through(0, DOCS.id) == 0
+    waiting = asyncio.create_task(house.keys("x"))
+    await asyncio.sleep(0)
+    house.source.scan_gate.set()
+    assert await waiting == [b"a"]
+
+
+async def test_writes_during_a_rebuild_are_not_lost(house):
+    house.put(0, {b"%04d" % i: {"body": "x"} for i in range(600)})
+    house.source.scan_gate.clear()
+    house.indexer.open_shard(0, [DOCS])
+    seqno = house.put(0, {b"0000": None, b"9999": {"body": "x"}, b"0001": {"body": "y"}})
+    house.source.scan_gate.set()
+    await house.indexer.refresh(0, seqno)
+    assert ((await house.search("x")).total, await house.keys("y")) == (599, [b"0001"])
+
+
+async def test_damage_found_by_a_search_is_mended(house, monkeypatch):
+    house.indexer.open_shard(0, [DOCS])
+    await house.indexer.refresh(0, house.put(0, {b"a": {"body": "x"}}))
+    await house.search("x")
+    slot = house.indexer._slots[0, DOCS.id]
+    slot._rebuilt_at = float("-inf")  # long ago
+    broken, scans = slot.index, house.source.scans
+    broken.searcher = lambda: FailingSearcher()
+    assert await house.keys("x") == [b"a"]
+    assert slot.index is not broken
+    assert house.source.scans > scans
+
+
+async def test_a_query_that_always_fails_does_not_rebuild_for_ever(house):
+    house.indexer.open_shard(0, [DOCS])
+    await house.indexer.refresh(0, house.put(0, {b"a": {"body": "x"}}))
+    slot = house.indexer._slots[0, DOCS.id]
+    slot.index.searcher = lambda: FailingSearcher()
+    scans = house.source.scans
+    for _ in range(3):
+        with pytest.raises(Exception, match="the search index of shard 0 failed"):
+            await house.search("x")
+    assert house.source.scans == scans
+
+
+class FailingSearcher:
+    def __getattr__(self, name):
+        raise ValueError("Data corrupted: test")
+
+
+async def test_collections_come_and_go(house):
+    other = Collection("other", 3, {"body": "text"})
+    house.indexer.open_shard(0, [DOCS])
+    house.indexer.open_shard(1, [DOCS])
+    house.indexer.set_collections([0, 1, 2], [DOCS, other, PLAIN])
+    await house.indexer.refresh(0, 0)
+    await house.indexer.refresh(1, 0)
+    assert sorted(path.name for path in house.root.iterdir()) == ["0-2", "0-3", "1-2", "1-3"]
+    house.indexer.set_collections([0, 1], [other])
+    house.indexer.open_shard(2, [other])
+    await house.indexer.refresh(2, 0)
+    assert sorted(path.name for path in house.root.iterdir()) == ["0-3", "1-3", "2-3"]
+    house.indexer.close_shard(0)
+    with pytest.raises(NotReady):
+        await house.search(shard=0)
+    await house.indexer.refresh(0, 5)  # nothing to wait for
+
+
+async def test_folders_of_collections_dropped_meanwhile_are_removed(house):
+    (house.root / "0-77" / "segments").mkdir(parents=True)
+    (house.root / "10-77").mkdir()
+    house.indexer.open_shard(0, [DOCS])
+    await house.indexer.refresh(0, 0)
+    assert sorted(path.name for path in house.root.iterdir()) == ["0-2", "10-77"]
+
+
+async def test_a_failing_source_delays_but_does_not_stop_the_index(house):
+    house.indexer.open_shard(0, [DOCS])
+    await house.indexer.refresh(0, house.put(0, {b"a": {"body": "x"}}))
+    house.source.failure = Unavailable("not now")
+    seqno = house.put(0, {b"b": {"body": "x"}})
+    waiting = asyncio.create_task(house.indexer.refresh(0, seqno))
+    await asyncio.to_thread(house.source.has_failed.wait, 5)
+    assert await house.keys("x") == [b"a"]  # searches go on with what there is
+    house.source.failure = None
+    await waiting
+    assert await house.keys("x") == [b"a", b"b"]
+
+
+async def test_a_poison_document_is_skipped(house):
+    house.indexer.open_shard(0, [DOCS])
+    house.put(0, {b"a": {"body": "x"}, b"b": {"body": 5}, b"c": {"body": "x"}})
+    await house.indexer.refresh(0, house.put(0, {b"d": {"body": "x"}}))
+    assert await house.keys() == [b"a", b"c", b"d"]
+
+
+async def test_a_killed_writer_is_reopened_and_its_poison_left_out(house):
+    house.indexer.open_shard(0, [DOCS])
+    await house.indexer.refresh(0, house.put(0, {b"a": {"body": "x"}}))
+    index = house.indexer._slots[0, DOCS.id].index
+    write = index.write
+
+    def killed(changes):
+        if b"b" in changes:
+            index.discard_changes()
+            raise indexer_module.IndexFailed("An index writer was killed")
+        write(changes)
+
+    index.write = killed
+    seqno = house.put(0, {b"b": {"body": "x"}, b"c": {"body": "x"}})
+    await house.indexer.refresh(0, seqno)
+    assert await house.keys("x") == [b"a", b"c"]
+
+
+async def test_too_many_searches_are_shed(house, monkeypatch):
+    monkeypatch.setattr(indexer_module, "SEARCHES_MAX", 3)
+    house.put(0, {b"a": {"body": "x"}})
+    house.source.scan_gate.clear()
+    house.indexer.open_shard(0, [DOCS])
+    waiting = [asyncio.create_task(house.keys("x")) for _ in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(ResourceExhausted) as caught:
+        await house.search("x")
+    assert caught.value.details.retry_after_ms
+    house.source.scan_gate.set()
+    assert await asyncio.gather(*waiting) == [[b"a"]] * 3
+    assert await house.keys("x") == [b"a"]
+
+
+async def test_a_cancelled_search_leaves_nothing_behind(house):
+    house.put(0, {b"a": {"body": "x"}})
+    house.source.scan_gate.clear()
+    house.indexer.open_shard(0, [DOCS])
+    waiting = asyncio.create_task(house.keys("x"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert house.indexer._searches == 0
+    house.source.scan_gate.set()
+    assert await house.keys("x") == [b"a"]
+
+
+async def test_closing_fails_who_waits_and_ends_the_threads(tmp_path):
+    house = House(tmp_path / "index")
+    house.put(0, {b"a": {"body": "x"}})
+    house.source.scan_gate.clear()
+    house.indexer.open_shard(0, [DOCS])
+    waiting = asyncio.create_task(house.search("x"))
+    await asyncio.to_thread(house.source.has_scan_begun.wait, 5)
+    closing = asyncio.create_task(house.indexer.close())
+    await asyncio.sleep(0)
+    house.source.scan_gate.set()
+    await closing
+    with pytest.raises(NotReady):
+        await waiting
+    with pytest.raises(NotReady):
+        await house.search("x")
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith(("indexing", "search"))]
+
+
+async def test_an_indexer_without_shards_closes(tmp_path):
+    await Indexer(tmp_path, FakeLogSource(), SystemClock()).close()
+
+
+async def test_shards_do_not_mix(house):
+    for shard in range(3):
+        house.indexer.open_shard(shard, [DOCS])
+        await house.indexer.refresh(shard, house.put(shard, {b"k%d" % shard: {"body": "x"}}))
+    assert [await house.keys("x", shard=shard) for shard in range(3)] == [[b"k0"], [b"k1"], [b"k2"]]
+
+
+def test_fold_keeps_the_last_state_of_each_key():
+    entries = [
+        (1, WriteOperation(2, [b"a", b"b", b"a"], [b"1", b"2", None], [0, 9, 0])),
+        (2, WriteOperation(3, [b"c"], [b"3"])),
+        (3, Barrier()),
+        (4, WriteOperation(2, [b"a"], [b"4"])),
+    ]
+    assert fold(entries, 2) == (False, {b"a": (b"4", 0), b"b": (b"2", 9)})
+    assert fold([*entries, (5, DropCollection(2)), (6, WriteOperation(2, [b"z"], [b"5"]))], 2) == (True, {b"z": (b"5", 0)})
+    assert fold([*entries, (5, DropCollection(3))], 3) == (True, {})

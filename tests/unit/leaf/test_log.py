@@ -1,0 +1,50 @@
+from leaf.log import LOG_MAX_BYTES, RETAINED_BYTES, RETAINED_ENTRIES, TRIM_STEP, LogWindow
+
+COUNT = RETAINED_ENTRIES + TRIM_STEP
+
+
+def window_of(count: int, size: int, trimmed: int = 0) -> LogWindow:
+    window = LogWindow(trimmed, trimmed)
+    for seqno in range(trimmed + 1, trimmed + count + 1):
+        window.append(seqno, size)
+    return window
+
+
+def test_a_short_log_is_kept() -> None:
+    assert window_of(TRIM_STEP - 1, 10).trim_point(TRIM_STEP - 1, None) is None
+    assert window_of(RETAINED_ENTRIES, 10).trim_point(RETAINED_ENTRIES, None) is None
+
+
+def test_the_newest_entries_are_retained() -> None:
+    window = window_of(COUNT, 10)
+    assert window.trim_point(COUNT, None) == TRIM_STEP
+    assert window.trim_point(COUNT, COUNT) == TRIM_STEP
+    window.trim(TRIM_STEP)
+    assert repr(window) == f"LogWindow(trimmed={TRIM_STEP}, last={COUNT}, bytes={RETAINED_ENTRIES * 10})"
+    assert window.trim_point(COUNT, None) is None
+
+
+def test_large_entries_are_retained_by_bytes() -> None:
+    size = RETAINED_BYTES // 4
+    assert window_of(10, size).trim_point(10, None) == 6
+
+
+def test_nothing_that_an_index_or_a_restart_needs_is_trimmed() -> None:
+    window = window_of(COUNT + TRIM_STEP, 10)
+    assert window.trim_point(COUNT + TRIM_STEP, 0) is None
+    assert window.trim_point(COUNT + TRIM_STEP, TRIM_STEP + 5) == TRIM_STEP + 5
+    assert window.trim_point(TRIM_STEP + 3, None) == TRIM_STEP + 3
+
+
+def test_an_index_that_lags_too_far_does_not_keep_the_log() -> None:
+    window = window_of(10, LOG_MAX_BYTES // 8)
+    assert window.trim_point(10, 0) == 10
+    assert window.trim_point(4, 0) == 4
+
+
+def test_entries_of_an_earlier_run_count_no_bytes_but_are_trimmed_by_number() -> None:
+    window = LogWindow(0, COUNT)
+    assert window.trim_point(COUNT, None) == TRIM_STEP
+    window.trim(TRIM_STEP)
+    window.append(COUNT + 1, 10)
+    assert window.bytes == 10

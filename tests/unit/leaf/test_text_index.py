@@ -1,0 +1,213 @@
+import json
+import random
+
+import pytest
+
+from kvshard.query import prepare
+from leaf.index_fields import keyword_of, keyword_term
+from leaf.text_index import IndexFailed, TextIndex, remove_index
+from leaf.text_search import IndexView
+
+SCHEMA = {"body": "text", "tag": "keyword", "n": "integer", "x": "float", "on": "boolean", "at": "date"}
+
+
+def make(path, documents, schema=SCHEMA, commits=1):
+    """An index of key -> document, spread over several commits and so over several segments."""
+    index = TextIndex.create(path, schema)
+    items = list(documents.items())
+    for part in range(commits):
+        index.write({key: (json.dumps(document).encode(), 0) for key, document in items[part::commits]})
+        index.commit(part + 1)
+    return index
+
+
+def page(index, text="*", sort="", offset=0, limit=10, expired_at_ms=None):
+    node = prepare(text, index.schema)
+    query = index.compiler.compile(node, [], expired_at_ms)
+    view = IndexView(index.searcher(), index.fields, index.schema)
+    return view.page(query, sort, offset, limit, index.compiler.has_one_score(node))
+
+
+def keys(index, *args, **kwargs):
+    return [found.key for found in page(index, *args, **kwargs).found]
+
+
+def all_pages(index, text, sort, limit):
+    found, offset = [], 0
+    while part := page(index, text, sort, offset, limit).found:
+        assert [each.rank for each in part] == list(range(offset + 1, offset + len(part) + 1))
+        found += part
+        offset += len(part)
+    return found
+
+
+def test_keys_are_any_bytes(tmp_path):
+    names = [b"\x00", b"\x00\xff", b"a", b"\xc3\xa9", b"\xff" * 1024]
+    index = make(tmp_path / "i", {name: {"body": "hello"} for name in names})
+    assert keys(index, "hello") == sorted(names)
+
+
+def test_replacing_and_deleting(tmp_path):
+    index = make(tmp_path / "i", {b"a": {"body": "old"}, b"b": {"body": "old"}})
+    index.write({b"a": (b'{"body": "new"}', 0), b"b": None, b"c": None})
+    assert keys(index, "old") == [b"a", b"b"]  # not before the commit
+    index.commit(2)
+    assert keys(index, "old") == []
+    assert keys(index, "new") == [b"a"]
+    index.write({b"a": (b'{"body": "new"}', 0)})  # a replay
+    index.commit(2)
+    assert page(index).total == 1
+
+
+def test_clear(tmp_path):
+    index = make(tmp_path / "i", {b"a": {"body": "old"}})
+    index.clear()
+    index.write({b"b": (b'{"body": "old"}', 0)})
+    index.commit(2)
+    assert keys(index, "old") == [b"b"]
+
+
+@pytest.mark.parametrize("commits", [1, 3, 7])
+def test_equal_scores_are_in_key_order_wherever_they_lie(tmp_path, commits):
+    names = [b"k%04d" % i for i in range(400)]
+    random.Random(commits).shuffle(names)
+    bodies = {name: {"body": "x y" if int(name[1:]) % 4 == 0 else "x y z"} for name in names}
+    index = make(tmp_path / "i", bodies, commits=commits)
+    short = sorted(name for name in names if int(name[1:]) % 4 == 0)
+    longer = sorted(set(names) - set(short))
+    for limit in (1, 7, 64, 150, 400):
+        assert [each.key for each in all_pages(index, "x", "", limit)] == short + longer
+        assert [each.key for each in all_pages(index, "*", "", limit)] == sorted(names)
+
+
+@pytest.mark.parametrize("sort", ["n", "-n", "x", "tag", "-tag", "on", "at"])
+@pytest.mark.parametrize("commits", [1, 4])
+def test_sorting_puts_missing_last_and_equal_ones_by_key(tmp_path, sort, commits):
+    rng = random.Random(5)
+    values = {
+        "n": [-(2**63), -1, 0, 7, 2**63 - 1],
+        "x": [-1.5, 0.0, 1e300],
+        "tag": ["", "a", "b c", "é"],
+        "on": [False, True],
+        "at": ["1969-01-01", "2020-01-01T00:00:00.000001Z", "2020-01-01"],
+    }[sort.removeprefix("-")]
+    name = sort.removeprefix("-")
+    documents = {}
+    for i in range(300):
+        value = rng.choice([*values, None])
+        documents[b"%03d" % rng.randrange(1000)] = {"n": i} | ({name: value})
+    index = make(tmp_path / "i", documents, commits=commits)
+    present = [(documents[key][name], key) for key in documents if documents[key][name] is not None]
+    missing = sorted(key for key in documents if documents[key][name] is None)
+    present.sort(key=lambda each: each[1])
+    rank = values.index if name == "at" else None
+    order = {"1969-01-01": 0, "2020-01-01": 1, "2020-01-01T00:00:00.000001Z": 2} if rank else None
+    present.sort(key=lambda each: order[each[0]] if order else each[0], reverse=sort.startswith("-"))
+    expected = [key for _, key in present] + missing
+    for limit in (3, 50, 300):
+        assert [each.key for each in all_pages(index, "*", sort, limit)] == expected
+
+
+def test_sort_values(tmp_path):
+    index = make(tmp_path / "i", {b"a": {"tag": ["z", "a"], "at": "1970-01-01T00:00:01Z", "on": True, "x": 1, "n": 3}})
+    for sort, value in {"tag": "z", "at": 1_000_000, "on": 1, "x": 1.0, "-n": 3}.items():
+        assert page(index, sort=sort).found[0].sort_value == value
+    assert page(make(tmp_path / "j", {b"a": {}}), sort="tag").found[0].sort_value is None
+
+
+def test_expired_documents_are_left_out(tmp_path):
+    index = TextIndex.create(tmp_path / "i", SCHEMA)
+    index.write({b"a": (b"{}", 1000), b"b": (b"{}", 2000), b"c": (b"{}", 0)})
+    index.commit(1)
+    assert keys(index) == [b"a", b"b", b"c"]
+    assert keys(index, expired_at_ms=999) == [b"a", b"b", b"c"]
+    assert keys(index, expired_at_ms=1000) == [b"b", b"c"]
+    assert page(index, expired_at_ms=5000).total == 1
+
+
+def test_facets(tmp_path):
+    documents = {b"%d" % i: {"tag": ["all", "all", f"t{i % 3}"], "body": "x"} for i in range(30)}
+    index = make(tmp_path / "i", documents, commits=2)
+    view = IndexView(index.searcher(), index.fields, SCHEMA)
+    query = index.compiler.compile(prepare("x", SCHEMA), [], None)
+    counts = view.facets(query, ["tag"], 10)["tag"]
+    assert (counts.values, counts.error) == ({"all": 30, "t0": 10, "t1": 10, "t2": 10}, 0)
+    cut = view.facets(query, ["tag"], 2)["tag"]
+    assert cut.values["all"] == 30
+    assert cut.error == 10  # a value missing here has at most as many as the last one
+    assert view.facets(query, [], 10) == {}
+
+
+def test_reopening_finds_what_was_committed(tmp_path):
+    index = make(tmp_path / "i", {b"a": {"body": "hello"}})
+    index.write({b"b": (b'{"body": "hello"}', 0)})  # never committed
+    index.discard_changes()
+    index.close_writer()
+    again = TextIndex.open(tmp_path / "i", dict(reversed(SCHEMA.items())))
+    assert again.indexed_through == 1
+    assert keys(again, "hello") == [b"a"]
+    again.write({b"b": (b'{"body": "hello"}', 0)})
+    again.commit(9)
+    assert again.has_writer
+    again.close_writer()
+    assert not again.has_writer
+    assert TextIndex.open(tmp_path / "i", SCHEMA).indexed_through == 9
+
+
+def segment_files(path, suffix):
+    return sorted((path / "segments").glob(f"*{suffix}"))
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGE = {
+    "no folder": lambda path: remove_index(path),
+    "no sidecar": lambda path: (path / "indexed.json").unlink(),
+    "empty sidecar": lambda path: (path / "indexed.json").write_text(""),
+    "wrong sidecar": lambda path: (path / "indexed.json").write_text('{"format": 1, "schema": "x", "indexed_through": 1}'),
+    "no segments": lambda path: [file.unlink() for file in (path / "segments").iterdir()],
+    "no meta": lambda path: (path / "segments" / "meta.json").unlink(),
+    "garbage meta": lambda path: (path / "segments" / "meta.json").write_text("garbage"),
+    "a missing file": lambda path: segment_files(path, ".idx")[0].unlink(),
+    "a missing store": lambda path: segment_files(path, ".store")[0].unlink(),
+    "a truncated file": lambda path: truncate(segment_files(path, ".term")[0]),
+    "a truncated store": lambda path: truncate(segment_files(path, ".store")[0]),
+    "garbage": lambda path: segment_files(path, ".fast")[0].write_bytes(b"\x07" * 500),
+    "a file in its place": lambda path: (remove_index(path), path.write_text("x")),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_found_when_opening(tmp_path, kind):
+    path = tmp_path / "i"
+    make(path, {b"a": {"body": "hello"}}).close_writer()
+    DAMAGE[kind](path)
+    with pytest.raises(IndexFailed) as caught:
+        TextIndex.open(path, SCHEMA)
+    assert caught.value.is_damage
+    assert keys(make(path, {b"b": {"body": "hello"}}), "hello") == [b"b"]
+
+
+def test_another_schema_is_damage(tmp_path):
+    make(tmp_path / "i", {b"a": {}}).close_writer()
+    with pytest.raises(IndexFailed) as caught:
+        TextIndex.open(tmp_path / "i", SCHEMA | {"more": "text"})
+    assert caught.value.is_damage
+
+
+def test_a_document_that_does_not_fit_is_left_out_alone(tmp_path):
+    index = TextIndex.create(tmp_path / "i", SCHEMA)
+    index.write({b"a": (b'{"n": 1}', 0), b"b": (b'{"n": "x"}', 0), b"c": (b"garbage", 0), b"d": (b"[]", 0), b"e": (b"{}", 0)})
+    index.commit(1)
+    assert keys(index) == [b"a", b"e"]
+
+
+@pytest.mark.parametrize("value", ["", "a b", "é\n\x00", "\U0010ffff" * 8191])
+def test_keyword_terms(tmp_path, value):
+    assert keyword_of(keyword_term(value)) == value
+    index = make(tmp_path / "i", {b"a": {"tag": value}, b"b": {"tag": "other"}})
+    view = IndexView(index.searcher(), index.fields, SCHEMA)
+    counts = view.facets(index.compiler.compile(prepare("*", SCHEMA), [], None), ["tag"], 10)["tag"]
+    assert counts.values == {value: 1, "other": 1}

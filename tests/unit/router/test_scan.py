@@ -1,0 +1,218 @@
+"""Scans: order over shards, pages and tokens, dead and dying shards, leaving early."""
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+from fakes.leaf_client import Hang
+from fakes.map_source import FakeMapSource, cluster_map
+from fakes.memory_leaves import MemoryLeaves
+from prometheus_client import CollectorRegistry
+
+from kvshard.clock import SystemClock
+from kvshard.errors import InvalidToken, Unavailable
+from kvshard.model import ShardScan, ShardScanReply
+from kvshard.telemetry import RouterMetrics
+from router import scan as scan_module
+from router.coverage import KnownCounts
+from router.requests import DEFAULT_READ_POLICY, ReadPolicy, key_range
+from router.scan import ScanOperation, ScanPage, ScanRequest
+from router.scatter import Scatter
+from router.tokens import TokenCodec
+
+CLOCK = SystemClock()
+PARTIAL = ReadPolicy(is_partial_accepted=True)
+KEYS = [b"key-%03d" % number for number in range(100)]
+
+
+class Setting:
+    def __init__(self) -> None:
+        self.maps = FakeMapSource(cluster_map(shards=4, leaves=4))
+        self.leaves = MemoryLeaves()
+        self.known = KnownCounts()
+        scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()))
+        codec = TokenCodec("cluster")
+        self.operation = ScanOperation(self.maps, self.leaves.client, scatter, self.known, codec, CLOCK)
+        for key in KEYS:
+            self.leaves.shards.setdefault((self.maps.current.shard_of_key(key), 1), {})[key] = (b"v" + key, 1)
+
+    def scan(self, prefix=b"", start=b"", end=b"", limit=0, token=b"", policy=DEFAULT_READ_POLICY, keys_only=False):
+        request = ScanRequest(key_range(prefix, start, end), (prefix, start, end), limit, keys_only, token)
+        return self.operation.scan("", request, policy, float("inf"))
+
+    async def pages(self, **arguments) -> list[ScanPage]:
+        async with aclosing(self.scan(**arguments)) as pages:
+            return [page async for page in pages]
+
+    async def keys(self, **arguments) -> list[bytes]:
+        return [row[0] for page in await self.pages(**arguments) for row in page.rows]
+
+    def living_on(self, leaf: str) -> list[bytes]:
+        current = self.maps.current
+        return [key for key in KEYS if current.shards[current.shard_of_key(key)].primary == leaf]
+
+
+@pytest.fixture
+def setting(monkeypatch: pytest.MonkeyPatch) -> Setting:
+    monkeypatch.setattr(scan_module, "CHUNK_MIN_KEYS", 1)
+    monkeypatch.setattr(scan_module, "CHUNK_MAX_KEYS", 7)
+    monkeypatch.setattr(scan_module, "PAGE_MAX_KEYS", 10)
+    return Setting()
+
+
+async def test_leaving_early_cancels_and_awaits_the_fetches(setting: Setting) -> None:
+    """The stream is left at its first page while the next chunks are being fetched."""
+    hangs = {leaf: Hang() for leaf in setting.maps.current.leaves}
+    for leaf, hang in hangs.items():
+        setting.leaves.client.on(leaf, ShardScan, setting.leaves._scan, hang)
+    async with aclosing(setting.scan()) as pages:
+        first = await anext(pages)
+        assert first.rows
+        await anext(pages)
+        await asyncio.sleep(0)
+        assert [leaf for leaf, hang in hangs.items() if hang.reached.is_set()]
+    assert not [call for call in setting.leaves.client.calls if call.fate == "waiting"]
+
+
+async def test_cancelled_scan_cancels_its_fetches(setting: Setting) -> None:
+    hang = Hang()
+    setting.leaves.client.on("leaf-2", ShardScan, hang)
+    call = asyncio.create_task(setting.pages())
+    await hang.reached.wait()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert hang.cancelled == 1
+
+
+async def test_all_keys_in_order(setting: Setting) -> None:
+    pages = await setting.pages()
+    assert [row[0] for page in pages for row in page.rows] == KEYS
+    assert [row[1] for page in pages for row in page.rows] == [b"v" + key for key in KEYS]
+    assert all(len(page.rows) <= 10 for page in pages)
+    assert [page.coverage is None for page in pages] == [True] * (len(pages) - 1) + [False]
+    last = pages[-1]
+    assert last.token == b""
+    assert last.coverage is not None
+    assert (last.coverage.legs, last.coverage.legs_ok, last.coverage.documents_considered) == (4, 4, 100)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"prefix": b"key-01"}, KEYS[10:20]),
+        ({"start": b"key-095"}, KEYS[95:]),
+        ({"end": b"key-003"}, KEYS[:3]),
+        ({"prefix": b"key-0", "start": b"key-05", "end": b"key-052"}, KEYS[50:52]),
+        ({"limit": 13}, KEYS[:13]),
+        ({"limit": 1000}, KEYS),
+        ({"prefix": b"nothing"}, []),
+        ({"start": b"b", "end": b"a"}, []),
+    ],
+)
+async def test_bounds(setting: Setting, arguments: dict[str, object], expected: list[bytes]) -> None:
+    assert await setting.keys(**arguments) == expected
+
+
+async def test_keys_only(setting: Setting) -> None:
+    (page,) = await setting.pages(limit=2, keys_only=True)
+    assert [row[:2] for row in page.rows] == [(KEYS[0], b""), (KEYS[1], b"")]
+
+
+async def test_small_limit_reads_no_more_than_it_needs(setting: Setting) -> None:
+    await setting.pages(limit=2)
+    assert [call.request.limit for call in setting.leaves.client.calls_of(ShardScan)] == [2] * 4
+
+
+async def test_resumes_after_every_page(setting: Setting) -> None:
+    for page in (await setting.pages())[:-1]:
+        position = KEYS.index(page.rows[-1][0])
+        assert await setting.keys(token=page.token) == KEYS[position + 1 :]
+
+
+async def test_pages_of_a_limited_scan(setting: Setting) -> None:
+    seen: list[bytes] = []
+    token = b""
+    while True:
+        pages = await setting.pages(prefix=b"key-0", limit=9, token=token)
+        seen.extend(row[0] for page in pages for row in page.rows)
+        token = pages[-1].token
+        if not token:
+            break
+    assert seen == KEYS
+
+
+async def test_token_of_another_scan_is_refused(setting: Setting) -> None:
+    page = (await setting.pages(limit=5))[-1]
+    with pytest.raises(InvalidToken):
+        await setting.pages(prefix=b"key", token=page.token)
+
+
+async def test_dead_shards_fail_the_scan_and_are_all_named(setting: Setting) -> None:
+    setting.leaves.fail("leaf-2", Unavailable("connection refused"))
+    setting.leaves.fail("leaf-4", Unavailable("connection refused"))
+    with pytest.raises(Unavailable) as caught:
+        await setting.pages()
+    assert caught.value.details.shards == (1, 3)
+
+
+async def test_shard_that_dies_under_way_fails_the_scan(setting: Setting) -> None:
+    setting.leaves.client.on("leaf-2", ShardScan, setting.leaves._scan, Unavailable("connection broke"))
+    seen: list[bytes] = []
+
+    async def read() -> None:
+        async with aclosing(setting.scan()) as pages:
+            async for page in pages:
+                seen.extend(row[0] for row in page.rows)
+
+    with pytest.raises(Unavailable) as caught:
+        await read()
+    assert caught.value.details.shards == (1,)
+    assert seen == KEYS[: len(seen)], "what was emitted before has no gap"
+
+
+async def test_partial_scan_says_what_is_missing(setting: Setting) -> None:
+    await setting.pages()  # The sizes of all shards are known now.
+    setting.leaves.fail("leaf-2", Unavailable("connection refused"))
+    pages = await setting.pages(policy=PARTIAL)
+    missing = setting.living_on("leaf-2")
+    assert [row[0] for page in pages for row in page.rows] == [key for key in KEYS if key not in missing]
+    coverage = pages[-1].coverage
+    assert coverage is not None
+    coverage.check_invariants()
+    assert [leg.shard for leg in coverage.failed] == [1]
+    assert (coverage.documents_considered, coverage.documents_total) == (100 - len(missing), 100)
+
+
+async def test_scan_that_continues_an_incomplete_one_says_so(setting: Setting) -> None:
+    setting.leaves.fail("leaf-2", Unavailable("connection refused"))
+    first = (await setting.pages(policy=PARTIAL, limit=20))[-1]
+    assert first.coverage is not None
+    assert not first.coverage.is_complete
+    setting.leaves.serve("leaf-2")
+    rest = (await setting.pages(token=first.token))[-1]
+    assert rest.coverage is not None
+    assert rest.coverage.legs == rest.coverage.legs_ok == 4
+    assert not rest.coverage.is_complete
+
+
+async def test_slow_reader_has_at_most_one_chunk_a_shard_fetched_ahead(setting: Setting) -> None:
+    async with aclosing(setting.scan()) as pages:
+        await anext(pages)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(setting.leaves.client.calls_of(ShardScan)) <= 8
+
+
+async def test_empty_chunks_that_get_further_are_fine(setting: Setting) -> None:
+    step = ShardScanReply([], [], [], [], has_more=True, resume=b"key-05", documents=5)
+    end = ShardScanReply([], [], [], [], has_more=False, resume=b"", documents=5)
+    setting.leaves.client.on("leaf-1", ShardScan, step, end)
+    seen = await setting.keys()
+    assert seen == [key for key in KEYS if key not in setting.living_on("leaf-1")]
+
+
+async def test_shard_that_does_not_get_further_fails_instead_of_looping(setting: Setting) -> None:
+    setting.leaves.client.on("leaf-1", ShardScan, ShardScanReply([], [], [], [], has_more=True, resume=b""))
+    with pytest.raises(Unavailable, match="does not get further"):
+        await setting.pages()
