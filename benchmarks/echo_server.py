@@ -12,10 +12,10 @@ async def _echo(request: bytes, context: object) -> bytes:
 
 
 class _Handler(grpc.GenericRpcHandler):
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         if handler_call_details.method != METHOD:
             return None
-        return grpc.unary_unary_rpc_method_handler(_echo)  # type: ignore[arg-type]
+        return grpc.unary_unary_rpc_method_handler(_echo)
 
 
 async def serve() -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 import grpc
 
@@ -27,6 +28,8 @@ DOCUMENTS = 8_000
 QUERIES_PER_BLOCK = 60
 VOCABULARY = 4_000
 
+Echo: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
+
 
 async def _seconds(calls: int, call: Callable[[], Awaitable[object]]) -> list[float]:
     taken = []
@@ -37,11 +40,11 @@ async def _seconds(calls: int, call: Callable[[], Awaitable[object]]) -> list[fl
     return taken
 
 
-async def point_reads(client: Client, echo_address: str) -> list[Figure]:
+async def point_reads(client: Client[str], echo_address: str) -> list[Figure]:
     """Get through the router against a bare unary echo, one call at a time, in alternating blocks."""
     await client.put("bench:point", os.urandom(VALUE_BYTES))
     async with grpc.aio.insecure_channel(echo_address) as channel:
-        call = channel.unary_unary(METHOD)
+        call: Echo = channel.unary_unary(METHOD)
         payload = os.urandom(VALUE_BYTES)
         arms: dict[str, Callable[[], Awaitable[object]]] = {
             "echo": lambda: call(payload),
@@ -75,7 +78,7 @@ async def _rate(batches: int, batch: Callable[[int], Awaitable[object]]) -> floa
     return batches / (time.perf_counter() - started)
 
 
-async def batches(client: Client) -> list[Figure]:
+async def batches(client: Client[str]) -> list[Figure]:
     """Durable put_many and get_many of 1,000 keys of 100 bytes, in alternating blocks."""
     value = os.urandom(VALUE_BYTES)
     keys = [[f"bench:{batch}:{n}" for n in range(BATCH_KEYS)] for batch in range(BATCHES_PER_BLOCK)]
@@ -106,7 +109,7 @@ def _text(rng: random.Random, words: int) -> str:
     return " ".join(f"w{min(int(rng.paretovariate(0.7)), VOCABULARY)}" for _ in range(words))
 
 
-async def searches(client: Client, echo_address: str, shards: Sequence[int]) -> list[Figure]:
+async def searches(client: Client[str], echo_address: str, shards: Sequence[int]) -> list[Figure]:
     """A search over all shards against its lower bound: the slowest leg asked alone, plus one unary echo."""
     rng = random.Random(1)
     docs = client.collection("bench")
@@ -120,7 +123,7 @@ async def searches(client: Client, echo_address: str, shards: Sequence[int]) -> 
     echoed: list[float] = []
     legs: dict[int, list[float]] = {shard: [] for shard in shards}
     async with grpc.aio.insecure_channel(echo_address) as channel:
-        call = channel.unary_unary(METHOD)
+        call: Echo = channel.unary_unary(METHOD)
         for block in range(BLOCKS + 1):
             echoes = await _seconds(QUERIES_PER_BLOCK, lambda: call(b"x" * VALUE_BYTES))
             whole: list[float] = []
@@ -148,7 +151,7 @@ async def searches(client: Client, echo_address: str, shards: Sequence[int]) -> 
     ]
 
 
-async def footprint(client: Client, cluster: RunningCluster) -> list[Figure]:
+async def footprint(client: Client[str], cluster: RunningCluster) -> list[Figure]:
     """What a cluster takes that has just started and does nothing."""
     status = await client.status()
     resident = [leaf.report.resident_bytes / 1e6 for leaf in status.leaves if leaf.report is not None]

@@ -82,6 +82,7 @@ class Driver:
         clock: Clock,
         new_incarnation: Callable[[], str],
         on_group: Callable[[int, float], None] = lambda entries, seconds: None,
+        open_retry_s: float = OPEN_RETRY_S,
     ) -> None:
         self.leaf = leaf
         self.store = store
@@ -92,6 +93,7 @@ class Driver:
         self.committer = Committer(store.engine, clock, self._on_durable, self._on_storage_failed, on_group)
         self.replicas: dict[int, Replica] = {}
         self._new_incarnation = new_incarnation
+        self._open_retry_s = open_retry_s
         self._waiters: dict[int, deque[tuple[int, asyncio.Future[None]]]] = {}
         self._map_changed = asyncio.Event()
         self._opened = asyncio.Event()
@@ -235,14 +237,14 @@ class Driver:
         return [shard for shard, replica in self.replicas.items() if replica.epoch > 0]
 
     async def _follow_map(self) -> None:
-        pause = OPEN_RETRY_S
+        pause = self._open_retry_s
         while True:
             await self._map_changed.wait()
             self._map_changed.clear()
             try:
                 await self._open_missing()
                 self._opened.set()
-                pause = OPEN_RETRY_S
+                pause = self._open_retry_s
             except (Unavailable, CoordinatorUnavailable) as error:
                 _log.warning("cannot open replicas yet", reason=str(error))
                 self._map_changed.set()

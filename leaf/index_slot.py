@@ -97,6 +97,12 @@ class IndexSlot:
         index = self.index
         return index.indexed_through if self.phase is Phase.SERVING and index is not None else 0
 
+    @property
+    def has_writer(self) -> bool:
+        """Whether a writer is open."""
+        index = self.index or self._rebuilding
+        return index is not None and index.has_writer
+
     def due_at(self, applied: int, wanted: int, interval_s: float) -> float | None:
         """When the next step is due; None: not until something happens. wanted: a search waits for this seqno (0: none)."""
         if self.phase is not Phase.SERVING or self._damaged is not None or self._is_behind:
@@ -105,7 +111,7 @@ class IndexSlot:
             return self._not_before
         if not self.covers(applied):
             return max(self._not_before, self._refreshed_at + interval_s)
-        if self.index is not None and self.index.has_writer:
+        if self.has_writer:
             return max(self._not_before, self._written_at + WRITER_IDLE_S)
         return None
 

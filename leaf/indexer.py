@@ -17,6 +17,7 @@ from kvshard.clock import Clock
 from kvshard.clustermap import Collection
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, InvalidArgument, NotReady, ResourceExhausted
 from kvshard.model import ShardSearch, ShardSearchReply
+from leaf.heap import trim_heap
 from leaf.index_search import SearchJob
 from leaf.index_slot import IndexSlot, Phase
 from leaf.log_source import LogSource
@@ -275,11 +276,13 @@ class Indexer:
         return slot.due_at(self._applied.get(slot.shard, 0), wanted, self._interval_s)
 
     async def _step(self, slot: IndexSlot) -> None:
-        started, before = self._clock.monotonic(), slot.indexed_through()
+        started, before, had_writer = self._clock.monotonic(), slot.indexed_through(), slot.has_writer
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._index_pool, slot.step, lambda: self._is_closing)
         if slot.indexed_through() > before:
             self._on_refresh_seconds(self._clock.monotonic() - started)
+        if had_writer and not any(each.has_writer for each in self._slots.values()):
+            await loop.run_in_executor(self._index_pool, trim_heap)
         left: list[tuple[int, asyncio.Future[None]]] = []
         for seqno, future in self._waiters.pop(slot, []):
             if future.done():

@@ -72,7 +72,8 @@ class LeafServer:
         self._metrics = metrics
         store = ShardStore(engine)
         feed = IndexFeed(store, clock)
-        self.indexer = Indexer(options.data_dir / "index", feed, clock)
+        observe = metrics.index_refresh_seconds.observe
+        self.indexer = Indexer(options.data_dir / "index", feed, clock, on_refresh_seconds=observe)
         guard = DiskGuard(free_bytes_of(options.data_dir))
         self.driver = Driver(options.id, store, maps, self.indexer, guard, clock, lambda: secrets.token_hex(16), self._on_group)
         self._report = StatusReport(self.driver, lambda: disk_usage(options.data_dir), clock, kvshard.__version__)

@@ -4,6 +4,9 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
 
+from fakes.clock import ManualClock
+from fakes.maps import FakeMaps, one_leaf_map
+
 from kvshard.clustermap import Collection
 from kvshard.model import ShardRead, ShardReadReply, ShardScan, ShardScanReply, ShardWrite, ShardWriteReply
 from leaf.disk_guard import DiskGuard
@@ -13,9 +16,6 @@ from leaf.housekeeping import Housekeeper
 from leaf.memory_engine import MemoryEngine
 from leaf.requests import Requests
 from leaf.shard_store import ShardStore
-
-from fakes.clock import ManualClock
-from fakes.maps import FakeMaps, one_leaf_map
 
 DOCS = Collection("docs", 7, {"title": "text", "year": "integer"})
 """A collection with a schema."""
@@ -69,6 +69,7 @@ class HostedLeaf:
             self.clock,
             lambda: next(incarnations),
             lambda entries, _: self.groups.append(entries),
+            open_retry_s=0.0,
         )
         self.requests = Requests(self.driver, self.index)  # type: ignore[arg-type]
         self.housekeeper = Housekeeper(self.driver)
@@ -76,7 +77,9 @@ class HostedLeaf:
     def epoch(self, shard: int = 0) -> int:
         return self.driver.replicas[shard].epoch
 
-    async def write(self, items: dict[bytes, bytes | None], shard: int = 0, collection_id: int = 1, **columns) -> ShardWriteReply:
+    async def write(
+        self, items: dict[bytes, bytes | None], shard: int = 0, collection_id: int = 1, **columns
+    ) -> ShardWriteReply:
         request = ShardWrite(shard, self.epoch(shard), collection_id, list(items), list(items.values()), **columns)
         return await self.requests.write(request, self.clock.monotonic() + 10)
 

@@ -21,9 +21,7 @@ def writes(draw: st.DrawFn) -> WriteOperation:
     rows = draw(st.lists(st.tuples(st.sampled_from(KEYS), values, st.sampled_from([0, 500, 600])), min_size=1, max_size=5))
     expiries = [expires if value is not None else 0 for _, value, expires in rows]
     collection_id = draw(st.sampled_from(COLLECTIONS))
-    return WriteOperation(
-        collection_id, [row[0] for row in rows], [row[1] for row in rows], expiries if any(expiries) else []
-    )
+    return WriteOperation(collection_id, [row[0] for row in rows], [row[1] for row in rows], expiries if any(expiries) else [])
 
 
 operations = st.lists(

@@ -1,0 +1,137 @@
+import asyncio
+
+import pytest
+from fakes.clock import ManualClock
+from fakes.engines import FaultyEngine
+
+from leaf.committer import GROUP_MAX_BYTES, Committer
+from leaf.engine import StorageError
+
+
+class Shell:
+    """A committer over a faulty engine, with what it reported."""
+
+    def __init__(self) -> None:
+        self.engine = FaultyEngine()
+        self.durable: list[dict[int, int]] = []
+        self.failures: list[str] = []
+        self.groups: list[int] = []
+        self.committer = Committer(
+            self.engine,
+            ManualClock(),
+            self.durable.append,
+            self.failures.append,
+            lambda entries, _: self.groups.append(entries),
+        )
+        self.committer.start()
+
+    async def settle(self) -> None:
+        """Let the committer come to rest: it waits for rows, or for a flush that is held."""
+        await self.committer.persist(b"settle", b"")
+
+    async def until_written(self, writes: int) -> None:
+        while self.engine.writes < writes:
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def shell():
+    made = Shell()
+    yield made
+    made.engine.release()
+    await made.committer.close()
+
+
+async def test_what_all_shards_append_in_one_pass_shares_one_flush(shell: Shell) -> None:
+    for shard in range(8):
+        for seqno in (1, 2, 3):
+            shell.committer.append(shard, seqno, b"l%d-%d" % (shard, seqno), b"row")
+    await shell.settle()
+    assert (shell.engine.writes, shell.engine.flushes) == (1, 1)
+    assert shell.durable == [dict.fromkeys(range(8), 3)]
+    assert shell.groups == [24]
+    assert shell.committer.queued_bytes == 0
+
+
+async def test_the_next_group_gathers_while_one_is_flushed(shell: Shell) -> None:
+    shell.engine.hold()
+    shell.committer.append(0, 1, b"a", b"")
+    await shell.until_written(1)
+    for seqno in range(2, 50):
+        shell.committer.append(0, seqno, b"a%d" % seqno, b"")
+        await asyncio.sleep(0)
+    assert shell.durable == []
+    assert shell.engine.writes == 1
+    shell.engine.release()
+    await shell.settle()
+    assert shell.durable == [{0: 1}, {0: 49}]
+    assert shell.engine.flushes == 2
+
+
+async def test_groups_are_bounded_by_bytes_and_keep_their_order(shell: Shell) -> None:
+    big = bytes(GROUP_MAX_BYTES // 2)
+    for seqno in range(1, 5):
+        shell.committer.append(0, seqno, b"k", big)
+    shell.committer.append(0, 5, b"k", bytes(GROUP_MAX_BYTES * 2))
+    await shell.settle()
+    assert [report[0] for report in shell.durable] == [1, 2, 3, 4, 5]
+
+
+async def test_a_failed_write_fails_what_waits_and_all_that_follows(shell: Shell) -> None:
+    shell.engine.fail_writes = "No space left on device"
+    shell.committer.append(0, 1, b"a", b"")
+    with pytest.raises(StorageError, match="No space"):
+        await shell.committer.persist(b"b", b"")
+    assert shell.failures == ["No space left on device"]
+    assert shell.durable == []
+    shell.engine.fail_writes = ""
+    shell.committer.append(0, 2, b"a", b"")
+    with pytest.raises(StorageError):
+        await shell.committer.persist(b"b", b"")
+    assert shell.engine.writes == 0
+
+
+async def test_a_failed_flush_is_never_tried_again(shell: Shell) -> None:
+    shell.engine.fail_flushes = "Input/output error"
+    shell.engine.hold()
+    first = asyncio.ensure_future(shell.committer.persist(b"a", b""))
+    await shell.until_written(1)
+    second = asyncio.ensure_future(shell.committer.persist(b"b", b""))
+    await asyncio.sleep(0)
+    shell.engine.release()
+    for waiting in (first, second):
+        with pytest.raises(StorageError, match="Input/output"):
+            await waiting
+    shell.engine.fail_flushes = ""
+    assert (shell.engine.writes, shell.engine.flushes) == (1, 0)
+    assert shell.failures == ["Input/output error"]
+
+
+async def test_a_defect_while_applying_stops_the_commits(shell: Shell) -> None:
+    def defect(_: dict[int, int]) -> None:
+        raise ValueError("no")
+
+    shell.committer._on_durable = defect
+    shell.committer.append(0, 1, b"a", b"")
+    with pytest.raises(StorageError):
+        await shell.settle()
+        await shell.settle()
+    assert shell.failures == ["ValueError: no"]
+
+
+async def test_closing_commits_what_waits(shell: Shell) -> None:
+    shell.committer.append(0, 1, b"a", b"")
+    await shell.committer.close()
+    assert shell.durable == [{0: 1}]
+    assert shell.engine.crash().rows() == {b"a": b""}
+
+
+async def test_a_caller_that_gives_up_disturbs_nobody(shell: Shell) -> None:
+    shell.engine.hold()
+    given_up = asyncio.ensure_future(shell.committer.persist(b"a", b""))
+    await shell.until_written(1)
+    given_up.cancel()
+    shell.committer.append(0, 1, b"b", b"")
+    shell.engine.release()
+    await shell.settle()
+    assert shell.durable == [{0: 1}]

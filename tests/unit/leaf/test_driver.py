@@ -1,0 +1,211 @@
+"""The driver with an engine in memory: what is shown when, what a failure does, how the map is followed."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from fakes.engines import FaultyEngine
+from fakes.hosted_leaf import DOCS, HostedLeaf, hosted_leaf
+from fakes.maps import FakeMaps, one_leaf_map
+
+from kvshard.clustermap import Replica as MapReplica
+from kvshard.errors import DataLoss, NotReady, StaleEpoch, StorageFailed, Unavailable
+from kvshard.model import ShardWrite
+from leaf.memory_engine import MemoryEngine
+
+
+async def until(condition) -> None:
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def test_one_flush_for_the_writes_of_many_shards() -> None:
+    engine = MemoryEngine()
+    async with hosted_leaf(engine, FakeMaps(one_leaf_map(shards=8))) as leaf:
+        before, groups = engine.flushes, len(leaf.groups)
+        await asyncio.gather(*(leaf.write({b"k%d" % n: b"v"}, shard) for shard in range(8) for n in range(10)))
+        assert engine.flushes == before + 1
+        assert leaf.groups[groups:] == [80]
+        assert all(leaf.read(b"k9", shard) == b"v" for shard in range(8))
+
+
+async def test_nothing_is_acknowledged_or_shown_before_the_flush() -> None:
+    engine = FaultyEngine()
+    async with hosted_leaf(engine) as leaf:
+        engine.hold()
+        writes = engine.writes
+        write = asyncio.ensure_future(leaf.write({b"k": b"v"}))
+        await until(lambda: engine.writes > writes)
+        conflict = asyncio.ensure_future(leaf.write({b"k": b"w"}, conditions=[0]))
+        noop = asyncio.ensure_future(leaf.write({b"other": None}))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert leaf.read(b"k") is None
+        assert leaf.scan().keys == []
+        assert leaf.read_all([b"k"]).documents == 0
+        assert not write.done()
+        assert not conflict.done(), "it would show a version that may never be"
+        assert noop.done(), "it rests on nothing in flight"
+        engine.release()
+        reply = await write
+        assert (await conflict).errors[0].details.current_version == reply.versions[0]
+        assert leaf.read(b"k") == b"v"
+        assert leaf.index.notified[-1] == (0, reply.versions[0])
+
+
+async def test_a_writer_that_gives_up_does_not_stop_its_write() -> None:
+    engine = FaultyEngine()
+    async with hosted_leaf(engine) as leaf:
+        engine.hold()
+        writes = engine.writes
+        write = asyncio.ensure_future(leaf.write({b"k": b"v"}))
+        await until(lambda: engine.writes > writes)
+        write.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await write
+        engine.release()
+        await leaf.write({b"next": b"v"})
+        assert leaf.read(b"k") == b"v"
+
+
+@pytest.mark.parametrize("kind", ["fail_writes", "fail_flushes"])
+async def test_a_storage_failure_stops_writes_on_all_shards_and_not_reads(kind: str) -> None:
+    engine = FaultyEngine()
+    async with hosted_leaf(engine) as leaf:
+        await leaf.write({b"k": b"v"})
+        setattr(engine, kind, "No space left on device")
+        with pytest.raises(StorageFailed, match="No space left on device") as caught:
+            await leaf.write({b"k": b"w"})
+        assert caught.value.details.maybe_applied
+        setattr(engine, kind, "")
+        for shard in (0, 1):
+            with pytest.raises(StorageFailed):
+                await leaf.write({b"k": b"w"}, shard)
+            assert leaf.driver.status()[shard].role == "failed"
+            assert "No space left on device" in leaf.driver.status()[shard].error
+        assert leaf.read(b"k") == b"v"
+        await leaf.housekeeper.turn()
+
+
+async def test_a_failure_to_apply_acknowledges_nothing() -> None:
+    engine = FaultyEngine()
+    async with hosted_leaf(engine) as leaf:
+        engine.hold()
+        writes = engine.writes
+        write = asyncio.ensure_future(leaf.write({b"k": b"v"}))
+        await until(lambda: engine.writes > writes)
+        engine.fail_writes = "Input/output error"
+        engine.release()
+        with pytest.raises(StorageFailed):
+            await write
+        assert leaf.read(b"k") is None
+
+
+async def test_a_new_leaf_claims_its_data_and_takes_an_epoch() -> None:
+    maps = FakeMaps(one_leaf_map())
+    engine = MemoryEngine()
+    async with hosted_leaf(engine, maps) as leaf:
+        assert [leaf.epoch(shard) for shard in (0, 1)] == [2, 2]
+        assert leaf.index.opened == [0, 1]
+    assert [maps.current.shards[shard].in_sync[0].incarnation for shard in (0, 1)] == ["incarnation-1", "incarnation-2"]
+    async with hosted_leaf(engine.crash(), maps) as again:
+        assert [again.epoch(shard) for shard in (0, 1)] == [3, 3]
+        assert maps.current.shards[0].in_sync[0].incarnation == "incarnation-1"
+
+
+async def test_a_crash_between_making_and_claiming_data_is_healed() -> None:
+    maps = FakeMaps(one_leaf_map(shards=1))
+    maps.refuse = [Unavailable("down")]
+    leaf = HostedLeaf(maps=maps)
+    leaf.driver.start()
+    await until(lambda: not maps.refuse)
+    await leaf.driver.close()
+    assert isinstance(leaf.engine, MemoryEngine)
+    async with hosted_leaf(leaf.engine.crash(), maps):
+        assert maps.current.shards[0].in_sync[0].incarnation == "incarnation-1"
+
+
+async def test_lost_data_is_never_served_as_empty() -> None:
+    maps = FakeMaps(one_leaf_map())
+    async with hosted_leaf(MemoryEngine(), maps) as leaf:
+        await leaf.write({b"k": b"v"})
+    async with hosted_leaf(MemoryEngine(), maps) as leaf:
+        status = leaf.driver.status()[0]
+        assert status.role == "failed"
+        assert "lost" in status.error
+        with pytest.raises(DataLoss, match="lost"):
+            leaf.read(b"k")
+        with pytest.raises(DataLoss):
+            await leaf.write({b"k": b"v"})
+
+
+async def test_data_of_another_identity_is_not_served() -> None:
+    maps = FakeMaps(one_leaf_map())
+    engine = MemoryEngine()
+    async with hosted_leaf(engine, maps):
+        pass
+    maps.change_shard(0, in_sync=(MapReplica("leaf-1", "another"),))
+    async with hosted_leaf(engine.crash(), maps) as leaf:
+        assert "another" in leaf.driver.status()[0].error
+        assert leaf.driver.status()[1].role == "primary"
+
+
+async def test_requests_of_other_epochs_are_stale_and_a_newer_one_makes_the_leaf_look() -> None:
+    async with hosted_leaf() as leaf:
+        request = ShardWrite(0, leaf.epoch() - 1, 1, [b"k"], [b"v"])
+        with pytest.raises(StaleEpoch):
+            await leaf.requests.write(request, 1e9)
+        assert leaf.maps.refreshes == 0
+        with pytest.raises(StaleEpoch):
+            await leaf.requests.write(replace(request, epoch=99), 1e9)
+        assert leaf.maps.refreshes == 1
+        with pytest.raises(StaleEpoch):
+            await leaf.requests.write(replace(request, shard=55), 1e9)
+
+
+async def test_a_newer_epoch_of_the_map_is_adopted_behind_a_barrier() -> None:
+    engine = FaultyEngine()
+    async with hosted_leaf(engine) as leaf:
+        epoch = leaf.epoch()
+        engine.hold()
+        leaf.maps.change_shard(0, epoch=epoch + 5)
+        with pytest.raises(NotReady):
+            leaf.read(b"k")
+        engine.release()
+        await until(lambda: leaf.driver.status()[0].role == "primary")
+        assert leaf.epoch() == epoch + 5
+        await leaf.write({b"k": b"v"})
+
+
+async def test_a_shard_that_moved_away_is_not_served() -> None:
+    async with hosted_leaf() as leaf:
+        maps = leaf.maps
+        other = replace(maps.current.leaves["leaf-1"], id="leaf-2")
+        moved = replace(maps.current.shards[0], epoch=9, primary="leaf-2", in_sync=(MapReplica("leaf-2"),), desired=("leaf-2",))
+        maps.install(leaves={**maps.current.leaves, "leaf-2": other}, shards={**maps.current.shards, 0: moved})
+        with pytest.raises(StaleEpoch):
+            await leaf.requests.write(ShardWrite(0, 2, 1, [b"k"], [b"v"]), 1e9)
+        assert [status.shard for status in leaf.driver.status()] == [1]
+
+
+async def test_a_coordinator_that_is_down_at_the_start_is_waited_for() -> None:
+    maps = FakeMaps(one_leaf_map())
+    maps.refuse = [Unavailable("down")] * 3
+    async with hosted_leaf(maps=maps) as leaf:
+        assert leaf.read(b"k") is None
+
+
+async def test_state_survives_a_restart_with_its_counts() -> None:
+    engine, maps = MemoryEngine(), FakeMaps(one_leaf_map(collections=[DOCS]))
+    async with hosted_leaf(engine, maps) as leaf:
+        for n in range(30):
+            await leaf.write({b"k%d" % (n % 7): b"v%d" % n})
+        before = leaf.driver.status()[0]
+        await leaf.write({b"k0": None})
+    async with hosted_leaf(engine.crash(), maps) as leaf:
+        assert leaf.read(b"k1") == b"v29"
+        assert leaf.read(b"k0") is None
+        after = leaf.driver.status()[0]
+        assert after.collections[0].documents == before.collections[0].documents - 1 == 6
+        assert after.collections[0].bytes == sum(len(b"k1v29") for _ in range(6))
+        assert after.committed == before.committed + 2
