@@ -1,6 +1,5 @@
 """The physical limit: a `grpc.aio` server that answers each unary call with the bytes it got."""
 
-
 import grpc
 import uvloop
 

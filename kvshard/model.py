@@ -183,7 +183,7 @@ class CollectionCountRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatusRecord:
-    """State of one replica. role: "primary" or "failed"; error says why it does not serve."""
+    """State of one replica. role: "primary", "recovering", "confirming" or "failed"; error says why it does not serve."""
 
     shard: int
     epoch: int

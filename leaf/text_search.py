@@ -10,8 +10,10 @@ falls among equal documents, all of them are looked at:
   it may change with a merge. `*`, and whatever else gives all its matches one score, is exact without any bound.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 import tantivy
@@ -32,8 +34,11 @@ from leaf.index_fields import (
 TIE_WINDOW: Final = 20_000
 """Twice the page depth (SEARCH_MAX_DEPTH); reading the keys of so many equal documents takes about 30 ms."""
 
-_FIRST_WINDOW: Final = 1_024
-"""Most groups of equal scores end within it; finding so many costs hardly more than finding ten."""
+_WINDOW_MARGIN: Final = 32
+"""Hits taken beyond the page: most ties at its end are over by then, and they cost less than a second search."""
+
+_WINDOW_GROWTH: Final = 8
+"""How much further each look for the end of a tie goes: few looks, and most ties end within the second one."""
 
 _KEY_ORDER_MAX: Final = 64
 """Hits that are worth asking tantivy for in key order: it takes some 50 us for each, reading a stored key takes 1-5 us."""
@@ -126,15 +131,15 @@ class IndexView:
 
     def _page_by_score(self, query: Query, offset: int, limit: int) -> Page:
         end = offset + limit
-        window = end + 1
+        window = end + _WINDOW_MARGIN
         result = self._searcher.search(query, window)
         hits, total = result.hits, _total(result)
         while len(hits) == window and hits[end - 1][0] == hits[-1][0] and window < min(total, TIE_WINDOW):
-            window = _FIRST_WINDOW if window < _FIRST_WINDOW else TIE_WINDOW
+            window = min(window * _WINDOW_GROWTH, TIE_WINDOW)
             hits = self._searcher.search(query, window, count=False).hits
         found: list[Found] = []
-        for group in _groups(hits, is_last_whole=True):
-            if group.end > offset and group.start < end:
+        for group in _groups(hits, end, is_last_whole=True):
+            if group.end > offset:
                 keys = self._keys_of_equal_scores(query, group, end - group.start, len(group.addresses) == total)
                 found += _found(group, keys, offset, end, score=float(group.value or 0.0))
         return Page(found, total)
@@ -157,7 +162,7 @@ class IndexView:
         result = self._searcher.search(query, end, order_by_field=sorted_by(name), order=order)
         total = _total(result)
         found: list[Found] = []
-        for group in _groups(result.hits, is_last_whole=total <= end):
+        for group in _groups(result.hits, end, is_last_whole=total <= end):
             if group.end <= offset:
                 continue
             if group.is_whole:
@@ -197,14 +202,16 @@ class IndexView:
         return sorted(key_bytes(str(read(address).get_first(KEY))) for address in addresses)
 
 
-def _groups(hits: list[tuple[SortValue, tantivy.DocAddress]], is_last_whole: bool) -> list[_Group]:
-    groups: list[_Group] = []
+def _groups(hits: list[tuple[SortValue, tantivy.DocAddress]], end: int, is_last_whole: bool) -> Iterator[_Group]:
+    """The groups that begin before position `end`, in order."""
     start = 0
-    for value, members in groupby(hits, key=lambda hit: hit[0]):
+    for value, members in groupby(hits, key=itemgetter(0)):
+        if start >= end:
+            return
         addresses = [address for _, address in members]
-        start += len(addresses)
-        groups.append(_Group(start - len(addresses), value, addresses, is_whole=start < len(hits) or is_last_whole))
-    return groups
+        after = start + len(addresses)
+        yield _Group(start, value, addresses, is_whole=after < len(hits) or is_last_whole)
+        start = after
 
 
 def _found(group: _Group, keys: list[bytes], offset: int, end: int, score: float = 0.0, value: SortValue = None) -> list[Found]:

@@ -6,6 +6,7 @@ Pure: imports only the standard library and other pure files.
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Final, NoReturn, TypeAlias
 
 from kvshard.errors import ErrorDetails, InvalidArgument
@@ -30,6 +31,12 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
 _INTEGER = re.compile(r"[+-]?\d{1,20}\Z", re.ASCII)
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
 
+CACHED_QUERIES: Final = 256
+"""A leaf gets each query once for every shard it holds, and popular ones come again; syntax trees are immutable."""
+
+CACHED_MAX_CHARS: Final = 512
+"""Longer queries are rare, and 256 of the longest would hold tens of megabytes."""
+
 Value: TypeAlias = str | int | float
 
 
@@ -43,9 +50,20 @@ class Interval:
 
 def prepare(text: str, schema: Schema, source: str = "query") -> Node:
     """The parsed query, checked against the schema. Raises InvalidArgument (MalformedQuery for its syntax)."""
+    if len(text) > CACHED_MAX_CHARS:
+        return _prepare(text, schema, source)
+    return _prepare_cached(text, tuple(schema.items()), source)
+
+
+def _prepare(text: str, schema: Schema, source: str) -> Node:
     node = parse_query(text, source)
     check_query(node, schema, source)
     return node
+
+
+@lru_cache(CACHED_QUERIES)
+def _prepare_cached(text: str, schema: tuple[tuple[str, str], ...], source: str) -> Node:
+    return _prepare(text, dict(schema), source)
 
 
 def check_query(node: Node, schema: Schema, source: str = "query") -> None:

@@ -565,7 +565,7 @@ class ReplicaStatus(_message.Message):
     epoch: _builtins.int
     """Epoch it works in."""
     role: _builtins.str
-    """"primary", or "failed" with the reason in error."""
+    """"primary"; "recovering" or "confirming" while it comes up; "failed" with the reason in error."""
     committed: _builtins.int
     """Highest committed sequence number."""
     applied: _builtins.int

@@ -240,7 +240,7 @@ async def test_a_cancelled_call_is_cancelled_and_a_closed_client_says_so(router:
     kv = Client(router.address)
     call = asyncio.create_task(kv.get("k"))
     other = asyncio.create_task(kv.get("k"))
-    while len(router.requests["Get"]) < 2:  # noqa: ASYNC110 - the other side is a thread
+    while len(router.requests["Get"]) < 2:
         await asyncio.sleep(0.005)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):

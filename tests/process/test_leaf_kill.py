@@ -20,7 +20,7 @@ KEYS_A_BATCH = 50
 async def write_until_dead(
     caller: LeafCaller, shard: int, writer: int, acknowledged: dict[int, int], value_size: int
 ) -> KvShardError:
-    """Write batch after batch, all keys of a batch with the batch's number, until a write fails. acknowledged: shard writer -> number."""
+    """Write batches, all keys of one with its number, until a write fails. acknowledged: writer -> its last number."""
     number = acknowledged.get(writer, 0)
     keys = [b"w%d:%d" % (writer, n) for n in range(KEYS_A_BATCH)]
     while True:

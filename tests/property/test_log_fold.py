@@ -1,4 +1,4 @@
-"""State = fold(log): however the log is cut into groups, and however often it is replayed, the rows are those of a plain model."""
+"""State = fold(log): however the log is cut into groups, and wherever a replay begins, the rows are those of a plain model."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""A crash after every write and every flush, with every prefix of what was not synced: what was acknowledged is there, whole."""
+"""A crash after every write and every flush, keeping any prefix of what was not synced: what was acknowledged is there."""
 
 from fakes.engines import CrashingEngine
 from fakes.hosted_leaf import hosted_leaf
