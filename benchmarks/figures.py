@@ -53,7 +53,7 @@ def show(figures: Sequence[Figure], target: pathlib.Path) -> bool:
         bound = "" if figure.bound is None else f"{sign} {_text(figure.bound)}"
         measured = f"{_text(figure.value)} {figure.unit}"
         table.add_row(figure.name, measured, bound, marks[figure.is_met], f"{figure.samples:,}", figure.note)
-    Console().print(table)
+    Console(width=max(150, Console().width)).print(table)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps([asdict(figure) | {"is_met": figure.is_met} for figure in figures], indent=2) + "\n")
     print(f"written to {target}")

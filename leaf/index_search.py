@@ -48,6 +48,11 @@ class SearchJob:
     def __repr__(self) -> str:
         return f"SearchJob(shard {self._request.shard}, {self._collection.name}, {self._request.query!r})"
 
+    @property
+    def group(self) -> tuple[int, str]:
+        """The same for the legs of one search."""
+        return self._collection.id, self._request.query
+
     def cancel(self) -> None:
         """Nobody waits for the answer any more."""
         self._is_cancelled = True

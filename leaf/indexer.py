@@ -8,6 +8,7 @@ behind a slow one. The task here only decides which index takes the next step (`
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from leaf.heap import trim_heap
 from leaf.index_search import SearchJob
 from leaf.index_slot import IndexSlot, Phase
 from leaf.log_source import LogSource
+from leaf.search_pool import SearchPool
 from leaf.text_index import IndexFailed, TextIndex, remove_index
 
 __all__ = ["Indexer", "LogSource"]
@@ -62,7 +64,7 @@ class Indexer:
         self._waiters: dict[IndexSlot, list[tuple[int, asyncio.Future[None]]]] = {}
         self._unwanted: list[Path] = []
         self._index_pool = ThreadPoolExecutor(1, thread_name_prefix="indexing")
-        self._search_pool = ThreadPoolExecutor(SEARCH_THREADS, thread_name_prefix="search")
+        self._search_pool: SearchPool[ShardSearchReply] = SearchPool(SEARCH_THREADS, clock)
         self._searches = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -139,8 +141,8 @@ class Indexer:
         for slot in list(self._slots.values()):
             self._forget(slot)
         loop = asyncio.get_running_loop()
-        for pool in (self._search_pool, self._index_pool):
-            await loop.run_in_executor(None, pool.shutdown)
+        await loop.run_in_executor(None, self._search_pool.close)
+        await loop.run_in_executor(None, self._index_pool.shutdown)
 
     async def _search(self, request: ShardSearch, collection: Collection, slot: IndexSlot, deadline: float) -> ShardSearchReply:
         if request.refresh:
@@ -161,7 +163,7 @@ class Indexer:
         if self._is_closing:
             raise NotReady("the leaf is stopping")
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._search_pool, job.run, index)
+            return await self._search_pool.submit(job.group, partial(job.run, index))
         except asyncio.CancelledError:
             job.cancel()
             raise
