@@ -150,25 +150,6 @@ class ClusterMap:
         """The shards that have a replica on a leaf, by id."""
         return list(self._shards_on.get(leaf, ()))
 
-    def to_json(self) -> str:
-        """The map as canonical JSON: the same map gives the same bytes."""
-        from kvshard import clustermap_text
-
-        return clustermap_text.to_json(self)
-
-    @staticmethod
-    def from_json(text: str | bytes) -> "ClusterMap":
-        """The map that to_json wrote. Raises InvalidMap."""
-        from kvshard import clustermap_text
-
-        return clustermap_text.from_json(text)
-
-    def pretty(self) -> str:
-        """The map as tables for people."""
-        from kvshard import clustermap_text
-
-        return clustermap_text.pretty(self)
-
 
 def equal_ranges(shards: int) -> list[tuple[int, int]]:
     """The (first slot, last slot) of each of so many shards, equal in size give or take one slot; every slot is in one."""

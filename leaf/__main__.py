@@ -1,23 +1,17 @@
 """`python -m leaf`: one leaf process. Exit codes: 0 stopped, 2 wrong usage, 3 a port or the data directory cannot be had."""
 
 import argparse
-import asyncio
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvshard.errors import InvalidArgument, KvShardError
-from kvshard.supervision import watch_supervisor
+from kvshard.service_process import run_service
 from kvshard.telemetry import LOG_LEVELS, configure_logging
 from leaf.server import LeafOptions, run
 
-EXIT_USAGE = 2
-EXIT_UNAVAILABLE = 3
-
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; a wrong one ends the process with EXIT_USAGE."""
+    """The command line; a wrong one ends the process with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m leaf", description="Runs one kvshard leaf.", allow_abbrev=False)
     parser.add_argument("--id", required=True, help="the leaf's name, unique in the cluster")
     parser.add_argument("--data-dir", required=True, type=Path, metavar="DIR", help="where its data lives; made if missing")
@@ -46,38 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.metrics_port or None,
         is_synced=not options.no_fsync,
     )
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(leaf))
-    except InvalidArgument as error:
-        print(f"leaf {leaf.id}: {error.message}", file=sys.stderr)
-        return EXIT_USAGE
-    except KvShardError as error:
-        print(f"leaf {leaf.id}: {error.message}", file=sys.stderr)
-        return EXIT_UNAVAILABLE
-    return 0
-
-
-async def _serve(options: LeafOptions) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-
-    def stop_from_thread() -> None:
-        loop.call_soon_threadsafe(stop.set)
-
-    watch_supervisor(stop_from_thread)
-    await run(options, stop, lambda address: print(f"ready: {address}", flush=True))
-
-
-def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
-    """uvloop's event loop, a tenth faster under gRPC; the standard one where uvloop does not exist."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.Loop
+    return run_service(f"leaf {leaf.id}", lambda stop, on_ready: run(leaf, stop, on_ready))
 
 
 if __name__ == "__main__":

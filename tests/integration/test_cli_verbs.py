@@ -284,3 +284,14 @@ def test_importing_kvshard_is_light() -> None:
     program = "import sys, kvshard; print(sorted({'grpc', 'msgspec', 'rich', 'asyncio'} & set(sys.modules))); kvshard.Client"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_shard_list_shows_the_map(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("shard", "list") == 0
+    shown = capsys.readouterr().out
+    assert "shard" in shown
+    assert "leaf-1" in shown
+    assert cli("shard", "list", "--json") == 0
+    dumped = json.loads(capsys.readouterr().out)
+    assert {leaf["id"] for leaf in dumped["leaves"]} >= {"leaf-1"}
+    assert dumped["shards"]

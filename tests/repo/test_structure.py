@@ -102,13 +102,13 @@ def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
-def imports(name: str, at_start_only: bool = False) -> set[str]:
-    """Modules that a module imports; at_start_only leaves out those inside functions and for type checking."""
+def imports(name: str, at_run_time_only: bool = False) -> set[str]:
+    """Modules that a module imports, inside functions too; at_run_time_only leaves out those for type checking."""
     found: set[str] = set()
     stack: list[ast.AST] = [TREES[name]]
     while stack:
         node = stack.pop()
-        if at_start_only and (isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or is_type_checking(node)):
+        if at_run_time_only and is_type_checking(node):
             continue
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -132,7 +132,7 @@ def test_layers(name: str) -> None:
 
 
 def test_no_import_cycle() -> None:
-    graph = {name: {module for module in imports(name, at_start_only=True) if module in SOURCES} for name in SOURCES}
+    graph = {name: {module for module in imports(name, at_run_time_only=True) if module in SOURCES} for name in SOURCES}
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
