@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -173,10 +174,10 @@ class Demo:
             document = hit.document or {}
             rank = f"{document.get('length', 0):,} characters" if example.sort else f"{hit.score:.1f}"
             self._say(f"  [green]{escape(hit.key)}[/]  [dim]{document.get('kind')}, {rank}[/]")
-            self._console.print(Text("    ").append_text(fragment(hit)), soft_wrap=True)
+            self._console.print(Padding(fragment(hit), (0, 0, 0, 4)))
         for name, facet in page.facets.items():
             counts = ", ".join(f"{value.value} {value.count:,}" for value in facet.values)
-            self._say(f"  [dim]by {name}:[/] {escape(counts)}")
+            self._console.print(Padding(f"[dim]by {name}:[/] {escape(counts or 'nothing')}", (0, 0, 0, 2)), highlight=False)
 
     async def _read(self, kv: Client[str], docs: Collection[str]) -> None:
         self._title("Keys and values")
@@ -193,7 +194,7 @@ class Demo:
             say(f"{sum(item is not None for item in found):,} found")
         with self._timed('scan(prefix="json"), in order over all shards') as say:
             names = [item.key async for item in docs.scan(prefix="json", keys_only=True, limit=200)]
-            say(f"{len(names)} keys: {', '.join(names[:4])} ...")
+            say(", ".join([f"{len(names)} keys", *names[:3]]) + (" ..." if len(names) > 3 else ""))
 
     @contextlib.contextmanager
     def _timed(self, what: str) -> Iterator[Any]:
