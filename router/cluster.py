@@ -1,6 +1,7 @@
 """The public Cluster service: the map and its changes, collections, and the state of every leaf."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -18,6 +19,9 @@ from router.routes import MapSource, known_map
 
 STATUS_TIMEOUT_S = 1.0
 """A leaf answers its status from memory; one that takes longer is shown as not up."""
+
+MAP_TIMEOUT_S = 0.25
+"""A status must not hang with the coordinator: after that it speaks of the map that is known."""
 
 WATCH_POLL_S = 0.5
 """How soon a watcher of the map notices that the router is stopping."""
@@ -110,6 +114,10 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
     async def GetStatus(self, request: cluster_pb2.GetStatusRequest, context: Context) -> cluster_pb2.GetStatusResponse:
         """Asks every leaf at once for its state."""
         async with self._calls.call("GetStatus", context):
+            # The watch brings a leaf's address a moment after the leaf serves: right after a start it would count as down.
+            with contextlib.suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(MAP_TIMEOUT_S):
+                    await self._maps.refresh()
             cluster_map = known_map(self._maps)
             deadline = min(self._calls.leg_deadline(context), self._clock.monotonic() + STATUS_TIMEOUT_S)
             leaves = [leaf for _, leaf in sorted(cluster_map.leaves.items())]

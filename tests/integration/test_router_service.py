@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import grpc
 import grpc.aio
@@ -367,6 +368,16 @@ async def test_stop_ends_watches_at_once() -> None:
         assert isinstance(error, errors.Unavailable)
         async with asyncio.timeout(1):
             await stopping
+
+
+async def test_status_speaks_of_the_newest_map(front: Front) -> None:
+    known = front.maps.current
+    unborn = {name: replace(leaf, address="") for name, leaf in known.leaves.items()}
+    front.maps.install(replace(known, leaves=unborn))
+    front.maps.upcoming = replace(known, version=known.version + 1)
+    status = await front.cluster.GetStatus(cluster_pb2.GetStatusRequest())
+    assert [leaf.is_up for leaf in status.leaves] == [True] * len(known.leaves)
+    assert status.map.version == known.version + 1
 
 
 async def test_status_shows_a_dead_and_a_hung_leaf(front: Front) -> None:
