@@ -243,13 +243,17 @@ class Driver:
             self._map_changed.clear()
             try:
                 await self._open_missing()
-                self._opened.set()
-                pause = self._open_retry_s
             except (Unavailable, CoordinatorUnavailable) as error:
                 _log.warning("cannot open replicas yet", reason=str(error))
-                self._map_changed.set()
-                await asyncio.sleep(pause * self._jitter.uniform(0.5, 1.0))
-                pause = min(2 * pause, OPEN_RETRY_MAX_S)
+            except Exception:  # A leaf that stopped to try would wait for its start for ever, without a word.
+                _log.exception("opening replicas failed")
+            else:
+                self._opened.set()
+                pause = self._open_retry_s
+                continue
+            self._map_changed.set()
+            await asyncio.sleep(pause * self._jitter.uniform(0.5, 1.0))
+            pause = min(2 * pause, OPEN_RETRY_MAX_S)
 
     async def _open_missing(self) -> None:
         """Recover the replicas placed here that are not open yet, and take a new epoch for them, all in one transaction."""
@@ -260,6 +264,8 @@ class Driver:
         if not recovered:
             return
         epochs = await self.maps.new_epoch(recovered, self.leaf)
+        if self.committer.failure is not None:
+            return  # Meanwhile; the replicas have been failed, and a new one would wait for its barrier for ever.
         collections = list(self.maps.current.collections.values())
         for shard in recovered:
             if shard not in self.replicas:
@@ -293,5 +299,7 @@ class Driver:
             return False
         except StorageError as error:
             self.committer.fail(str(error))
+            if config.id in self.replicas:  # One that came after the committer had failed has not been told.
+                self._step(config.id, Fail(storage_failed(config.id, str(error))))
             return False
         return True

@@ -21,6 +21,7 @@ def sweep(driver: Driver, shard: int, now_ms: int) -> bool:
     if replica.refusal(0) is not None or driver.committer.is_full:
         return False
     due = driver.store.due(shard, now_ms, SWEEP_MAX_KEYS)
+    driver.store.note_due(shard, now_ms, due)
     by_collection: dict[int, list[tuple[bytes, int, bytes]]] = defaultdict(list)
     for row_key in due:
         expires_at_ms, collection_id, key = layout.expiry_of(row_key)

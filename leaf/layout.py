@@ -125,9 +125,9 @@ def expiry_key(shard: int, expires_at_ms: int, collection_id: int, key: bytes) -
     return b"x" + _EXPIRY.pack(shard, expires_at_ms, collection_id) + key
 
 
-def expiry_range(shard: int, through_ms: int) -> tuple[bytes, bytes]:
-    """The range of a shard's expiry rows that are due at an instant."""
-    return b"x" + _SHARD.pack(shard), b"x" + _SHARD_SEQNO.pack(shard, through_ms + 1)
+def expiry_range(shard: int, from_ms: int, through_ms: int) -> tuple[bytes, bytes]:
+    """The range of a shard's expiry rows of these instants, the last one among them."""
+    return b"x" + _SHARD_SEQNO.pack(shard, from_ms), b"x" + _SHARD_SEQNO.pack(shard, through_ms + 1)
 
 
 def expiry_of(row_key: bytes) -> tuple[int, int, bytes]:

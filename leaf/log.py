@@ -4,14 +4,15 @@ The log serves the search indexes (they are fed from it) and later replicas that
 seqno that may go:
 
     - never an entry that is not applied: a restart needs it;
-    - never one that an index has not made durable, unless the log outgrew LOG_MAX_BYTES (such an index is rebuilt from the
-      values, which costs time but no data);
+    - never one that an index has not made durable, unless the log outgrew LOG_MAX_BYTES or LOG_MAX_ENTRIES (such an index is
+      rebuilt from the values, which costs time but no data);
     - of the rest keep the newest RETAINED_ENTRIES, but no more than RETAINED_BYTES.
 
 Pure: imports only the standard library.
 """
 
 from collections import deque
+from itertools import islice
 from typing import Final
 
 RETAINED_ENTRIES: Final = 4_096
@@ -22,6 +23,9 @@ RETAINED_BYTES: Final = 16 * 1024 * 1024
 
 LOG_MAX_BYTES: Final = 512 * 1024 * 1024
 """Of one shard. To read more log than this takes longer than to rebuild an index from the values."""
+
+LOG_MAX_ENTRIES: Final = 1_000_000
+"""Of one shard, the same for small entries; and their sizes are kept in memory, 36 bytes each."""
 
 TRIM_STEP: Final = 1_024
 """Entries that one trim removes at least: each leaves a range tombstone, which every scan of the log has to pass."""
@@ -62,7 +66,8 @@ class LogWindow:
         if self.last - self.trimmed < TRIM_STEP and self.bytes < TRIM_STEP_BYTES:
             return None
         point, freed = self._beyond(RETAINED_ENTRIES, RETAINED_BYTES)
-        if indexed_through is not None and indexed_through < point and self.bytes <= LOG_MAX_BYTES:
+        has_outgrown = self.bytes > LOG_MAX_BYTES or len(self._sizes) > LOG_MAX_ENTRIES
+        if indexed_through is not None and indexed_through < point and not has_outgrown:
             point, freed = indexed_through, self._bytes_through(indexed_through)
         if applied < point:
             point, freed = applied, self._bytes_through(applied)
@@ -87,4 +92,4 @@ class LogWindow:
 
     def _bytes_through(self, seqno: int) -> int:
         known_from = self.last - len(self._sizes)
-        return sum(size for position, size in enumerate(self._sizes, known_from + 1) if position <= seqno)
+        return sum(islice(self._sizes, max(0, seqno - known_from)))

@@ -9,7 +9,7 @@ Pure: imports only the standard library and other pure files.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from kvshard.model import NEVER
 from leaf.layout import (
@@ -25,6 +25,9 @@ from leaf.layout import (
     pack_number,
     value_prefix,
 )
+
+EXPIRES_MAX_MS: Final = 2**63 - 1
+"""Expiry instants fit a signed 64-bit number; a longer life is for ever anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,12 @@ def apply_entries(
     for collection_id in sorted(touched):
         batch.put(counts_key(shard, collection_id), pack_counts(*after[collection_id]))
     return after
+
+
+def soonest_expiry(entries: Iterable[Entry]) -> int:
+    """The earliest instant at which a key that the entries write expires; beyond every instant if none does."""
+    columns = [entry.operation.expires_at_ms for entry in entries if isinstance(entry.operation, WriteOperation)]
+    return min((instant for column in columns for instant in column if instant != NEVER), default=EXPIRES_MAX_MS)
 
 
 def _learn(seen: dict[bytes, Header | None], keys: Sequence[bytes], headers: Headers | None, collection_id: int) -> None:

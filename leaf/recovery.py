@@ -1,7 +1,8 @@
 """How a replica comes up from what its disk holds.
 
 The identity of the data comes first: a replica that the map knows by another identity, or of which this disk holds nothing,
-must never serve. Then the log's entries above the applied seqno are applied: for a sole replica all of them are committed.
+must never serve; nor may data that a map without any identity for it does not know, whose ranges and collections may be others.
+Then the log's entries above the applied seqno are applied: for a sole replica all of them are committed.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from typing import Protocol
 import structlog
 
 from kvshard.clustermap import ClusterMap, ShardConfig
-from kvshard.errors import DataLoss, ErrorDetails
+from kvshard.errors import DataLoss, ErrorDetails, FailedPrecondition
 from leaf.committer import Committer
 from leaf.shard_store import ShardStore
 
@@ -48,7 +49,8 @@ async def recover(
 ) -> None:
     """Load a shard's data and apply its log to the end.
 
-    Raises DataLoss when the data is not what the map expects, StorageError, or what the coordinator raises (try again).
+    Raises DataLoss when the data is not what the map expects, FailedPrecondition when the map does not know it, StorageError,
+    or what the coordinator raises (try again).
     """
     expected = next(replica.incarnation for replica in config.replicas if replica.leaf == leaf)
     held = store.incarnation(config.id)
@@ -59,6 +61,9 @@ async def recover(
             held = new_incarnation()
             # Durable before it is claimed: a claim without data behind it would look like lost data after a crash.
             await committer.persist(*store.incarnation_row(config.id, held))
+        elif store.has_history(config.id):
+            # The log begins after the claim: whoever made this map is not the cluster that wrote these entries.
+            raise _unknown_data(config.id, leaf, held)
         await maps.claim_incarnation(config.id, leaf, held)
     store.load(config.id)
     first = store.state(config.id).applied
@@ -67,6 +72,12 @@ async def recover(
         has_more = store.replay(config.id)
         await asyncio.sleep(0)  # Other shards' requests are served between the chunks.
     _log.info("replica recovered", shard=config.id, applied=store.state(config.id).applied, replayed_after=first)
+
+
+def _unknown_data(shard: int, leaf: str, held: str) -> FailedPrecondition:
+    text = f"shard {shard}: leaf {leaf} holds the data {held}, which the cluster map does not know"
+    cause = "it is another cluster's, or the coordinator has lost what it held"
+    return FailedPrecondition(f"{text}: {cause}", ErrorDetails(shards=(shard,)))
 
 
 def _wrong_data(shard: int, leaf: str, expected: str, held: str) -> DataLoss:

@@ -155,8 +155,8 @@ class Replica:
         return self._pending.get(collection_id, {})
 
     def check_epoch(self, epoch: int) -> None:
-        """Raise unless a request routed by this epoch may be served: StaleEpoch, NotReady, or why the replica never opened."""
-        if self.epoch == 0 and self.error is not None:
+        """Raise unless a request routed by this epoch may be served: StaleEpoch, NotReady, or why it never began to serve."""
+        if self.error is not None and (self.epoch == 0 or self._barrier is not None):
             raise self.error
         if self.role in (Role.RECOVERING, Role.CONFIRMING):
             details = ErrorDetails(shards=(self.shard,), retry_after_ms=RETRY_AFTER_MS)

@@ -134,9 +134,17 @@ class RocksEngine(Engine):
                     return Rows(found, True)
                 found.append(row)
                 size += len(row[0]) + len(row[1])
+            self._check_end(found[-1][0] + b"\0" if found else start, bounds)
         except Exception as error:
             raise StorageError(str(error)) from error
         return Rows(found, False)
+
+    def _check_end(self, after: bytes, bounds: rocksdict.ReadOptions) -> None:
+        """Raise if rows that cannot be read are why nothing was found here; `items` ends without a word then."""
+        end = self._db.iter(bounds)
+        end.seek(after)
+        if not end.valid():
+            end.status()
 
     def size_bytes(self) -> int:
         """Bytes on disk."""

@@ -44,6 +44,7 @@ SERVICE: Final = leaf_pb2.DESCRIPTOR.services_by_name["Leaf"].full_name
 
 _LEAF_ID: Final = b"leaf-id"
 _FORMAT: Final = b"format"
+_CLUSTER: Final = b"cluster"
 
 _log = structlog.get_logger(__name__)
 
@@ -176,6 +177,23 @@ def _claim_data(engine: Engine, leaf: str) -> None:
         raise FailedPrecondition(f"the data has format {found!r}; this version reads {layout.FORMAT!r}")
 
 
+def claim_for_cluster(engine: Engine, cluster_id: str) -> None:
+    """Write into the data whose cluster it belongs to, or check it. Raises FailedPrecondition.
+
+    A leaf that served another cluster's map would answer that keys are absent which it holds in other shards.
+    """
+    row = layout.meta_key(layout.LEAF_SHARD, _CLUSTER)
+    held = engine.get(row)
+    if held is None:
+        batch = engine.new_batch()
+        batch.put(row, cluster_id.encode())
+        engine.write(batch)
+        engine.flush_wal()
+    elif held != cluster_id.encode():
+        found = f"this data is of the cluster {held.decode(errors='replace')}, the coordinator's is {cluster_id}"
+        raise FailedPrecondition(f"{found}: was the coordinator's store lost or exchanged?")
+
+
 async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
     """Run a leaf until `stop` is set. on_ready gets host:port once it serves.
 
@@ -199,7 +217,7 @@ async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str
                 raise FailedPrecondition(f"cannot serve metrics on port {options.metrics_port}: {error.strerror}") from None
         if not options.is_synced:
             _log.warning("fsync is off: a machine that dies loses acknowledged writes", leaf=options.id)
-        starting = asyncio.create_task(_start(server, maps), name="leaf-start")
+        starting = asyncio.create_task(_start(server, maps, engine), name="leaf-start")
         stopping = asyncio.create_task(stop.wait(), name="leaf-stop-wait")
         try:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -215,6 +233,7 @@ async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str
             await asyncio.gather(starting, stopping, return_exceptions=True)
 
 
-async def _start(server: LeafServer, maps: MapStore) -> None:
+async def _start(server: LeafServer, maps: MapStore, engine: Engine) -> None:
     await maps.start()
+    claim_for_cluster(engine, maps.cluster_id)
     await server.start()

@@ -16,7 +16,7 @@ from leaf.engine import Engine
 from leaf.entry_codec import decode_entry
 from leaf.layout import HEADER_BYTES, INLINE_MAX_BYTES, VERSION_BYTES, Batch, Header, header_of, unpack_header
 from leaf.log import LogWindow
-from leaf.operations import NO_COUNTS, Counts, DropCollection, Entry, apply_entries
+from leaf.operations import NO_COUNTS, Counts, DropCollection, Entry, apply_entries, soonest_expiry
 
 READ_CHUNK_KEYS: Final = 512
 """Rows of one multi-get: at most 8 MiB, since large values stand apart."""
@@ -41,12 +41,15 @@ class ShardState:
     """What is kept in memory of one shard. counts is replaced, never changed, so that other threads may read it.
 
     remembered: headers of keys that entries in flight write, as `remember` was told; always equal to what the engine holds.
+    expires_from: no expiry row is earlier. The engine keeps tombstones of those that were removed, a look from the first on
+    would pass over all of them.
     """
 
     applied: int
     counts: dict[int, Counts]
     window: LogWindow
     remembered: dict[int, dict[bytes, Header | None]] = field(default_factory=dict)
+    expires_from: int = 0
 
 
 class ShardStore:
@@ -73,6 +76,11 @@ class ShardStore:
     def incarnation(self, shard: int) -> str:
         """The identity of the shard's data; empty when there is none."""
         return (self.engine.get(layout.meta_key(shard, _INCARNATION)) or b"").decode()
+
+    def has_history(self, shard: int) -> bool:
+        """Whether the shard's log ever had an entry."""
+        first, end = layout.log_key(shard, 0), layout.log_key(shard, 2**64 - 1)
+        return self._number(shard, _APPLIED) > 0 or bool(self.engine.scan(first, end, 1).rows)
 
     @staticmethod
     def incarnation_row(shard: int, incarnation: str) -> tuple[bytes, bytes]:
@@ -121,6 +129,8 @@ class ShardStore:
 
         counts = apply_entries(shard, entries, headers, state.counts, batch)
         last = entries[-1].seqno
+        # Before the rows are there: a reader on another thread that sees them must not look behind them.
+        state.expires_from = min(state.expires_from, soonest_expiry(entries))
         batch.put(layout.meta_key(shard, _APPLIED), layout.pack_number(last))
         self.engine.write(batch)
         for entry in entries:
@@ -248,8 +258,14 @@ class ShardStore:
 
     def due(self, shard: int, now_ms: int, limit: int) -> list[bytes]:
         """Keys of the expiry rows whose time has come, the oldest first."""
-        begin, end = layout.expiry_range(shard, now_ms)
+        begin, end = layout.expiry_range(shard, self.state(shard).expires_from, now_ms)
         return [key for key, _ in self.engine.scan(begin, end, limit).rows]
+
+    def note_due(self, shard: int, now_ms: int, due: Sequence[bytes]) -> None:
+        """Begin later looks where `due`, called with this instant in the same turn of the event loop, found the first row."""
+        state = self.state(shard)
+        first_ms = layout.expiry_of(due[0])[0] if due else now_ms + 1
+        state.expires_from = max(state.expires_from, first_ms)
 
     def forget_expiries(self, row_keys: Sequence[bytes]) -> None:
         """Remove expiry rows whose keys are gone (a dropped collection's)."""

@@ -9,17 +9,14 @@ Pure: imports only the standard library and other pure files.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from kvshard.errors import ErrorDetails, ErrorRecord, InvalidArgument, KvShardError, VersionConflict, record_of
 from kvshard.limits import BATCH_MAX_BYTES, BATCH_MAX_KEYS, KEY_MAX_BYTES, VALUE_MAX_BYTES
 from kvshard.model import ABSENT, NEVER, ShardWrite, ShardWriteReply
 from leaf.layout import Header
-from leaf.operations import WriteOperation
+from leaf.operations import EXPIRES_MAX_MS, WriteOperation
 from leaf.replica import Latest
-
-EXPIRES_MAX_MS: Final = 2**63 - 1
-"""Expiry instants fit a signed 64-bit number; a longer life is for ever anyway."""
 
 Validate: TypeAlias = Callable[[bytes], object]
 """Raises InvalidArgument for a value that the collection's schema refuses."""

@@ -71,6 +71,7 @@ class MapStore:
         self._clock = clock
         self._rng = rng or random.Random()
         self._map: ClusterMap | None = None
+        self._cluster_id = ""
         self._callbacks: list[MapCallback] = []
         self._waiters: set[asyncio.Future[None]] = set()
         self._follower: asyncio.Task[None] | None = None
@@ -114,6 +115,11 @@ class MapStore:
         if self._map is None:
             raise Unavailable("the cluster map is not known yet")
         return self._map
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster's random name, given when it was bootstrapped; empty before the first map."""
+        return self._cluster_id
 
     def subscribe(self, callback: MapCallback) -> Callable[[], None]:
         """Call back with each map installed from now on, on the event loop. Returns what ends the subscription."""
@@ -210,6 +216,9 @@ class MapStore:
         if new is None:
             return
         self._map = new
+        self._cluster_id = next(
+            mapwriter.decode_meta(item.value).cluster_id for item in items if item.key == mapwriter.META_KEY
+        )
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -22,5 +22,9 @@ class ManualClock:
         self._now += seconds
         self._wall_ms += seconds * 1000
 
+    def set_wall(self, milliseconds: int) -> None:
+        """Move only the wall clock, also back, as an operator or a time server may."""
+        self._wall_ms = float(milliseconds)
+
     def __repr__(self) -> str:
         return f"ManualClock(now={self._now:g}, wall_ms={self.wall_ms()})"

@@ -38,6 +38,19 @@ class FaultyEngine(MemoryEngine):
         super().flush_wal()
 
 
+class BrokenRowEngine(MemoryEngine):
+    """A MemoryEngine over a disk of which one row cannot be read."""
+
+    def __init__(self, rows: dict[bytes, bytes], broken: bytes) -> None:
+        super().__init__(rows)
+        self._broken = broken
+
+    def get(self, key: bytes) -> bytes | None:
+        if key == self._broken:
+            raise StorageError("block checksum mismatch")
+        return super().get(key)
+
+
 class CrashingEngine(MemoryEngine):
     """A MemoryEngine that shows, after each write and flush, every state that a crash just then could leave behind."""
 

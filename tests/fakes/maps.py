@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection, Leaf, Replica, ShardConfig, equal_ranges
-from kvshard.errors import FailedPrecondition, KvShardError
+from kvshard.errors import FailedPrecondition
 
 
 def one_leaf_map(leaf: str = "leaf-1", shards: int = 2, collections: Sequence[Collection] = ()) -> ClusterMap:
@@ -23,7 +23,7 @@ class FakeMaps:
     def __init__(self, cluster_map: ClusterMap) -> None:
         self.current = cluster_map
         self.hidden: ClusterMap | None = None
-        self.refuse: list[KvShardError] = []
+        self.refuse: list[Exception] = []
         self.refreshes = 0
         self._callbacks: list[Callable[[ClusterMap], None]] = []
 

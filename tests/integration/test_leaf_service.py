@@ -164,3 +164,18 @@ async def test_data_in_use_or_of_another_leaf_is_refused(leaf: Running, tmp_path
     with pytest.raises(FailedPrecondition, match="leaf-7"):
         open_engine(LeafOptions("leaf-8", other, "", ""))
     open_engine(LeafOptions("leaf-7", other, "", "")).close()
+
+
+async def test_data_of_one_cluster_is_not_served_under_another(tmp_path: pathlib.Path) -> None:
+    await bootstrap(tmp_path)
+    async with running_leaf(tmp_path), leaf_caller(tmp_path) as caller:
+        await caller.client.write(LEAF, write_of(caller, {b"k": b"v"}), caller.deadline())
+    (tmp_path / "coordinator.db").rename(tmp_path / "lost.db")
+    await bootstrap(tmp_path)
+    with pytest.raises(FailedPrecondition, match="of the cluster"):
+        async with running_leaf(tmp_path):
+            pass
+    (tmp_path / "lost.db").rename(tmp_path / "coordinator.db")
+    async with running_leaf(tmp_path), leaf_caller(tmp_path) as caller:
+        read = await caller.client.read(LEAF, ShardRead(0, caller.epoch(0), 1, [b"k"]), caller.deadline())
+        assert read.reply.values == [b"v"]

@@ -4,13 +4,14 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from fakes.engines import FaultyEngine
+from fakes.engines import BrokenRowEngine, FaultyEngine
 from fakes.hosted_leaf import DOCS, HostedLeaf, hosted_leaf
 from fakes.maps import FakeMaps, one_leaf_map
 
 from kvshard.clustermap import Replica as MapReplica
-from kvshard.errors import DataLoss, NotReady, StaleEpoch, StorageFailed, Unavailable
+from kvshard.errors import DataLoss, FailedPrecondition, NotReady, StaleEpoch, StorageFailed, Unavailable
 from kvshard.model import ShardWrite
+from leaf import layout
 from leaf.memory_engine import MemoryEngine
 
 
@@ -209,3 +210,44 @@ async def test_state_survives_a_restart_with_its_counts() -> None:
         assert after.collections[0].documents == before.collections[0].documents - 1 == 6
         assert after.collections[0].bytes == sum(len(b"k1v29") for _ in range(6))
         assert after.committed == before.committed + 2
+
+
+async def test_data_that_the_map_does_not_know_is_not_adopted() -> None:
+    """The coordinator's file was lost and a new cluster made: its map has other ranges, and lacks the old collections."""
+    engine, maps = MemoryEngine(), FakeMaps(one_leaf_map(collections=[DOCS]))
+    async with hosted_leaf(engine, maps) as leaf:
+        await leaf.write({b"k": b'{"title": "t"}'}, collection_id=DOCS.id)
+    kept, forgetful = engine.crash(99), FakeMaps(one_leaf_map())
+    async with hosted_leaf(kept, forgetful) as leaf:
+        assert "does not know" in leaf.driver.status()[0].error
+        with pytest.raises(FailedPrecondition, match="does not know"):
+            leaf.read(b"k")
+        await leaf.housekeeper.turn()
+        assert forgetful.current.shards[0].in_sync[0].incarnation == ""
+    async with hosted_leaf(kept.crash(99), maps) as leaf:
+        assert leaf.read(b"k", collection_id=DOCS.id) == b'{"title": "t"}'
+
+
+async def test_a_disk_that_fails_during_the_opening_fails_every_replica() -> None:
+    maps = FakeMaps(one_leaf_map(shards=3))
+    engine = FaultyEngine()
+    async with hosted_leaf(engine, maps):
+        pass
+    rows = engine.crash(99).rows()
+    broken = BrokenRowEngine(rows, layout.meta_key(1, b"applied"))
+    async with hosted_leaf(broken, maps) as leaf:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert [status.role for status in leaf.driver.status()] == ["failed"] * 3
+        with pytest.raises(StorageFailed, match="checksum"):
+            leaf.read(b"k")
+
+
+async def test_opening_is_tried_again_after_a_failure_that_nobody_foresaw() -> None:
+    maps = FakeMaps(one_leaf_map())
+    async with hosted_leaf(maps=maps) as leaf:
+        engine = leaf.engine
+    assert isinstance(engine, MemoryEngine)
+    maps.refuse = [RuntimeError("a defect")]
+    async with asyncio.timeout(5), hosted_leaf(engine.crash(99), maps) as leaf:
+        assert leaf.read(b"k") is None

@@ -10,11 +10,13 @@ def test_rows_sort_by_their_fields() -> None:
 
 
 def test_an_expiry_range_holds_what_is_due() -> None:
-    begin, end = layout.expiry_range(3, 1000)
+    begin, end = layout.expiry_range(3, 0, 1000)
     assert begin <= layout.expiry_key(3, 1, 0, b"") < end
     assert begin <= layout.expiry_key(3, 1000, 2**32 - 1, b"\xff" * 1024) < end
     assert layout.expiry_key(3, 1001, 0, b"") >= end
     assert not begin <= layout.expiry_key(2, 5, 0, b"") < end
+    later, _ = layout.expiry_range(3, 7, 1000)
+    assert layout.expiry_key(3, 6, 2**32 - 1, b"\xff" * 1024) < later <= layout.expiry_key(3, 7, 0, b"")
     assert layout.expiry_of(layout.expiry_key(3, 1000, 7, b"key")) == (1000, 7, b"key")
 
 

@@ -1,4 +1,6 @@
-from leaf.log import LOG_MAX_BYTES, RETAINED_BYTES, RETAINED_ENTRIES, TRIM_STEP, LogWindow
+import time
+
+from leaf.log import LOG_MAX_BYTES, LOG_MAX_ENTRIES, RETAINED_BYTES, RETAINED_ENTRIES, TRIM_STEP, LogWindow
 
 COUNT = RETAINED_ENTRIES + TRIM_STEP
 
@@ -48,3 +50,18 @@ def test_entries_of_an_earlier_run_count_no_bytes_but_are_trimmed_by_number() ->
     window.trim(TRIM_STEP)
     window.append(COUNT + 1, 10)
     assert window.bytes == 10
+
+
+def test_a_log_of_very_many_small_entries_is_not_kept_for_an_index_for_ever() -> None:
+    window = window_of(LOG_MAX_ENTRIES + 1, 1)
+    assert window.trim_point(LOG_MAX_ENTRIES + 1, 0) == LOG_MAX_ENTRIES + 1 - RETAINED_ENTRIES
+
+
+def test_to_look_for_the_trim_point_does_not_cost_a_pass_over_the_log() -> None:
+    window = window_of(500_000, 10)
+    assert window.trim_point(500_000, 2_000) == 2_000
+    started = time.process_time()
+    for _ in range(100):
+        window.trim_point(500_000, 0)
+        window.trim_point(500_000, TRIM_STEP)
+    assert time.process_time() - started < 1.0

@@ -136,3 +136,14 @@ def test_a_replica_that_never_opened_answers_with_the_reason() -> None:
     step(replica, Fail(error))
     with pytest.raises(StorageFailed):
         replica.check_epoch(0)
+
+
+def test_a_replica_that_fails_before_its_barrier_is_committed_serves_no_reads() -> None:
+    replica = primary(epoch=1)
+    step(replica, TakeEpoch(2))
+    step(replica, Fail(storage_failed(0, "Input/output error")))
+    with pytest.raises(StorageFailed):
+        replica.check_epoch(2)
+    served = primary(epoch=1)
+    step(served, Fail(storage_failed(0, "Input/output error")))
+    served.check_epoch(1)
