@@ -37,7 +37,8 @@ HOST = "127.0.0.1"
 class ClusterPlan:
     """What was asked for. None: as the data directory has it, or the default for a new one.
 
-    metrics_port: the router's; the leaves take the ports after it. None: no metrics. port 0: any free one.
+    metrics_port: the router's; the leaves take the ports after it. None: no metrics. port 0: any free one. coordinator: URL of
+    the coordinator; None: the embedded one, in the data directory.
     """
 
     data_dir: Path
@@ -48,6 +49,7 @@ class ClusterPlan:
     metrics_port: int | None = None
     log_json: bool = False
     log_level: str = "info"
+    coordinator: str | None = None
 
     def check(self) -> None:
         """Raise InvalidArgument for what can be seen to be wrong before anything is touched."""
@@ -176,7 +178,7 @@ class LocalCluster:
         """
         root = self.plan.data_dir.absolute()
         self._lock = DirectoryLock(root)
-        url = f"sqlite://{root / 'coordinator.db'}"
+        url = self.plan.coordinator or f"sqlite://{root / 'coordinator.db'}"
         check_ports(self.plan.ports(self.plan.leaves or 0))
         coordinator = connect(url, self._clock)
         try:

@@ -15,7 +15,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m leaf", description="Runs one kvshard leaf.", allow_abbrev=False)
     parser.add_argument("--id", required=True, help="the leaf's name, unique in the cluster")
     parser.add_argument("--data-dir", required=True, type=Path, metavar="DIR", help="where its data lives; made if missing")
-    parser.add_argument("--coordinator", required=True, metavar="URL", help="sqlite:///absolute/path/of/coordinator.db")
+    parser.add_argument(
+        "--coordinator",
+        required=True,
+        metavar="URL",
+        help="sqlite:///absolute/path/of/coordinator.db or etcd://host:port,host:port",
+    )
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="port 0 takes a free one")
     parser.add_argument("--zone", default="", help="failure zone")
     parser.add_argument("--weight", type=float, default=1.0, help="share of the replicas, relative to other leaves")

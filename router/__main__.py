@@ -12,7 +12,12 @@ from router.server import RouterOptions, run
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; a wrong one ends the process with exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m router", description="Runs one kvshard router.", allow_abbrev=False)
-    parser.add_argument("--coordinator", required=True, metavar="URL", help="sqlite:///absolute/path/of/coordinator.db")
+    parser.add_argument(
+        "--coordinator",
+        required=True,
+        metavar="URL",
+        help="sqlite:///absolute/path/of/coordinator.db or etcd://host:port,host:port",
+    )
     parser.add_argument("--listen", default="127.0.0.1:7700", metavar="HOST:PORT", help="port 0 takes a free one")
     parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics there; absent or 0: nowhere")
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")

@@ -43,6 +43,7 @@ def up(
     port: int = 7700,
     data_dir: Path = Path("kvshard-data"),
     metrics_port: int | None = None,
+    coordinator: str | None = None,
     log_json: Annotated[bool, Parameter(negative="")] = False,
     verbose: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -64,6 +65,8 @@ def up(
         Where the cluster keeps its data, its map and its logs.
     metrics_port
         Serve Prometheus metrics: the router on this port, the leaves on those after it.
+    coordinator
+        Keep the cluster map in etcd (etcd://host:port,host:port) instead of the data directory.
     log_json
         Write logs as JSON lines.
     verbose
@@ -77,7 +80,7 @@ def up(
 
     configure_logging("info" if verbose else "warning", as_json=log_json)
     try:
-        plan = ClusterPlan(data_dir, leaves, shards, replicas, port, metrics_port, log_json)
+        plan = ClusterPlan(data_dir, leaves, shards, replicas, port, metrics_port, log_json, coordinator=coordinator)
         cluster = LocalCluster(plan, SystemClock(), report_line, echo_line if verbose else None)
         return asyncio.run(with_cluster(cluster, lambda: _serve(cluster), interrupted=0))
     except (KvShardError, StartFailed) as error:

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 ABSENT = 0
 """Revision of a key that is not there."""
 
+TXN_OPERATIONS_MAX = 128
+"""Compares, and writes, of one transaction: etcd's default (--max-txn-ops). Every engine holds to it, so that what works with
+the embedded one works with etcd."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
@@ -82,6 +86,16 @@ class LeaseExpired(Exception):
     """The lease ended before it was renewed; its keys are gone."""
 
 
+def check_txn(compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> None:
+    """Raise ValueError for a transaction that no engine takes."""
+    if len({write.key for write in writes}) < len(writes):
+        raise ValueError("a key is written twice in one transaction")
+    if max(len(compares), len(writes)) > TXN_OPERATIONS_MAX:
+        raise ValueError(
+            f"{len(compares)} compares and {len(writes)} writes, at most {TXN_OPERATIONS_MAX} of each are possible"
+        )
+
+
 class Coordinator(ABC):
     """A handle on the store. Safe for concurrent use by the tasks of one event loop.
 
@@ -101,7 +115,8 @@ class Coordinator(ABC):
     async def txn(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> TxnResult:
         """Make all writes if every compare holds, else none.
 
-        Raises LeaseExpired when a Put names a lease that has ended, ValueError when a key is written twice.
+        Raises LeaseExpired when a Put names a lease that has ended, ValueError when a key is written twice or there are more
+        than TXN_OPERATIONS_MAX compares or writes.
         """
 
     @abstractmethod

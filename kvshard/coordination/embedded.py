@@ -33,6 +33,7 @@ from kvshard.coordination.base import (
     Put,
     Snapshot,
     TxnResult,
+    check_txn,
 )
 
 POLL_INTERVAL_S = 0.05
@@ -288,8 +289,7 @@ class EmbeddedCoordinator(Coordinator):
 
     async def txn(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> TxnResult:
         """Make all writes if every compare holds, else none."""
-        if len({write.key for write in writes}) < len(writes):
-            raise ValueError("a key is written twice in one transaction")
+        check_txn(compares, writes)
         return await self._run_write(lambda: self._store.txn(compares, writes))
 
     async def grant_lease(self, ttl_s: float) -> int:

@@ -29,7 +29,16 @@ from kvshard.clustermap import (
     ShardConfig,
     equal_ranges,
 )
-from kvshard.coordination.base import ABSENT, Compare, Coordinator, CoordinatorUnavailable, Delete, KeyValue, Put
+from kvshard.coordination.base import (
+    ABSENT,
+    TXN_OPERATIONS_MAX,
+    Compare,
+    Coordinator,
+    CoordinatorUnavailable,
+    Delete,
+    KeyValue,
+    Put,
+)
 from kvshard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -49,6 +58,17 @@ META_KEY = "map/meta"
 LEAF_PREFIX = "map/leaf/"
 SHARD_PREFIX = "map/shard/"
 COLLECTION_PREFIX = "map/collection/"
+
+CLAIM_KEY = "bootstrap/claim"
+"""Who is writing the first map piece by piece; not under map/, so that nobody takes it for a part of the map."""
+
+CLAIM_PAUSE_S = 0.2
+CLAIM_PATIENCE = 15
+"""A claim that does not move for so many looks, 3 s in all, is that of a dead process. A live one writes a piece in far less;
+should it be slower, it fails by its compare and begins again."""
+
+BOOTSTRAP_TRIES_MAX = 200
+"""Looks at a claim count as tries: a rival that is alive writes the largest map within these 40 s."""
 
 TRIES_MAX = 32
 """Each lost race means that another writer got through; a cluster's start has one writer a leaf, and more than this many in
@@ -194,22 +214,56 @@ def plan_shards(plan: BootstrapPlan) -> list[ShardConfig]:
 
 
 async def bootstrap(coordinator: Coordinator, plan: BootstrapPlan) -> bool:
-    """Write the first map. False when one exists already, which is left as it is."""
+    """Write the first map. False when one exists already, which is left as it is.
+
+    A map may be more than one transaction takes. Then its keys are written piece by piece under a claim, and `map/meta`,
+    without which there is no map, comes last. A bootstrap that ends half way is harmless: the next one takes the claim over,
+    deletes what is not its own and begins again.
+    """
     shards = plan_shards(plan)
     meta = MapMeta(plan.seed, plan.cluster_id, DEFAULT_COLLECTION.id + 1, plan.replicas)
-    writes = [Put(META_KEY, encode_meta(meta)), _collection_put(DEFAULT_COLLECTION)]
-    writes += [_leaf_put(leaf) for leaf in plan.leaves]
+    writes = [_collection_put(DEFAULT_COLLECTION), *(_leaf_put(leaf) for leaf in plan.leaves)]
     writes += [_shard_put(shard) for shard in shards]
+    rival = ABSENT
+    patience = 0
 
     async def attempt() -> bool | None:
+        nonlocal rival, patience
         existing = await coordinator.get(META_KEY)
         if existing is not None:
             # The random cluster id tells our own write, whose answer was lost, from that of another.
             return decode_meta(existing.value).cluster_id == plan.cluster_id
-        result = await coordinator.txn([Compare(META_KEY, ABSENT)], writes)
-        return True if result.has_succeeded else None
+        claim = await coordinator.get(CLAIM_KEY)
+        if claim is not None and claim.value != plan.cluster_id.encode():
+            # Each piece that is written writes the claim too. As long as that goes on, somebody else is at it.
+            rival, patience = claim.revision, patience + 1 if claim.revision == rival else 0
+            if patience < CLAIM_PATIENCE:
+                await asyncio.sleep(CLAIM_PAUSE_S)
+                return None
+        left_over = await coordinator.get_prefix(PREFIX) if claim is not None else None
+        own = {META_KEY, *(write.key for write in writes)}
+        deletes = [Delete(item.key) for item in (left_over.items if left_over else ()) if item.key not in own]
+        return await _write_pieces(coordinator, [*deletes, *writes], Put(META_KEY, encode_meta(meta)), claim)
 
-    return await _until_done(attempt, "bootstrap the cluster")
+    return await _until_done(attempt, "bootstrap the cluster", BOOTSTRAP_TRIES_MAX)
+
+
+async def _write_pieces(
+    coordinator: Coordinator, writes: Sequence[Put | Delete], meta: Put, claim: KeyValue | None
+) -> bool | None:
+    """Write the keys of a new map and then its meta. None when another writer came between."""
+    revision = claim.revision if claim else ABSENT
+    held = Put(CLAIM_KEY, decode_meta(meta.value).cluster_id.encode())
+    size = TXN_OPERATIONS_MAX - 2  # room for the claim and for meta
+    pieces = [writes[first : first + size] for first in range(0, len(writes), size)]
+    for piece in pieces[:-1]:
+        result = await coordinator.txn([Compare(META_KEY, ABSENT), Compare(CLAIM_KEY, revision)], [held, *piece])
+        if not result.has_succeeded:
+            return None
+        revision = result.revision
+    compares = [Compare(META_KEY, ABSENT), Compare(CLAIM_KEY, revision)]
+    result = await coordinator.txn(compares, [Delete(CLAIM_KEY), meta, *pieces[-1]])
+    return True if result.has_succeeded else None
 
 
 async def register_leaf(coordinator: Coordinator, leaf: str, address: str, zone: str, weight: float) -> Leaf:
@@ -254,19 +308,27 @@ async def claim_incarnation(coordinator: Coordinator, shard: int, leaf: str, inc
 
 
 async def new_epoch(coordinator: Coordinator, shards: Sequence[int], leaf: str) -> dict[int, int]:
-    """Raise the epoch of those shards whose primary is this leaf, in one transaction. Returns their new epochs.
+    """Raise the epoch of those shards whose primary is this leaf, as many in one transaction as it takes. Returns the new ones.
 
     When an answer is lost the epochs are raised once more: one that someone else may have written is never taken for ours.
     """
 
-    async def attempt() -> dict[int, int] | None:
-        read = [await _read_shard(coordinator, shard) for shard in sorted(set(shards))]
-        own = [(item, replace(config, epoch=config.epoch + 1)) for item, config in read if config.primary == leaf]
-        if own and not await _replace(coordinator, [(item.key, item) for item, _ in own], [_shard_put(new) for _, new in own]):
-            return None
-        return {config.id: config.epoch for _, config in own}
+    async def raise_some(some: Sequence[int]) -> dict[int, int]:
+        async def attempt() -> dict[int, int] | None:
+            read = [await _read_shard(coordinator, shard) for shard in some]
+            own = [(item, replace(config, epoch=config.epoch + 1)) for item, config in read if config.primary == leaf]
+            expected = [(item.key, item) for item, _ in own]
+            if own and not await _replace(coordinator, expected, [_shard_put(new) for _, new in own]):
+                return None
+            return {config.id: config.epoch for _, config in own}
 
-    return await _until_done(attempt, f"raise the epochs of leaf {leaf}")
+        return await _until_done(attempt, f"raise the epochs of leaf {leaf}")
+
+    ordered = sorted(set(shards))
+    epochs: dict[int, int] = {}
+    for first in range(0, len(ordered), TXN_OPERATIONS_MAX):
+        epochs |= await raise_some(ordered[first : first + TXN_OPERATIONS_MAX])
+    return epochs
 
 
 async def create_collection(coordinator: Coordinator, name: str, schema: Mapping[str, str]) -> Collection:
@@ -338,15 +400,18 @@ async def _read_meta(coordinator: Coordinator) -> tuple[KeyValue, MapMeta]:
     return item, decode_meta(item.value)
 
 
-async def _until_done(attempt: Callable[[], Awaitable[T | None]], what: str) -> T:
+async def _until_done(attempt: Callable[[], Awaitable[T | None]], what: str, tries_max: int = TRIES_MAX) -> T:
     """Run an attempt until it returns something: None means that a race was lost, so everything is read again."""
-    pause, why = RETRY_PAUSE_S, "too many writers raced for the same keys"
-    for _ in range(TRIES_MAX):
+    pause, why, unanswered = RETRY_PAUSE_S, "too many writers raced for the same keys", 0
+    for _ in range(tries_max):
         try:
             done = await attempt()
         except CoordinatorUnavailable as error:
-            log.warning("coordinator unavailable, will try again", what=what, error=str(error), pause_s=pause)
             why = str(error)
+            unanswered += 1
+            if unanswered == TRIES_MAX:
+                break
+            log.warning("coordinator unavailable, will try again", what=what, error=why, pause_s=pause)
             await asyncio.sleep(pause)
             pause = min(RETRY_PAUSE_MAX_S, pause * 2)
         except InvalidMap:

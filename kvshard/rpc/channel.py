@@ -44,8 +44,10 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-def aio_channel(address: str) -> grpc.aio.Channel:
-    """A channel to `host:port`. It connects on first use; closing it is the caller's duty."""
+def aio_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
+    """A channel to `host:port`, encrypted if there are credentials. It connects on first use; the caller must close it."""
+    if credentials is not None:
+        return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
     return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
 
 

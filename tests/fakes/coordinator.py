@@ -18,6 +18,7 @@ from kvshard.coordination.base import (
     Put,
     Snapshot,
     TxnResult,
+    check_txn,
 )
 
 EXPIRY_POLL_S = 0.005
@@ -129,8 +130,7 @@ class MemoryCoordinator(Coordinator):
         return Snapshot(self.store.revision, found)
 
     async def txn(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> TxnResult:
-        if len({write.key for write in writes}) < len(writes):
-            raise ValueError("a key is written twice")
+        check_txn(compares, writes)
         await self._enter("txn")
         items = self.store.items
         has_succeeded = all((items[c.key].revision if c.key in items else ABSENT) == c.revision for c in compares)

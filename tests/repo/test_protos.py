@@ -14,8 +14,11 @@ def test_generated_code_is_current(tmp_path: pathlib.Path) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.generate(tmp_path)
-    fresh = {path.name: path.read_text() for path in (tmp_path / "kvshard" / "v1").iterdir()}
-    checked_in = {path.name: path.read_text() for path in (ROOT / "kvshard" / "v1").glob("*_pb2*")}
+    packages = ("kvshard/v1", "kvshard/coordination/v1")
+    fresh = {f"{package}/{path.name}": path.read_text() for package in packages for path in (tmp_path / package).iterdir()}
+    checked_in = {
+        f"{package}/{path.name}": path.read_text() for package in packages for path in (ROOT / package).glob("*_pb2*")
+    }
     assert fresh
     assert sorted(fresh) == sorted(checked_in)
     stale = [name for name in fresh if fresh[name] != checked_in[name]]

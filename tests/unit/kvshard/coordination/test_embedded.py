@@ -25,9 +25,7 @@ async def test_connect_opens_the_file_of_the_url(tmp_path: pathlib.Path) -> None
     await reopened.close()
 
 
-@pytest.mark.parametrize(
-    "url", ["", "c.db", "sqlite:c.db", "sqlite://c.db", "sqlite:///", "etcd://127.0.0.1:2379", "/tmp/c.db"]
-)
+@pytest.mark.parametrize("url", ["", "c.db", "sqlite:c.db", "sqlite://c.db", "sqlite:///", "etcd:127.0.0.1:2379", "/tmp/c.db"])
 def test_other_urls_are_refused_with_what_is_supported(url: str) -> None:
     with pytest.raises(InvalidArgument, match="sqlite:///absolute/path") as caught:
         connect(url, SystemClock())

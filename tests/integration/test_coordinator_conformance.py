@@ -1,16 +1,19 @@
-"""What every coordinator must do; each implementation runs all of it, the fake included."""
+"""What every coordinator must do; each implementation runs all of it: embedded, a real etcd, and the fake of other tests."""
 
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from fakes.clock import ManualClock
 from fakes.coordinator import MemoryCoordinator, MemoryStore
+from harness.etcd import EtcdServer
 
+from kvshard.clock import SystemClock
 from kvshard.coordination.base import (
     ABSENT,
+    TXN_OPERATIONS_MAX,
     Compare,
     Coordinator,
     CoordinatorUnavailable,
@@ -21,6 +24,7 @@ from kvshard.coordination.base import (
     LeaseExpired,
     Put,
 )
+from kvshard.coordination.connect import connect
 from kvshard.coordination.embedded import EmbeddedCoordinator
 
 HISTORY = 20
@@ -28,7 +32,10 @@ WAIT_S = 10
 
 
 class World:
-    """A store that handles can be opened on, and its clock."""
+    """A store that handles can be opened on, and its clock. origin: the revision it begins with."""
+
+    origin = 0
+    lease_s = 10.0
 
     def __init__(self, open_handle: Callable[[], Coordinator], clock: ManualClock) -> None:
         self._open_handle = open_handle
@@ -39,16 +46,59 @@ class World:
         self.handles.append(self._open_handle())
         return self.handles[-1]
 
+    def trim(self) -> None:
+        """Keep HISTORY revisions: these stores do so by themselves."""
 
-@pytest.fixture(params=["embedded", "memory"])
+    async def live(self, share: float) -> None:
+        """Let this share of a lease's length pass."""
+        self.clock.advance(share * self.lease_s)
+
+    async def outlive(self, store: Coordinator, key: str) -> None:
+        """Let so much time pass that the lease of a key has ended."""
+        await self.live(1)
+
+
+class EtcdWorld(World):
+    """A corner of a real etcd, whose leases live on real time and end a little late."""
+
+    lease_s = 2.0
+
+    def __init__(self, server: EtcdServer, corner: str) -> None:
+        super().__init__(lambda: connect(server.url(corner), SystemClock()), ManualClock())
+        self._server = server
+        self.origin = server.revision()
+
+    def trim(self) -> None:
+        self._server.compact(self._server.revision() - HISTORY)
+
+    async def live(self, share: float) -> None:
+        await asyncio.sleep(min(share, 0.6) * self.lease_s)
+
+    async def outlive(self, store: Coordinator, key: str) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while await store.get(key) is not None:
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(params=["embedded", "memory", "etcd"])
 async def world(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> AsyncIterator[World]:
     clock = ManualClock()
-    store = MemoryStore(clock, HISTORY)
-    opens: dict[str, Callable[[], Coordinator]] = {
-        "embedded": lambda: EmbeddedCoordinator(tmp_path / "c.db", clock, HISTORY),
-        "memory": lambda: MemoryCoordinator(store),
+    memory = MemoryStore(clock, HISTORY)
+    worlds: dict[str, Callable[[], World]] = {
+        "embedded": lambda: World(lambda: EmbeddedCoordinator(tmp_path / "c.db", clock, HISTORY), clock),
+        "memory": lambda: World(lambda: MemoryCoordinator(memory), clock),
+        "etcd": lambda: EtcdWorld(request.getfixturevalue("etcd"), tmp_path.name),
     }
-    world = World(opens[request.param], clock)
+    world = worlds[request.param]()
     yield world
     for handle in world.handles:
         await handle.close()
@@ -97,10 +147,10 @@ class Watch:
             await self._task
 
 
-async def test_empty_store(store: Coordinator) -> None:
+async def test_empty_store(world: World, store: Coordinator) -> None:
     assert await store.get("a") is None
     snapshot = await store.get_prefix("")
-    assert (snapshot.revision, snapshot.items) == (0, ())
+    assert (snapshot.revision, snapshot.items) == (world.origin, ())
 
 
 async def test_put_get_delete(store: Coordinator) -> None:
@@ -149,10 +199,21 @@ async def test_a_transaction_that_changes_nothing_takes_no_revision(store: Coord
     assert (await store.get_prefix("")).revision == revision
 
 
-async def test_a_key_written_twice_is_refused(store: Coordinator) -> None:
+async def test_a_key_written_twice_is_refused(world: World, store: Coordinator) -> None:
     with pytest.raises(ValueError, match="twice"):
         await store.txn([], [Put("a", b""), Delete("a")])
-    assert (await store.get_prefix("")).revision == 0
+    assert (await store.get_prefix("")).revision == world.origin
+
+
+async def test_a_transaction_has_a_bound(store: Coordinator) -> None:
+    keys = [f"k{number}" for number in range(TXN_OPERATIONS_MAX + 1)]
+    with pytest.raises(ValueError, match="at most 128"):
+        await store.txn([], [Put(key, b"") for key in keys])
+    with pytest.raises(ValueError, match="at most 128"):
+        await store.txn([Compare(key, ABSENT) for key in keys], [])
+    longest = [Compare(key, ABSENT) for key in keys[1:]], [Put(key, b"") for key in keys[1:]]
+    assert (await store.txn(*longest)).has_succeeded
+    assert not (await store.txn(*longest)).has_succeeded
 
 
 async def test_prefixes_are_not_patterns(store: Coordinator) -> None:
@@ -199,10 +260,10 @@ async def test_watch_sees_every_change_in_order(world: World) -> None:
     await watch.end()
 
 
-async def test_watch_begins_with_the_past_and_goes_on(store: Coordinator) -> None:
+async def test_watch_begins_with_the_past_and_goes_on(world: World, store: Coordinator) -> None:
     first = await put(store, "a", b"1")
     second = await put(store, "a", b"2")
-    watch = Watch(store, "", 0)
+    watch = Watch(store, "", world.origin)
     assert await watch.take(2) == [Event("a", b"1", first), Event("a", b"2", second)]
     third = await put(store, "a", b"3")
     assert await watch.take(1) == [Event("a", b"3", third)]
@@ -211,7 +272,7 @@ async def test_watch_begins_with_the_past_and_goes_on(store: Coordinator) -> Non
 
 async def test_watch_gives_a_revision_whole(world: World) -> None:
     writer, reader = world.open(), world.open()
-    watch = Watch(reader, "", 0)
+    watch = Watch(reader, "", world.origin)
     for number in range(5):
         await writer.txn([], [Put(f"{key}", b"%d" % number) for key in range(4)])
     seen = 0
@@ -224,32 +285,34 @@ async def test_watch_gives_a_revision_whole(world: World) -> None:
 
 
 async def test_watch_from_a_future_revision_waits_for_it(store: Coordinator) -> None:
-    await put(store, "a")
-    watch = Watch(store, "", 2)
+    first = await put(store, "a")
+    watch = Watch(store, "", first + 1)
     await put(store, "a", b"not shown")
     third = await put(store, "a", b"shown")
     assert await watch.take(1) == [Event("a", b"shown", third)]
     await watch.end()
 
 
-async def test_watch_of_lost_history(store: Coordinator) -> None:
+async def test_watch_of_lost_history(world: World, store: Coordinator) -> None:
     for _ in range(HISTORY + 5):
         revision = await put(store, "a")
-    gone = Watch(store, "", 4)
+    world.trim()
+    gone = Watch(store, "", world.origin + 4)
     with pytest.raises(HistoryCompacted):
         await gone.next()
-    kept = Watch(store, "", 5)
-    assert [event.revision for event in await kept.take(HISTORY)] == list(range(6, revision + 1))
+    kept = Watch(store, "", world.origin + 5)
+    assert [event.revision for event in await kept.take(HISTORY)] == list(range(world.origin + 6, revision + 1))
     for watch in (gone, kept):
         await watch.end()
 
 
-async def test_a_quiet_watch_does_not_lose_its_place(store: Coordinator) -> None:
+async def test_a_quiet_watch_does_not_lose_its_place(world: World, store: Coordinator) -> None:
     """Changes elsewhere outrun the history; a watch that keeps up and has nothing to show must not hear that it missed some."""
-    marker, quiet = Watch(store, "loud", 0), Watch(store, "quiet", 0)
+    marker, quiet = Watch(store, "loud", world.origin), Watch(store, "quiet", world.origin)
     for _ in range(3 * HISTORY):
         await put(store, "loud")
         await marker.take(1)
+    world.trim()
     last = await put(store, "quiet", b"x")
     assert await quiet.next() == [Event("quiet", b"x", last)]
     for watch in (marker, quiet):
@@ -258,13 +321,13 @@ async def test_a_quiet_watch_does_not_lose_its_place(store: Coordinator) -> None
 
 async def test_an_ended_lease_takes_its_keys_along(world: World) -> None:
     owner, other = world.open(), world.open()
-    lease = await owner.grant_lease(10)
+    lease = await owner.grant_lease(world.lease_s)
     await put(owner, "mine", b"1", lease)
     revision = await put(owner, "free", b"1")
     watch = Watch(other, "", revision)
-    world.clock.advance(9.9)
+    await world.live(0.99)
     assert await other.get("mine") is not None
-    world.clock.advance(0.2)
+    await world.live(0.02)
     assert await watch.next() == [Event("mine", None, revision + 1)]
     assert await other.get("mine") is None
     assert await other.get("free") is not None
@@ -278,22 +341,22 @@ async def test_an_ended_lease_takes_its_keys_along(world: World) -> None:
 
 async def test_reads_never_show_a_key_beyond_its_lease(world: World) -> None:
     store = world.open()
-    lease = await store.grant_lease(1)
+    lease = await store.grant_lease(world.lease_s)
     await put(store, "k", b"", lease)
-    world.clock.advance(1)
+    await world.outlive(store, "k")
     assert (await store.get_prefix("")).items == ()
     assert (await store.txn([Compare("k", ABSENT)], [Put("k", b"new")])).has_succeeded
 
 
 async def test_keep_alive_renews_for_the_full_length(world: World) -> None:
     store = world.open()
-    lease = await store.grant_lease(10)
+    lease = await store.grant_lease(world.lease_s)
     await put(store, "k", b"", lease)
-    for _ in range(5):
-        world.clock.advance(9)
+    for _ in range(4):
+        await world.live(0.9)
         await store.keep_alive(lease)
     assert await store.get("k") is not None
-    world.clock.advance(10)
+    await world.outlive(store, "k")
     assert await store.get("k") is None
 
 
@@ -328,8 +391,7 @@ async def test_leases_are_never_named_again(store: Coordinator) -> None:
 
 async def test_closing_ends_calls_and_watches(world: World) -> None:
     store = world.open()
-    await put(store, "a")
-    watch = Watch(store, "", 1)
+    watch = Watch(store, "", await put(store, "a"))
     await asyncio.sleep(0)
     await store.close()
     await store.close()
@@ -341,10 +403,10 @@ async def test_closing_ends_calls_and_watches(world: World) -> None:
     await watch.end()
 
 
-async def test_a_cancelled_call_leaves_the_handle_usable(store: Coordinator) -> None:
+async def test_a_cancelled_call_leaves_the_handle_usable(world: World, store: Coordinator) -> None:
     call = asyncio.create_task(put(store, "a"))
     await asyncio.sleep(0)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert await put(store, "b") in (1, 2)
+    assert await put(store, "b") - world.origin in (1, 2)
