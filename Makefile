@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SEEDS ?= 200
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test check format protos bench clean lock
+.PHONY: help setup setup-dev demo up test sim sim-mutants check format protos bench clean lock
 
 help: ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ up: $(VENV)/.service ## Start a cluster on this machine in the foreground
 
 test: $(VENV)/.dev ## Run all tests
 	$(BIN)/python -m pytest
+
+sim: $(VENV)/.dev ## Simulate replication under faults: SEEDS=5000, or SEED=17 for one again with its trace
+	PYTHONPATH=tests:. $(BIN)/python -m sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+sim-mutants: $(VENV)/.dev ## Plant one bug at a time in the replication; print how many seeds each took to be caught
+	PYTHONPATH=tests:. $(BIN)/python -m sim --mutants --seeds $(SEEDS)
 
 check: $(VENV)/.dev ## Format, lint, types, import rules, proto lint and drift
 	$(BIN)/ruff format --check .

@@ -6,7 +6,7 @@ at the router's door (`kvshard/rpc/status.py`) and is raised again by the client
 Pure: imports only the standard library.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 
@@ -17,7 +17,8 @@ class ErrorDetails:
     field: request field at fault, in dotted form ("documents.year"). limit: the limit exceeded. position: 0-based character in
     the query string. current_version: the key's present version after a conflict (0: the key is absent). maybe_applied: the
     outcome of a write is unknown. shards: shards concerned. replicas_tried: leaves that were asked. retry_after_ms: when a
-    retry may succeed.
+    retry may succeed. committed: beside EXPIRED, the seqno through which the shard has committed: whoever never sent the write
+    before may send it with that as its `since`.
     """
 
     field: str | None = None
@@ -28,6 +29,7 @@ class ErrorDetails:
     shards: tuple[int, ...] = ()
     replicas_tried: tuple[str, ...] = ()
     retry_after_ms: int | None = None
+    committed: int | None = None
 
 
 _NO_DETAILS = ErrorDetails()
@@ -120,6 +122,17 @@ class FailedPrecondition(KvShardError):
     grpc_code = 9
 
 
+class Expired(KvShardError):
+    """A repeated write came so late that the shard no longer knows whether it took effect; it was not done again.
+
+    Sending it again does not help: read, and decide anew. details.maybe_applied is false where it is known never to have been
+    done.
+    """
+
+    reason = "EXPIRED"
+    grpc_code = 9
+
+
 class VersionConflict(KvShardError):
     """The condition of a write does not hold; details.current_version is the key's present version (0: absent)."""
 
@@ -205,3 +218,13 @@ def error_of(record: ErrorRecord) -> KvShardError:
     if cls is None:
         return Internal(f"{record.reason}: {record.message}", record.details)
     return cls(record.message, record.details)
+
+
+def in_doubt(error: KvShardError) -> KvShardError:
+    """The error of a write of which an earlier sending may have taken effect: it says maybe_applied.
+
+    Not if the shard evaluated the write and refused it: before that it makes sure that it had not been done.
+    """
+    if error.details.maybe_applied or isinstance(error, (InvalidArgument, VersionConflict)):
+        return error
+    return type(error)(error.message, replace(error.details, maybe_applied=True))

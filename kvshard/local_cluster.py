@@ -30,6 +30,7 @@ LEAVES_MAX = 64
 
 DEFAULT_LEAVES = 3
 DEFAULT_SHARDS = 8
+DEFAULT_REPLICAS = 3
 HOST = "127.0.0.1"
 
 
@@ -57,11 +58,6 @@ class ClusterPlan:
         _check_range("shards", self.shards, 1, SHARDS_MAX)
         _check_range("port", self.port, 0, 65_535)
         _check_range("replicas", self.replicas, 1, self.leaves or LEAVES_MAX)
-        if self.replicas is not None and self.replicas > 1:
-            raise InvalidArgument(
-                f"replication is not there yet: every shard has one replica, --replicas {self.replicas} is not possible",
-                ErrorDetails(field="replicas", limit=1),
-            )
         _check_range("metrics-port", self.metrics_port, 1, 65_535 - LEAVES_MAX)
 
     def ports(self, leaves: int) -> list[int]:
@@ -127,7 +123,8 @@ async def open_map(coordinator: Coordinator, plan: ClusterPlan) -> ClusterMap:
     """The cluster's map, bootstrapped on the first start. Raises InvalidArgument when the plan asks for another cluster."""
     leaves = tuple(Leaf(f"leaf-{number}") for number in range(1, (plan.leaves or DEFAULT_LEAVES) + 1))
     try:
-        await bootstrap(coordinator, BootstrapPlan(leaves, shards=plan.shards or DEFAULT_SHARDS, replicas=1))
+        replicas = plan.replicas or min(DEFAULT_REPLICAS, len(leaves))
+        await bootstrap(coordinator, BootstrapPlan(leaves, shards=plan.shards or DEFAULT_SHARDS, replicas=replicas))
         current = assemble((await coordinator.get_prefix(MAP_PREFIX)).items)
     except CoordinatorUnavailable as error:
         raise Unavailable(f"the cluster map in {plan.data_dir} cannot be read: {error}") from error
@@ -160,6 +157,7 @@ class LocalCluster:
         self._supervisor: Supervisor | None = None
         self.leaves: tuple[str, ...] = ()
         self.shards: tuple[int, ...] = ()
+        self.replicas = 0
 
     @property
     def log_dir(self) -> Path:
@@ -187,6 +185,7 @@ class LocalCluster:
             await coordinator.close()
         self.leaves = tuple(sorted(current.leaves, key=lambda leaf: (len(leaf), leaf)))
         self.shards = tuple(sorted(current.shards))
+        self.replicas = min(len(each.desired or each.in_sync) for each in current.shards.values())
         check_ports(self.plan.ports(len(self.leaves)))
         specs = child_specs(self.plan, root, url, self.leaves)
         self._supervisor = Supervisor(specs, root / "logs", self._clock, self._report, self._echo)

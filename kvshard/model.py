@@ -17,15 +17,22 @@ NEVER = 0
 ABSENT = 0
 """Version of a key that is not there; as a condition: the key must be absent (etcd's convention for mod_revision)."""
 
+UNKNOWN_AGE = -1
+"""age_ms of a state that nobody can tell the age of: the replica has not heard a primary since it started."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShardRead:
-    """Read keys of one shard. epoch: the replica set the sender routed by; another one at the leaf raises StaleEpoch."""
+    """Read keys of one shard. epoch: the replica set the sender routed by; a leaf with an older one looks for a newer map.
+
+    is_stale_ok: any replica may answer with the committed state it has; else only one that holds a lease (a strong read).
+    """
 
     shard: int
     epoch: int
     collection_id: int
     keys: list[bytes]
+    is_stale_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,8 @@ class ShardReadReply:
     """Columns parallel to the keys. values: None where the key is absent (or failed). versions: ABSENT likewise.
 
     expires_at_ms is empty when no returned key expires. errors maps a key's index to why it could not be read.
-    documents: live keys of the collection in this shard, for coverage.
+    documents: live keys of the collection in this shard, for coverage. seqno: the state read is the one after this entry.
+    age_ms: the state holds every write acknowledged before that long ago; UNKNOWN_AGE: not known.
     """
 
     values: list[bytes | None]
@@ -41,6 +49,8 @@ class ShardReadReply:
     expires_at_ms: list[int] = field(default_factory=list)
     errors: dict[int, ErrorRecord] = field(default_factory=dict)
     documents: int = 0
+    seqno: int = 0
+    age_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,10 @@ class ShardWrite:
 
     values: None deletes. ttl_ms: length of life (0: for ever). conditions: the version the key must have (ABSENT: it must not
     be there), None: unconditional. wait_for_refresh: answer only when a search sees the writes.
+
+    client, number: the request id, which makes the write take effect once however often it is sent; empty client: none.
+    since: a committed seqno of the shard that the sender knew before it first sent the write (0: none); see
+    `leaf/replication/dedup.py`.
     """
 
     shard: int
@@ -59,6 +73,9 @@ class ShardWrite:
     ttl_ms: list[int] = field(default_factory=list)
     conditions: list[int | None] = field(default_factory=list)
     wait_for_refresh: bool = False
+    client: str = ""
+    number: int = 0
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +83,21 @@ class ShardWriteReply:
     """Columns parallel to the keys. versions: the new version, 0 where it failed or deleted an absent key.
 
     existed: the key was there before. errors maps a key's index to why its operation did nothing; the others are durable.
+    seqno: the state holds the write from this entry on (0: nothing was written).
     """
 
     versions: list[int]
     existed: list[bool]
     errors: dict[int, ErrorRecord] = field(default_factory=dict)
+    seqno: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ShardScan:
-    """Read live keys in [start, end) of one shard, ascending; end None: no upper end. At most limit keys."""
+    """Read live keys in [start, end) of one shard, ascending; end None: no upper end. At most limit keys.
+
+    is_stale_ok: as in ShardRead.
+    """
 
     shard: int
     epoch: int
@@ -84,6 +106,7 @@ class ShardScan:
     end: bytes | None
     limit: int
     keys_only: bool = False
+    is_stale_ok: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +124,15 @@ class ShardScanReply:
     has_more: bool
     resume: bytes
     documents: int = 0
+    seqno: int = 0
+    age_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSearch:
     """Search one shard. offset: hits of this shard's own order to pass over. limit: hits wanted after them; 0 only counts.
+
+    min_seqno: answer only when the index holds the writes through this entry (0: as it is).
 
     sort: field name, "-" in front for descending; empty: by score. facets: keyword fields to count, facet_limit values each.
     """
@@ -123,6 +150,7 @@ class ShardSearch:
     highlight: list[str] = field(default_factory=list)
     refresh: bool = False
     keys_only: bool = False
+    min_seqno: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +210,22 @@ class CollectionCountRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CatchUpRecord:
+    """Progress of a learner, as its primary sees it. lag: entries it lacks. Bytes: of a snapshot, 0 without one."""
+
+    leaf: str
+    lag: int
+    bytes_sent: int = 0
+    bytes_total: int = 0
+    bytes_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaStatusRecord:
-    """State of one replica. role: "primary", "recovering", "confirming" or "failed"; error says why it does not serve."""
+    """State of one replica. role: "primary", "secondary", "learner", "idle", "confirming", "recovering" or "failed".
+
+    error says why it does not serve. catching_up: of a primary, its learners.
+    """
 
     shard: int
     epoch: int
@@ -192,6 +234,7 @@ class ReplicaStatusRecord:
     applied: int
     collections: list[CollectionCountRecord]
     error: str = ""
+    catching_up: list[CatchUpRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

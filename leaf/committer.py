@@ -14,9 +14,10 @@ import structlog
 
 from kvshard.clock import Clock
 from leaf.engine import Engine, StorageError
+from leaf.layout import Changes
 
 GROUP_MAX_BYTES: Final = 8 * 1024 * 1024
-"""Rows written at once; the write holds the event loop, for about 10 ms at this size. One larger entry makes a group alone."""
+"""Rows written at once; the write holds the event loop, for about 10 ms at this size. Larger changes make a group alone."""
 
 QUEUE_MAX_BYTES: Final = 128 * 1024 * 1024
 """Rows that wait; beyond it writers are refused. Four of the largest batches: about a second of a slow disk."""
@@ -25,26 +26,26 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class _Row:
-    """mark: (shard, seqno) of a log entry, else done is awaited."""
+class _Work:
+    """mark: (owner, ticket) and entries, the log entries among the changes; else done is awaited."""
 
-    key: bytes
-    value: bytes
+    changes: Changes
     mark: tuple[int, int] | None = None
+    entries: int = 0
     done: asyncio.Future[None] | None = None
 
 
 @dataclass(slots=True)
 class _Group:
-    rows: list[_Row] = field(default_factory=list)
+    works: list[_Work] = field(default_factory=list)
     bytes: int = 0
 
 
 class Committer:
-    """Makes rows durable, in the order in which they were given.
+    """Makes changes durable, in the order in which they were given; those given together survive a crash together.
 
-    on_durable gets {shard: seqno through which its log is durable} after each flush, on the event loop. on_failed gets the
-    reason, once. on_group, for metrics, gets (log entries, seconds of the flush).
+    on_durable gets {owner: highest ticket that is durable} after each flush, on the event loop. on_failed gets the reason,
+    once. on_group, for metrics, gets (log entries, seconds of the flush).
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Committer:
         self._on_durable = on_durable
         self._on_failed = on_failed
         self._on_group = on_group
-        self._waiting: list[_Row] = []
+        self._waiting: list[_Work] = []
         self._wake = asyncio.Event()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fsync")
         self._task: asyncio.Task[None] | None = None
@@ -80,18 +81,27 @@ class Committer:
         """Begin to commit."""
         self._task = asyncio.create_task(self._run(), name="committer")
 
-    def append(self, shard: int, seqno: int, key: bytes, value: bytes) -> None:
-        """Make a log entry's row durable; reported to on_durable. Ignored after a failure, which on_failed reported."""
-        if self.failure is None:
-            self._add(_Row(key, value, mark=(shard, seqno)))
+    def append(self, owner: int, ticket: int, changes: Changes, entries: int = 0) -> None:
+        """Make changes durable; reported to on_durable by the ticket, which grows for an owner.
 
-    async def persist(self, key: bytes, value: bytes) -> None:
-        """Make one row durable. Raises StorageError."""
+        entries: log entries among them, for metrics. Ignored after a failure, which on_failed reported.
+        """
+        if self.failure is None:
+            self._add(_Work(changes, (owner, ticket), entries))
+
+    async def make_durable(self, changes: Changes) -> None:
+        """Make changes durable and return when they are. Raises StorageError."""
         if self.failure is not None:
             raise StorageError(self.failure)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._add(_Row(key, value, done=done))
+        self._add(_Work(changes, done=done))
         await done
+
+    async def persist(self, key: bytes, value: bytes) -> None:
+        """Make one row durable. Raises StorageError."""
+        changes = Changes()
+        changes.put(key, value)
+        await self.make_durable(changes)
 
     def fail(self, reason: str) -> None:
         """Stop for good: the storage cannot be trusted any more."""
@@ -113,9 +123,9 @@ class Committer:
             await asyncio.gather(self._task, return_exceptions=True)
         self._executor.shutdown(wait=True)
 
-    def _add(self, row: _Row) -> None:
-        self._waiting.append(row)
-        self.queued_bytes += len(row.key) + len(row.value)
+    def _add(self, work: _Work) -> None:
+        self._waiting.append(work)
+        self.queued_bytes += work.changes.bytes
         self._wake.set()
 
     async def _run(self) -> None:
@@ -130,32 +140,31 @@ class Committer:
 
     def _take(self) -> _Group:
         group = _Group()
-        for row in self._waiting:
-            size = len(row.key) + len(row.value)
-            if group.rows and group.bytes + size > GROUP_MAX_BYTES:
+        for work in self._waiting:
+            if group.works and group.bytes + work.changes.bytes > GROUP_MAX_BYTES:
                 break
-            group.rows.append(row)
-            group.bytes += size
-        del self._waiting[: len(group.rows)]
+            group.works.append(work)
+            group.bytes += work.changes.bytes
+        del self._waiting[: len(group.works)]
         return group
 
     async def _commit(self, group: _Group) -> None:
         try:
             batch = self._engine.new_batch()
-            for row in group.rows:
-                batch.put(row.key, row.value)
+            for work in group.works:
+                work.changes.write_to(batch)
             self._engine.write(batch)
             loop = asyncio.get_running_loop()
             seconds = await loop.run_in_executor(self._executor, self._flush)
         except StorageError as error:
-            self._reject(group.rows, str(error))
+            self._reject(group.works, str(error))
             self.fail(str(error))
             return
         if self.failure is None:
             self.queued_bytes -= group.bytes
             self._report(group, seconds)
         else:
-            self._reject(group.rows, self.failure)
+            self._reject(group.works, self.failure)
 
     def _flush(self) -> float:
         started = self._clock.monotonic()
@@ -165,12 +174,13 @@ class Committer:
     def _report(self, group: _Group, seconds: float) -> None:
         durable: dict[int, int] = {}
         entries = 0
-        for row in group.rows:
-            if row.mark is not None:
-                durable[row.mark[0]] = row.mark[1]
-                entries += 1
-            elif row.done is not None and not row.done.done():
-                row.done.set_result(None)
+        for work in group.works:
+            if work.mark is not None:
+                owner, ticket = work.mark
+                durable[owner] = ticket
+                entries += work.entries
+            elif work.done is not None and not work.done.done():
+                work.done.set_result(None)
         self._on_group(entries, seconds)
         try:
             if durable:
@@ -180,7 +190,7 @@ class Committer:
             self.fail(f"{type(error).__name__}: {error}")
 
     @staticmethod
-    def _reject(rows: Sequence[_Row], reason: str) -> None:
-        for row in rows:
-            if row.done is not None and not row.done.done():
-                row.done.set_exception(StorageError(reason))
+    def _reject(works: Sequence[_Work], reason: str) -> None:
+        for work in works:
+            if work.done is not None and not work.done.done():
+                work.done.set_exception(StorageError(reason))

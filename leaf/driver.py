@@ -1,71 +1,50 @@
 """Runs the replicas of a leaf: feeds their state machines with events and performs the actions these give back.
 
-The decisions are elsewhere: when an entry is committed in `replica.py`, what it changes in `operations.py`, what a request asks
-for in `requests.py`. Opening replicas and following the map is a task here; everything else happens in the caller's turn.
+The decisions are elsewhere: who orders writes, what is committed and who may read in `leaf/replication/`, what an entry changes
+in `operations.py`, what a request asks for in `requests.py`, which replicas there are in `hosting.py`. A step happens in the
+turn of whoever brings the event; tasks are only the clock's tick and what waits for the coordinator or reads a snapshot.
 """
 
 import asyncio
-import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Final, Protocol
 
 import structlog
 
 from kvshard.clock import Clock
-from kvshard.clustermap import ClusterMap, Collection, ShardConfig
+from kvshard.clustermap import Collection, ShardConfig
+from kvshard.clustermap import Replica as Member
 from kvshard.coordination.base import CoordinatorUnavailable
-from kvshard.errors import ErrorDetails, FailedPrecondition, KvShardError, StaleEpoch, Unavailable
-from kvshard.model import CollectionCountRecord, ReplicaStatusRecord
-from leaf import layout
+from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, KvShardError, NotReady, Unavailable
+from kvshard.model import ReplicaStatusRecord
 from leaf.committer import Committer
 from leaf.disk_guard import DiskGuard
 from leaf.engine import StorageError
-from leaf.entry_codec import encode_entry
-from leaf.operations import Entry, Operation
-from leaf.recovery import Maps, recover
-from leaf.replica import (
-    Abandon,
-    Acknowledge,
-    Action,
-    Append,
-    Applied,
-    Apply,
-    Event,
-    Fail,
-    Persisted,
-    Propose,
-    Replica,
-    Role,
-    TakeEpoch,
-    storage_failed,
-)
+from leaf.hosting import Hosting, Index, Maps
+from leaf.refusals import RETRY_AFTER_MS, storage_failed
+from leaf.replica import Evaluate, OpenSnapshot, Outcome, Replica, Served, Written
+from leaf.replica_status import status_of
+from leaf.replication import actions as act
+from leaf.replication import events as ev
+from leaf.replication.actions import Action
+from leaf.replication.events import Event
+from leaf.replication.events import Outcome as CasOutcome
+from leaf.replication.messages import Entry, Message, RequestId
+from leaf.replication.timings import Timings
 from leaf.shard_store import ShardStore
 
 OPEN_RETRY_S: Final = 0.1
-OPEN_RETRY_MAX_S: Final = 2.0
-"""Pause after a coordinator that did not answer, doubled up to the maximum, with jitter: leaves start together."""
+"""Pause after a coordinator that did not answer when replicas were to be opened, doubled up to a maximum."""
 
 _log = structlog.get_logger(__name__)
 
 
-class Index(Protocol):
-    """What the driver tells the search indexes (`indexer.py`)."""
+class Sender(Protocol):
+    """Carries messages to other leaves (`peers.py`). May lose them, never waits."""
 
-    def open_shard(self, shard: int, collections: Iterable[Collection]) -> None:
-        """Start to keep the shard's indexes."""
-        ...
-
-    def set_collections(self, shards: Iterable[int], collections: Sequence[Collection]) -> None:
-        """The map's collections now."""
-        ...
-
-    def notify(self, shard: int, applied_seqno: int) -> None:
-        """The shard has applied entries through this seqno."""
-        ...
-
-    def indexed_through(self, shard: int, collection_id: int) -> int:
-        """The seqno through which the index is durable."""
+    def send(self, leaf: str, shard: int, sender: Member, receiver: Member, message: Message) -> None:
+        """Hand over a message."""
         ...
 
 
@@ -82,24 +61,31 @@ class Driver:
         clock: Clock,
         new_incarnation: Callable[[], str],
         on_group: Callable[[int, float], None] = lambda entries, seconds: None,
+        *,
+        sender: Sender | None = None,
+        timings: Timings | None = None,
+        boot: int = 1,
         open_retry_s: float = OPEN_RETRY_S,
     ) -> None:
+        """boot: differs from that of every earlier run of this leaf's process. sender None: there are no other leaves."""
         self.leaf = leaf
         self.store = store
         self.maps = maps
         self.index = index
         self.guard = guard
         self.clock = clock
+        self.boot = boot
+        self.timings = timings or Timings.of()
         self.committer = Committer(store.engine, clock, self._on_durable, self._on_storage_failed, on_group)
         self.replicas: dict[int, Replica] = {}
-        self._new_incarnation = new_incarnation
-        self._open_retry_s = open_retry_s
-        self._waiters: dict[int, deque[tuple[int, asyncio.Future[None]]]] = {}
-        self._map_changed = asyncio.Event()
-        self._opened = asyncio.Event()
-        self._follower: asyncio.Task[None] | None = None
-        self._unsubscribe: Callable[[], None] | None = None
-        self._jitter = random.Random()
+        self._sender = sender
+        self._hosting = Hosting(self, new_incarnation, open_retry_s)
+        self._by_number: dict[int, Replica] = {}
+        self._next_token = 1
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticker: asyncio.Task[None] | None = None
+        self._is_closing = False
+        self._stepped = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"Driver({self.leaf!r}, {list(self.replicas.values())})"
@@ -107,37 +93,114 @@ class Driver:
     def start(self) -> None:
         """Begin to open the replicas that the map places here."""
         self.committer.start()
-        self._unsubscribe = self.maps.subscribe(self._on_map)
-        self._map_changed.set()
-        self._follower = asyncio.create_task(self._follow_map(), name="driver-open")
+        self._hosting.start()
+        self._ticker = asyncio.create_task(self._tick(), name="replication-tick")
 
     async def wait_open(self) -> None:
         """Return when every replica that the map placed here has been opened, or has failed to."""
-        await self._opened.wait()
+        await self._hosting.wait_open()
+
+    def is_settled(self) -> bool:
+        """Whether every shard whose primary this leaf is takes writes (or has failed), and every other replica has a place."""
+        return all(
+            replica.error is not None or replica.role in ("primary", "secondary", "learner")
+            for replica in self.replicas.values()
+        )
+
+    async def wait_settled(self) -> None:
+        """Return when `is_settled`."""
+        while not self.is_settled():
+            self._stepped.clear()
+            await self._stepped.wait()
 
     async def close(self) -> None:
         """Commit what is in flight, then stop. The engine stays open."""
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.gather(self._follower, return_exceptions=True)
+        self._is_closing = True
+        await self._hosting.close()
+        tasks = [*self._tasks, *([self._ticker] if self._ticker is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.committer.close()
-        for shard in list(self._waiters):
-            self._answer(shard, Unavailable("the leaf stops", ErrorDetails(maybe_applied=True, shards=(shard,))))
+        for replica in list(self.replicas.values()):
+            details = ErrorDetails(maybe_applied=True, shards=(replica.shard,))
+            replica.abandon(Unavailable("the leaf stops", details))
+            replica.close_snapshots()
 
-    def propose(self, shard: int, operation: Operation, size: int) -> int:
-        """Put an operation into the shard's log and return its seqno. Legal only while the replica's `refusal` gives None."""
-        self._step(shard, Propose(operation, size))
-        return self.replicas[shard].last
+    # -- requests -------------------------------------------------------------------------------------------------------
 
-    async def wait_applied(self, shard: int, seqno: int) -> None:
-        """Return once the entries through a seqno are durable and applied. Raises what stopped the replica."""
-        if self.replicas[shard].applied >= seqno:
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(shard, deque()).append((seqno, waiter))
-        await waiter
+    def propose(self, shard: int, payload: object, keys: tuple[tuple[int, bytes], ...] | None, size: int) -> None:
+        """Put an operation of the leaf's own into the shard's log, if its replica takes writes now."""
+        token = self._new_token()
+        replica = self.replicas[shard]
+        replica.evaluations[token] = lambda of: ev.Propose(of, None, payload, keys, size, b"")
+        self._step(replica, ev.Write(token, None, size))
+        replica.evaluations.pop(token, None)
+
+    async def write(self, shard: int, request: RequestId | None, size: int, evaluate: Evaluate, deadline: float) -> Written:
+        """Have a write evaluated at once and wait until it is committed and applied.
+
+        Raises what `evaluate` raises, or why the replica refuses it; DeadlineExceeded (maybe_applied) after the deadline.
+        """
+        replica = self.replicas[shard]
+        replica.opened()
+        token, caller = self._call(replica)
+        replica.evaluations[token] = evaluate
+        try:
+            self._step(replica, ev.Write(token, request, size))
+        finally:
+            replica.evaluations.pop(token, None)
+        outcome = await self._await(replica, token, caller, deadline)
+        if outcome is None:
+            details = ErrorDetails(maybe_applied=True, shards=(shard,))
+            raise DeadlineExceeded(f"the deadline passed before shard {shard} had committed the write", details)
+        assert isinstance(outcome, Written)
+        return outcome
+
+    async def wait_readable(
+        self, shard: int, keys: tuple[tuple[int, bytes], ...] | None, is_strong: bool, deadline: float
+    ) -> Served:
+        """Wait until keys (None: any) may be read at this replica. Raises NotReady when that takes too long."""
+        replica = self.replicas[shard]
+        replica.opened()
+        token, caller = self._call(replica)
+        self._step(replica, ev.Read(token, keys, is_strong))
+        outcome = await self._await(replica, token, caller, deadline)
+        if outcome is None:
+            details = ErrorDetails(shards=(shard,), retry_after_ms=RETRY_AFTER_MS)
+            raise NotReady(f"writes of shard {shard} that the read depends on are not committed yet", details)
+        assert isinstance(outcome, Served)
+        return outcome
+
+    def receive(self, shard: int, sender: Member, receiver: Member, message: Message) -> None:
+        """A message of another leaf has come."""
+        replica = self.replicas.get(shard)
+        if replica is not None and replica.machine is not None:
+            self._step(replica, ev.Receive(sender, receiver, message))
+
+    def _new_token(self) -> int:
+        token = self._next_token
+        self._next_token += 1
+        return token
+
+    def _call(self, replica: Replica) -> tuple[int, asyncio.Future[Outcome]]:
+        token = self._new_token()
+        caller: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        replica.callers[token] = caller
+        return token, caller
+
+    async def _await(self, replica: Replica, token: int, caller: asyncio.Future[Outcome], deadline: float) -> Outcome | None:
+        """The outcome; None when the deadline passes first."""
+        try:
+            if caller.done():
+                return caller.result()
+            async with asyncio.timeout(max(0.0, deadline - self.clock.monotonic())):
+                return await caller
+        except TimeoutError:
+            return None
+        finally:
+            if replica.callers.pop(token, None) is not None and not self._is_closing:
+                self._step(replica, ev.Cancel(token))
 
     def collection(self, collection_id: int) -> Collection | None:
         """The collection of that number, as far as this leaf knows."""
@@ -145,161 +208,216 @@ class Driver:
 
     def status(self) -> list[ReplicaStatusRecord]:
         """The state of every replica, by shard."""
-        return [self._status_of(self.replicas[shard]) for shard in sorted(self.replicas)]
+        now, known = self.clock.monotonic(), self.maps.current
+        return [status_of(self.replicas[shard], self.store, self.index, known, now) for shard in sorted(self.replicas)]
 
-    def _status_of(self, replica: Replica) -> ReplicaStatusRecord:
-        counts = self.store.state(replica.shard).counts if self.store.has(replica.shard) else {}
-        known = self.maps.current
-        records = []
-        for collection_id, (documents, size) in sorted(counts.items()):
-            collection = known.collection_by_id(collection_id)
-            indexed = self.index.indexed_through(replica.shard, collection_id) if collection and collection.schema else 0
-            records.append(CollectionCountRecord(collection_id, documents, size, indexed))
-        error = replica.error.message if replica.error else ""
-        return ReplicaStatusRecord(
-            replica.shard, replica.epoch, replica.role.value, replica.committed, replica.applied, records, error
-        )
+    # -- what hosting does ----------------------------------------------------------------------------------------------
+
+    def adopt(self, replica: Replica) -> None:
+        """A replica has its machine: begin to act for it."""
+        self._by_number[replica.number] = replica
+
+    def discard(self, replica: Replica, error: KvShardError) -> None:
+        """A replica has no place here any more: its callers get the error."""
+        if self.replicas.get(replica.shard) is replica:
+            del self.replicas[replica.shard]
+        self._by_number.pop(replica.number, None)
+        replica.abandon(error)
+        replica.close_snapshots()
+        replica.machine = None
+
+    def fail(self, replica: Replica, error: KvShardError) -> None:
+        """Stop one replica for good."""
+        if replica.error is not None:
+            return
+        replica.fail(error)
+        if replica.machine is not None:
+            self._step(replica, ev.Fail(error.message))
+        replica.abandon(error)
+
+    def observe(self, replica: Replica, config: ShardConfig) -> None:
+        """The map says this of the replica's shard."""
+        self._step(replica, ev.ConfigSeen(config))
 
     # -- the interpreter ------------------------------------------------------------------------------------------------
 
-    def _step(self, shard: int, event: Event) -> None:
-        """Take an event to a replica, perform what it wants, and take the events that follow from that too."""
-        replica = self.replicas[shard]
-        actions = deque(replica.step(event, self.clock.monotonic()))
-        while actions:
-            following = self._perform(replica, actions.popleft())
-            if following is not None:
-                actions.extend(replica.step(following, self.clock.monotonic()))
+    async def _tick(self) -> None:
+        while True:
+            for replica in list(self.replicas.values()):
+                if replica.machine is not None and replica.error is None:
+                    self._step(replica, ev.Tick())
+            self._stepped.set()
+            await asyncio.sleep(self.timings.tick)
+
+    def _step(self, replica: Replica, event: Event) -> None:
+        """Take an event to a replica and perform what it wants."""
+        machine = replica.machine
+        if machine is None:
+            return
+        try:
+            actions = deque(machine.step(event, self.clock.monotonic()))
+            while actions:
+                following = self._perform(replica, actions.popleft())
+                if following is not None:
+                    actions.extend(machine.step(following, self.clock.monotonic()))
+        except StorageError as error:
+            self.committer.fail(str(error))
+        except KvShardError:
+            raise  # A caller's own: its evaluation refused the write.
+        except Exception as defect:
+            # Whatever it is, this replica must not go on as if the step had been taken; the others may.
+            _log.exception("replica failed", shard=replica.shard, event=type(event).__name__)
+            text = f"shard {replica.shard} stopped: {type(defect).__name__}: {defect}"
+            self._stop(replica, Internal(text, ErrorDetails(shards=(replica.shard,), maybe_applied=True)))
+
+    def _stop(self, replica: Replica, error: KvShardError) -> None:
+        replica.error = error
+        self._by_number.pop(replica.number, None)
+        replica.abandon(error)
+        replica.close_snapshots()
 
     def _perform(self, replica: Replica, action: Action) -> Event | None:
+        shard = replica.shard
         match action:
-            case Append(entry):
-                self._append(replica.shard, entry)
-            case Apply(entries):
-                self.store.apply(replica.shard, entries)
-                self.index.notify(replica.shard, entries[-1].seqno)
-                return Applied(entries[-1].seqno)
-            case Acknowledge(through):
-                self._acknowledge(replica.shard, through)
-            case Abandon(error):
-                self._answer(replica.shard, error)
+            case act.Send(receiver, message):
+                if self._sender is not None and replica.machine is not None:
+                    self._sender.send(receiver.leaf, shard, replica.machine.me, receiver, message)
+            case act.Append(ticket, entries):
+                changes = self.store.append(shard, entries)
+                self.guard.note_written(changes.bytes)
+                self.committer.append(replica.number, ticket, changes, len(entries))
+            case act.Apply(entries):
+                self._apply(replica, entries)
+            case act.Evaluate(token):
+                return self._evaluate(replica, token)
+            case act.Answer(token, seqno, result):
+                replica.answer(token, Written(seqno, result))
+            case act.Refuse(token, reason, committed):
+                replica.refuse(token, reason, committed)
+            case act.ServeRead(token, seqno, age_s):
+                replica.answer(token, Served(seqno, age_s))
+            case _:
+                self._perform_rare(replica, action)
         return None
 
-    def _append(self, shard: int, entry: Entry) -> None:
-        row = encode_entry(entry)
-        self.store.state(shard).window.append(entry.seqno, len(row))
-        self.guard.note_written(len(row))
-        self.committer.append(shard, entry.seqno, layout.log_key(shard, entry.seqno), row)
+    def _perform_rare(self, replica: Replica, action: Action) -> None:
+        shard = replica.shard
+        match action:
+            case act.SaveEpoch(ticket, epoch):
+                self.committer.append(replica.number, ticket, self.store.epoch_changes(shard, epoch))
+            case act.Truncate(ticket, after):
+                self.committer.append(replica.number, ticket, self.store.truncate(shard, after))
+            case act.TrimLog(through):
+                self.store.state(shard).trim_through = through
+            case act.CompareAndSet(expected_epoch, config):
+                self._spawn(self._compare_and_set(replica, expected_epoch, config))
+            case act.ReadConfig():
+                self._spawn(self._read_config(replica))
+            case act.OpenSnapshot(number):
+                replica.snapshots[number] = OpenSnapshot(self.store.open_snapshot(shard), self.clock.monotonic())
+            case act.ReadSnapshot(number, cursor):
+                self._read_snapshot(replica, number, cursor)
+            case act.CloseSnapshot(number):
+                replica.close_snapshot(number)
+            case act.StageRows(number, index, rows):
+                self._stage(replica, number, index, rows)
+            case act.InstallSnapshot():
+                self._install(replica, action)
+            case _:
+                raise AssertionError(f"unknown action {action!r}")
 
-    def _acknowledge(self, shard: int, through: int) -> None:
-        waiters = self._waiters.get(shard)
-        while waiters and waiters[0][0] <= through:
-            _, waiter = waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+    def _evaluate(self, replica: Replica, token: int) -> Event:
+        evaluate = replica.evaluations.pop(token)
+        try:
+            return evaluate(token)
+        except BaseException:
+            replica.callers.pop(token, None)
+            assert replica.machine is not None
+            replica.machine.step(ev.Cancel(token), self.clock.monotonic())
+            raise
 
-    def _answer(self, shard: int, error: KvShardError) -> None:
-        for _, waiter in self._waiters.pop(shard, ()):
-            if not waiter.done():
-                waiter.set_exception(error)
+    def _apply(self, replica: Replica, entries: Sequence[Entry]) -> None:
+        assert replica.machine is not None
+        self.store.apply(replica.shard, entries, replica.machine.dedup)
+        self.index.notify(replica.shard, entries[-1].seqno)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name="replication")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _compare_and_set(self, replica: Replica, expected_epoch: int, config: ShardConfig) -> None:
+        held: ShardConfig | None = None
+        try:
+            result = await self.maps.compare_and_set(config, expected_epoch)
+            outcome, held = CasOutcome[result.outcome.name], result.config
+        except (Unavailable, CoordinatorUnavailable) as error:
+            _log.warning("replica set may have changed", shard=replica.shard, reason=str(error))
+            outcome = CasOutcome.UNKNOWN
+        except Exception:
+            _log.exception("changing the replica set failed", shard=replica.shard)
+            outcome = CasOutcome.UNKNOWN
+        self._step(replica, ev.CasAnswer(expected_epoch, outcome, held))
+
+    async def _read_config(self, replica: Replica) -> None:
+        try:
+            config = await self.maps.read_shard(replica.shard)
+        except (Unavailable, CoordinatorUnavailable):
+            return  # The machine asks again.
+        except Exception:
+            _log.exception("reading the replica set failed", shard=replica.shard)
+            return
+        self._step(replica, ev.ConfigSeen(config))
+
+    # -- snapshots ------------------------------------------------------------------------------------------------------
+
+    def _read_snapshot(self, replica: Replica, number: int, cursor: object) -> None:
+        snapshot = replica.snapshots.get(number)
+        if snapshot is None:
+            return
+
+        async def read() -> None:
+            try:
+                rows, following = await asyncio.to_thread(snapshot.source.read, cursor)
+            except StorageError as error:
+                self.committer.fail(str(error))
+                return
+            finally:
+                snapshot.task = None
+                if number not in replica.snapshots:
+                    snapshot.source.close()  # Closed while it was read.
+            if number in replica.snapshots:
+                snapshot.sent_bytes += sum(len(key) + len(value) for key, value in rows)
+                self._step(replica, ev.SnapshotRows(number, rows, following))
+
+        snapshot.task = self._spawn(read())
+
+    def _stage(self, replica: Replica, number: int, index: int, rows: object) -> None:
+        if index == 0:
+            self.index.close_shard(replica.shard)
+            replica.staged = self.store.stage_snapshot(replica.shard)
+        assert replica.staged is not None, f"rows of snapshot {number} without a begin"
+        replica.staged.add(rows)
+
+    def _install(self, replica: Replica, action: act.InstallSnapshot) -> None:
+        assert replica.staged is not None
+        changes = replica.staged.install(action.seqno, action.seqno_epoch, action.dedup, action.forgotten_through)
+        replica.staged = None
+        self.committer.append(replica.number, action.ticket, changes)
+        self.index.open_shard(replica.shard, list(self.maps.current.collections.values()))
+
+    # -- the disk -------------------------------------------------------------------------------------------------------
 
     def _on_durable(self, through: dict[int, int]) -> None:
-        for shard, seqno in through.items():
-            if shard in self.replicas:
-                self._step(shard, Persisted(seqno))
+        for number, ticket in through.items():
+            replica = self._by_number.get(number)
+            if replica is not None and replica.error is None:
+                self._step(replica, ev.Durable(ticket))
 
     def _on_storage_failed(self, reason: str) -> None:
         # One engine holds all shards: after it refused once nothing is known of any of them.
         for shard, replica in self.replicas.items():
-            self._answer(shard, storage_failed(shard, reason, maybe_applied=True))
-            if replica.role is not Role.FAILED:
-                self._step(shard, Fail(storage_failed(shard, reason)))
-        self._opened.set()
-
-    # -- following the map ----------------------------------------------------------------------------------------------
-
-    def _on_map(self, cluster_map: ClusterMap) -> None:
-        """Adopt at once what a newer map says of open replicas; leave the opening of others to the task."""
-        configs = {config.id: config for config in cluster_map.shards_on(self.leaf)}
-        for shard in [shard for shard in self.replicas if shard not in configs]:
-            _log.warning("replica is placed elsewhere now", shard=shard)
-            self._answer(shard, StaleEpoch(f"shard {shard} has moved", ErrorDetails(maybe_applied=True, shards=(shard,))))
-            del self.replicas[shard]
-        for shard, replica in self.replicas.items():
-            config = configs[shard]
-            is_open = replica.role in (Role.PRIMARY, Role.CONFIRMING)
-            if is_open and config.epoch > replica.epoch and config.primary == self.leaf:
-                self._step(shard, TakeEpoch(config.epoch))
-        self.index.set_collections(self._open_shards(), list(cluster_map.collections.values()))
-        self._map_changed.set()
-
-    def _open_shards(self) -> list[int]:
-        return [shard for shard, replica in self.replicas.items() if replica.epoch > 0]
-
-    async def _follow_map(self) -> None:
-        pause = self._open_retry_s
-        while True:
-            await self._map_changed.wait()
-            self._map_changed.clear()
-            try:
-                await self._open_missing()
-            except (Unavailable, CoordinatorUnavailable) as error:
-                _log.warning("cannot open replicas yet", reason=str(error))
-            except Exception:  # A leaf that stopped to try would wait for its start for ever, without a word.
-                _log.exception("opening replicas failed")
-            else:
-                self._opened.set()
-                pause = self._open_retry_s
-                continue
-            self._map_changed.set()
-            await asyncio.sleep(pause * self._jitter.uniform(0.5, 1.0))
-            pause = min(2 * pause, OPEN_RETRY_MAX_S)
-
-    async def _open_missing(self) -> None:
-        """Recover the replicas placed here that are not open yet, and take a new epoch for them, all in one transaction."""
-        wanted = [config for config in self.maps.current.shards_on(self.leaf) if self._is_missing(config.id)]
-        for config in wanted:
-            self.replicas.setdefault(config.id, Replica(config.id, 0))
-        recovered = [config.id for config in wanted if await self._recover(config)]
-        if not recovered:
-            return
-        epochs = await self.maps.new_epoch(recovered, self.leaf)
-        if self.committer.failure is not None:
-            return  # Meanwhile; the replicas have been failed, and a new one would wait for its barrier for ever.
-        collections = list(self.maps.current.collections.values())
-        for shard in recovered:
-            if shard not in self.replicas:
-                continue  # Placed elsewhere meanwhile.
-            if shard in epochs:
-                self.replicas[shard] = Replica(shard, self.store.state(shard).applied)
-                self.index.open_shard(shard, collections)
-                self._step(shard, TakeEpoch(epochs[shard]))
-            else:
-                text = f"another leaf is the primary of shard {shard}"
-                self._step(shard, Fail(FailedPrecondition(text, ErrorDetails(shards=(shard,)))))
-        last = {shard: self.replicas[shard].last for shard in recovered if shard in self.replicas}
-        for shard, seqno in last.items():
-            if self.replicas[shard].role is Role.CONFIRMING:
-                await self.wait_applied(shard, seqno)
-
-    def _is_missing(self, shard: int) -> bool:
-        replica = self.replicas.get(shard)
-        return replica is None or replica.role is Role.RECOVERING
-
-    async def _recover(self, config: ShardConfig) -> bool:
-        """Whether the shard's data is loaded; a replica that cannot be is failed, and says why."""
-        try:
-            await recover(config, self.leaf, self.store, self.committer, self.maps, self._new_incarnation)
-        except (Unavailable, CoordinatorUnavailable):
-            raise
-        except KvShardError as error:
-            _log.error("replica cannot be opened", shard=config.id, reason=error.message)
-            if config.id in self.replicas:
-                self._step(config.id, Fail(error))
-            return False
-        except StorageError as error:
-            self.committer.fail(str(error))
-            if config.id in self.replicas:  # One that came after the committer had failed has not been told.
-                self._step(config.id, Fail(storage_failed(config.id, str(error))))
-            return False
-        return True
+            replica.abandon(storage_failed(shard, reason, maybe_applied=True))
+            self.fail(replica, storage_failed(shard, reason))
+        self._hosting.give_up()

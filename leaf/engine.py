@@ -24,6 +24,26 @@ class Rows(NamedTuple):
     has_more: bool
 
 
+class View(ABC):
+    """All rows as they were at one instant, whatever is written since. Used from one thread at a time, any one.
+
+    It keeps files that would else be removed: close it soon. Every method but close may raise StorageError, and does once the
+    view is closed. Close views before their engine, which else keeps its files locked.
+    """
+
+    @abstractmethod
+    def get(self, key: bytes) -> bytes | None:
+        """The row's value, or None."""
+
+    @abstractmethod
+    def scan(self, start: bytes, end: bytes, limit: int, max_bytes: int = SCAN_MAX_BYTES) -> Rows:
+        """Rows in [start, end), as `Engine.scan`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the view go. Closing twice does nothing."""
+
+
 class Engine(ABC):
     """Rows on disk. Reads and writes may come from any thread; one thread at a time calls flush_wal.
 
@@ -55,6 +75,10 @@ class Engine(ABC):
     @abstractmethod
     def scan(self, start: bytes, end: bytes, limit: int, max_bytes: int = SCAN_MAX_BYTES) -> Rows:
         """Rows in [start, end), ascending: at most limit, none after max_bytes are reached; at least one if there is any."""
+
+    @abstractmethod
+    def snapshot(self) -> View:
+        """A view of all rows as they are now."""
 
     @abstractmethod
     def size_bytes(self) -> int:

@@ -8,7 +8,8 @@ from typing import Final
 
 from leaf import layout
 from leaf.driver import Driver
-from leaf.operations import WriteOperation
+from leaf.operations import WriteOperation, keys_of
+from leaf.pending import latest_of
 from leaf.write_plan import plan_expiry
 
 SWEEP_MAX_KEYS: Final = 1_000
@@ -17,8 +18,8 @@ SWEEP_MAX_KEYS: Final = 1_000
 
 def sweep(driver: Driver, shard: int, now_ms: int) -> bool:
     """Propose deletes of keys that are due. Returns whether there may be more due. Raises StorageError."""
-    replica = driver.replicas[shard]
-    if replica.refusal(0) is not None or driver.committer.is_full:
+    machine = driver.replicas[shard].machine
+    if machine is None or driver.committer.is_full:
         return False
     due = driver.store.due(shard, now_ms, SWEEP_MAX_KEYS)
     driver.store.note_due(shard, now_ms, due)
@@ -31,13 +32,14 @@ def sweep(driver: Driver, shard: int, now_ms: int) -> bool:
         keys = [key for key, _, _ in rows]
         deletes, stale_indices = plan_expiry(
             [(key, expires_at_ms) for key, expires_at_ms, _ in rows],
-            replica.pending(collection_id),
+            latest_of(machine, collection_id, keys),
             driver.store.headers(shard, collection_id, keys),
         )
         stale += [rows[index][2] for index in stale_indices]
         if deletes:
             size = sum(map(len, deletes))
-            driver.propose(shard, WriteOperation(collection_id, deletes, [None] * len(deletes)), size)
+            operation = WriteOperation(collection_id, deletes, [None] * len(deletes))
+            driver.propose(shard, operation, keys_of(operation), size)
     if stale:
         driver.store.forget_expiries(stale)
     return len(due) == SWEEP_MAX_KEYS

@@ -1,5 +1,7 @@
 """What a leaf does by itself once a second: look at the disk, remove expired keys and dropped collections, trim the logs.
 
+Keys are removed by the primary alone, through the log; every replica trims its own.
+
 Every piece of work is bounded, so that a turn never holds the event loop for long.
 """
 
@@ -13,7 +15,6 @@ from leaf.driver import Driver
 from leaf.engine import StorageError
 from leaf.expiry import sweep
 from leaf.operations import DropCollection
-from leaf.replica import Role
 
 INTERVAL_S: Final = 1.0
 """Expired keys are removed, and a disk that has room again is noticed, within about this time."""
@@ -53,9 +54,10 @@ class Housekeeper:
         is_behind = False
         for shard in list(driver.replicas):
             replica = driver.replicas.get(shard)
-            if replica is not None and replica.role is Role.PRIMARY:
+            if replica is not None and replica.is_primary:
                 is_behind |= sweep(driver, shard, driver.clock.wall_ms())
                 self._drop_collections(shard)
+            if replica is not None and replica.machine is not None and replica.error is None:
                 self._trim(shard)
             await asyncio.sleep(0)
         self._on_turn()
@@ -65,9 +67,9 @@ class Housekeeper:
         """Log the drop of collections that hold keys here and that the map has no more."""
         driver = self._driver
         for collection_id in driver.store.state(shard).counts:
-            if driver.collection(collection_id) is None and driver.replicas[shard].refusal(0) is None:
+            if driver.collection(collection_id) is None:
                 _log.info("dropping a collection's keys", shard=shard, collection_id=collection_id)
-                driver.propose(shard, DropCollection(collection_id), 0)
+                driver.propose(shard, DropCollection(collection_id), None, 0)
 
     def _trim(self, shard: int) -> None:
         driver = self._driver

@@ -4,17 +4,18 @@ Implements the indexer's `LogSource`. The methods are called on the indexer's th
 change between two reads of one call; each returned document is one that was stored at some instant of the call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from kvshard.clock import Clock
 from kvshard.errors import ErrorDetails, NotReady, StorageFailed
 from leaf import layout
 from leaf.engine import StorageError
-from leaf.entry_codec import decode_entry
+from leaf.entry_codec import decode_operation
 from leaf.layout import HEADER_BYTES, INLINE_MAX_BYTES, header_of
 from leaf.operations import Operation
-from leaf.shard_store import READ_CHUNK_KEYS, ShardStore
+from leaf.shard_store import READ_CHUNK_KEYS, ShardState, ShardStore
 
 LOG_CHUNK_BYTES: Final = 8 * 1024 * 1024
 """Log rows of one answer; decoded they take about three times as much."""
@@ -41,19 +42,18 @@ class IndexFeed:
 
     def committed_entries(self, shard: int, after_seqno: int, max_entries: int) -> list[tuple[int, Operation]] | None:
         """Applied entries with seqno > after_seqno, ascending, at most max_entries; None if some of them are compacted away."""
-        applied = self.applied_seqno(shard)
-        if after_seqno >= applied:
-            return []
-        begin, end = layout.log_key(shard, after_seqno + 1), layout.log_key(shard, applied + 1)
-        try:
+        with self._steady(shard) as state:
+            applied = state.applied
+            if after_seqno >= applied:
+                return []
+            begin, end = layout.log_key(shard, after_seqno + 1), layout.log_key(shard, applied + 1)
             rows = self._store.engine.scan(begin, end, max_entries, LOG_CHUNK_BYTES).rows
-        except StorageError as error:
-            raise _storage_failed(shard, error) from error
-        entries = [decode_entry(row) for _, row in rows]
-        # The log has no gaps: if its first entry is not the one asked for, that one was trimmed.
-        if not entries or entries[0].seqno != after_seqno + 1:
+        entries = [decode_operation(row) for _, row in rows]
+        # The log has no gaps: if its first entry is not the one asked for, that one was trimmed, or never was in this log,
+        # which began with a snapshot.
+        if not entries or entries[0][0] != after_seqno + 1:
             return None
-        return [(entry.seqno, entry.operation) for entry in entries]
+        return entries
 
     def scan_documents(
         self, shard: int, collection_id: int, start_key: bytes, limit: int
@@ -63,7 +63,7 @@ class IndexFeed:
         start, end = prefix + start_key, layout.end_of(prefix)
         found: list[tuple[bytes, bytes, int, int]] = []
         room, has_more = DOCUMENTS_CHUNK_BYTES, True
-        try:
+        with self._steady(shard):
             while has_more and not found:
                 rows, has_more = self._store.engine.scan(start, end, limit)
                 for row_key, row in rows:
@@ -73,22 +73,26 @@ class IndexFeed:
                         found.append((key, *document))
                         room -= len(document[0])
                         if room <= 0:
-                            return found
+                            has_more = False
+                            break
                 start = rows[-1][0] + b"\0" if rows else end
-        except StorageError as error:
-            raise _storage_failed(shard, error) from error
         return found
 
     def applied_seqno(self, shard: int) -> int:
         """The last applied seqno; every entry through it is visible to the other methods."""
         return self._store.state(shard).applied
 
+    def history(self, shard: int) -> str:
+        """Names the past of the shard's data: it changes when the data is created anew or replaced by a snapshot."""
+        with self._steady(shard):
+            return self._store.history(shard)
+
     def read_documents(self, shard: int, collection_id: int, keys: Sequence[bytes]) -> list[tuple[bytes, int, int] | None]:
         """Live (value, version, expires_at_ms) of each key now, None where there is none; parallel to the keys."""
         prefix = layout.value_prefix(shard, collection_id)
         now_ms = self._clock.wall_ms()
         found: list[tuple[bytes, int, int] | None] = []
-        try:
+        with self._steady(shard):
             for first in range(0, len(keys), READ_CHUNK_KEYS):
                 chunk = keys[first : first + READ_CHUNK_KEYS]
                 rows = self._store.engine.get_many([prefix + key for key in chunk])
@@ -96,21 +100,29 @@ class IndexFeed:
                     document = self._document(shard, collection_id, key, row)
                     is_live = document is not None and not 0 < document[2] <= now_ms
                     found.append(document if is_live else None)
-        except StorageError as error:
-            raise _storage_failed(shard, error) from error
         return found
 
     def has_expired_unswept(self, shard: int, collection_id: int, now_ms: int) -> bool:
         """Whether the collection may hold documents whose time has passed but which are not deleted yet."""
-        try:
+        with self._steady(shard):
             due = self._store.due(shard, now_ms, EXPIRED_LOOK)
-        except StorageError as error:
-            raise _storage_failed(shard, error) from error
         return len(due) == EXPIRED_LOOK or any(layout.expiry_of(row_key)[1] == collection_id for row_key in due)
 
     def live_documents(self, shard: int, collection_id: int) -> int:
         """Documents of the collection in this shard, for coverage."""
         return self._store.counts(shard, collection_id).documents
+
+    @contextmanager
+    def _steady(self, shard: int) -> Iterator[ShardState]:
+        """What is read inside belongs to one history of the shard, else NotReady. Raises StorageFailed for StorageError."""
+        state = self._store.state(shard)
+        try:
+            yield state
+        except StorageError as error:
+            raise StorageFailed(f"the storage of shard {shard} failed: {error}", ErrorDetails(shards=(shard,))) from error
+        # Afterwards: the mark is set before rows go, and an installed snapshot comes with another state.
+        if state.is_staging or self._store.state(shard) is not state:
+            raise NotReady(f"the replica of shard {shard} is being filled", ErrorDetails(shards=(shard,)))
 
     def _document(self, shard: int, collection_id: int, key: bytes, row: bytes | None) -> tuple[bytes, int, int] | None:
         for _ in range(LARGE_TRIES):
@@ -124,7 +136,3 @@ class IndexFeed:
                 return value, version, expires_at_ms
             row = self._store.engine.get(layout.value_prefix(shard, collection_id) + key)
         raise NotReady(f"a key of shard {shard} changes too fast to be read", ErrorDetails(shards=(shard,)))
-
-
-def _storage_failed(shard: int, error: StorageError) -> StorageFailed:
-    return StorageFailed(f"the storage of shard {shard} failed: {error}", ErrorDetails(shards=(shard,)))

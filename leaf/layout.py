@@ -7,6 +7,7 @@ A row's key is a one-byte tag and big-endian fields, so that byte order is the o
     x shard expires_at collection key -> nothing                            expiry index
     l shard seqno                   -> entry                                log
     c shard collection              -> documents, bytes                     counts
+    d shard client [number]         -> what is known of the client, or the result of its request    see dedup_rows.py
     m shard name                    -> anything                             meta
 
 Large values stand apart so that a row of tag v is bounded: what reads many headers at once (conditions, counts, key-only
@@ -26,6 +27,12 @@ LEAF_SHARD: Final = 0xFFFF_FFFF
 
 FORMAT: Final = b"1"
 """Version of this layout, kept in the leaf's meta rows."""
+
+STATE_TAGS: Final = b"bcvx"
+"""Tags, in byte order, of the rows that are a shard's state: what its log amounts to, the same on every replica."""
+
+ALL_TAGS: Final = b"bcdlmvx"
+"""Tags of all rows that a shard has."""
 
 
 Header: TypeAlias = tuple[int, int, int]
@@ -49,6 +56,54 @@ class Batch(Protocol):
         ...
 
 
+_Change: TypeAlias = tuple[bytes, bytes | None, bytes | None]
+
+
+class Changes:
+    """Changes that somebody wants made later, in order: a batch that no engine has seen yet.
+
+    bytes: of their keys and values.
+    """
+
+    __slots__ = ("_changes", "bytes")
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        # (key, value, None): put. (key, None, None): delete. (begin, None, end): delete a range.
+        self._changes: list[_Change] = []
+
+    def __repr__(self) -> str:
+        return f"Changes({len(self._changes)}, bytes={self.bytes})"
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def put(self, key: bytes, value: bytes, /) -> None:
+        """Set a row."""
+        self._changes.append((key, value, None))
+        self.bytes += len(key) + len(value)
+
+    def delete(self, key: bytes, /) -> None:
+        """Remove a row; nothing happens when there is none."""
+        self._changes.append((key, None, None))
+        self.bytes += len(key)
+
+    def delete_range(self, begin: bytes, end: bytes, /) -> None:
+        """Remove the rows in [begin, end)."""
+        self._changes.append((begin, None, end))
+        self.bytes += len(begin) + len(end)
+
+    def write_to(self, batch: Batch) -> None:
+        """Put the changes into a batch."""
+        for key, value, end in self._changes:
+            if value is not None:
+                batch.put(key, value)
+            elif end is None:
+                batch.delete(key)
+            else:
+                batch.delete_range(key, end)
+
+
 _SHARD: Final = Struct(">I")
 _SHARD_COLLECTION: Final = Struct(">II")
 _SHARD_SEQNO: Final = Struct(">IQ")
@@ -65,6 +120,17 @@ unpack_header = _HEADER.unpack_from
 pack_counts = _COUNTS.pack
 unpack_counts = _COUNTS.unpack
 pack_number = _NUMBER.pack
+
+
+def pack_position(seqno: int, epoch: int) -> bytes:
+    """A position in a log. Rows of an earlier version of this program have no epoch."""
+    return _NUMBER.pack(seqno) + _NUMBER.pack(epoch)
+
+
+def unpack_position(row: bytes) -> tuple[int, int | None]:
+    """(seqno, epoch) of a position; epoch None: the row does not say."""
+    epoch: int | None = _NUMBER.unpack_from(row, _NUMBER.size)[0] if len(row) > _NUMBER.size else None
+    return unpack_number(row), epoch
 
 
 def unpack_number(row: bytes) -> int:
@@ -93,6 +159,12 @@ def log_key(shard: int, seqno: int) -> bytes:
     return b"l" + _SHARD_SEQNO.pack(shard, seqno)
 
 
+def shard_range(tag: int, shard: int) -> tuple[bytes, bytes]:
+    """The range of a shard's rows of one tag."""
+    prefix = bytes((tag,)) + _SHARD.pack(shard)
+    return prefix, end_of(prefix)
+
+
 def seqno_of(key: bytes) -> int:
     """The seqno in a log row's key."""
     seqno: int = _SHARD_SEQNO.unpack_from(key, 1)[1]
@@ -113,6 +185,11 @@ def collection_of_counts(key: bytes) -> int:
     """The collection in the key of a counts row."""
     collection_id: int = _SHARD_COLLECTION.unpack_from(key, 1)[1]
     return collection_id
+
+
+def log_range(shard: int, after: int) -> tuple[bytes, bytes]:
+    """The range of the rows of a shard's log entries after a seqno."""
+    return log_key(shard, after + 1), end_of(b"l" + _SHARD.pack(shard))
 
 
 def meta_key(shard: int, name: bytes) -> bytes:

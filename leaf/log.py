@@ -1,9 +1,9 @@
-"""Which part of a shard's log is kept.
+"""Which part of a shard's log is kept on the disk.
 
-The log serves the search indexes (they are fed from it) and later replicas that catch up. Rule of the trim point, the highest
-seqno that may go:
+The log serves the search indexes (they are fed from it) and replicas that catch up. Rule of the trim point, the highest seqno
+that may go:
 
-    - never an entry that is not applied: a restart needs it;
+    - never an entry that is not applied: a restart needs it; nor one that the machine holds for other replicas (`oplog.py`);
     - never one that an index has not made durable, unless the log outgrew LOG_MAX_BYTES or LOG_MAX_ENTRIES (such an index is
       rebuilt from the values, which costs time but no data);
     - of the rest keep the newest RETAINED_ENTRIES, but no more than RETAINED_BYTES.
@@ -58,10 +58,19 @@ class LogWindow:
         self.bytes += size
         self._sizes.append(size)
 
-    def trim_point(self, applied: int, indexed_through: int | None) -> int | None:
+    def truncate(self, after: int) -> None:
+        """The entries after a seqno were taken back."""
+        assert after >= self.trimmed, f"entries after {after} are taken back, {self!r}"
+        while self._sizes and self.last > after:
+            self.bytes -= self._sizes.pop()
+            self.last -= 1
+        self.last = min(self.last, after)
+
+    def trim_point(self, released: int, indexed_through: int | None) -> int | None:
         """The seqno through which entries are to be removed now; None: nothing worth it.
 
-        indexed_through: the lowest one among the shard's indexes, None without any.
+        released: entries after it are needed here or by other replicas. indexed_through: the lowest one among the shard's
+        indexes, None without any.
         """
         if self.last - self.trimmed < TRIM_STEP and self.bytes < TRIM_STEP_BYTES:
             return None
@@ -69,8 +78,8 @@ class LogWindow:
         has_outgrown = self.bytes > LOG_MAX_BYTES or len(self._sizes) > LOG_MAX_ENTRIES
         if indexed_through is not None and indexed_through < point and not has_outgrown:
             point, freed = indexed_through, self._bytes_through(indexed_through)
-        if applied < point:
-            point, freed = applied, self._bytes_through(applied)
+        if released < point:
+            point, freed = released, self._bytes_through(released)
         is_worth_it = point - self.trimmed >= TRIM_STEP or freed >= TRIM_STEP_BYTES
         return point if is_worth_it and point > self.trimmed else None
 

@@ -27,7 +27,18 @@ class LogSource(Protocol):
         ...
 
     def applied_seqno(self, shard: int) -> int:
-        """The last applied seqno; every entry through it is visible to the other methods."""
+        """The last applied seqno; every entry through it is visible to the other methods.
+
+        After a restart it may lag for a while behind what was applied before: committed entries never change, so an index that
+        is ahead of it is not wrong for that.
+        """
+        ...
+
+    def history(self, shard: int) -> str:
+        """Names the past of the shard's data: it changes when the data is created anew or replaced by a snapshot.
+
+        Documents read before and after such a change do not belong together.
+        """
         ...
 
     def read_documents(self, shard: int, collection_id: int, keys: Sequence[bytes]) -> Sequence[tuple[bytes, int, int] | None]:

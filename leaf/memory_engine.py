@@ -4,7 +4,7 @@ import threading
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
-from leaf.engine import SCAN_MAX_BYTES, Engine, Rows, StorageError
+from leaf.engine import SCAN_MAX_BYTES, Engine, Rows, StorageError, View
 from leaf.layout import Batch
 
 _Change = tuple[bytes, bytes | None, bytes | None]
@@ -54,6 +54,43 @@ class _Table:
                 for gone in self.keys[first:last]:
                     del self.rows[gone]
                 del self.keys[first:last]
+
+    def scan(self, start: bytes, end: bytes, limit: int, max_bytes: int) -> Rows:
+        found: list[tuple[bytes, bytes]] = []
+        size = 0
+        first, last = bisect_left(self.keys, start), bisect_left(self.keys, end)
+        for position in range(first, last):
+            if len(found) >= limit or size >= max_bytes:
+                return Rows(found, True)
+            key = self.keys[position]
+            value = self.rows[key]
+            found.append((key, value))
+            size += len(key) + len(value)
+        return Rows(found, False)
+
+
+class _MemoryView(View):
+    """A copy."""
+
+    def __init__(self, table: _Table) -> None:
+        self._table: _Table | None = table
+
+    def get(self, key: bytes) -> bytes | None:
+        """The row's value, or None."""
+        return self._open().rows.get(key)
+
+    def scan(self, start: bytes, end: bytes, limit: int, max_bytes: int = SCAN_MAX_BYTES) -> Rows:
+        """Rows in [start, end), ascending."""
+        return self._open().scan(start, end, limit, max_bytes)
+
+    def close(self) -> None:
+        """Let the view go."""
+        self._table = None
+
+    def _open(self) -> _Table:
+        if self._table is None:
+            raise StorageError("the view is closed")
+        return self._table
 
 
 class MemoryEngine(Engine):
@@ -129,17 +166,13 @@ class MemoryEngine(Engine):
         """Rows in [start, end), ascending."""
         with self._lock:
             self._check_open()
-            found: list[tuple[bytes, bytes]] = []
-            size = 0
-            first, last = bisect_left(self._table.keys, start), bisect_left(self._table.keys, end)
-            for position in range(first, last):
-                if len(found) >= limit or size >= max_bytes:
-                    return Rows(found, True)
-                key = self._table.keys[position]
-                value = self._table.rows[key]
-                found.append((key, value))
-                size += len(key) + len(value)
-            return Rows(found, False)
+            return self._table.scan(start, end, limit, max_bytes)
+
+    def snapshot(self) -> View:
+        """A view of all rows as they are now."""
+        with self._lock:
+            self._check_open()
+            return _MemoryView(_Table(self._table.rows))
 
     def size_bytes(self) -> int:
         """Bytes of all rows."""

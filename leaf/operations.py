@@ -25,6 +25,7 @@ from leaf.layout import (
     pack_number,
     value_prefix,
 )
+from leaf.replication.messages import Entry
 
 EXPIRES_MAX_MS: Final = 2**63 - 1
 """Expiry instants fit a signed 64-bit number; a longer life is for ever anyway."""
@@ -50,21 +51,8 @@ class DropCollection:
     collection_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Barrier:
-    """Changes nothing; its commit proves that a primary's epoch holds."""
-
-
-Operation: TypeAlias = WriteOperation | DropCollection | Barrier
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One position of a shard's log."""
-
-    epoch: int
-    seqno: int
-    operation: Operation
+Operation: TypeAlias = WriteOperation | DropCollection | None
+"""Payload of a log entry. None is a barrier: it changes nothing, and its commit proves that a primary's epoch holds."""
 
 
 class Counts(NamedTuple):
@@ -75,6 +63,22 @@ class Counts(NamedTuple):
 
 
 NO_COUNTS = Counts(0, 0)
+
+
+def keys_of(payload: object) -> tuple[tuple[int, bytes], ...] | None:
+    """The keys, as (collection_id, key), that an entry with this payload makes dirty; None: every key."""
+    if isinstance(payload, WriteOperation):
+        collection_id = payload.collection_id
+        return tuple([(collection_id, key) for key in payload.keys])
+    return None if isinstance(payload, DropCollection) else ()
+
+
+def size_of(payload: object) -> int:
+    """Bytes of keys and values that an entry with this payload carries."""
+    if not isinstance(payload, WriteOperation):
+        return 0
+    return sum(map(len, payload.keys)) + sum([len(value) for value in payload.values if value is not None])
+
 
 Headers: TypeAlias = Callable[[int, Sequence[bytes]], Sequence[Header | None]]
 """(collection_id, keys) -> their headers in the state before the entries."""
@@ -92,7 +96,7 @@ def apply_entries(
     dropped: set[int] = set()
     touched: set[int] = set()
     for entry in entries:
-        operation = entry.operation
+        operation = entry.payload
         if isinstance(operation, WriteOperation):
             collection_id = operation.collection_id
             seen = known.setdefault(collection_id, {})
@@ -113,7 +117,7 @@ def apply_entries(
 
 def soonest_expiry(entries: Iterable[Entry]) -> int:
     """The earliest instant at which a key that the entries write expires; beyond every instant if none does."""
-    columns = [entry.operation.expires_at_ms for entry in entries if isinstance(entry.operation, WriteOperation)]
+    columns = [entry.payload.expires_at_ms for entry in entries if isinstance(entry.payload, WriteOperation)]
     return min((instant for column in columns for instant in column if instant != NEVER), default=EXPIRES_MAX_MS)
 
 

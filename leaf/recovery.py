@@ -1,77 +1,60 @@
-"""How a replica comes up from what its disk holds.
+"""What a leaf makes of the data that its disk holds for a shard, given what the map says.
 
-The identity of the data comes first: a replica that the map knows by another identity, or of which this disk holds nothing,
-must never serve; nor may data that a map without any identity for it does not know, whose ranges and collections may be others.
-Then the log's entries above the applied seqno are applied: for a sole replica all of them are committed.
+The identity of the data, its incarnation, decides: data that the map knows by another identity must never serve, and a replica
+whose data is lost is never taken for the one that the map trusts. As long as other replicas are in sync such data is worth
+nothing, so it is created anew and asks to join; if this is the only replica in sync, that is a loss, and a person must know.
+
+Pure: imports only the standard library and other pure files.
 """
 
-import asyncio
-from collections.abc import Callable
-from typing import Protocol
+from enum import Enum
+from typing import NamedTuple
 
-import structlog
-
-from kvshard.clustermap import ClusterMap, ShardConfig
+from kvshard.clustermap import ShardConfig
 from kvshard.errors import DataLoss, ErrorDetails, FailedPrecondition
-from leaf.committer import Committer
-from leaf.shard_store import ShardStore
-
-_log = structlog.get_logger(__name__)
 
 
-class Maps(Protocol):
-    """What a leaf wants of the map store."""
+class Held(NamedTuple):
+    """What the disk holds. incarnation: empty when there is nothing. is_whole: no snapshot was being installed."""
 
-    @property
-    def current(self) -> ClusterMap:
-        """The newest map."""
-        ...
-
-    async def refresh(self) -> ClusterMap:
-        """Read the map now."""
-        ...
-
-    def subscribe(self, callback: Callable[[ClusterMap], None], /) -> Callable[[], None]:
-        """Call back with each map installed from now on."""
-        ...
-
-    async def claim_incarnation(self, shard: int, leaf: str, incarnation: str) -> ShardConfig:
-        """Record the identity of a replica's data."""
-        ...
-
-    async def new_epoch(self, shards: list[int], leaf: str) -> dict[int, int]:
-        """Raise the epoch of those shards whose primary is this leaf."""
-        ...
+    incarnation: str
+    has_history: bool
+    is_whole: bool = True
 
 
-async def recover(
-    config: ShardConfig, leaf: str, store: ShardStore, committer: Committer, maps: Maps, new_incarnation: Callable[[], str]
-) -> None:
-    """Load a shard's data and apply its log to the end.
+class Identity(Enum):
+    """What becomes of a replica's data before it is opened.
 
-    Raises DataLoss when the data is not what the map expects, FailedPrecondition when the map does not know it, StorageError,
-    or what the coordinator raises (try again).
+    KEEP it; CLAIM: tell the map its incarnation; CREATE: make empty data with a new incarnation (wiping what there is), which
+    asks to join; CREATE_AND_CLAIM: the same at the bootstrap, where the map counts on it already.
     """
-    expected = next(replica.incarnation for replica in config.replicas if replica.leaf == leaf)
-    held = store.incarnation(config.id)
-    if expected and held != expected:
-        raise _wrong_data(config.id, leaf, expected, held)
-    if not expected:
-        if not held:
-            held = new_incarnation()
-            # Durable before it is claimed: a claim without data behind it would look like lost data after a crash.
-            await committer.persist(*store.incarnation_row(config.id, held))
-        elif store.has_history(config.id):
-            # The log begins after the claim: whoever made this map is not the cluster that wrote these entries.
-            raise _unknown_data(config.id, leaf, held)
-        await maps.claim_incarnation(config.id, leaf, held)
-    store.load(config.id)
-    first = store.state(config.id).applied
-    has_more = True
-    while has_more:
-        has_more = store.replay(config.id)
-        await asyncio.sleep(0)  # Other shards' requests are served between the chunks.
-    _log.info("replica recovered", shard=config.id, applied=store.state(config.id).applied, replayed_after=first)
+
+    KEEP = "keep"
+    CLAIM = "claim"
+    CREATE = "create"
+    CREATE_AND_CLAIM = "create and claim"
+
+
+def identify(config: ShardConfig, leaf: str, held: Held) -> Identity:
+    """Decide for a shard that has a replica on this leaf, or shall have one.
+
+    Raises DataLoss when the only replica in sync is not what the map expects, FailedPrecondition when the map knows nothing of
+    data with a history: it is another cluster's map, or one that lost what it held.
+    """
+    member = next((replica for replica in config.replicas if replica.leaf == leaf), None)
+    if member is None:
+        return Identity.KEEP if held.incarnation and held.is_whole else Identity.CREATE
+    if not member.incarnation:
+        if not held.incarnation:
+            return Identity.CREATE_AND_CLAIM
+        if held.has_history:
+            raise _unknown_data(config.id, leaf, held.incarnation)
+        return Identity.CLAIM
+    if held.incarnation == member.incarnation and held.is_whole:
+        return Identity.KEEP
+    if all(replica.leaf == leaf for replica in config.in_sync):
+        raise _wrong_data(config.id, leaf, member.incarnation, held.incarnation)
+    return Identity.CREATE
 
 
 def _unknown_data(shard: int, leaf: str, held: str) -> FailedPrecondition:

@@ -1,10 +1,13 @@
 """What a leaf does for each kind of request about one shard.
 
-Every request passes the same door: the replica is here and open, the epochs agree, the collection exists. Everything between a
-look at the state and the proposal that rests on it happens without awaiting, so no other request comes between.
+Every request passes the same door: the replica is here and open, it is not behind the map that the request was routed by, the
+collection exists. Whether this replica may serve it, its machine says. Everything between a look at the state and the proposal
+that rests on it happens without awaiting, so no other request comes between.
 """
 
 import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
 import msgspec
@@ -25,6 +28,7 @@ from kvshard.errors import (
 )
 from kvshard.limits import BATCH_MAX_KEYS, KEY_MAX_BYTES
 from kvshard.model import (
+    UNKNOWN_AGE,
     ShardRead,
     ShardReadReply,
     ShardScan,
@@ -39,8 +43,15 @@ from leaf.committer import QUEUE_MAX_BYTES
 from leaf.driver import Driver
 from leaf.engine import StorageError
 from leaf.indexer import Indexer
-from leaf.replica import RETRY_AFTER_MS, Replica, storage_failed
+from leaf.operations import keys_of
+from leaf.pending import latest_of
+from leaf.refusals import RETRY_AFTER_MS, error_of, storage_failed
+from leaf.replica import Replica, Served
+from leaf.replication.actions import Reason
+from leaf.replication.events import Conclude, Propose
+from leaf.replication.messages import RequestId
 from leaf.write_plan import Validate, WritePlan, check_key, check_request, invalid_keys, plan_write
+from leaf.write_result import decode_result, encode_result
 
 _decode_json = msgspec.json.Decoder().decode
 
@@ -59,6 +70,7 @@ class Requests:
         replica = self._driver.replicas.get(request.shard)
         return (
             replica is not None
+            and replica.machine is not None
             and request.epoch <= replica.epoch
             and self._driver.collection(request.collection_id) is not None
         )
@@ -69,26 +81,51 @@ class Requests:
         collection = self._driver.collection(request.collection_id)
         if replica is None or request.epoch > replica.epoch > 0 or collection is None:
             await self._driver.maps.refresh()
-        self._replica(request)
+        self._replica(request.shard)
         collection = self._driver.collection(request.collection_id)
         if collection is None:
             raise CollectionNotFound(f"there is no collection with the number {request.collection_id}")
         return collection
 
-    def _replica(self, request: ShardRead | ShardScan | ShardWrite | ShardSearch) -> Replica:
-        """The replica that serves the request. Raises StaleEpoch, NotReady, or why the replica could not be opened."""
-        replica = self._driver.replicas.get(request.shard)
+    def _replica(self, shard: int) -> Replica:
+        """The replica of a shard. Raises StaleEpoch when it is not here, NotReady or why it could not be opened."""
+        replica = self._driver.replicas.get(shard)
         if replica is None:
-            details = ErrorDetails(shards=(request.shard,))
-            if any(config.id == request.shard for config in self._driver.maps.current.shards_on(self._driver.leaf)):
-                raise NotReady(f"shard {request.shard} is not open yet", details)
-            raise StaleEpoch(f"leaf {self._driver.leaf} has no replica of shard {request.shard}", details)
-        replica.check_epoch(request.epoch)
+            details = ErrorDetails(shards=(shard,))
+            if any(config.id == shard for config in self._driver.maps.current.shards_on(self._driver.leaf)):
+                raise NotReady(f"shard {shard} is not open yet", details)
+            raise StaleEpoch(f"leaf {self._driver.leaf} has no replica of shard {shard}", details)
+        replica.opened()
         return replica
 
-    def read(self, request: ShardRead) -> ShardReadReply:
-        """Answer a read; `prepare` or `is_ready` came before."""
-        self._replica(request)
+    def _may_read(self, shard: int, keys: Iterable[tuple[int, bytes]] | None, is_stale_ok: bool) -> Served | None:
+        """What is read if that may be now; None: the read must wait. Raises why this replica does not serve it."""
+        replica = self._replica(shard)
+        if replica.serves_though_failed:
+            return Served(replica.applied, 0.0)
+        if replica.error is not None:
+            raise replica.error
+        allowed = replica.opened().try_read(keys, not is_stale_ok, self._clock.monotonic())
+        if isinstance(allowed, Reason):
+            raise error_of(allowed, shard)
+        return Served(allowed.seqno, allowed.age_s) if allowed is not None else None
+
+    def read(self, request: ShardRead) -> ShardReadReply | None:
+        """Answer a read, or None when it must wait (`read_later`); `prepare` or `is_ready` came before."""
+        collection_id = request.collection_id
+        served = self._may_read(request.shard, ((collection_id, key) for key in request.keys), request.is_stale_ok)
+        return self._read(request, served) if served is not None else None
+
+    async def read_later(self, request: ShardRead, deadline: float) -> ShardReadReply:
+        """Answer a read when the writes in flight that it depends on are committed."""
+        reply = self.read(request)
+        if reply is None:
+            keys = tuple((request.collection_id, key) for key in request.keys)
+            served = await self._driver.wait_readable(request.shard, keys, not request.is_stale_ok, deadline)
+            reply = self._read(request, served)
+        return reply
+
+    def _read(self, request: ShardRead, served: Served) -> ShardReadReply:
         if len(request.keys) > BATCH_MAX_KEYS:
             message = f"a read may have at most {BATCH_MAX_KEYS} keys, not {len(request.keys)}"
             raise InvalidArgument(message, ErrorDetails(field="keys", limit=BATCH_MAX_KEYS))
@@ -97,44 +134,69 @@ class Requests:
         except StorageError as error:
             raise storage_failed(request.shard, str(error)) from error
         reply.errors.update(_illegal(request.keys))
+        return replace(reply, seqno=served.seqno, age_ms=_age_ms(served))
+
+    def scan(self, request: ShardScan) -> ShardScanReply | None:
+        """Answer a scan with one chunk, or None when it must wait (`scan_later`); `prepare` or `is_ready` came before."""
+        served = self._may_read(request.shard, None, request.is_stale_ok)
+        return self._scan(request, served) if served is not None else None
+
+    async def scan_later(self, request: ShardScan, deadline: float) -> ShardScanReply:
+        """Answer a scan when the writes that were in flight as it came are committed."""
+        reply = self.scan(request)
+        if reply is None:
+            served = await self._driver.wait_readable(request.shard, None, not request.is_stale_ok, deadline)
+            reply = self._scan(request, served)
         return reply
 
-    def scan(self, request: ShardScan) -> ShardScanReply:
-        """Answer a scan with one chunk; `prepare` or `is_ready` came before."""
-        self._replica(request)
+    def _scan(self, request: ShardScan, served: Served) -> ShardScanReply:
         try:
-            return self._store.scan(request, self._clock.wall_ms())
+            reply = self._store.scan(request, self._clock.wall_ms())
         except StorageError as error:
             raise storage_failed(request.shard, str(error)) from error
+        return replace(reply, seqno=served.seqno, age_ms=_age_ms(served))
 
     async def write(self, request: ShardWrite, deadline: float) -> ShardWriteReply:
-        """Write; the reply is durable, and visible to a search if the request wants to wait for that.
+        """Write; the reply is committed on every replica in sync, and visible to a search here if the request waits for that.
 
         A caller that gives up does not stop the write: once proposed it takes effect.
         """
         size = check_request(request)
         collection = await self.prepare(request)
         # From here to the proposal nothing awaits.
-        replica = self._replica(request)
-        refusal = self._refusal(replica, size)
-        if refusal is not None:
-            raise refusal
-        plan = self._plan(replica, collection, request)
-        if plan.operation is not None:
-            seqno = self._driver.propose(request.shard, plan.operation, plan.size)
-        else:
-            seqno = plan.depends_on
-        await self._driver.wait_applied(request.shard, seqno)
-        if request.wait_for_refresh and collection.schema:
-            await self._refreshed(request.shard, seqno or replica.applied, deadline)
-        return plan.reply
+        replica = self._replica(request.shard)
+        if replica.error is not None:
+            raise replica.error
+        identity = RequestId(request.client, request.number, request.since) if request.client else None
+        plan: WritePlan | None = None
 
-    def _refusal(self, replica: Replica, size: int) -> KvShardError | None:
+        def evaluate(token: int) -> Propose | Conclude:
+            nonlocal plan
+            refusal = self._refusal(size)
+            if refusal is not None:
+                raise refusal
+            plan = self._plan(replica, collection, request)
+            if plan.operation is None:
+                return Conclude(token, plan.depends_on, b"")
+            result = encode_result(plan.reply) if identity is not None else b""
+            return Propose(token, identity, plan.operation, keys_of(plan.operation), plan.size, result)
+
+        written = await self._driver.write(request.shard, identity, size, evaluate, deadline)
+        if plan is not None:
+            reply = plan.reply
+        else:  # A repetition: the first one's outcome.
+            assert isinstance(written.result, bytes)
+            reply = decode_result(written.result, written.seqno, len(request.keys))
+        if request.wait_for_refresh and collection.schema:
+            await self._refreshed(request.shard, written.seqno or replica.applied, deadline)
+        return replace(reply, seqno=written.seqno)
+
+    def _refusal(self, size: int) -> KvShardError | None:
         committer = self._driver.committer
         if committer.is_full:
             details = ErrorDetails(limit=QUEUE_MAX_BYTES, retry_after_ms=RETRY_AFTER_MS)
             return ResourceExhausted(f"{committer.queued_bytes} bytes wait to be written", details)
-        return replica.refusal(size) or self._driver.guard.refusal(size, committer.queued_bytes)
+        return self._driver.guard.refusal(size, committer.queued_bytes)
 
     def _plan(self, replica: Replica, collection: Collection, request: ShardWrite) -> WritePlan:
         validate: Validate | None = None
@@ -145,8 +207,8 @@ class Requests:
             stored = self._store.headers(request.shard, request.collection_id, request.keys)
         except StorageError as error:
             raise storage_failed(request.shard, str(error)) from error
-        pending = replica.pending(request.collection_id)
-        plan = plan_write(request, replica.next_seqno, errors, pending, stored, self._clock.wall_ms())
+        pending = latest_of(replica.opened(), request.collection_id, request.keys)
+        plan = plan_write(request, replica.last + 1, errors, pending, stored, self._clock.wall_ms())
         if plan.operation is not None:
             headers = dict(zip(request.keys, stored, strict=True))
             if plan.operation.keys is not request.keys:  # Only what is written: the rest would never be recalled.
@@ -163,12 +225,32 @@ class Requests:
             raise DeadlineExceeded("the write is durable, but a search did not see it before the deadline", details) from None
 
     async def search(self, request: ShardSearch, deadline: float) -> ShardSearchReply:
-        """Answer a search."""
+        """Answer a search, at any replica that holds a lease: one that was cut off and evicted must not answer for ever."""
         collection = await self.prepare(request)
         if not collection.schema:
             text = f"collection {collection.name!r} has no schema, so it cannot be searched"
             raise FailedPrecondition(text, ErrorDetails(field="collection"))
+        if request.refresh:
+            # What is acknowledged must be seen; a secondary may not know yet that it is committed.
+            if self._may_read(request.shard, None, False) is None:
+                await self._driver.wait_readable(request.shard, None, True, deadline)
+        else:
+            self._may_read(request.shard, (), False)
+        if request.min_seqno:
+            await self._indexed(request, deadline)
         return await self._indexer.search(request, collection, deadline)
+
+    async def _indexed(self, request: ShardSearch, deadline: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                await self._indexer.refresh(request.shard, request.min_seqno)
+        except TimeoutError:
+            text = f"the index of shard {request.shard} does not hold entry {request.min_seqno} yet"
+            raise NotReady(text, ErrorDetails(shards=(request.shard,))) from None
+
+
+def _age_ms(served: Served) -> int:
+    return UNKNOWN_AGE if served.age_s is None else int(served.age_s * 1_000)
 
 
 def _illegal(keys: list[bytes]) -> dict[int, ErrorRecord]:

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 import rocksdict
 
-from leaf.engine import SCAN_MAX_BYTES, Engine, Rows, StorageError
+from leaf.engine import SCAN_MAX_BYTES, Engine, Rows, StorageError, View
 from leaf.layout import Batch
 
 BLOCK_CACHE_BYTES: Final = 32 * 1024 * 1024
@@ -29,6 +29,9 @@ BLOOM_BITS_PER_KEY: Final = 10
 
 WAL_MAX_BYTES: Final = 128 * 1024 * 1024
 """What a restart replays at most."""
+
+VIEW_READAHEAD_BYTES: Final = 1024 * 1024
+"""A view is read from one end to the other."""
 
 INFO_LOG_MAX_BYTES: Final = 1024 * 1024
 INFO_LOGS_KEPT: Final = 3
@@ -146,6 +149,16 @@ class RocksEngine(Engine):
         if not end.valid():
             end.status()
 
+    def snapshot(self) -> View:
+        """A view of all rows as they are now."""
+        options = rocksdict.ReadOptions()
+        cast(Any, options).fill_cache(False)  # What is read once must not push out what is read often.
+        options.set_readahead_size(VIEW_READAHEAD_BYTES)
+        try:
+            return _RocksView(self._db.iter(options))
+        except Exception as error:
+            raise StorageError(str(error)) from error
+
     def size_bytes(self) -> int:
         """Bytes on disk."""
         try:
@@ -163,3 +176,59 @@ class RocksEngine(Engine):
             pass
         except Exception as error:
             raise StorageError(str(error)) from error
+
+
+class _RocksView(View):
+    """An iterator: it sees what there was when it was made. The binding's own snapshots do not, they read the newest rows."""
+
+    def __init__(self, rows: rocksdict.RdictIter) -> None:
+        self._rows: rocksdict.RdictIter | None = rows
+
+    def __repr__(self) -> str:
+        return f"RocksView(is_open={self._rows is not None})"
+
+    def get(self, key: bytes) -> bytes | None:
+        """The row's value, or None."""
+        rows = self._open()
+        try:
+            rows.seek(key)
+            if rows.valid():
+                return cast(bytes, rows.value()) if rows.key() == key else None
+            rows.status()
+        except Exception as error:
+            raise StorageError(str(error)) from error
+        return None
+
+    def scan(self, start: bytes, end: bytes, limit: int, max_bytes: int = SCAN_MAX_BYTES) -> Rows:
+        """Rows in [start, end), ascending."""
+        rows = self._open()
+        found: list[tuple[bytes, bytes]] = []
+        if start >= end or limit <= 0:
+            return Rows(found, start < end)
+        size = 0
+        key_of, value_of, go_on, is_valid, add = rows.key, rows.value, rows.next, rows.valid, found.append
+        try:
+            rows.seek(start)
+            while is_valid():
+                key = cast(bytes, key_of())
+                if key >= end:
+                    return Rows(found, False)
+                if len(found) >= limit or size >= max_bytes:
+                    return Rows(found, True)
+                value = cast(bytes, value_of())
+                add((key, value))
+                size += len(key) + len(value)
+                go_on()
+            rows.status()  # Raises when damage is why there are no more.
+        except Exception as error:
+            raise StorageError(str(error)) from error
+        return Rows(found, False)
+
+    def close(self) -> None:
+        """Let the view go."""
+        self._rows = None
+
+    def _open(self) -> rocksdict.RdictIter:
+        if self._rows is None:
+            raise StorageError("the view is closed")
+        return self._rows

@@ -20,8 +20,9 @@ from kvshard.coordination.mapstore import MapStore
 from kvshard.errors import FailedPrecondition
 from kvshard.rpc.channel import aio_server, bind
 from kvshard.rpc.lane_server import LaneServicer
+from kvshard.rpc.peer_stream import PeerServicer
 from kvshard.telemetry import LeafMetrics, process_registry, start_metrics, stop_metrics
-from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
+from kvshard.v1 import leaf_pb2, leaf_pb2_grpc, peer_pb2_grpc
 from leaf import layout
 from leaf.disk_guard import DiskGuard, free_bytes_of
 from leaf.driver import Driver
@@ -29,6 +30,8 @@ from leaf.engine import Engine, StorageError
 from leaf.housekeeping import Housekeeper
 from leaf.index_feed import IndexFeed
 from leaf.indexer import Indexer
+from leaf.peers import Peers
+from leaf.replication.timings import FAILURE_TIMEOUT_S, Timings
 from leaf.requests import Requests
 from leaf.rocks_engine import RocksEngine
 from leaf.service import LeafService, StatusReport
@@ -36,6 +39,10 @@ from leaf.shard_store import ShardStore
 
 STOP_GRACE_S: Final = 2.0
 """What requests under way get at a stop; the supervisor promises that all is gone after 5 s."""
+
+SETTLE_TIMEOUT_S: Final = 10.0
+"""A leaf says that it is ready when its replicas have their places: primaries take writes, secondaries follow. That needs the
+other leaves; should they be gone, it is ready after this time all the same, and serves what it can."""
 
 DISK_LOOK_INTERVAL_S: Final = 5.0
 """Between two walks over the data directory, for status and metrics."""
@@ -61,6 +68,7 @@ class LeafOptions:
     weight: float = 1.0
     metrics_port: int | None = None
     is_synced: bool = True
+    failure_timeout_s: float = FAILURE_TIMEOUT_S
 
 
 class LeafServer:
@@ -76,7 +84,27 @@ class LeafServer:
         observe = metrics.index_refresh_seconds.observe
         self.indexer = Indexer(options.data_dir / "index", feed, clock, on_refresh_seconds=observe)
         guard = DiskGuard(free_bytes_of(options.data_dir))
-        self.driver = Driver(options.id, store, maps, self.indexer, guard, clock, lambda: secrets.token_hex(16), self._on_group)
+        self._peers = Peers(
+            options.id,
+            lambda: maps.cluster_id,
+            lambda leaf: maps.current.leaf_address(leaf),
+            store.rows,
+            clock,
+            lambda shard, sender, receiver, message: self.driver.receive(shard, sender, receiver, message),
+        )
+        self.driver = Driver(
+            options.id,
+            store,
+            maps,
+            self.indexer,
+            guard,
+            clock,
+            lambda: secrets.token_hex(16),
+            self._on_group,
+            sender=self._peers,
+            timings=Timings.of(options.failure_timeout_s),
+            boot=secrets.randbits(48),
+        )
         self._report = StatusReport(self.driver, lambda: disk_usage(options.data_dir), clock, kvshard.__version__)
         service = LeafService(Requests(self.driver, self.indexer), self._report, clock, metrics)
         self._lanes = LaneServicer(service.handlers, clock, immediate=service.immediate)
@@ -89,6 +117,9 @@ class LeafServer:
     async def start(self) -> None:
         """Recover the replicas, then serve, then say so in the map."""
         leaf_pb2_grpc.add_LeafServicer_to_server(self._lanes, self._server)
+        peer_pb2_grpc.add_PeerServicer_to_server(
+            PeerServicer(self._options.id, lambda: self._maps.cluster_id, self._peers.receive), self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -98,7 +129,15 @@ class LeafServer:
         self._tasks.append(asyncio.create_task(self._housekeeper.run(), name="housekeeping"))
         self._tasks.append(asyncio.create_task(self._look_at_disk(), name="disk-look"))
         await self._maps.register_leaf(self._options.id, self.address, self._options.zone, self._options.weight)
+        await self._settle()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def _settle(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_TIMEOUT_S):
+                await self.driver.wait_settled()
+                return
+        _log.warning("not every replica has its place yet", replicas=[str(each) for each in self.driver.replicas.values()])
 
     async def stop(self) -> None:
         """Refuse new requests, let those under way end within the grace, make everything durable."""
@@ -109,6 +148,7 @@ class LeafServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.driver.close()
+        await self._peers.close()
         await self.indexer.close()
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:

@@ -110,21 +110,23 @@ class LeafService:
 
     def _read_now(self, payload: bytes, deadline: float) -> bytes | None:
         request = decode(ShardRead, payload)
-        return encode(self._requests.read(request)) if self._requests.is_ready(request) else None
+        reply = self._requests.read(request) if self._requests.is_ready(request) else None
+        return encode(reply) if reply is not None else None
 
     def _scan_now(self, payload: bytes, deadline: float) -> bytes | None:
         request = decode(ShardScan, payload)
-        return encode(self._requests.scan(request)) if self._requests.is_ready(request) else None
+        reply = self._requests.scan(request) if self._requests.is_ready(request) else None
+        return encode(reply) if reply is not None else None
 
     async def _read(self, payload: bytes, deadline: float) -> bytes:
         request = decode(ShardRead, payload)
         await self._requests.prepare(request)
-        return encode(self._requests.read(request))
+        return encode(await self._requests.read_later(request, deadline))
 
     async def _scan(self, payload: bytes, deadline: float) -> bytes:
         request = decode(ShardScan, payload)
         await self._requests.prepare(request)
-        return encode(self._requests.scan(request))
+        return encode(await self._requests.scan_later(request, deadline))
 
     async def _write(self, payload: bytes, deadline: float) -> bytes:
         return encode(await self._requests.write(decode(ShardWrite, payload), deadline))

@@ -1,7 +1,8 @@
-"""The state of a leaf's shards in its engine: applying log entries, reading keys, trimming the log.
+"""The shards of a leaf in its engine: what is kept of each, how entries change it, how keys are read.
 
 Everything here is synchronous and quick: bounded chunks, no waiting. State changes only in `apply`, which writes what
-`operations.apply_entries` says.
+`operations.apply_entries` says, and when a snapshot takes its place. Methods that return Changes leave it to the committer to
+write them, in order with all else that must be durable.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,17 @@ from kvshard.errors import DataLoss, ErrorDetails, ErrorRecord, InvalidArgument,
 from kvshard.limits import KEY_MAX_BYTES
 from kvshard.model import ABSENT, NEVER, ShardRead, ShardReadReply, ShardScan, ShardScanReply
 from leaf import layout
+from leaf.dedup_rows import DedupRows
 from leaf.engine import Engine
-from leaf.entry_codec import decode_entry
-from leaf.layout import HEADER_BYTES, INLINE_MAX_BYTES, VERSION_BYTES, Batch, Header, header_of, unpack_header
+from leaf.entry_codec import EntryRows, epoch_of
+from leaf.layout import HEADER_BYTES, INLINE_MAX_BYTES, VERSION_BYTES, Changes, Header, header_of, unpack_header
 from leaf.log import LogWindow
-from leaf.operations import NO_COUNTS, Counts, DropCollection, Entry, apply_entries, soonest_expiry
+from leaf.log_rows import read_tail
+from leaf.operations import NO_COUNTS, Counts, DropCollection, apply_entries, soonest_expiry
+from leaf.recovery import Held
+from leaf.replication.dedup import DedupTable
+from leaf.replication.messages import DedupRecord, Entry
+from leaf.snapshots import SnapshotSource, StagedSnapshot
 
 READ_CHUNK_KEYS: Final = 512
 """Rows of one multi-get: at most 8 MiB, since large values stand apart."""
@@ -28,28 +35,52 @@ SCAN_REPLY_MAX_BYTES: Final = 4 * 1024 * 1024
 SCAN_REPLY_MAX_KEYS: Final = 4_096
 """Of one chunk of a scan: the loop is held for a few milliseconds, and a merge over many shards holds one chunk of each."""
 
-REPLAY_CHUNK_ENTRIES: Final = 256
-"""Entries applied between two looks at the event loop while a replica recovers."""
-
 _APPLIED: Final = b"applied"
-_TRIMMED: Final = b"trimmed"
+_EPOCH: Final = b"epoch"
+_GENERATION: Final = b"generation"
 _INCARNATION: Final = b"incarnation"
+_STAGING: Final = b"staging"
+_TRIMMED: Final = b"trimmed"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the disk holds of a replica, apart from its rows.
+
+    epoch: the one saved last. entries: the end of the log, those in (base_seqno, last]. dedup: the table at `applied`.
+    has_staging: a snapshot was being installed; what there is is nothing whole.
+    """
+
+    epoch: int
+    base_seqno: int
+    base_epoch: int
+    applied: int
+    entries: list[Entry]
+    dedup: DedupTable
+    has_staging: bool
 
 
 @dataclass(slots=True)
 class ShardState:
-    """What is kept in memory of one shard. counts is replaced, never changed, so that other threads may read it.
+    """What is kept in memory of one shard. Replaced when a snapshot is installed.
 
+    counts is replaced, never changed, so that other threads may read it.
+    generation: how many snapshots were installed. trim_through: entries after it are held for other replicas.
     remembered: headers of keys that entries in flight write, as `remember` was told; always equal to what the engine holds.
     expires_from: no expiry row is earlier. The engine keeps tombstones of those that were removed, a look from the first on
     would pass over all of them.
+    is_staging: a snapshot is arriving, there is no state.
     """
 
     applied: int
     counts: dict[int, Counts]
     window: LogWindow
+    dedup_rows: DedupRows
+    generation: int
+    trim_through: int
     remembered: dict[int, dict[bytes, Header | None]] = field(default_factory=dict)
     expires_from: int = 0
+    is_staging: bool = False
 
 
 class ShardStore:
@@ -57,6 +88,7 @@ class ShardStore:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.rows = EntryRows()
         self._states: dict[int, ShardState] = {}
 
     def __repr__(self) -> str:
@@ -73,54 +105,128 @@ class ShardStore:
             raise NotReady(f"shard {shard} is not loaded", ErrorDetails(shards=(shard,)))
         return state
 
-    def incarnation(self, shard: int) -> str:
-        """The identity of the shard's data; empty when there is none."""
-        return (self.engine.get(layout.meta_key(shard, _INCARNATION)) or b"").decode()
+    def _whole(self, shard: int) -> ShardState:
+        state = self.state(shard)
+        if state.is_staging:
+            raise NotReady(f"the replica of shard {shard} is being filled", ErrorDetails(shards=(shard,)))
+        return state
 
-    def has_history(self, shard: int) -> bool:
-        """Whether the shard's log ever had an entry."""
-        first, end = layout.log_key(shard, 0), layout.log_key(shard, 2**64 - 1)
-        return self._number(shard, _APPLIED) > 0 or bool(self.engine.scan(first, end, 1).rows)
+    # -- what the disk holds --------------------------------------------------------------------------------------------
+
+    def held(self, shard: int) -> Held:
+        """The identity of what the disk holds."""
+        has_history = self._number(shard, _APPLIED) > 0 or bool(self.engine.scan(*layout.log_range(shard, 0), 1).rows)
+        incarnation = (self.engine.get(layout.meta_key(shard, _INCARNATION)) or b"").decode()
+        return Held(incarnation, has_history, self.engine.get(layout.meta_key(shard, _STAGING)) is None)
 
     @staticmethod
     def incarnation_row(shard: int, incarnation: str) -> tuple[bytes, bytes]:
         """The row that gives the shard's data its identity."""
         return layout.meta_key(shard, _INCARNATION), incarnation.encode()
 
-    def load(self, shard: int) -> None:
-        """Read the shard's marks and counts; then `replay` until it is done."""
+    def load(self, shard: int) -> Loaded:
+        """Read what a replica begins with. Raises DataLoss when the log is damaged, StorageError."""
         applied = self._number(shard, _APPLIED)
-        prefix = layout.counts_prefix(shard)
+        row = self.engine.get(layout.meta_key(shard, _TRIMMED))
+        trimmed = layout.unpack_position(row) if row else (0, 0)
+        tail = read_tail(self.engine, shard, trimmed, applied)
+        dedup_rows = DedupRows(shard)
+        dedup = dedup_rows.load(self.engine)
+        window = LogWindow(trimmed[0], tail.base_seqno)
+        for entry, size in zip(tail.entries, tail.sizes, strict=True):
+            window.append(entry.seqno, size)
+        has_staging = self.engine.get(layout.meta_key(shard, _STAGING)) is not None
+        counts, generation = self._read_counts(shard), self._number(shard, _GENERATION)
+        self._states[shard] = ShardState(
+            applied, counts, window, dedup_rows, generation, trim_through=tail.base_seqno, is_staging=has_staging
+        )
+        epoch = self._number(shard, _EPOCH)
+        return Loaded(epoch, tail.base_seqno, tail.base_epoch, applied, tail.entries, dedup, has_staging)
+
+    def _read_counts(self, shard: int) -> dict[int, Counts]:
+        start, end = layout.shard_range(ord("c"), shard)
         counts: dict[int, Counts] = {}
-        start, has_more = prefix, True
+        has_more = True
         while has_more:
-            rows, has_more = self.engine.scan(start, layout.end_of(prefix), READ_CHUNK_KEYS)
+            rows, has_more = self.engine.scan(start, end, READ_CHUNK_KEYS)
             counts |= {layout.collection_of_counts(key): Counts(*layout.unpack_counts(value)) for key, value in rows}
             start = rows[-1][0] + b"\0" if rows else start
-        trimmed = self._number(shard, _TRIMMED)
-        self._states[shard] = ShardState(applied, counts, LogWindow(min(trimmed, applied), applied))
+        return counts
 
     def _number(self, shard: int, name: bytes) -> int:
         row = self.engine.get(layout.meta_key(shard, name))
         return layout.unpack_number(row) if row else 0
 
-    def replay(self, shard: int) -> bool:
-        """Apply a chunk of the log's entries above the applied seqno. Returns whether there may be more."""
-        state = self.state(shard)
-        first = state.applied + 1
-        rows = self.engine.scan(layout.log_key(shard, first), layout.log_key(shard, 2**64 - 1), REPLAY_CHUNK_ENTRIES)
-        entries = [decode_entry(row) for _, row in rows.rows]
-        if [entry.seqno for entry in entries] != list(range(first, first + len(entries))):
-            raise DataLoss(f"the log of shard {shard} has a gap after {state.applied}", ErrorDetails(shards=(shard,)))
-        for entry, (_, row) in zip(entries, rows.rows, strict=True):
-            state.window.append(entry.seqno, len(row))
-        if entries:
-            self.apply(shard, entries)
-        return rows.has_more
+    def history(self, shard: int) -> str:
+        """Names the past of the shard's data: it changes when the data is created anew or replaced by a snapshot."""
+        return f"{self.held(shard).incarnation}/{self.state(shard).generation}"
 
-    def apply(self, shard: int, entries: Sequence[Entry]) -> None:
-        """Write what the entries change, with the counts and the applied seqno, in one unsynced batch."""
+    def wipe(self, shard: int) -> Changes:
+        """Remove everything of a shard that is not served any more."""
+        self._states.pop(shard, None)
+        changes = Changes()
+        for tag in layout.ALL_TAGS:
+            changes.delete_range(*layout.shard_range(tag, shard))
+        return changes
+
+    # -- the log --------------------------------------------------------------------------------------------------------
+
+    def append(self, shard: int, entries: Sequence[Entry]) -> Changes:
+        """Add entries to the log."""
+        window = self.state(shard).window
+        changes = Changes()
+        for entry in entries:
+            row = self.rows.row_of(entry)
+            window.append(entry.seqno, len(row))
+            changes.put(layout.log_key(shard, entry.seqno), row)
+        return changes
+
+    def truncate(self, shard: int, after: int) -> Changes:
+        """Take back the entries after a seqno; none of them is applied."""
         state = self.state(shard)
+        assert after >= state.applied, f"shard {shard}: applied entries after {after} are taken back"
+        state.window.truncate(after)
+        state.remembered.clear()
+        changes = Changes()
+        changes.delete_range(*layout.log_range(shard, after))
+        return changes
+
+    def epoch_changes(self, shard: int, epoch: int) -> Changes:
+        """Remember the epoch."""
+        changes = Changes()
+        changes.put(layout.meta_key(shard, _EPOCH), layout.pack_number(epoch))
+        return changes
+
+    def trim_point(self, shard: int, indexed_through: int | None) -> int | None:
+        """The seqno through which `trim_log` is worth its while now, if any. indexed_through: of the least of the indexes."""
+        state = self.state(shard)
+        return state.window.trim_point(min(state.applied, state.trim_through), indexed_through)
+
+    def trim_log(self, shard: int, through: int) -> None:
+        """Remove the log's entries through a seqno, but none that is not applied or is held for other replicas."""
+        state = self.state(shard)
+        through = min(through, state.applied, state.trim_through)
+        if through <= state.window.trimmed:
+            return
+        row = self.engine.get(layout.log_key(shard, through))
+        if row is None:
+            raise DataLoss(f"entry {through} of the log of shard {shard} is missing", ErrorDetails(shards=(shard,)))
+        batch = self.engine.new_batch()
+        batch.delete_range(layout.log_key(shard, state.window.trimmed), layout.log_key(shard, through + 1))
+        batch.put(layout.meta_key(shard, _TRIMMED), layout.pack_position(through, epoch_of(row)))
+        # Marked before the rows go: a reader on another thread that finds none must see why.
+        state.window.trim(through)
+        self.engine.write(batch)
+
+    # -- the state ------------------------------------------------------------------------------------------------------
+
+    def apply(self, shard: int, entries: Sequence[Entry], dedup: DedupTable) -> None:
+        """Write what the entries change, with the counts and the applied seqno, in one unsynced batch.
+
+        dedup: the table with these entries in it already; what they changed of it is written too.
+        """
+        state = self.state(shard)
+        assert not state.is_staging, f"shard {shard}: entries are applied while a snapshot arrives"
         assert entries[0].seqno == state.applied + 1, f"shard {shard}: {entries[0].seqno} after {state.applied}"
         batch = self.engine.new_batch()
 
@@ -128,16 +234,58 @@ class ShardStore:
             return self._recall(shard, state.remembered.get(collection_id), collection_id, keys)
 
         counts = apply_entries(shard, entries, headers, state.counts, batch)
+        state.dedup_rows.write(entries, dedup, batch)
         last = entries[-1].seqno
         # Before the rows are there: a reader on another thread that sees them must not look behind them.
         state.expires_from = min(state.expires_from, soonest_expiry(entries))
         batch.put(layout.meta_key(shard, _APPLIED), layout.pack_number(last))
         self.engine.write(batch)
         for entry in entries:
-            if isinstance(entry.operation, DropCollection):
-                state.remembered.pop(entry.operation.collection_id, None)
+            if isinstance(entry.payload, DropCollection):
+                state.remembered.pop(entry.payload.collection_id, None)
         state.counts = counts
         state.applied = last
+
+    def open_snapshot(self, shard: int) -> SnapshotSource:
+        """A view of the state as it is now. Raises StorageError."""
+        state = self.state(shard)
+        assert not state.is_staging, f"shard {shard} has no state to send"
+        return SnapshotSource(self.engine.snapshot(), shard, state.counts.values())
+
+    def stage_snapshot(self, shard: int) -> StagedSnapshot:
+        """Begin to replace the state by a snapshot: it is gone when this returns. Raises StorageError.
+
+        Nothing waits for the disk: batches survive a crash in order, so wherever a staged row is, the mark is too.
+        """
+        state = self.state(shard)
+        # Marked before the rows go: a reader on another thread that misses them must see why.
+        state.is_staging = True
+        state.remembered.clear()
+        batch = self.engine.new_batch()
+        batch.put(layout.meta_key(shard, _STAGING), b"")
+        for tag in layout.STATE_TAGS:
+            batch.delete_range(*layout.shard_range(tag, shard))
+        self.engine.write(batch)
+
+        def install(seqno: int, epoch: int, dedup: Sequence[DedupRecord], forgotten_through: int) -> Changes:
+            return self._install(shard, seqno, epoch, dedup, forgotten_through)
+
+        return StagedSnapshot(self.engine, shard, install)
+
+    def _install(self, shard: int, seqno: int, epoch: int, dedup: Sequence[DedupRecord], forgotten_through: int) -> Changes:
+        """What was staged is the state now, after entry (epoch, seqno), where the log goes on."""
+        generation = self.state(shard).generation + 1
+        changes = Changes()
+        changes.delete_range(*layout.log_range(shard, 0))
+        changes.put(layout.meta_key(shard, _TRIMMED), layout.pack_position(seqno, epoch))
+        changes.put(layout.meta_key(shard, _APPLIED), layout.pack_number(seqno))
+        changes.put(layout.meta_key(shard, _GENERATION), layout.pack_number(generation))
+        dedup_rows = DedupRows(shard)
+        dedup_rows.replace(dedup, forgotten_through, changes)
+        changes.delete(layout.meta_key(shard, _STAGING))
+        window = LogWindow(seqno, seqno)
+        self._states[shard] = ShardState(seqno, self._read_counts(shard), window, dedup_rows, generation, trim_through=seqno)
+        return changes
 
     def remember(self, shard: int, collection_id: int, headers: Mapping[bytes, Header | None]) -> None:
         """Keep the headers that were just read of keys about to be written, so that `apply` need not read them again.
@@ -178,6 +326,7 @@ class ShardStore:
     def read(self, request: ShardRead, now_ms: int) -> ShardReadReply:
         """Answer a read; keys beyond the reply's bound get an error of their own."""
         shard, collection_id, keys = request.shard, request.collection_id, request.keys
+        documents = self._whole(shard).counts.get(collection_id, NO_COUNTS).documents
         prefix = layout.value_prefix(shard, collection_id)
         values: list[bytes | None] = []
         versions: list[int] = []
@@ -216,7 +365,7 @@ class ShardStore:
                 add_value(value)
                 add_version(version)
         column = [expiries.get(index, NEVER) for index in range(len(keys))] if expiries else []
-        return ShardReadReply(values, versions, column, errors, self.counts(shard, collection_id).documents)
+        return ShardReadReply(values, versions, column, errors, documents)
 
     def scan(self, request: ShardScan, now_ms: int) -> ShardScanReply:
         """Answer a scan with one chunk."""
@@ -228,7 +377,7 @@ class ShardStore:
         end = prefix + request.end if request.end is not None else layout.end_of(prefix)
         limit = min(request.limit, SCAN_REPLY_MAX_KEYS)
         chunk = self.engine.scan(start, end, limit, SCAN_REPLY_MAX_BYTES)
-        documents = self.counts(request.shard, request.collection_id).documents
+        documents = self._whole(request.shard).counts.get(request.collection_id, NO_COUNTS).documents
         reply = ShardScanReply([], [], [], [], chunk.has_more, b"", documents)
         room = SCAN_REPLY_MAX_BYTES
         for row_key, row in chunk.rows:
@@ -272,16 +421,6 @@ class ShardStore:
         batch = self.engine.new_batch()
         for row_key in row_keys:
             batch.delete(row_key)
-        self.engine.write(batch)
-
-    def trim_log(self, shard: int, through: int) -> None:
-        """Remove the log's entries through a seqno."""
-        state = self.state(shard)
-        batch: Batch = self.engine.new_batch()
-        batch.delete_range(layout.log_key(shard, state.window.trimmed), layout.log_key(shard, through + 1))
-        batch.put(layout.meta_key(shard, _TRIMMED), layout.pack_number(through))
-        # Marked before the rows go: a reader on another thread that finds none must see why.
-        state.window.trim(through)
         self.engine.write(batch)
 
 

@@ -16,7 +16,7 @@ from kvshard.limits import BATCH_MAX_BYTES, BATCH_MAX_KEYS, KEY_MAX_BYTES, VALUE
 from kvshard.model import ABSENT, NEVER, ShardWrite, ShardWriteReply
 from leaf.layout import Header
 from leaf.operations import EXPIRES_MAX_MS, WriteOperation
-from leaf.replica import Latest
+from leaf.pending import Latest
 
 Validate: TypeAlias = Callable[[bytes], object]
 """Raises InvalidArgument for a value that the collection's schema refuses."""

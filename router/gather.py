@@ -1,14 +1,31 @@
 """From the legs of a gathered read to its verdict: answer whole, answer in part, or fail."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from kvshard.errors import InvalidArgument, error_of
+from kvshard.model import UNKNOWN_AGE
 from router.coverage import Coverage, FailedLeg, coverage_of, shortfall
 from router.requests import ReadPolicy
 from router.scatter import LegResult
 
 ReplyT = TypeVar("ReplyT")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadState:
+    """The state of a shard that a read saw: the one after this seqno. age_ms: see `model.ShardReadReply`."""
+
+    shard: int
+    seqno: int
+    age_ms: int
+
+    def older(self, other: "ReadState") -> "ReadState":
+        """What both states together can promise."""
+        is_unknown = UNKNOWN_AGE in (self.age_ms, other.age_ms)
+        age_ms = UNKNOWN_AGE if is_unknown else max(self.age_ms, other.age_ms)
+        return ReadState(self.shard, min(self.seqno, other.seqno), age_ms)
 
 
 def verdict(

@@ -1,23 +1,28 @@
 """Point and batch operations: a key goes to its shard's leaf, a batch is cut into one leg a shard and put together again.
 
-Requests come checked (`requests`), answers go out in the order of the request. Writes are never sent again unless the leaf said
-that it did nothing; a batch write never fails whole because a shard is silent: each of its keys then has a failure of its own.
+Requests come checked (`requests`), answers go out in the order of the request. Each write has an id, its client's or one of
+this router's own, so that it may be sent again. A batch write never fails whole because a shard is silent: each of its keys
+then has a failure of its own.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection
 from kvshard.errors import ErrorDetails, ErrorRecord, Internal, ResourceExhausted, error_of, record_of
 from kvshard.model import ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
+from kvshard.request_ids import WriteName, WriteNames
 from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, KnownCounts
-from router.gather import verdict
+from router.gather import ReadState, verdict
 from router.ledger import Timing, micros, timing_of
-from router.requests import ReadPolicy, WriteColumns
+from router.leg import REPEATED, USUALLY, Heard, How, how_to_read
+from router.requests import ReadPolicy, RequestIdentity, WriteColumns
 from router.routes import MapSource, resolve
 from router.scatter import LegResult, Scatter
+from router.watermarks import Watermarks
 
 ANSWER_MAX_BYTES = 48 * 1024 * 1024
 """Values of one answer: 10,000 keys may name 80 GB. Stays under MESSAGE_MAX_BYTES with room for keys, versions and failures."""
@@ -25,19 +30,20 @@ ANSWER_MAX_BYTES = 48 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PointRead:
-    """One key as read; value None: it is absent."""
+    """One key as read; value None: it is absent. state: of the shard, as the read saw it."""
 
     value: bytes | None
     version: int
     expires_at_ms: int
     leg: LegResult[ShardReadReply]
+    state: ReadState
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRead:
     """Columns parallel to the keys asked for. values are empty where the key is absent or failed, versions 0 likewise.
 
-    expires_at_ms is empty when no key expires. failures: (index, error), by index.
+    expires_at_ms is empty when no key expires. failures: (index, error), by index. states: by shard.
     """
 
     values: list[bytes]
@@ -46,6 +52,7 @@ class BatchRead:
     failures: list[tuple[int, ErrorRecord]]
     coverage: Coverage
     timing: Timing
+    states: list[ReadState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,17 @@ class BatchWritten:
 class KeyValueOperations:
     """Get, Put, Delete, BatchGet and BatchWrite in domain terms."""
 
-    def __init__(self, maps: MapSource, leaves: LeafClient, scatter: Scatter, known: KnownCounts, clock: Clock) -> None:
+    def __init__(
+        self,
+        maps: MapSource,
+        leaves: LeafClient,
+        scatter: Scatter,
+        known: KnownCounts,
+        clock: Clock,
+        rng: Random | None = None,
+    ) -> None:
+        # The name must differ from that of every other router and of its own earlier runs.
+        self._names = WriteNames(f"router-{(rng or Random()).getrandbits(96):024x}")
         self._maps = maps
         self._leaves = leaves
         self._scatter = scatter
@@ -71,22 +88,35 @@ class KeyValueOperations:
         """Read one key."""
         cluster_map, collection = await resolve(self._maps, collection_name)
         shard = cluster_map.shard_of_key(key)
-        request = ShardRead(shard, cluster_map.shards[shard].epoch, collection.id, [key])
-        leg = await self._scatter.ask("Get", self._leaves.read, request, deadline)
+        request = ShardRead(shard, cluster_map.shards[shard].epoch, collection.id, [key], policy.is_stale)
+        leg = await self._scatter.ask("Get", self._leaves.read, request, deadline, how_to_read(policy))
         reply = leg.reply
         if reply.errors:
             raise error_of(reply.errors[0])
         expires_at_ms = reply.expires_at_ms[0] if reply.expires_at_ms else 0
-        return PointRead(reply.values[0], reply.versions[0], expires_at_ms, leg)
+        state = ReadState(shard, reply.seqno, reply.age_ms)
+        return PointRead(reply.values[0], reply.versions[0], expires_at_ms, leg, state)
+
+    def watermarks(self) -> bytes:
+        """What this router knows of the shards, for a client to give back with the repetition of a later write."""
+        return self._scatter.heard.committed.encode()
 
     async def write(
-        self, method: str, collection_name: str, columns: WriteColumns, wait_for_refresh: bool, deadline: float
+        self,
+        method: str,
+        collection_name: str,
+        columns: WriteColumns,
+        wait_for_refresh: bool,
+        deadline: float,
+        identity: RequestIdentity | None = None,
     ) -> tuple[int, bool]:
         """Write or delete the one key of the columns; returns its version and whether it was there before."""
         cluster_map, collection = await resolve(self._maps, collection_name)
         shard = cluster_map.shard_of_key(columns.keys[0])
-        request = _shard_write(cluster_map, shard, collection, columns, wait_for_refresh)
-        leg = await self._scatter.ask(method, self._leaves.write, request, deadline)
+        with _WriteId(identity, self._names, self._scatter.heard) as id:
+            request = _shard_write(cluster_map, shard, collection, columns, wait_for_refresh, id)
+            leg = await self._scatter.ask(method, self._leaves.write, request, deadline, id.how)
+        self._note_refreshed([request], [leg])
         reply = leg.reply
         if reply.errors:
             raise error_of(reply.errors[0])
@@ -98,10 +128,10 @@ class KeyValueOperations:
         cluster_map, collection = await resolve(self._maps, collection_name)
         parts = _split(cluster_map, keys)
         requests = [
-            ShardRead(shard, cluster_map.shards[shard].epoch, collection.id, [keys[i] for i in indices])
+            ShardRead(shard, cluster_map.shards[shard].epoch, collection.id, [keys[i] for i in indices], policy.is_stale)
             for shard, indices in parts.items()
         ]
-        legs = await self._scatter.gather("BatchGet", self._leaves.read, requests, deadline)
+        legs = await self._scatter.gather("BatchGet", self._leaves.read, requests, deadline, how_to_read(policy))
         for leg in legs:
             if leg.answer is not None:
                 self._known.learn(collection.id, leg.shard, leg.answer.reply.documents)
@@ -115,24 +145,68 @@ class KeyValueOperations:
         ended = self._clock.monotonic()
         timing = timing_of((leg.as_time() for leg in legs), micros(ended - began), micros(ended - gathered))
         expires_at_ms = columns.expires_at_ms if any(columns.expires_at_ms) else []
-        return BatchRead(columns.values, columns.versions, expires_at_ms, columns.failures, coverage, timing)
+        answers = ((leg.shard, leg.answer.reply) for leg in legs if leg.answer is not None)
+        states = [ReadState(shard, reply.seqno, reply.age_ms) for shard, reply in sorted(answers, key=lambda pair: pair[0])]
+        return BatchRead(columns.values, columns.versions, expires_at_ms, columns.failures, coverage, timing, states)
 
     async def batch_write(
-        self, collection_name: str, columns: WriteColumns, wait_for_refresh: bool, deadline: float
+        self,
+        collection_name: str,
+        columns: WriteColumns,
+        wait_for_refresh: bool,
+        deadline: float,
+        identity: RequestIdentity | None = None,
     ) -> BatchWritten:
         """Write many keys; those of one shard take effect together, in order, those of different shards independently."""
         cluster_map, collection = await resolve(self._maps, collection_name)
         parts = _split(cluster_map, columns.keys)
-        requests = [
-            _shard_write(cluster_map, shard, collection, _pick(columns, indices), wait_for_refresh)
-            for shard, indices in parts.items()
-        ]
-        legs = await self._scatter.gather("BatchWrite", self._leaves.write, requests, deadline)
+        with _WriteId(identity, self._names, self._scatter.heard) as id:
+            requests = [
+                _shard_write(cluster_map, shard, collection, _pick(columns, indices), wait_for_refresh, id)
+                for shard, indices in parts.items()
+            ]
+            legs = await self._scatter.gather("BatchWrite", self._leaves.write, requests, deadline, id.how)
+        self._note_refreshed(requests, legs)
         written = BatchWritten([0] * len(columns.keys), [False] * len(columns.keys), [])
         for leg in legs:
             _take_written(written, parts[leg.shard], leg)
         written.failures.sort(key=lambda failure: failure[0])
         return written
+
+    def _note_refreshed(self, requests: Sequence[ShardWrite], legs: Sequence[LegResult[ShardWriteReply]]) -> None:
+        """A search through this router must see these writes, whichever replica answers it."""
+        for request, leg in zip(requests, legs, strict=True):
+            if request.wait_for_refresh and leg.answer is not None:
+                self._scatter.heard.refreshed.learn(leg.shard, leg.answer.reply.seqno)
+
+
+class _WriteId:
+    """The request id that a write goes under: its client's, or one of the router's own, which is given back at the end.
+
+    known: what is known of the shards from before the first sending. how: whether there may have been a sending before.
+    """
+
+    __slots__ = ("_names", "_own", "client", "how", "known", "number")
+
+    def __init__(self, identity: RequestIdentity | None, names: WriteNames, heard: Heard) -> None:
+        self._names = names
+        self._own: WriteName | None = None
+        self.known: Watermarks = heard.committed
+        self.how: How = USUALLY
+        if identity is None:
+            self._own = names.take()
+            self.client, self.number = self._own
+        else:
+            self.client, self.number = identity.client, identity.number
+            if identity.is_retry:
+                self.known, self.how = identity.known, REPEATED
+
+    def __enter__(self) -> "_WriteId":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._own is not None:
+            self._names.give_back(self._own)
 
 
 def _split(cluster_map: ClusterMap, keys: Sequence[bytes]) -> dict[int, list[int]]:
@@ -161,7 +235,7 @@ def _pick(columns: WriteColumns, indices: list[int]) -> WriteColumns:
 
 
 def _shard_write(
-    cluster_map: ClusterMap, shard: int, collection: Collection, columns: WriteColumns, wait_for_refresh: bool
+    cluster_map: ClusterMap, shard: int, collection: Collection, columns: WriteColumns, wait_for_refresh: bool, id: _WriteId
 ) -> ShardWrite:
     return ShardWrite(
         shard=shard,
@@ -173,6 +247,9 @@ def _shard_write(
         conditions=columns.conditions,
         # A collection of plain values has no index that could be refreshed.
         wait_for_refresh=wait_for_refresh and bool(collection.schema),
+        client=id.client,
+        number=id.number,
+        since=id.known.of(shard),
     )
 
 

@@ -12,7 +12,9 @@ from typing import NoReturn
 
 from kvshard import limits, query
 from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
+from kvshard.request_ids import CLIENT_MAX_CHARS
 from kvshard.tail import hedging
+from router.watermarks import Watermarks
 
 TTL_MAX_MS = 100 * 365 * 24 * 3_600_000
 """100 years: more is a mistake of the unit, and the expiry instant must fit 64 bits."""
@@ -25,6 +27,9 @@ OPTION_TEXT_MAX_CHARS = 64
 
 SCAN_LIMIT_NONE = 0
 """A scan without a limit reads to the end."""
+
+NUMBER_MAX = 2**63 - 1
+"""Of a request id: what a shard's log and table store; a client that counts its writes never gets there."""
 
 _CONSISTENCIES = {0: False, 1: False, 2: True}
 _SHORTFALL_POLICIES = {0: False, 1: False, 2: True}
@@ -103,6 +108,28 @@ def check_keys(keys: Sequence[bytes]) -> None:
     if keys and (min(lengths) == 0 or max(lengths) > limits.KEY_MAX_BYTES):
         bad = next(i for i, length in enumerate(lengths) if not 0 < length <= limits.KEY_MAX_BYTES)
         check_key(keys[bad], f"keys[{bad}]")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestIdentity:
+    """The id that a client gave its write. known: what the client knew of the shards before it first sent it."""
+
+    client: str
+    number: int
+    is_retry: bool
+    known: Watermarks
+
+
+def request_identity(client: str, number: int, is_retry: bool, watermarks: bytes) -> RequestIdentity:
+    """The request id of a write, checked."""
+    if not 1 <= len(client) <= CLIENT_MAX_CHARS:
+        message = f"request_id.client must have 1 to {CLIENT_MAX_CHARS} characters, not {len(client)}"
+        refuse(message, "request_id.client", CLIENT_MAX_CHARS)
+    if not 1 <= number <= NUMBER_MAX:
+        refuse(f"request_id.number must be 1 to {NUMBER_MAX}, not {number}", "request_id.number", NUMBER_MAX)
+    if watermarks and not is_retry:
+        refuse("request_id.watermarks belong to a repetition; set is_retry", "request_id.watermarks")
+    return RequestIdentity(client, number, is_retry, Watermarks.decode(watermarks))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection, ShardConfig
+from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection
 from kvshard.errors import CollectionNotFound, ErrorDetails, Unavailable
 
 
@@ -49,11 +49,3 @@ async def resolve(maps: MapSource, name: str) -> tuple[ClusterMap, Collection]:
     if collection is None:
         raise CollectionNotFound(f"there is no collection {name!r}", ErrorDetails(field="collection"))
     return current, collection
-
-
-def candidates(config: ShardConfig, is_write: bool) -> tuple[str, ...]:
-    """Leaves that may be asked, the first one first: the primary, and for reads every other in-sync replica after it."""
-    if is_write or len(config.in_sync) == 1:
-        return (config.primary,)
-    others = (replica.leaf for replica in config.in_sync if replica.leaf != config.primary)
-    return (config.primary, *others)

@@ -14,7 +14,8 @@ from kvshard.errors import ErrorDetails, Internal, record_of
 from kvshard.model import ShardScan, ShardScanReply
 from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, FailedLeg, KnownCounts, coverage_of, shortfall
-from router.gather import raise_request_fault
+from router.gather import ReadState, raise_request_fault
+from router.leg import how_to_read
 from router.merge import Row, ScanMerge
 from router.requests import KeyRange, ReadPolicy
 from router.routes import MapSource, resolve
@@ -54,11 +55,15 @@ class ScanRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScanPage:
-    """Rows in key order. token: resumes after them, empty at the end. coverage: set on the last page only."""
+    """Rows in key order. token: resumes after them, empty at the end. coverage, states: set on the last page only.
+
+    states: by shard, of each the oldest that a chunk was read from.
+    """
 
     rows: list[Row]
     token: bytes
     coverage: Coverage | None
+    states: list[ReadState] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -75,6 +80,7 @@ class _Progress:
     is_continuing_incomplete: bool
     documents: dict[int, int] = field(default_factory=dict)
     failed: dict[int, FailedLeg] = field(default_factory=dict)
+    states: dict[int, ReadState] = field(default_factory=dict)
     fetches: set[asyncio.Task[LegResult[ShardScanReply]]] = field(default_factory=set)
     rows_left: int | None = None
 
@@ -166,8 +172,9 @@ class ScanOperation:
                 end=progress.request.range.end,
                 limit=progress.chunk_keys,
                 keys_only=progress.request.is_keys_only,
+                is_stale_ok=progress.policy.is_stale,
             )
-            leg = self._scatter.ask("Scan", self._leaves.scan, request, deadline)
+            leg = self._scatter.ask("Scan", self._leaves.scan, request, deadline, how_to_read(progress.policy))
             progress.fetches.add(asyncio.create_task(leg, name=f"scan-shard-{shard}"))
 
     async def _await_fetch(self, progress: _Progress) -> None:
@@ -185,6 +192,8 @@ class ScanOperation:
             reply = leg.answer.reply
             progress.documents[leg.shard] = reply.documents
             self._known.learn(progress.collection.id, leg.shard, reply.documents)
+            state = ReadState(leg.shard, reply.seqno, reply.age_ms)
+            progress.states[leg.shard] = progress.states.get(leg.shard, state).older(state)
             if not progress.merge.add(leg.shard, reply):
                 stuck = Internal(f"the scan of shard {leg.shard} does not get further", ErrorDetails(shards=(leg.shard,)))
                 progress.fail(FailedLeg(leg.shard, record_of(stuck), leg.replicas_tried))
@@ -210,9 +219,10 @@ class ScanOperation:
             progress.rows_left -= len(rows)
         is_end = progress.merge.is_done
         is_last = is_end or progress.rows_left == 0
-        return ScanPage(
-            rows, b"" if is_end or not rows else self._token(progress, rows), self._coverage(progress) if is_last else None
-        )
+        token = b"" if is_end or not rows else self._token(progress, rows)
+        if not is_last:
+            return ScanPage(rows, token, None)
+        return ScanPage(rows, token, self._coverage(progress), [state for _, state in sorted(progress.states.items())])
 
     def _token(self, progress: _Progress, rows: list[Row]) -> bytes:
         is_incomplete = bool(progress.failed) or progress.is_continuing_incomplete

@@ -3,41 +3,49 @@
 Owns the tasks of scattered legs: whatever happens, a cancelled call included, none is left behind. A leg that failed is data
 (`LegResult.error`), never an exception, so that one dead leaf does not end the others. What a shortfall means is decided in
 `coverage`, what is sent again when in `kvshard.tail.attempts`.
+
+A shard that has, or is meant to have, several replicas gets over the loss of one: its legs go on until their deadline, reads at
+the other replicas, writes with a request id at whoever becomes primary. Where there is nothing to fail over to, the caller is
+told at once and decides whether to wait.
 """
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Generic, NamedTuple
 
 import structlog
 
 from kvshard.clock import Clock
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, KvShardError, NotReady, StaleEpoch, Unavailable, record_of
-from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardWrite
+from kvshard.model import ShardWrite
 from kvshard.rpc.leaf_client import Answer
-from kvshard.tail.attempts import Candidate, Config
+from kvshard.tail.attempts import MAX_REFRESHES, MAX_REPEATS, Candidate, Config
 from kvshard.tail.executor import LegRequest, run_leg
 from kvshard.telemetry import RouterMetrics
 from router.coverage import FailedLeg
 from router.ledger import LegTime, micros
-from router.routes import MapSource, candidates, known_map
+from router.leg import USUALLY, Ask, Heard, How, Leg, Plans, ReplyT, RequestT
+from router.routes import MapSource, known_map
 
 LATE_LEG_GRACE_S = 0.01
 """A leg ends by itself at its deadline; only one whose leaf client fails to keep it is cancelled this much later."""
 
-RequestT = TypeVar("RequestT", ShardRead, ShardWrite, ShardScan, ShardSearch)
-ReplyT = TypeVar("ReplyT")
-Ask = Callable[[str, RequestT, float], Awaitable[Answer[ReplyT]]]
-"""A method of LeafClient: (leaf, request, deadline)."""
+READ_ATTEMPTS_MAX = 3
+"""Attempts of a read that may be out at once: the first one, its hedge, and one more where that hangs too."""
+
+CONFIGS_MAX = 256
+"""Kinds of legs kept: one for each hedge delay that callers choose."""
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class LegResult(Generic[ReplyT]):
-    """How a leg ended: with an answer, or with an error. leaf: who answered, or empty. ended_at: on the monotonic clock."""
+class LegResult(NamedTuple, Generic[ReplyT]):
+    """How a leg ended: with an answer, or with an error. leaf: who answered, or empty. ended_at: on the monotonic clock.
+
+    A named tuple, since every request makes some, and a frozen dataclass takes four times as long to make.
+    """
 
     shard: int
     answer: Answer[ReplyT] | None
@@ -66,12 +74,16 @@ class LegResult(Generic[ReplyT]):
 
 
 class Scatter:
-    """Sends legs to leaves by the current map; holds no state of a request."""
+    """Sends legs to leaves by the current map; remembers what it heard of shards and leaves, nothing of a request."""
 
-    def __init__(self, maps: MapSource, clock: Clock, metrics: RouterMetrics) -> None:
+    def __init__(self, maps: MapSource, clock: Clock, metrics: RouterMetrics, rng: Random | None = None) -> None:
+        self.heard = Heard()
         self._maps = maps
         self._clock = clock
         self._metrics = metrics
+        self._rng = rng or Random()
+        self._plans = Plans()
+        self._configs: dict[tuple[bool, bool, float | None], Config] = {}
         self._counters: dict[tuple[str, str], Callable[[], None]] = {}
         self._histograms: dict[str, Callable[[float], None]] = {}
 
@@ -81,11 +93,12 @@ class Scatter:
         ask: Ask[RequestT, ReplyT],
         request: RequestT,
         deadline: float,
+        how: How = USUALLY,
     ) -> LegResult[ReplyT]:
         """Send one leg and wait for its outcome. Raises nothing but what a cancelled task raises."""
         began = self._clock.monotonic()
         try:
-            result = await self._ask(ask, request, deadline, began)
+            result = await self._ask(ask, request, deadline, how, began)
         except KvShardError as error:
             result = self._failed(request, error, began)
         except Exception as defect:
@@ -101,6 +114,7 @@ class Scatter:
         ask: Ask[RequestT, ReplyT],
         requests: Sequence[RequestT],
         deadline: float,
+        how: How = USUALLY,
     ) -> list[LegResult[ReplyT]]:
         """Send one leg a request, all at once, and wait for all outcomes, at most until the deadline.
 
@@ -109,7 +123,7 @@ class Scatter:
         if not requests:
             return []
         began = self._clock.monotonic()
-        legs = [asyncio.create_task(self.ask(method, ask, request, deadline)) for request in requests]
+        legs = [asyncio.create_task(self.ask(method, ask, request, deadline, how)) for request in requests]
         try:
             await asyncio.wait(legs, timeout=max(0.0, deadline - began) + LATE_LEG_GRACE_S)
         finally:
@@ -122,45 +136,47 @@ class Scatter:
             for request, leg in zip(requests, legs, strict=True)
         ]
 
-    async def _ask(self, ask: Ask[RequestT, ReplyT], request: RequestT, deadline: float, began: float) -> LegResult[ReplyT]:
-        config = known_map(self._maps).shards.get(request.shard)
-        if config is None:
-            return await self._run_machine(ask, request, deadline, began)
-        may_ask = candidates(config, isinstance(request, ShardWrite))
-        if len(may_ask) > 1:
-            return await self._run_machine(ask, request, deadline, began)
-        # With one candidate there is nothing to hedge: the attempt machine is needed only when the first try is refused.
-        if request.epoch != config.epoch:
-            request = replace(request, epoch=config.epoch)
-        try:
-            answer = await ask(config.primary, request, deadline)
-        except (StaleEpoch, NotReady):
-            with contextlib.suppress(Unavailable):
-                await self._maps.refresh()
-            return await self._run_machine(ask, request, deadline, began)
-        ended = self._clock.monotonic()
-        return LegResult(request.shard, answer, None, config.primary, may_ask, 1, micros(ended - began), ended)
-
-    async def _run_machine(
-        self, ask: Ask[RequestT, ReplyT], request: RequestT, deadline: float, began: float
+    async def _ask(
+        self, ask: Ask[RequestT, ReplyT], request: RequestT, deadline: float, how: How, began: float
     ) -> LegResult[ReplyT]:
+        config = known_map(self._maps).shards.get(request.shard)
+        leg = Leg(ask, request, how, self._maps, self._plans, self.heard, self._clock, self._rng)
         is_write = isinstance(request, ShardWrite)
+        plan = None if config is None else self._plans.of(config, how, is_write)
+        candidates = () if plan is None else leg.candidates(plan)
+        has_failover = plan is not None and plan.has_failover
+        if len(candidates) != 1 or is_write:
+            return await self._run(leg, candidates, has_failover, deadline, began)
+        # With one candidate there is nothing to hedge: a leg is needed only when the first try fails.
+        try:
+            answer = await leg.send(candidates[0], deadline)
+        except Unavailable as error:
+            if not isinstance(error, (StaleEpoch, NotReady)) and not has_failover:
+                raise
+        else:
+            ended = self._clock.monotonic()
+            leaf = candidates[0].leaf
+            return LegResult(request.shard, answer, None, leaf, (leaf,), 1, micros(ended - began), ended)
+        result = await self._run(leg, await leg.refresh(), has_failover, deadline, began)
+        tried = tuple(dict.fromkeys((candidates[0].leaf, *result.replicas_tried)))
+        return result._replace(attempts=result.attempts + 1, replicas_tried=tried)
 
-        async def send(candidate: Candidate, deadline: float) -> Answer[ReplyT]:
-            return await ask(candidate.leaf, replace(request, epoch=candidate.epoch), deadline)
-
-        async def refresh() -> tuple[Candidate, ...]:
-            await self._maps.refresh()
-            return self._candidates(request.shard, is_write)
-
-        leg = LegRequest(request.shard, self._candidates(request.shard, is_write), deadline, Config(is_idempotent=not is_write))
-        outcome = await run_leg(leg, send, refresh, self._clock)
+    async def _run(
+        self,
+        leg: Leg[RequestT, ReplyT],
+        candidates: tuple[Candidate, ...],
+        has_failover: bool,
+        deadline: float,
+        began: float,
+    ) -> LegResult[ReplyT]:
+        shard = leg.request.shard
+        request = LegRequest(shard, candidates, deadline, self._config(leg, has_failover), self._rng)
+        outcome = await run_leg(request, leg.send, leg.refresh, self._clock, leg.look)
         ended = self._clock.monotonic()
-        answer = None if outcome.reply is None else Answer(outcome.reply, outcome.queue_us, outcome.service_us)
         return LegResult(
-            shard=request.shard,
-            answer=answer,
-            error=None if outcome.error is None else _naming(outcome.error, request.shard, outcome.replicas_tried),
+            shard=shard,
+            answer=outcome.answer,
+            error=None if outcome.error is None else _naming(outcome.error, shard, outcome.replicas_tried),
             leaf=outcome.winner or "",
             replicas_tried=outcome.replicas_tried,
             attempts=outcome.attempts,
@@ -168,11 +184,23 @@ class Scatter:
             ended_at=ended,
         )
 
-    def _candidates(self, shard: int, is_write: bool) -> tuple[Candidate, ...]:
-        config = self._maps.current.shards.get(shard)
-        if config is None:
-            return ()
-        return tuple(Candidate(leaf, config.epoch) for leaf in candidates(config, is_write))
+    def _config(self, leg: Leg[RequestT, ReplyT], has_failover: bool) -> Config:
+        """Made once for each kind of leg: there are few."""
+        is_write = isinstance(leg.request, ShardWrite)
+        may_repeat = has_failover and (not isinstance(leg.request, ShardWrite) or bool(leg.request.client))
+        kind = (is_write, may_repeat, leg.how.hedge_after_s)
+        made = self._configs.get(kind)
+        if made is None:
+            if len(self._configs) >= CONFIGS_MAX:
+                self._configs.clear()
+            made = self._configs[kind] = Config(
+                max_attempts=1 if is_write else READ_ATTEMPTS_MAX,
+                is_idempotent=not is_write,
+                may_repeat=may_repeat,
+                hedge_after_s=None if is_write else leg.how.hedge_after_s,
+                max_refreshes=MAX_REPEATS if may_repeat else MAX_REFRESHES,
+            )
+        return made
 
     def _failed(self, request: RequestT, error: KvShardError, began: float) -> LegResult[ReplyT]:
         ended = self._clock.monotonic()

@@ -16,11 +16,13 @@ from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, KnownCounts
 from router.gather import verdict
 from router.ledger import Timing, micros, timing_of
+from router.leg import how_to_read
 from router.merge import MergedFacet, MergedHits, merge_facet, merge_hits
 from router.requests import ReadPolicy, SearchQuery, check_limit, check_search, check_shards
 from router.routes import MapSource, resolve
 from router.scatter import LegResult, Scatter
 from router.tokens import SearchPosition, TokenCodec, fingerprint
+from router.watermarks import Watermarks
 
 PAGE_MAX_BYTES = 48 * 1024 * 1024
 """Documents of one page: 1,000 hits may be 8 GB. A page that would exceed it ends early, and its token goes on from there."""
@@ -74,8 +76,9 @@ class SearchOperation:
         if token:
             position = self._tokens.decode_search(token, collection.id, request_print)
             _check_depth(position, query.limit)
-        requests = _leg_requests(cluster_map, collection.id, shards, query, position.offsets)
-        legs = await self._scatter.gather("Search", self._leaves.search, requests, deadline)
+        refreshed = self._scatter.heard.refreshed
+        requests = _leg_requests(cluster_map, collection.id, shards, query, position.offsets, refreshed)
+        legs = await self._scatter.gather("Search", self._leaves.search, requests, deadline, how_to_read(policy))
         gathered = self._clock.monotonic()
         replies = {leg.shard: leg.answer.reply for leg in legs if leg.answer is not None}
         coverage = self._coverage(collection.id, legs, replies, policy, position)
@@ -122,8 +125,14 @@ def _check_depth(position: SearchPosition, limit: int) -> None:
 
 
 def _leg_requests(
-    cluster_map: ClusterMap, collection_id: int, shards: Sequence[int], query: SearchQuery, offsets: Mapping[int, int]
+    cluster_map: ClusterMap,
+    collection_id: int,
+    shards: Sequence[int],
+    query: SearchQuery,
+    offsets: Mapping[int, int],
+    refreshed: Watermarks,
 ) -> list[ShardSearch]:
+    """refreshed: writes that a search was promised to see; the replica that made the promise may not be the one asked now."""
     facet_limit = query.facet_limit
     if len(shards) > 1:
         facet_limit = min(limits.FACET_MAX_VALUES, facet_limit + facet_limit // 2 + FACET_EXTRA_VALUES)
@@ -142,6 +151,7 @@ def _leg_requests(
             highlight=query.highlight,
             refresh=query.is_refresh_wanted,
             keys_only=query.is_keys_only,
+            min_seqno=refreshed.of(shard),
         )
         for shard in shards
     ]

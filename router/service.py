@@ -5,19 +5,22 @@ Nothing is decided here; the checks are in `requests`, the work in `kv`, `scan` 
 
 from collections.abc import Sequence
 from contextlib import aclosing
+from typing import TypeAlias
 
 from kvshard.errors import ErrorRecord
-from kvshard.model import ShardHit
+from kvshard.model import UNKNOWN_AGE, ShardHit
 from kvshard.rpc.status import failure_of
 from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_pb2
 from router.calls import Calls, Context
 from router.coverage import Coverage
+from router.gather import ReadState
 from router.kv import KeyValueOperations
 from router.ledger import Timing, timing_of
 from router.merge import MergedFacet
 from router.requests import (
     DEFAULT_READ_POLICY,
     ReadPolicy,
+    RequestIdentity,
     SearchQuery,
     WriteColumns,
     check_key,
@@ -27,10 +30,13 @@ from router.requests import (
     condition_of,
     key_range,
     read_policy,
+    request_identity,
     write_columns,
 )
 from router.scan import ScanOperation, ScanPage, ScanRequest
 from router.search import SearchOperation
+
+_Write: TypeAlias = kv_pb2.PutRequest | kv_pb2.DeleteRequest | kv_pb2.BatchWriteRequest
 
 DEFAULT_LIMIT = 10
 DEFAULT_FACET_LIMIT = 10
@@ -58,6 +64,8 @@ class KVService(kv_pb2_grpc.KVServicer):
                 item.value = read.value
                 item.version = read.version
                 item.expires_at_ms = read.expires_at_ms
+            if policy.is_stale:
+                response.state.CopyFrom(_state(read.state))
             if policy.is_timing_wanted:
                 response.timing.CopyFrom(_timing(timing_of([read.leg.as_time()], read.leg.total_us, 0)))
         return response
@@ -75,9 +83,9 @@ class KVService(kv_pb2_grpc.KVServicer):
                 ttl_ms=[request.ttl_ms] if request.ttl_ms else [],
                 conditions=[] if condition is None else [condition],
             )
-            deadline = self._calls.leg_deadline(context)
-            version, _ = await self._operations.write("Put", request.collection, columns, request.refresh, deadline)
-        return kv_pb2.PutResponse(version=version)
+            identity, deadline = _identity(request), self._calls.leg_deadline(context)
+            version, _ = await self._operations.write("Put", request.collection, columns, request.refresh, deadline, identity)
+        return kv_pb2.PutResponse(version=version, watermarks=self._watermarks(request))
 
     async def Delete(self, request: kv_pb2.DeleteRequest, context: Context) -> kv_pb2.DeleteResponse:
         """Deletes one key."""
@@ -85,9 +93,11 @@ class KVService(kv_pb2_grpc.KVServicer):
             check_key(request.key)
             condition = _condition(request.condition, "condition") if request.HasField("condition") else None
             columns = WriteColumns([request.key], [None], [], [] if condition is None else [condition])
-            deadline = self._calls.leg_deadline(context)
-            _, existed = await self._operations.write("Delete", request.collection, columns, request.refresh, deadline)
-        return kv_pb2.DeleteResponse(existed=existed)
+            identity, deadline = _identity(request), self._calls.leg_deadline(context)
+            _, existed = await self._operations.write(
+                "Delete", request.collection, columns, request.refresh, deadline, identity
+            )
+        return kv_pb2.DeleteResponse(existed=existed, watermarks=self._watermarks(request))
 
     async def BatchGet(self, request: kv_pb2.BatchGetRequest, context: Context) -> kv_pb2.BatchGetResponse:
         """Reads many keys."""
@@ -103,6 +113,7 @@ class KVService(kv_pb2_grpc.KVServicer):
                 failures=_failures(read.failures),
                 coverage=_coverage(read.coverage),
                 timing=_timing(read.timing) if policy.is_timing_wanted else None,
+                states=map(_state, read.states) if policy.is_stale else None,
             )
 
     async def BatchWrite(self, request: kv_pb2.BatchWriteRequest, context: Context) -> kv_pb2.BatchWriteResponse:
@@ -112,11 +123,17 @@ class KVService(kv_pb2_grpc.KVServicer):
             columns = write_columns(
                 list(request.keys), list(request.values), list(request.deletes), list(request.ttl_ms), conditions
             )
-            deadline = self._calls.leg_deadline(context)
-            written = await self._operations.batch_write(request.collection, columns, request.refresh, deadline)
+            identity, deadline = _identity(request), self._calls.leg_deadline(context)
+            written = await self._operations.batch_write(request.collection, columns, request.refresh, deadline, identity)
             return kv_pb2.BatchWriteResponse(
-                versions=written.versions, existed=written.existed, failures=_failures(written.failures)
+                versions=written.versions,
+                existed=written.existed,
+                failures=_failures(written.failures),
+                watermarks=self._watermarks(request),
             )
+
+    def _watermarks(self, request: _Write) -> bytes:
+        return self._operations.watermarks() if request.request_id.wants_watermarks else b""
 
     async def Scan(  # type: ignore[override]  # not a generator: a cancelled one would only be closed when it is collected
         self, request: kv_pb2.ScanRequest, context: Context
@@ -134,7 +151,7 @@ class KVService(kv_pb2_grpc.KVServicer):
             pages = self._scans.scan(request.collection, scan, policy, self._calls.stream_deadline(context))
             async with aclosing(pages):
                 async for page in pages:
-                    await context.write(_scan_page(page, request.keys_only))
+                    await context.write(_scan_page(page, request.keys_only, policy.is_stale))
 
 
 class SearchService(search_pb2_grpc.SearchServicer):
@@ -188,6 +205,18 @@ def _policy(
     )
 
 
+def _identity(request: _Write) -> RequestIdentity | None:
+    if not request.HasField("request_id"):
+        return None
+    id = request.request_id
+    return request_identity(id.client, id.number, id.is_retry, id.watermarks)
+
+
+def _state(state: ReadState) -> types_pb2.ReadState:
+    age_ms = None if state.age_ms == UNKNOWN_AGE else state.age_ms
+    return types_pb2.ReadState(shard=state.shard, seqno=state.seqno, age_ms=age_ms)
+
+
 def _condition(message: types_pb2.WriteCondition, field: str) -> int | None:
     kind = message.WhichOneof("condition")
     if kind == "if_version":
@@ -238,7 +267,7 @@ def _timing(timing: Timing) -> types_pb2.Timing:
     )
 
 
-def _scan_page(page: ScanPage, is_keys_only: bool) -> kv_pb2.ScanResponse:
+def _scan_page(page: ScanPage, is_keys_only: bool, is_stale: bool) -> kv_pb2.ScanResponse:
     expires_at_ms = [row[3] for row in page.rows]
     return kv_pb2.ScanResponse(
         keys=[row[0] for row in page.rows],
@@ -247,6 +276,7 @@ def _scan_page(page: ScanPage, is_keys_only: bool) -> kv_pb2.ScanResponse:
         expires_at_ms=expires_at_ms if any(expires_at_ms) else [],
         token=page.token,
         coverage=None if page.coverage is None else _coverage(page.coverage),
+        states=map(_state, page.states) if is_stale else None,
     )
 
 

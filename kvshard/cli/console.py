@@ -57,7 +57,7 @@ class Connect:
     """
 
     router: Annotated[str, Parameter(env_var="KVSHARD_ROUTER")] = "127.0.0.1:7700"
-    timeout: float = 5.0
+    timeout: float = 10.0
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False
 
 

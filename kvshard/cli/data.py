@@ -22,7 +22,7 @@ from kvshard.cli.console import (
 
 if TYPE_CHECKING:
     from kvshard.client.client import Client
-    from kvshard.client.results import Item
+    from kvshard.client.results import Item, ReadState
 
 _DEFAULTS = Connect()
 
@@ -99,6 +99,7 @@ def get(
     key: Annotated[str, Parameter(allow_leading_hyphen=True)],
     /,
     *,
+    stale: Annotated[bool, Parameter(negative="")] = False,
     collection: str = "default",
     connect: Connect = _DEFAULTS,
 ) -> int:
@@ -108,18 +109,22 @@ def get(
     ----------
     key
         The key.
+    stale
+        Take what any reachable replica has, even if it is behind.
     collection
         Collection to read from.
     """
 
     async def work(kv: "Client[bytes]") -> int:
-        item = await kv.collection(collection).raw.get(key_of(key))
+        item = await kv.collection(collection).raw.get(key_of(key), consistency="stale" if stale else "strong")
         if item is None:
             complain(f"not found: {one_line(key_of(key))}")
             return EXIT_NOT_FOUND
         if connect.as_json:
             print_json(_row(item))
         else:
+            if item.state is not None:
+                complain(f"shard {item.state.shard}: through write {item.state.seqno}{_age(item.state)}")
             sys.stdout.buffer.write(item.value)
             if sys.stdout.isatty():
                 print()
@@ -171,6 +176,7 @@ def scan(
     keys_only: Annotated[bool, Parameter(negative="")] = False,
     resume: str | None = None,
     partial: Annotated[bool, Parameter(negative="")] = False,
+    stale: Annotated[bool, Parameter(negative="")] = False,
     collection: str = "default",
     connect: Connect = _DEFAULTS,
 ) -> int:
@@ -192,6 +198,8 @@ def scan(
         Go on behind an earlier scan: the token that it printed.
     partial
         Go on without shards that do not answer.
+    stale
+        Take what any reachable replica has, even if it is behind.
     collection
         Collection to read.
     """
@@ -205,6 +213,7 @@ def scan(
             keys_only=keys_only,
             resume=parse_token(resume),
             on_shortfall="partial" if partial else "fail",
+            consistency="stale" if stale else "strong",
         )
         async with found:
             async for item in found:
@@ -216,9 +225,15 @@ def scan(
             complain(f"there is more: --resume {token_text(found.token)}")
         if found.coverage and not found.coverage.complete:
             complain(f"incomplete: {found.coverage.legs_ok} of {found.coverage.legs} shards answered")
+        for state in found.states:
+            complain(f"shard {state.shard}: through write {state.seqno}{_age(state)}")
         return EXIT_OK
 
     return with_client(connect, work)
+
+
+def _age(state: "ReadState") -> str:
+    return ", of unknown age" if state.age_ms is None else f", at most {state.age_ms} ms old"
 
 
 def _row(item: "Item[bytes, bytes]", *, has_value: bool = True) -> dict[str, object]:
@@ -226,6 +241,8 @@ def _row(item: "Item[bytes, bytes]", *, has_value: bool = True) -> dict[str, obj
     if has_value:
         row.update(json_bytes("value", item.value))
     row["version"] = item.version
+    if item.state is not None:
+        row.update(seqno=item.state.seqno, age_ms=item.state.age_ms)
     if item.expires_at is not None:
         row["expires_at"] = item.expires_at.isoformat()
     return row

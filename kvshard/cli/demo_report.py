@@ -107,7 +107,7 @@ def picture(single: Percentiles, rows: Sequence[FanOutRow], width: int = 48) -> 
     return lines
 
 
-def explanation(samples: FanOutSamples, cores: int) -> str:
+def explanation(samples: FanOutSamples, cores: int, replicas: int) -> str:
     """What the table shows and what it does not, in plain words and with its own numbers."""
     rows, single = samples.rows(), samples.single_leg
     last = rows[-1]
@@ -116,7 +116,7 @@ def explanation(samples: FanOutSamples, cores: int) -> str:
         f"{last.answers.p99:.1f} ms where one leg asked alone has {single.p99:.1f} ms, an amplification of "
         f"{last.amplification:.1f}. Two things add up in it: waiting for the slowest leg, and {last.fan_out} legs sharing "
         f"{cores} cores with the router and this program (p99 of a leg among {last.fan_out}: {last.legs.p99:.1f} ms). Each "
-        "shard has one replica, so there is nowhere else to ask: nothing is hedged here."
+        f"leg is asked at one of its shard's {replicas} replicas, and at another only when that fails: nothing is hedged yet."
     )
 
 

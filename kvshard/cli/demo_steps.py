@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvshard.cli import pydocs
+from kvshard.cli.demo_failure import Killing
 from kvshard.cli.demo_report import FAN_OUTS, FanOutSamples, Percentiles, explanation, picture, query_words, rotated, svg
 from kvshard.client.client import Client
 from kvshard.client.collection import Collection
@@ -93,8 +94,8 @@ class Demo:
         self._title("A cluster on this machine")
         address = await self._cluster.start()
         self._say(
-            f"{len(self._cluster.leaves)} leaves, {len(self._cluster.shards)} shards and a router at [bold]{address}[/], "
-            f"ready after {self._clock.monotonic() - began:.1f} s"
+            f"{len(self._cluster.leaves)} leaves, {len(self._cluster.shards)} shards of {self._cluster.replicas} replicas each "
+            f"and a router at [bold]{address}[/], ready after {self._clock.monotonic() - began:.1f} s"
         )
         async with Client(address, timeout=10.0) as kv:
             docs = kv.collection("pydocs")
@@ -102,6 +103,8 @@ class Demo:
             await self._search(docs)
             await self._read(kv, docs)
             await self._measure(docs)
+            if self._cluster.replicas > 1:
+                await self._kill(kv)
         self._say(f"\nDone in {self._clock.monotonic() - began:.0f} s.")
         if keep:
             self._say(keep_hint(address))
@@ -203,6 +206,18 @@ class Demo:
         took = (self._clock.monotonic() - began) * 1000
         self._say(f"  {what}: [bold]{took:.1f} ms[/]  [dim]{escape('; '.join(notes))}[/]")
 
+    async def _kill(self, kv: Client[str]) -> None:
+        self._title("A leaf is killed while clients write and read")
+        found = await Killing(kv, self._cluster.pids, self._clock).run()
+        self._say(
+            f"  kill -9 of {found.leaf}: {len(found.acknowledged):,} writes acknowledged, [bold]{found.lost} lost[/]; "
+            f"{found.reads:,} reads of what was just written, [bold]{found.wrong_reads} stale[/]"
+        )
+        self._say(
+            f"  longest time without any write: [bold]{found.longest_gap_s:.1f} s[/]; "
+            f"calls that failed: [bold]{found.refused}[/]"
+        )
+
     async def _measure(self, docs: Collection[str]) -> None:
         self._title("What fan-out does to latency")
         words = query_words(self._words, self._loaded) or ["python"]
@@ -225,7 +240,7 @@ class Demo:
         self._console.print(latency_table(samples))
         for line in picture(samples.single_leg, samples.rows()):
             self._console.print(line, highlight=False, markup=False)
-        self._say("\n" + explanation(samples, os.cpu_count() or 1))
+        self._say("\n" + explanation(samples, os.cpu_count() or 1, self._cluster.replicas))
         if self._svg_file is not None:
             self._svg_file.write_text(svg(samples.single_leg, samples.rows()), encoding="utf-8")
             self._say(f"The picture is in {self._svg_file}.")

@@ -58,7 +58,7 @@ def up(
     shards
         Shards; 8 for a new cluster.
     replicas
-        Replicas of each shard; only 1 so far.
+        Replicas of each shard; 3 for a new cluster, or as many as there are leaves.
     port
         Port of the router on 127.0.0.1; 0 takes a free one.
     data_dir

@@ -14,18 +14,25 @@ import grpc
 from kvshard.client.checks import parse_address
 from kvshard.client.retries import RetryPolicy, retry_delay
 from kvshard.clock import Clock, SystemClock
-from kvshard.errors import Cancelled, ErrorDetails, FailedPrecondition, KvShardError
+from kvshard.errors import Cancelled, ErrorDetails, FailedPrecondition, KvShardError, in_doubt
+from kvshard.request_ids import WriteNames
 from kvshard.rpc.channel import aio_channel
 from kvshard.rpc.status import error_from_rpc
-from kvshard.v1 import cluster_pb2_grpc, kv_pb2_grpc, search_pb2_grpc
+from kvshard.v1 import cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, search_pb2_grpc, types_pb2
 
 if TYPE_CHECKING:
     from kvshard.v1.cluster_pb2_grpc import ClusterAsyncStub
     from kvshard.v1.kv_pb2_grpc import KVAsyncStub
     from kvshard.v1.search_pb2_grpc import SearchAsyncStub
 
+WATERMARKS_INTERVAL_S = 5.0
+"""Between two looks at how far the shards have committed, which make a late repetition recognisable. A shard forgets clients
+after a thousand others have written, so these are new enough; and a look costs 12 bytes a shard."""
+
 _NEVER_LEFT = ("failed to connect to all addresses", "DNS resolution failed")
 
+WriteT = TypeVar("WriteT", kv_pb2.PutRequest, kv_pb2.DeleteRequest, kv_pb2.BatchWriteRequest)
+WrittenT = TypeVar("WrittenT", kv_pb2.PutResponse, kv_pb2.DeleteResponse, kv_pb2.BatchWriteResponse)
 RequestT = TypeVar("RequestT", contravariant=True)
 ResponseT = TypeVar("ResponseT", covariant=True)
 
@@ -50,7 +57,8 @@ class RouterStubs:
 class Connection:
     """Channels to one or several routers; a call that a router cannot answer goes on at the next one.
 
-    Channels are opened at the first call, inside the event loop that makes it.
+    Channels are opened at the first call, inside the event loop that makes it. Each write gets an id, by which the shards
+    recognise its repetitions.
     """
 
     def __init__(
@@ -67,6 +75,9 @@ class Connection:
         self._current = 0
         self._opened: dict[int, tuple[grpc.aio.Channel, RouterStubs]] = {}
         self._is_closed = False
+        self._names = WriteNames(f"{self.random.getrandbits(96):024x}")
+        self._watermarks = b""
+        self._watermarks_due_at = float("-inf")
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else f"at {self.addresses[self._current]}"
@@ -105,8 +116,50 @@ class Connection:
             try:
                 return await method(self.stubs)(request, timeout=max(0.0, deadline - self.clock.monotonic()))
             except (grpc.aio.AioRpcError, asyncio.CancelledError) as raised:
-                error = self.error_of_call(raised, is_repeatable=is_repeatable)
+                error = self.error_of_call(raised, is_write=not is_repeatable)
             await self.pause_or_raise(error, is_repeatable=is_repeatable, attempts=attempts, deadline=deadline)
+
+    async def write(
+        self,
+        method: Callable[[RouterStubs], UnaryMethod[WriteT, WrittenT]],
+        request: WriteT,
+        *,
+        deadline: float,
+    ) -> WrittenT:
+        """Make a write, and make it again under the same id until the deadline: it takes effect once. Raises a KvShardError.
+
+        An error says details.maybe_applied when the write may have taken effect, in whichever of its sendings.
+        """
+        name = self._names.take()
+        known = self._watermarks  # From before the first sending, as a repetition must tell it.
+        id = types_pb2.RequestId(client=name.client, number=name.number, wants_watermarks=self._wants_watermarks())
+        attempts = 0
+        try:
+            while True:
+                attempts += 1
+                request.request_id.CopyFrom(id)
+                try:
+                    response = await method(self.stubs)(request, timeout=max(0.0, deadline - self.clock.monotonic()))
+                except (grpc.aio.AioRpcError, asyncio.CancelledError) as raised:
+                    error = self.error_of_call(raised, is_write=True)
+                else:
+                    self._watermarks = response.watermarks or self._watermarks
+                    return response
+                if error.details.maybe_applied and not id.is_retry:
+                    id.is_retry, id.watermarks = True, known
+                if id.is_retry:
+                    error = in_doubt(error)
+                await self.pause_or_raise(error, is_repeatable=True, attempts=attempts, deadline=deadline)
+        finally:
+            self._names.give_back(name)
+
+    def _wants_watermarks(self) -> bool:
+        """Whether it is this write's turn to ask."""
+        now = self.clock.monotonic()
+        if now < self._watermarks_due_at:
+            return False
+        self._watermarks_due_at = now + WATERMARKS_INTERVAL_S
+        return True
 
     async def pause_or_raise(self, error: KvShardError, *, is_repeatable: bool, attempts: int, deadline: float) -> None:
         """Wait until the call may be made again, at the next router; raise the error when it may not."""
@@ -124,15 +177,15 @@ class Connection:
         self._current = (self._current + 1) % len(self.addresses)
         await asyncio.sleep(delay)
 
-    def error_of_call(self, raised: grpc.aio.AioRpcError | asyncio.CancelledError, *, is_repeatable: bool) -> KvShardError:
+    def error_of_call(self, raised: grpc.aio.AioRpcError | asyncio.CancelledError, *, is_write: bool) -> KvShardError:
         """What a failed call means. A cancellation of the caller's own task is raised on."""
         if isinstance(raised, asyncio.CancelledError):
             task = asyncio.current_task()
             # A channel that is closed cancels its calls without anybody having cancelled this task.
             if not self._is_closed or (task is not None and task.cancelling()):
                 raise raised
-            return Cancelled("the client was closed during the call", ErrorDetails(maybe_applied=not is_repeatable))
-        return error_from_rpc(raised, is_write=not is_repeatable and not _never_left(raised))
+            return Cancelled("the client was closed during the call", ErrorDetails(maybe_applied=is_write))
+        return error_from_rpc(raised, is_write=is_write and not _never_left(raised))
 
     async def close(self) -> None:
         """Close the channels; calls under way fail with Cancelled. A second close does nothing."""

@@ -7,9 +7,9 @@ from kvshard.client.checks import batches, check_condition, check_timeout, key_b
 from kvshard.client.codecs import ValueCodec, key_decoder
 from kvshard.client.connection import Connection
 from kvshard.client.options import ReadOptions, ReadOverrides
-from kvshard.client.results import Coverage, DeleteResults, GetResults, Item, K, PutResults, Timing, V
+from kvshard.client.results import Coverage, DeleteResults, GetResults, Item, K, PutResults, ReadState, Timing, V
 from kvshard.client.scan import Scan, ScanRange
-from kvshard.client.wire import add_coverage, coverage_of, error_of_failure, found_of, timing_of
+from kvshard.client.wire import add_coverage, coverage_of, error_of_failure, found_of, state_of, timing_of
 from kvshard.errors import KvShardError
 from kvshard.v1 import kv_pb2, types_pb2
 
@@ -62,8 +62,9 @@ class Keyspace(Generic[K, V]):
         """Write a key and return its new version; durable when it returns.
 
         ttl: seconds after which the key vanishes. if_version: only if the key has this version; if_absent: only if there is no
-        such key; VersionConflict otherwise. refresh: return only when a search can see the write. A write whose outcome is
-        unknown is not repeated: the error then says details.maybe_applied.
+        such key; VersionConflict otherwise. refresh: return only when a search can see the write. A write that failed is
+        repeated under the same id, so that it takes effect once; when the time is over before its outcome is known, the error
+        says details.maybe_applied.
         """
         request = kv_pb2.PutRequest(
             collection=self._name,
@@ -74,7 +75,7 @@ class Keyspace(Generic[K, V]):
             refresh=refresh,
         )
         deadline = self._deadline(timeout)
-        response = await self._connection.unary(lambda stubs: stubs.kv.Put, request, deadline=deadline, is_repeatable=False)
+        response = await self._connection.write(lambda stubs: stubs.kv.Put, request, deadline=deadline)
         return response.version
 
     async def get(self, key: str | bytes, **read: Unpack[ReadOverrides]) -> Item[K, V] | None:
@@ -87,7 +88,8 @@ class Keyspace(Generic[K, V]):
             return None
         item = response.item
         value = self._values.decode(item.value)
-        return Item(self._decode_key(wire), value, item.version, item.expires_at_ms, timing_of(response))
+        state = state_of(response.state) if response.HasField("state") else None
+        return Item(self._decode_key(wire), value, item.version, item.expires_at_ms, timing_of(response), state)
 
     async def delete(
         self, key: str | bytes, *, if_version: int | None = None, refresh: bool = False, timeout: float | None = None
@@ -96,7 +98,7 @@ class Keyspace(Generic[K, V]):
         condition = _condition(if_version, False)
         request = kv_pb2.DeleteRequest(collection=self._name, key=key_bytes(key), condition=condition, refresh=refresh)
         deadline = self._deadline(timeout)
-        response = await self._connection.unary(lambda stubs: stubs.kv.Delete, request, deadline=deadline, is_repeatable=False)
+        response = await self._connection.write(lambda stubs: stubs.kv.Delete, request, deadline=deadline)
         return response.existed
 
     async def get_many(self, keys: Iterable[str | bytes], **read: Unpack[ReadOverrides]) -> GetResults[K, V]:
@@ -106,6 +108,7 @@ class Keyspace(Generic[K, V]):
         found: list[Item[K, V] | KvShardError | None] = []
         coverage: Coverage | None = None
         timing: Timing | None = None
+        states: dict[int, ReadState] = {}
         for piece in batches(wire):
             request = kv_pb2.BatchGetRequest(collection=self._name, keys=wire[piece], options=options)
             response = await self._connection.unary(
@@ -115,7 +118,10 @@ class Keyspace(Generic[K, V]):
             added = coverage_of(response.coverage)
             coverage = added if coverage is None else add_coverage(coverage, added)
             timing = timing_of(response)
-        return GetResults(found, coverage or Coverage(True, 0, 0, 1.0, 0, 0), timing)
+            for state in map(state_of, response.states):
+                states[state.shard] = states.get(state.shard, state).older(state)
+        by_shard = tuple(state for _, state in sorted(states.items()))
+        return GetResults(found, coverage or Coverage(True, 0, 0, 1.0, 0, 0), timing, by_shard)
 
     async def put_many(
         self,
@@ -182,11 +188,7 @@ class Keyspace(Generic[K, V]):
         for request in requests:
             if failed is None:
                 try:
-                    answers.append(
-                        await self._connection.unary(
-                            lambda stubs: stubs.kv.BatchWrite, request, deadline=deadline, is_repeatable=False
-                        )
-                    )
+                    answers.append(await self._connection.write(lambda stubs: stubs.kv.BatchWrite, request, deadline=deadline))
                 except KvShardError as error:
                     if not answers:
                         raise

@@ -18,6 +18,10 @@ _SHORTFALL = {"fail": types_pb2.SHORTFALL_POLICY_FAIL, "partial": types_pb2.SHOR
 _REPLICA_CHOICES = ("adaptive", "random", "primary")
 
 
+DEFAULT_TIMEOUT_S = 10.0
+"""Several times what a shard takes to get a new primary, so that a call outlives the loss of a leaf."""
+
+
 class ReadOverrides(TypedDict, total=False):
     """What a single read may set otherwise than its client does. None means: as the client."""
 
@@ -39,7 +43,7 @@ class ReadOptions:
     that a gathered answer must have considered. on_shortfall: "fail" or "partial" below it. explain_timing: ask for a Timing.
     """
 
-    timeout: float = 5.0
+    timeout: float = DEFAULT_TIMEOUT_S
     consistency: str = "strong"
     hedge: str = "auto"
     replica_choice: str = "adaptive"

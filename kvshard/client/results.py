@@ -22,11 +22,28 @@ Document = dict[str, Any]
 """A JSON object."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReadState:
+    """Which state of a shard a stale read saw: the one after the write with this sequence number.
+
+    age_ms: it holds every write acknowledged before that many milliseconds ago; None: the replica could not tell.
+    """
+
+    shard: int
+    seqno: int
+    age_ms: int | None
+
+    def older(self, other: "ReadState") -> "ReadState":
+        """What both states together can promise."""
+        age_ms = None if self.age_ms is None or other.age_ms is None else max(self.age_ms, other.age_ms)
+        return ReadState(self.shard, min(self.seqno, other.seqno), age_ms)
+
+
 class Item(msgspec.Struct, Generic[K, V], frozen=True):
     """A key with its value. version: sequence number of its last write. expires_at_ms: milliseconds since 1970, 0 for never.
 
-    timing: where the time of a single read went, when explain_timing was set. A Struct, since a batch makes thousands of them
-    and a frozen dataclass takes ten times as long to make.
+    timing: where the time of a single read went, when explain_timing was set. state: of a single stale read. A Struct, since a
+    batch makes thousands of them and a frozen dataclass takes ten times as long to make.
     """
 
     key: K
@@ -34,6 +51,7 @@ class Item(msgspec.Struct, Generic[K, V], frozen=True):
     version: int
     expires_at_ms: int = 0
     timing: "Timing | None" = None
+    state: ReadState | None = None
 
     @property
     def expires_at(self) -> datetime | None:
@@ -44,17 +62,22 @@ class Item(msgspec.Struct, Generic[K, V], frozen=True):
 class GetResults(list["Item[K, V] | KvShardError | None"], Generic[K, V]):
     """Results of get_many in the order of the keys: the item, None where the key is absent, or why it could not be read.
 
-    coverage: how much answered. timing: present when explain_timing was set.
+    coverage: how much answered. timing: present when explain_timing was set. states: of a stale read, by shard.
     """
 
-    __slots__ = ("coverage", "timing")
+    __slots__ = ("coverage", "states", "timing")
 
     def __init__(
-        self, found: Iterable[Item[K, V] | KvShardError | None], coverage: "Coverage", timing: "Timing | None" = None
+        self,
+        found: Iterable[Item[K, V] | KvShardError | None],
+        coverage: "Coverage",
+        timing: "Timing | None" = None,
+        states: tuple[ReadState, ...] = (),
     ) -> None:
         super().__init__(found)
         self.coverage = coverage
         self.timing = timing
+        self.states = states
 
     def raise_for_failures(self) -> None:
         """Raise the first failure; do nothing when there is none."""

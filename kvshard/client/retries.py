@@ -5,11 +5,13 @@
 | any | Unavailable, nothing was done (is_retryable, not maybe_applied) | yes |
 | any | ResourceExhausted with retry_after_ms, nothing was done | yes, after at least that long |
 | repeatable | one of these two, outcome unknown | yes: twice is as good as once |
-| not repeatable | outcome unknown (maybe_applied) | no: a second write could undo one that came between |
+| not repeatable | outcome unknown (maybe_applied) | no: a second one could undo what came between |
+| any | Expired | no: nobody will ever know more |
 | any | DeadlineExceeded | no: the time of the call is over |
 | any | anything else | no: the same answer would come again |
 
-Repeatable are the reads, and the creation of a collection. Never more than max_attempts, never past the call's deadline.
+Repeatable are the reads, the writes of keys, since their ids make a shard do them once, and the creation of a collection; not
+its drop. Never more than max_attempts, never past the call's deadline.
 
 Pure: imports only the standard library and other pure files.
 """

@@ -13,9 +13,9 @@ from kvshard.client.checks import invalid, key_after, range_bytes
 from kvshard.client.codecs import ValueCodec
 from kvshard.client.connection import Connection
 from kvshard.client.options import ReadOptions
-from kvshard.client.results import Coverage, Item, K, V
+from kvshard.client.results import Coverage, Item, K, ReadState, V
 from kvshard.client.scan_token import ScanPosition, decode_position, encode_position
-from kvshard.client.wire import coverage_of
+from kvshard.client.wire import coverage_of, state_of
 from kvshard.errors import DeadlineExceeded
 from kvshard.v1 import kv_pb2
 
@@ -64,7 +64,8 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
     """The items of a scan, ascending by key. token: resumes behind the last item given. coverage: known at the end.
 
     A stream that breaks is opened again where it stopped: items are neither lost nor given twice. Leave an unfinished scan with
-    `aclose()`, or use it in `async with`; one that is only dropped ends when it is collected.
+    `aclose()`, or use it in `async with`; one that is only dropped ends when it is collected. states: of a stale scan, known at
+    the end: what its last stream read of each shard.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
         self._deadline: float | None = None
         self._attempts = 0
         self.coverage: Coverage | None = None
+        self.states: tuple[ReadState, ...] = ()
 
     def __repr__(self) -> str:
         return f"Scan({self._wanted}, given={self._given}, at_end={self._is_at_end})"
@@ -188,13 +190,14 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
         self._at = bisect_right(keys, self._position.last_key) if self._position.last_key else 0
         if chunk.HasField("coverage"):
             self.coverage = coverage_of(chunk.coverage)
+            self.states = tuple(map(state_of, chunk.states))
         if self._at == len(keys) and chunk.token:
             self._position = ScanPosition(self._position.start, chunk.token)
 
     async def _recover(self, raised: grpc.aio.AioRpcError | asyncio.CancelledError) -> None:
         """Make ready for another stream, or raise the error."""
         self._stream = None
-        error = self._connection.error_of_call(raised, is_repeatable=True)
+        error = self._connection.error_of_call(raised, is_write=False)
         if self._has_progressed:
             self._deadline = None
             if isinstance(error, DeadlineExceeded):

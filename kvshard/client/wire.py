@@ -14,6 +14,7 @@ from kvshard.client.results import (
     Item,
     K,
     LegTiming,
+    ReadState,
     SearchPage,
     Timing,
     V,
@@ -67,6 +68,11 @@ def timing_of(message: Any) -> Timing | None:
     timing = cast(types_pb2.Timing, message.timing)
     legs = (LegTiming(leg.shard, leg.leaf, leg.attempts, leg.total_us, leg.queue_us, leg.service_us) for leg in timing.legs)
     return Timing(tuple(legs), timing.total_us, timing.merge_us, timing.straggler_shard)
+
+
+def state_of(message: types_pb2.ReadState) -> ReadState:
+    """Which state of a shard an answer shows."""
+    return ReadState(message.shard, message.seqno, message.age_ms if message.HasField("age_ms") else None)
 
 
 def found_of(

@@ -13,9 +13,10 @@ import structlog
 
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, ShardConfig
-from kvshard.coordination import mapwriter
+from kvshard.coordination import mapwriter, replica_sets
 from kvshard.coordination.base import Coordinator, CoordinatorUnavailable, Event, HistoryCompacted, KeyValue
 from kvshard.coordination.mapwriter import BootstrapPlan, MapMeta, bootstrap
+from kvshard.coordination.replica_sets import CasResult
 from kvshard.errors import DeadlineExceeded, Unavailable
 
 __all__ = ["BootstrapPlan", "MapMeta", "MapStore", "assemble", "bootstrap"]
@@ -160,19 +161,20 @@ class MapStore:
         await self._refresh_after_write()
         return registered
 
-    async def claim_incarnation(self, shard: int, leaf: str, incarnation: str) -> ShardConfig:
-        """Record the identity of a replica's data. Raises FailedPrecondition when the map has another one.
+    async def claim_incarnations(self, leaf: str, incarnations: Mapping[int, str]) -> dict[int, ShardConfig]:
+        """Record the identities of replicas' data, by shard. Raises FailedPrecondition when the map has another one.
 
-        Returns the shard as it is now; the installed map follows by the watch.
+        Returns the shards as they are now; the installed map follows by the watch.
         """
-        # No refresh: a new leaf claims all its shards in a row, and the config that matters to it is the one returned.
-        return await mapwriter.claim_incarnation(self._coordinator, shard, leaf, incarnation)
+        return await replica_sets.claim_incarnations(self._coordinator, leaf, incarnations)
 
-    async def new_epoch(self, shards: Sequence[int], leaf: str) -> dict[int, int]:
-        """Raise the epoch of those shards whose primary is this leaf. Returns their new epochs."""
-        epochs = await mapwriter.new_epoch(self._coordinator, shards, leaf)
-        await self._refresh_after_write()
-        return epochs
+    async def compare_and_set(self, config: ShardConfig, expected_epoch: int) -> CasResult:
+        """Write a shard's replica set if it is still at the epoch; tried once. The installed map follows by the watch."""
+        return await replica_sets.compare_and_set(self._coordinator, config, expected_epoch)
+
+    async def read_shard(self, shard: int) -> ShardConfig:
+        """A shard as the coordinator holds it now. Raises CoordinatorUnavailable."""
+        return (await mapwriter.read_shard(self._coordinator, shard))[1]
 
     async def create_collection(self, name: str, schema: Mapping[str, str]) -> Collection:
         """Create a collection; one with the same schema is returned as it is. Raises CollectionExists."""

@@ -182,7 +182,8 @@ def _leaf_put(leaf: Leaf) -> Put:
     return Put(leaf_key(leaf.id), text.encode(text.leaf_data(leaf)).encode())
 
 
-def _shard_put(shard: ShardConfig) -> Put:
+def put_shard(shard: ShardConfig) -> Put:
+    """The write of a shard."""
     return Put(shard_key(shard.id), text.encode(text.shard_data(shard)).encode())
 
 
@@ -223,7 +224,7 @@ async def bootstrap(coordinator: Coordinator, plan: BootstrapPlan) -> bool:
     shards = plan_shards(plan)
     meta = MapMeta(plan.seed, plan.cluster_id, DEFAULT_COLLECTION.id + 1, plan.replicas)
     writes = [_collection_put(DEFAULT_COLLECTION), *(_leaf_put(leaf) for leaf in plan.leaves)]
-    writes += [_shard_put(shard) for shard in shards]
+    writes += [put_shard(shard) for shard in shards]
     rival = ABSENT
     patience = 0
 
@@ -245,7 +246,7 @@ async def bootstrap(coordinator: Coordinator, plan: BootstrapPlan) -> bool:
         deletes = [Delete(item.key) for item in (left_over.items if left_over else ()) if item.key not in own]
         return await _write_pieces(coordinator, [*deletes, *writes], Put(META_KEY, encode_meta(meta)), claim)
 
-    return await _until_done(attempt, "bootstrap the cluster", BOOTSTRAP_TRIES_MAX)
+    return await until_done(attempt, "bootstrap the cluster", BOOTSTRAP_TRIES_MAX)
 
 
 async def _write_pieces(
@@ -275,60 +276,9 @@ async def register_leaf(coordinator: Coordinator, leaf: str, address: str, zone:
         item = await coordinator.get(leaf_key(leaf))
         if item is not None and decode_leaf(item) == wanted:
             return wanted
-        return wanted if await _replace(coordinator, [(leaf_key(leaf), item)], [_leaf_put(wanted)]) else None
+        return wanted if await replace_keys(coordinator, [(leaf_key(leaf), item)], [_leaf_put(wanted)]) else None
 
-    return await _until_done(attempt, f"register leaf {leaf}")
-
-
-async def claim_incarnation(coordinator: Coordinator, shard: int, leaf: str, incarnation: str) -> ShardConfig:
-    """Record the identity of the data that a leaf created for an in-sync replica.
-
-    Raises FailedPrecondition when the map has another identity for it (this data is not the replica that the map trusts), or
-    when the leaf has no in-sync replica of the shard.
-    """
-
-    async def attempt() -> ShardConfig | None:
-        item, config = await _read_shard(coordinator, shard)
-        held = next((replica for replica in config.in_sync if replica.leaf == leaf), None)
-        if held is None:
-            raise FailedPrecondition(f"leaf {leaf} has no in-sync replica of shard {shard}")
-        if held.incarnation == incarnation:
-            return config
-        if held.incarnation:
-            raise FailedPrecondition(
-                f"shard {shard} on leaf {leaf} is incarnation {held.incarnation} in the map, but {incarnation} on its disk: "
-                "the data that was acknowledged there is gone or belongs to another cluster",
-                ErrorDetails(shards=(shard,)),
-            )
-        in_sync = tuple(replace(each, incarnation=incarnation) if each.leaf == leaf else each for each in config.in_sync)
-        changed = replace(config, in_sync=in_sync)
-        return changed if await _replace(coordinator, [(item.key, item)], [_shard_put(changed)]) else None
-
-    return await _until_done(attempt, f"claim shard {shard} for leaf {leaf}")
-
-
-async def new_epoch(coordinator: Coordinator, shards: Sequence[int], leaf: str) -> dict[int, int]:
-    """Raise the epoch of those shards whose primary is this leaf, as many in one transaction as it takes. Returns the new ones.
-
-    When an answer is lost the epochs are raised once more: one that someone else may have written is never taken for ours.
-    """
-
-    async def raise_some(some: Sequence[int]) -> dict[int, int]:
-        async def attempt() -> dict[int, int] | None:
-            read = [await _read_shard(coordinator, shard) for shard in some]
-            own = [(item, replace(config, epoch=config.epoch + 1)) for item, config in read if config.primary == leaf]
-            expected = [(item.key, item) for item, _ in own]
-            if own and not await _replace(coordinator, expected, [_shard_put(new) for _, new in own]):
-                return None
-            return {config.id: config.epoch for _, config in own}
-
-        return await _until_done(attempt, f"raise the epochs of leaf {leaf}")
-
-    ordered = sorted(set(shards))
-    epochs: dict[int, int] = {}
-    for first in range(0, len(ordered), TXN_OPERATIONS_MAX):
-        epochs |= await raise_some(ordered[first : first + TXN_OPERATIONS_MAX])
-    return epochs
+    return await until_done(attempt, f"register leaf {leaf}")
 
 
 async def create_collection(coordinator: Coordinator, name: str, schema: Mapping[str, str]) -> Collection:
@@ -351,10 +301,10 @@ async def create_collection(coordinator: Coordinator, name: str, schema: Mapping
         created = Collection(name, meta.next_collection_id, wanted)
         new_meta = replace(meta, next_collection_id=meta.next_collection_id + 1)
         writes = [_collection_put(created), Put(META_KEY, encode_meta(new_meta))]
-        is_done = await _replace(coordinator, [(collection_key(name), None), (META_KEY, meta_item)], writes)
+        is_done = await replace_keys(coordinator, [(collection_key(name), None), (META_KEY, meta_item)], writes)
         return created if is_done else None
 
-    return await _until_done(attempt, f"create collection {name}")
+    return await until_done(attempt, f"create collection {name}")
 
 
 async def drop_collection(coordinator: Coordinator, name: str) -> Collection:
@@ -373,12 +323,12 @@ async def drop_collection(coordinator: Coordinator, name: str) -> Collection:
         seen = decode_collection(item)
         meta_item, meta = await _read_meta(coordinator)
         writes: list[Put | Delete] = [Delete(item.key), Put(META_KEY, encode_meta(meta))]
-        return seen if await _replace(coordinator, [(item.key, item), (META_KEY, meta_item)], writes) else None
+        return seen if await replace_keys(coordinator, [(item.key, item), (META_KEY, meta_item)], writes) else None
 
-    return await _until_done(attempt, f"drop collection {name}")
+    return await until_done(attempt, f"drop collection {name}")
 
 
-async def _replace(
+async def replace_keys(
     coordinator: Coordinator, expected: Sequence[tuple[str, KeyValue | None]], writes: Sequence[Put | Delete]
 ) -> bool:
     """Write if the keys are still as they were read."""
@@ -386,7 +336,8 @@ async def _replace(
     return (await coordinator.txn(compares, writes)).has_succeeded
 
 
-async def _read_shard(coordinator: Coordinator, shard: int) -> tuple[KeyValue, ShardConfig]:
+async def read_shard(coordinator: Coordinator, shard: int) -> tuple[KeyValue, ShardConfig]:
+    """A shard as it is stored. Raises FailedPrecondition when there is none."""
     item = await coordinator.get(shard_key(shard))
     if item is None:
         raise FailedPrecondition(f"the map has no shard {shard}", ErrorDetails(shards=(shard,)))
@@ -400,7 +351,7 @@ async def _read_meta(coordinator: Coordinator) -> tuple[KeyValue, MapMeta]:
     return item, decode_meta(item.value)
 
 
-async def _until_done(attempt: Callable[[], Awaitable[T | None]], what: str, tries_max: int = TRIES_MAX) -> T:
+async def until_done(attempt: Callable[[], Awaitable[T | None]], what: str, tries_max: int = TRIES_MAX) -> T:
     """Run an attempt until it returns something: None means that a race was lost, so everything is read again."""
     pause, why, unanswered = RETRY_PAUSE_S, "too many writers raced for the same keys", 0
     for _ in range(tries_max):

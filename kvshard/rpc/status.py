@@ -90,6 +90,7 @@ def failure_of(record: ErrorRecord) -> types_pb2.Failure:
         maybe_applied=details.maybe_applied,
         shards=details.shards[:SHARDS_MAX_LISTED],
         retry_after_ms=details.retry_after_ms or 0,
+        committed=details.committed or 0,
     )
 
 
@@ -104,6 +105,7 @@ def record_of_failure(failure: types_pb2.Failure, replicas_tried: tuple[str, ...
         shards=tuple(failure.shards),
         replicas_tried=replicas_tried,
         retry_after_ms=failure.retry_after_ms or None,
+        committed=failure.committed or None,
     )
     return ErrorRecord(failure.reason, failure.message, details)
 

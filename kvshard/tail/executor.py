@@ -1,14 +1,18 @@
 """Performs one leg: interprets the actions of the attempt machine over an async `send`.
 
 Decides nothing. Every attempt it starts has ended when it returns, also when it is itself cancelled: losers are cancelled and
-awaited. A leg of a single attempt runs in the caller's own task, one with hedges gives each attempt a task.
+awaited.
+
+Nearly every leg ends with its first answer, so that case is made cheap: the first attempt runs in the caller's own task, and
+the machine comes to life only when that attempt fails, or is late. In the latter case a task takes over (`_Leg._take_over`),
+which sees the first attempt as a future, and interrupts it by cancelling the caller's await.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
-from typing import Generic, TypeVar
+from random import Random
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from kvshard.clock import Clock
 from kvshard.errors import KvShardError
@@ -24,8 +28,10 @@ from kvshard.tail.attempts import (
     DeadlinePassed,
     Event,
     Finish,
+    LookAtMap,
     Lost,
     MapRefreshed,
+    MapSeen,
     RefreshFailed,
     RefreshMap,
     Send,
@@ -42,116 +48,176 @@ SendFunction = Callable[[Candidate, float], Awaitable[Answer[ReplyT]]]
 RefreshFunction = Callable[[], Awaitable[tuple[Candidate, ...]]]
 """Reads the map anew; returns the shard's candidates in the order of asking. Raises KvShardError."""
 
+LookFunction = Callable[[], tuple[Candidate, ...]]
+"""The shard's candidates by the map that is known. Does not raise."""
+
 
 OVERRUN_S = 0.002
 """How long past the deadline a send may take to say so itself: it alone knows whether a write went out. Only one that does not
 keep to its deadline is cut off here."""
 
+_USUAL = Config()
 _REFRESH = 0
+_FIRST = 1
 
 
-@dataclass(frozen=True, slots=True)
-class LegRequest:
-    """One leg. candidates: replicas in the order of asking. deadline: when the leg must have ended."""
+class LegRequest(NamedTuple):
+    """One leg. candidates: replicas in the order of asking. deadline: when the leg must have ended. rng: spreads pauses."""
 
     shard: int
     candidates: tuple[Candidate, ...]
     deadline: float
-    config: Config = field(default_factory=Config)
+    config: Config = _USUAL
+    rng: Random | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LegOutcome(Generic[ReplyT]):
-    """How a leg ended: with a reply or with an error, never both.
+class LegOutcome(NamedTuple, Generic[ReplyT]):
+    """How a leg ended: with an answer or with an error, never both. (A named tuple is made in a quarter of the time.)
 
     attempts: requests sent. replicas_tried: leaves in the order of asking, each once. winner: leaf whose answer was used.
-    total_us: from the start to the outcome, seen here; queue_us, service_us: as the winner measured them.
+    total_us: from the start to the outcome, seen here.
     """
 
     shard: int
-    reply: ReplyT | None = None
-    error: KvShardError | None = None
-    attempts: int = 0
-    replicas_tried: tuple[str, ...] = ()
-    winner: str | None = None
-    total_us: int = 0
-    queue_us: int = 0
-    service_us: int = 0
+    answer: Answer[ReplyT] | None
+    error: KvShardError | None
+    attempts: int
+    replicas_tried: tuple[str, ...]
+    winner: str | None
+    total_us: int
+
+    @property
+    def reply(self) -> ReplyT | None:
+        """What the winner said."""
+        return None if self.answer is None else self.answer.reply
 
 
 async def run_leg(
-    request: LegRequest, send: SendFunction[ReplyT], refresh: RefreshFunction, clock: Clock
+    request: LegRequest,
+    send: SendFunction[ReplyT],
+    refresh: RefreshFunction,
+    clock: Clock,
+    look: LookFunction | None = None,
 ) -> LegOutcome[ReplyT]:
-    """Run one leg to its end. Raises nothing but what cancels it, and defects (exceptions that are no KvShardError)."""
-    started = clock.monotonic()
-    leg = _Leg(request, send, refresh, clock)
-    await (leg.run_alone() if request.config.max_attempts == 1 else leg.run_with_tasks())
-    return leg.outcome(int((clock.monotonic() - started) * 1e6))
+    """Run one leg to its end. Raises nothing but what cancels it, and defects (exceptions that are no KvShardError).
+
+    look: None where the map never changes without a refresh.
+    """
+    leg = _Leg(request, send, refresh, clock, look)
+    await leg.run()
+    return leg.outcome()
 
 
 class _Leg(Generic[ReplyT]):
-    def __init__(self, request: LegRequest, send: SendFunction[ReplyT], refresh: RefreshFunction, clock: Clock) -> None:
-        self.machine = AttemptMachine(request.config, request.candidates, request.deadline)
-        self.answers: dict[int, Answer[ReplyT]] = {}
+    """A leg under way. machine: None while the first attempt is all there is."""
+
+    def __init__(
+        self,
+        request: LegRequest,
+        send: SendFunction[ReplyT],
+        refresh: RefreshFunction,
+        clock: Clock,
+        look: LookFunction | None,
+    ) -> None:
         self._request = request
         self._send = send
         self._refresh = refresh
+        self._look = look
         self._clock = clock
-        self._timer_at = inf
+        self._began = clock.monotonic()
         self._cut_off = request.deadline + OVERRUN_S
+        self._machine: AttemptMachine | None = None
+        self._answers: dict[int, Answer[ReplyT]] = {}
+        self._timer_at = inf
+        self._first: asyncio.Future[Event] | None = None
+        self._rest: asyncio.Task[None] | None = None
+        self._owner: asyncio.Task[object] | None = None
+        self._is_interrupted = False
 
-    def outcome(self, total_us: int) -> LegOutcome[ReplyT]:
-        contacts = self.machine.contacts
-        tried = tuple(dict.fromkeys(candidate.leaf for candidate in contacts))
-        result = self.machine.outcome
+    def outcome(self) -> LegOutcome[ReplyT]:
+        """How it ended."""
+        shard, total_us = self._request.shard, int((self._clock.monotonic() - self._began) * 1e6)
+        if self._machine is None:
+            leaf = self._request.candidates[0].leaf
+            return LegOutcome(shard, self._answers[_FIRST], None, 1, (leaf,), leaf, total_us)
+        contacts, result = self._machine.contacts, self._machine.outcome
+        attempts, tried = len(contacts), tuple(dict.fromkeys(candidate.leaf for candidate in contacts))
         if isinstance(result, Won):
-            answer = self.answers[result.attempt]
-            return LegOutcome(
-                shard=self._request.shard,
-                reply=answer.reply,
-                attempts=len(contacts),
-                replicas_tried=tried,
-                winner=result.candidate.leaf,
-                total_us=total_us,
-                queue_us=answer.queue_us,
-                service_us=answer.service_us,
-            )
+            return LegOutcome(shard, self._answers[result.attempt], None, attempts, tried, result.candidate.leaf, total_us)
         assert isinstance(result, Lost), "a leg that has run has ended"
-        shard = self._request.shard
-        return LegOutcome(shard, error=result.error, attempts=len(contacts), replicas_tried=tried, total_us=total_us)
+        return LegOutcome(shard, None, result.error, attempts, tried, None, total_us)
 
-    # -- one attempt at a time, in the caller's task
+    async def run(self) -> None:
+        """Run to the end. Nothing that it started is still running when it returns or raises."""
+        request = self._request
+        if not request.candidates or self._began >= request.deadline:
+            await self._go_on(self._start_machine(), {})
+            return
+        event = await self._run_first(request.candidates[0], request.deadline)
+        if self._rest is not None:
+            try:
+                await self._rest
+            finally:
+                await _end([self._rest])
+        elif event is not None:
+            machine_actions = self._start_machine()[1:]
+            await self._go_on([*machine_actions, *self._step(event)], {})
 
-    async def run_alone(self) -> None:
-        """The machine of a single attempt never wants two things at once, so its last action is awaited in place."""
-        actions = self.machine.start(self._clock.monotonic())
-        deadline = asyncio.timeout(max(0.0, self._cut_off - self._clock.monotonic()))
+    async def _run_first(self, candidate: Candidate, deadline: float) -> Event | None:
+        """Make the first attempt; a late one is taken over meanwhile.
+
+        None when nothing is left to do: it was answered in time, or given up in favour of another one.
+        """
+        wait = self._request.config.first_timer_s
+        until = self._cut_off if wait is None else min(self._cut_off, self._began + wait)
+        timer = asyncio.get_running_loop().call_later(until - self._began, self._take_over)
+        owner = self._owner = asyncio.current_task()
+        assert owner is not None, "a leg runs in a task"
+        cancelling = owner.cancelling()
+        event: Event | None = None
         try:
-            async with deadline:
-                while not isinstance(actions[-1], Finish):
-                    event = await self._perform(actions[-1])
-                    # A timer that woke a little early changes nothing: it is then set again.
-                    actions = self.machine.step(event, self._clock.monotonic()) or actions
-        except TimeoutError:
-            if not deadline.expired():
+            self._answers[_FIRST] = await self._send(candidate, deadline)
+        except KvShardError as error:
+            event = AttemptFailed(_FIRST, error)
+        except asyncio.CancelledError:
+            if not self._is_interrupted or owner.uncancel() > cancelling:
+                await _end([self._rest])
                 raise
-            self.machine.step(DeadlinePassed(), self._clock.monotonic())
+        except BaseException:
+            await _end([self._rest])
+            raise
+        finally:
+            timer.cancel()
+            self._owner = None
+        if self._first is not None and not self._first.done():
+            self._first.set_result(event or AttemptSucceeded(_FIRST))
+        return event
 
-    async def _perform(self, action: Action) -> Event:
-        match action:
-            case Send(attempt, candidate):
-                return await self._attempt(attempt, candidate)
-            case RefreshMap():
-                return await self._read_map()
-            case SetTimer(at):
-                await asyncio.sleep(max(0.0, at - self._clock.monotonic()))
-                return TimerFired()
-            case _:
-                raise AssertionError(f"a leg of one attempt cannot wait for {action}")
+    def _take_over(self) -> None:
+        """The first attempt is late: from now on a task runs the leg, to which that attempt is a future."""
+        self._first = asyncio.get_running_loop().create_future()
+        self._first.add_done_callback(self._interrupt)
+        self._rest = asyncio.create_task(self._go_on(self._start_machine()[1:], {_FIRST: self._first}))
+
+    def _interrupt(self, first: "asyncio.Future[Event]") -> None:
+        """The first attempt was given up: end the await in which it still is."""
+        if first.cancelled() and self._owner is not None:
+            self._is_interrupted = True
+            self._owner.cancel()
+
+    def _start_machine(self) -> list[Action]:
+        """The machine, set to where the leg stands: its first action is the attempt that was made first."""
+        request = self._request
+        self._machine = AttemptMachine(request.config, request.candidates, request.deadline, request.rng)
+        return self._machine.start(self._began)
+
+    def _step(self, event: Event) -> list[Action]:
+        assert self._machine is not None, "a leg that goes on has a machine"
+        return self._machine.step(event, self._clock.monotonic())
 
     async def _attempt(self, attempt: int, candidate: Candidate) -> Event:
         try:
-            self.answers[attempt] = await self._send(candidate, self._request.deadline)
+            self._answers[attempt] = await self._send(candidate, self._request.deadline)
         except KvShardError as error:
             return AttemptFailed(attempt, error)
         return AttemptSucceeded(attempt)
@@ -162,27 +228,28 @@ class _Leg(Generic[ReplyT]):
         except KvShardError as error:
             return RefreshFailed(error)
 
-    # -- several at a time, each in its task
+    async def _go_on(self, actions: list[Action], tasks: "dict[int, asyncio.Future[Event]]") -> None:
+        """Perform actions and report what comes of them, until the leg has ended.
 
-    async def run_with_tasks(self) -> None:
-        """Tasks are kept by attempt number; the refresh has number 0."""
-        tasks: dict[int, asyncio.Task[Event]] = {}
+        Tasks are kept by attempt number; the refresh has number 0.
+        """
+        assert self._machine is not None, "a leg that goes on has a machine"
+        losers: list[asyncio.Future[Event]] = []
         try:
-            actions = self.machine.start(self._clock.monotonic())
             while True:
                 for action in actions:
-                    self._start(action, tasks)
-                if self.machine.outcome is not None:
+                    self._start(action, tasks, losers)
+                if self._machine.outcome is not None:
                     return
+                looked = any(isinstance(action, LookAtMap) for action in actions)
+                events = [self._seen()] if looked else await self._next_events(tasks)
                 actions = []
-                for event in await self._next_events(tasks):
-                    actions += self.machine.step(event, self._clock.monotonic())
+                for event in events:
+                    actions += self._step(event)
         finally:
-            for task in tasks.values():
-                task.cancel()
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            await _end([*tasks.values(), *losers])
 
-    def _start(self, action: Action, tasks: dict[int, asyncio.Task[Event]]) -> None:
+    def _start(self, action: Action, tasks: "dict[int, asyncio.Future[Event]]", losers: "list[asyncio.Future[Event]]") -> None:
         match action:
             case Send(attempt, candidate):
                 tasks[attempt] = asyncio.create_task(self._attempt(attempt, candidate))
@@ -191,11 +258,17 @@ class _Leg(Generic[ReplyT]):
             case SetTimer(at):
                 self._timer_at = at
             case Cancel(attempt):
-                tasks[attempt].cancel()
-            case Finish():
-                pass  # the loop sees the machine's outcome
+                # What a loser says after all is not heard; it is awaited when the leg ends.
+                if attempt in tasks:
+                    losers.append(tasks.pop(attempt))
+                    losers[-1].cancel()
+            case LookAtMap() | Finish():
+                pass  # `_go_on` sees to them
 
-    async def _next_events(self, tasks: dict[int, asyncio.Task[Event]]) -> list[Event]:
+    def _seen(self) -> MapSeen:
+        return MapSeen(self._request.candidates if self._look is None else self._look())
+
+    async def _next_events(self, tasks: "dict[int, asyncio.Future[Event]]") -> list[Event]:
         """What happened next; empty when the wait ended a little before its instant."""
         until = min(self._cut_off, self._timer_at)
         wait = max(0.0, until - self._clock.monotonic())
@@ -213,3 +286,11 @@ class _Leg(Generic[ReplyT]):
             self._timer_at = inf
             return [TimerFired()]
         return []
+
+
+async def _end(tasks: Sequence[asyncio.Future[Any] | None]) -> None:
+    """Cancel what still runs and wait until all of it has ended."""
+    started = [task for task in tasks if task is not None]
+    for task in started:
+        task.cancel()
+    await asyncio.gather(*started, return_exceptions=True)

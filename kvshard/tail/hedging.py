@@ -69,6 +69,29 @@ class Longer:
 
 HedgePolicy = Auto | Off | Interval | Shorter | Longer
 
+DEFAULT_DELAY_S = 0.1
+"""Stands for every delay that would have to be measured: many times what a healthy leaf takes, so that next to nothing is
+hedged but what hangs."""
+
+
+def fixed_delay(policy: HedgePolicy) -> float | None:
+    """Seconds after which a spare replica is asked too; None: never."""
+    match policy:
+        case Off():
+            return None
+        case FixedDelay(seconds):
+            return seconds
+        case Shorter(first, second):
+            return min(_length(first), _length(second))
+        case Longer(first, second):
+            return max(_length(first), _length(second))
+        case Auto() | Quantile():
+            return DEFAULT_DELAY_S
+
+
+def _length(interval: Interval) -> float:
+    return interval.seconds if isinstance(interval, FixedDelay) else DEFAULT_DELAY_S
+
 
 class ReplicaChoice(Enum):
     """Which replica gets the first attempt."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from kvshard.v1 import types_pb2 as kvshard_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13kvshard/v1/kv.proto\x12\nkvshard.v1\x1a\x16kvshard/v1/types.proto\"W\n\nGetRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12(\n\x07options\x18\x03 \x01(\x0b\x32\x17.kvshard.v1.ReadOptions\"_\n\x0bGetResponse\x12#\n\x04item\x18\x01 \x01(\x0b\x32\x10.kvshard.v1.ItemH\x00\x88\x01\x01\x12\"\n\x06timing\x18\x02 \x01(\x0b\x32\x12.kvshard.v1.TimingB\x07\n\x05_item\"\x8c\x01\n\nPutRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x04\x12-\n\tcondition\x18\x05 \x01(\x0b\x32\x1a.kvshard.v1.WriteCondition\x12\x0f\n\x07refresh\x18\x06 \x01(\x08\"\x1e\n\x0bPutResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\"p\n\rDeleteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12-\n\tcondition\x18\x03 \x01(\x0b\x32\x1a.kvshard.v1.WriteCondition\x12\x0f\n\x07refresh\x18\x04 \x01(\x08\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\"]\n\x0f\x42\x61tchGetRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12(\n\x07options\x18\x03 \x01(\x0b\x32\x17.kvshard.v1.ReadOptions\"\xc1\x01\n\x10\x42\x61tchGetResponse\x12\x0e\n\x06values\x18\x01 \x03(\x0c\x12\x10\n\x08versions\x18\x02 \x03(\x04\x12\x15\n\rexpires_at_ms\x18\x03 \x03(\x04\x12(\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x16.kvshard.v1.KeyFailure\x12&\n\x08\x63overage\x18\x05 \x01(\x0b\x32\x14.kvshard.v1.Coverage\x12\"\n\x06timing\x18\x06 \x01(\x0b\x32\x12.kvshard.v1.Timing\"\xa7\x01\n\x11\x42\x61tchWriteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12\x0e\n\x06values\x18\x03 \x03(\x0c\x12\x0f\n\x07\x64\x65letes\x18\x04 \x03(\x08\x12\x0e\n\x06ttl_ms\x18\x05 \x03(\x04\x12.\n\nconditions\x18\x06 \x03(\x0b\x32\x1a.kvshard.v1.WriteCondition\x12\x0f\n\x07refresh\x18\x07 \x01(\x08\"a\n\x12\x42\x61tchWriteResponse\x12\x10\n\x08versions\x18\x01 \x03(\x04\x12\x0f\n\x07\x65xisted\x18\x02 \x03(\x08\x12(\n\x08\x66\x61ilures\x18\x03 \x03(\x0b\x32\x16.kvshard.v1.KeyFailure\"\xa8\x01\n\x0bScanRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\x0c\x12\r\n\x05start\x18\x03 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x0c\x12\r\n\x05limit\x18\x05 \x01(\x04\x12\x11\n\tkeys_only\x18\x06 \x01(\x08\x12\r\n\x05token\x18\x07 \x01(\x0c\x12(\n\x07options\x18\x08 \x01(\x0b\x32\x17.kvshard.v1.ReadOptions\"\x8c\x01\n\x0cScanResponse\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\x12\x0e\n\x06values\x18\x02 \x03(\x0c\x12\x10\n\x08versions\x18\x03 \x03(\x04\x12\x15\n\rexpires_at_ms\x18\x04 \x03(\x04\x12\r\n\x05token\x18\x05 \x01(\x0c\x12&\n\x08\x63overage\x18\x06 \x01(\x0b\x32\x14.kvshard.v1.Coverage2\x86\x03\n\x02KV\x12\x36\n\x03Get\x12\x16.kvshard.v1.GetRequest\x1a\x17.kvshard.v1.GetResponse\x12\x36\n\x03Put\x12\x16.kvshard.v1.PutRequest\x1a\x17.kvshard.v1.PutResponse\x12?\n\x06\x44\x65lete\x12\x19.kvshard.v1.DeleteRequest\x1a\x1a.kvshard.v1.DeleteResponse\x12\x45\n\x08\x42\x61tchGet\x12\x1b.kvshard.v1.BatchGetRequest\x1a\x1c.kvshard.v1.BatchGetResponse\x12K\n\nBatchWrite\x12\x1d.kvshard.v1.BatchWriteRequest\x1a\x1e.kvshard.v1.BatchWriteResponse\x12;\n\x04Scan\x12\x17.kvshard.v1.ScanRequest\x1a\x18.kvshard.v1.ScanResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13kvshard/v1/kv.proto\x12\nkvshard.v1\x1a\x16kvshard/v1/types.proto\"W\n\nGetRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12(\n\x07options\x18\x03 \x01(\x0b\x32\x17.kvshard.v1.ReadOptions\"\x85\x01\n\x0bGetResponse\x12#\n\x04item\x18\x01 \x01(\x0b\x32\x10.kvshard.v1.ItemH\x00\x88\x01\x01\x12\"\n\x06timing\x18\x02 \x01(\x0b\x32\x12.kvshard.v1.Timing\x12$\n\x05state\x18\x03 \x01(\x0b\x32\x15.kvshard.v1.ReadStateB\x07\n\x05_item\"\xb7\x01\n\nPutRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\x12\x0e\n\x06ttl_ms\x18\x04 \x01(\x04\x12-\n\tcondition\x18\x05 \x01(\x0b\x32\x1a.kvshard.v1.WriteCondition\x12\x0f\n\x07refresh\x18\x06 \x01(\x08\x12)\n\nrequest_id\x18\x07 \x01(\x0b\x32\x15.kvshard.v1.RequestId\"2\n\x0bPutResponse\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x12\n\nwatermarks\x18\x02 \x01(\x0c\"\x9b\x01\n\rDeleteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12-\n\tcondition\x18\x03 \x01(\x0b\x32\x1a.kvshard.v1.WriteCondition\x12\x0f\n\x07refresh\x18\x04 \x01(\x08\x12)\n\nrequest_id\x18\x05 \x01(\x0b\x32\x15.kvshard.v1.RequestId\"5\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\x12\x12\n\nwatermarks\x18\x02 \x01(\x0c\"]\n\x0f\x42\x61tchGetRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12(\n\x07options\x18\x03 \x01(\x0b\x32\x17.kvshard.v1.ReadOptions\"\xe8\x01\n\x10\x42\x61tchGetResponse\x12\x0e\n\x06values\x18\x01 \x03(\x0c\x12\x10\n\x08versions\x18\x02 \x03(\x04\x12\x15\n\rexpires_at_ms\x18\x03 \x03(\x04\x12(\n\x08\x66\x61ilures\x18\x04 \x03(\x0b\x32\x16.kvshard.v1.KeyFailure\x12&\n\x08\x63overage\x18\x05 \x01(\x0b\x32\x14.kvshard.v1.Coverage\x12\"\n\x06timing\x18\x06 \x01(\x0b\x32\x12.kvshard.v1.Timing\x12%\n\x06states\x18\x07 \x03(\x0b\x32\x15.kvshard.v1.ReadState\"\xd2\x01\n\x11\x42\x61tchWriteRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x03(\x0c\x12\x0e\n\x06values\x18\x03 \x03(\x0c\x12\x0f\n\x07\x64\x65letes\x18\x04 \x03(\x08\x12\x0e\n\x06ttl_ms\x18\x05 \x03(\x04\x12.\n\nconditions\x18\x06 \x03(\x0b\x32\x1a.kvshard.v1.WriteCondition\x12\x0f\n\x07refresh\x18\x07 \x01(\x08\x12)\n\nrequest_id\x18\x08 \x01(\x0b\x32\x15.kvshard.v1.RequestId\"u\n\x12\x42\x61tchWriteResponse\x12\x10\n\x08versions\x18\x01 \x03(\x04\x12\x0f\n\x07\x65xisted\x18\x02 \x03(\x08\x12(\n\x08\x66\x61ilures\x18\x03 \x03(\x0b\x32\x16.kvshard.v1.KeyFailure\x12\x12\n\nwatermarks\x18\x04 \x01(\x0c\"\xa8\x01\n\x0bScanRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\x0c\x12\r\n\x05start\x18\x03 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x04 \x01(\x0c\x12\r\n\x05limit\x18\x05 \x01(\x04\x12\x11\n\tkeys_only\x18\x06 \x01(\x08\x12\r\n\x05token\x18\x07 \x01(\x0c\x12(\n\x07options\x18\x08 \x01(\x0b\x32\x17.kvshard.v1.ReadOptions\"\xb3\x01\n\x0cScanResponse\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\x12\x0e\n\x06values\x18\x02 \x03(\x0c\x12\x10\n\x08versions\x18\x03 \x03(\x04\x12\x15\n\rexpires_at_ms\x18\x04 \x03(\x04\x12\r\n\x05token\x18\x05 \x01(\x0c\x12&\n\x08\x63overage\x18\x06 \x01(\x0b\x32\x14.kvshard.v1.Coverage\x12%\n\x06states\x18\x07 \x03(\x0b\x32\x15.kvshard.v1.ReadState2\x86\x03\n\x02KV\x12\x36\n\x03Get\x12\x16.kvshard.v1.GetRequest\x1a\x17.kvshard.v1.GetResponse\x12\x36\n\x03Put\x12\x16.kvshard.v1.PutRequest\x1a\x17.kvshard.v1.PutResponse\x12?\n\x06\x44\x65lete\x12\x19.kvshard.v1.DeleteRequest\x1a\x1a.kvshard.v1.DeleteResponse\x12\x45\n\x08\x42\x61tchGet\x12\x1b.kvshard.v1.BatchGetRequest\x1a\x1c.kvshard.v1.BatchGetResponse\x12K\n\nBatchWrite\x12\x1d.kvshard.v1.BatchWriteRequest\x1a\x1e.kvshard.v1.BatchWriteResponse\x12;\n\x04Scan\x12\x17.kvshard.v1.ScanRequest\x1a\x18.kvshard.v1.ScanResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,28 +34,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETREQUEST']._serialized_start=59
   _globals['_GETREQUEST']._serialized_end=146
-  _globals['_GETRESPONSE']._serialized_start=148
-  _globals['_GETRESPONSE']._serialized_end=243
-  _globals['_PUTREQUEST']._serialized_start=246
-  _globals['_PUTREQUEST']._serialized_end=386
-  _globals['_PUTRESPONSE']._serialized_start=388
-  _globals['_PUTRESPONSE']._serialized_end=418
-  _globals['_DELETEREQUEST']._serialized_start=420
-  _globals['_DELETEREQUEST']._serialized_end=532
-  _globals['_DELETERESPONSE']._serialized_start=534
-  _globals['_DELETERESPONSE']._serialized_end=567
-  _globals['_BATCHGETREQUEST']._serialized_start=569
-  _globals['_BATCHGETREQUEST']._serialized_end=662
-  _globals['_BATCHGETRESPONSE']._serialized_start=665
-  _globals['_BATCHGETRESPONSE']._serialized_end=858
-  _globals['_BATCHWRITEREQUEST']._serialized_start=861
-  _globals['_BATCHWRITEREQUEST']._serialized_end=1028
-  _globals['_BATCHWRITERESPONSE']._serialized_start=1030
-  _globals['_BATCHWRITERESPONSE']._serialized_end=1127
-  _globals['_SCANREQUEST']._serialized_start=1130
-  _globals['_SCANREQUEST']._serialized_end=1298
-  _globals['_SCANRESPONSE']._serialized_start=1301
-  _globals['_SCANRESPONSE']._serialized_end=1441
-  _globals['_KV']._serialized_start=1444
-  _globals['_KV']._serialized_end=1834
+  _globals['_GETRESPONSE']._serialized_start=149
+  _globals['_GETRESPONSE']._serialized_end=282
+  _globals['_PUTREQUEST']._serialized_start=285
+  _globals['_PUTREQUEST']._serialized_end=468
+  _globals['_PUTRESPONSE']._serialized_start=470
+  _globals['_PUTRESPONSE']._serialized_end=520
+  _globals['_DELETEREQUEST']._serialized_start=523
+  _globals['_DELETEREQUEST']._serialized_end=678
+  _globals['_DELETERESPONSE']._serialized_start=680
+  _globals['_DELETERESPONSE']._serialized_end=733
+  _globals['_BATCHGETREQUEST']._serialized_start=735
+  _globals['_BATCHGETREQUEST']._serialized_end=828
+  _globals['_BATCHGETRESPONSE']._serialized_start=831
+  _globals['_BATCHGETRESPONSE']._serialized_end=1063
+  _globals['_BATCHWRITEREQUEST']._serialized_start=1066
+  _globals['_BATCHWRITEREQUEST']._serialized_end=1276
+  _globals['_BATCHWRITERESPONSE']._serialized_start=1278
+  _globals['_BATCHWRITERESPONSE']._serialized_end=1395
+  _globals['_SCANREQUEST']._serialized_start=1398
+  _globals['_SCANREQUEST']._serialized_end=1566
+  _globals['_SCANRESPONSE']._serialized_start=1569
+  _globals['_SCANRESPONSE']._serialized_end=1748
+  _globals['_KV']._serialized_start=1751
+  _globals['_KV']._serialized_end=2141
 # @@protoc_insertion_point(module_scope)

@@ -59,6 +59,7 @@ class GetResponse(_message.Message):
 
     ITEM_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def item(self) -> _types_pb2.Item:
         """The item; absent when there is no such key."""
@@ -67,15 +68,20 @@ class GetResponse(_message.Message):
     def timing(self) -> _types_pb2.Timing:
         """Present when explain_timing was set."""
 
+    @_builtins.property
+    def state(self) -> _types_pb2.ReadState:
+        """State that was read; set when the request asked for CONSISTENCY_STALE."""
+
     def __init__(
         self,
         *,
         item: _types_pb2.Item | None = ...,
         timing: _types_pb2.Timing | None = ...,
+        state: _types_pb2.ReadState | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_item", b"_item", "item", b"item", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_item", b"_item", "item", b"item", "state", b"state", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item", b"_item", "item", b"item", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_item", b"_item", "item", b"item", "state", b"state", "timing", b"timing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__item: _TypeAlias = _typing.Literal["item"]  # noqa: Y015
     _WhichOneofArgType__item: _TypeAlias = _typing.Literal["_item", b"_item"]  # noqa: Y015
@@ -95,6 +101,7 @@ class PutRequest(_message.Message):
     TTL_MS_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
     REFRESH_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Collection; empty means "default"."""
     key: _builtins.bytes
@@ -109,6 +116,10 @@ class PutRequest(_message.Message):
     def condition(self) -> _types_pb2.WriteCondition:
         """Condition; absent means unconditional."""
 
+    @_builtins.property
+    def request_id(self) -> _types_pb2.RequestId:
+        """Lets the write be repeated; without one, the caller must not repeat a write of unknown outcome."""
+
     def __init__(
         self,
         *,
@@ -118,10 +129,11 @@ class PutRequest(_message.Message):
         ttl_ms: _builtins.int = ...,
         condition: _types_pb2.WriteCondition | None = ...,
         refresh: _builtins.bool = ...,
+        request_id: _types_pb2.RequestId | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "condition", b"condition", "key", b"key", "refresh", b"refresh", "ttl_ms", b"ttl_ms", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "condition", b"condition", "key", b"key", "refresh", b"refresh", "request_id", b"request_id", "ttl_ms", b"ttl_ms", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,16 +146,20 @@ class PutResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
+    WATERMARKS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The key's new version."""
+    watermarks: _builtins.bytes
+    """Opaque; set when the request id asked for it."""
     def __init__(
         self,
         *,
         version: _builtins.int = ...,
+        watermarks: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version", "watermarks", b"watermarks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -159,6 +175,7 @@ class DeleteRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
     REFRESH_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Collection; empty means "default"."""
     key: _builtins.bytes
@@ -169,6 +186,10 @@ class DeleteRequest(_message.Message):
     def condition(self) -> _types_pb2.WriteCondition:
         """Condition; absent means unconditional."""
 
+    @_builtins.property
+    def request_id(self) -> _types_pb2.RequestId:
+        """Lets the write be repeated; without one, the caller must not repeat a write of unknown outcome."""
+
     def __init__(
         self,
         *,
@@ -176,10 +197,11 @@ class DeleteRequest(_message.Message):
         key: _builtins.bytes = ...,
         condition: _types_pb2.WriteCondition | None = ...,
         refresh: _builtins.bool = ...,
+        request_id: _types_pb2.RequestId | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "condition", b"condition", "key", b"key", "refresh", b"refresh"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "condition", b"condition", "key", b"key", "refresh", b"refresh", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -192,16 +214,20 @@ class DeleteResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXISTED_FIELD_NUMBER: _builtins.int
+    WATERMARKS_FIELD_NUMBER: _builtins.int
     existed: _builtins.bool
     """True if the key was there."""
+    watermarks: _builtins.bytes
+    """Opaque; set when the request id asked for it."""
     def __init__(
         self,
         *,
         existed: _builtins.bool = ...,
+        watermarks: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "watermarks", b"watermarks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,6 +279,7 @@ class BatchGetResponse(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The values; empty where the key is absent or failed."""
@@ -277,6 +304,10 @@ class BatchGetResponse(_message.Message):
     def timing(self) -> _types_pb2.Timing:
         """Present when explain_timing was set."""
 
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ReadState]:
+        """States that were read, in shard order; set when the request asked for CONSISTENCY_STALE."""
+
     def __init__(
         self,
         *,
@@ -286,10 +317,11 @@ class BatchGetResponse(_message.Message):
         failures: _abc.Iterable[_types_pb2.KeyFailure] | None = ...,
         coverage: _types_pb2.Coverage | None = ...,
         timing: _types_pb2.Timing | None = ...,
+        states: _abc.Iterable[_types_pb2.ReadState] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "expires_at_ms", b"expires_at_ms", "failures", b"failures", "timing", b"timing", "values", b"values", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "expires_at_ms", b"expires_at_ms", "failures", b"failures", "states", b"states", "timing", b"timing", "values", b"values", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -308,6 +340,7 @@ class BatchWriteRequest(_message.Message):
     TTL_MS_FIELD_NUMBER: _builtins.int
     CONDITIONS_FIELD_NUMBER: _builtins.int
     REFRESH_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Collection; empty means "default"."""
     refresh: _builtins.bool
@@ -332,6 +365,10 @@ class BatchWriteRequest(_message.Message):
     def conditions(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.WriteCondition]:
         """Conditions. Empty when all are unconditional."""
 
+    @_builtins.property
+    def request_id(self) -> _types_pb2.RequestId:
+        """Lets the writes be repeated; without one, the caller must not repeat writes of unknown outcome."""
+
     def __init__(
         self,
         *,
@@ -342,10 +379,11 @@ class BatchWriteRequest(_message.Message):
         ttl_ms: _abc.Iterable[_builtins.int] | None = ...,
         conditions: _abc.Iterable[_types_pb2.WriteCondition] | None = ...,
         refresh: _builtins.bool = ...,
+        request_id: _types_pb2.RequestId | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "conditions", b"conditions", "deletes", b"deletes", "keys", b"keys", "refresh", b"refresh", "ttl_ms", b"ttl_ms", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "conditions", b"conditions", "deletes", b"deletes", "keys", b"keys", "refresh", b"refresh", "request_id", b"request_id", "ttl_ms", b"ttl_ms", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -360,6 +398,9 @@ class BatchWriteResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     EXISTED_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    WATERMARKS_FIELD_NUMBER: _builtins.int
+    watermarks: _builtins.bytes
+    """Opaque; set when the request id asked for it."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The new versions; 0 where the operation failed or was a delete of an absent key."""
@@ -378,10 +419,11 @@ class BatchWriteResponse(_message.Message):
         versions: _abc.Iterable[_builtins.int] | None = ...,
         existed: _abc.Iterable[_builtins.bool] | None = ...,
         failures: _abc.Iterable[_types_pb2.KeyFailure] | None = ...,
+        watermarks: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "failures", b"failures", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "failures", b"failures", "versions", b"versions", "watermarks", b"watermarks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -451,6 +493,7 @@ class ScanResponse(_message.Message):
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
     token: _builtins.bytes
     """Resumes the scan after this chunk; empty when the end was reached."""
     @_builtins.property
@@ -473,6 +516,12 @@ class ScanResponse(_message.Message):
     def coverage(self) -> _types_pb2.Coverage:
         """How much answered; set on the last chunk."""
 
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ReadState]:
+        """States that were read, in shard order, of each shard the oldest; set on the last chunk when the
+        request asked for CONSISTENCY_STALE.
+        """
+
     def __init__(
         self,
         *,
@@ -482,10 +531,11 @@ class ScanResponse(_message.Message):
         expires_at_ms: _abc.Iterable[_builtins.int] | None = ...,
         token: _builtins.bytes = ...,
         coverage: _types_pb2.Coverage | None = ...,
+        states: _abc.Iterable[_types_pb2.ReadState] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "expires_at_ms", b"expires_at_ms", "keys", b"keys", "token", b"token", "values", b"values", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "expires_at_ms", b"expires_at_ms", "keys", b"keys", "states", b"states", "token", b"token", "values", b"values", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,33 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16kvshard/v1/types.proto\x12\nkvshard.v1\"J\n\x04Item\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x15\n\rexpires_at_ms\x18\x04 \x01(\x04\"\xd9\x01\n\x0bReadOptions\x12,\n\x0b\x63onsistency\x18\x01 \x01(\x0e\x32\x17.kvshard.v1.Consistency\x12\r\n\x05hedge\x18\x02 \x01(\t\x12\x16\n\x0ereplica_choice\x18\x03 \x01(\t\x12\x19\n\x0cmin_coverage\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x31\n\x0con_shortfall\x18\x05 \x01(\x0e\x32\x1b.kvshard.v1.ShortfallPolicy\x12\x16\n\x0e\x65xplain_timing\x18\x06 \x01(\x08\x42\x0f\n\r_min_coverage\"H\n\x0eWriteCondition\x12\x14\n\nif_version\x18\x01 \x01(\x04H\x00\x12\x13\n\tif_absent\x18\x02 \x01(\x08H\x00\x42\x0b\n\tcondition\"\xeb\x01\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\x04\x12\x15\n\x08position\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0f\x63urrent_version\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x15\n\rmaybe_applied\x18\x08 \x01(\x08\x12\x0e\n\x06shards\x18\t \x03(\r\x12\x16\n\x0eretry_after_ms\x18\n \x01(\rB\x0b\n\t_positionB\x12\n\x10_current_version\"A\n\nKeyFailure\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.kvshard.v1.Failure\"Z\n\x0b\x46\x61iledShard\x12\r\n\x05shard\x18\x01 \x01(\r\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.kvshard.v1.Failure\x12\x16\n\x0ereplicas_tried\x18\x03 \x03(\t\"\xad\x01\n\x08\x43overage\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x1c\n\x14\x64ocuments_considered\x18\x02 \x01(\x04\x12\x17\n\x0f\x64ocuments_total\x18\x03 \x01(\x04\x12\x10\n\x08\x66raction\x18\x04 \x01(\x01\x12\x0c\n\x04legs\x18\x05 \x01(\r\x12\x0f\n\x07legs_ok\x18\x06 \x01(\r\x12\'\n\x06\x66\x61iled\x18\x07 \x03(\x0b\x32\x17.kvshard.v1.FailedShard\"r\n\tLegTiming\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0c\n\x04leaf\x18\x02 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\x12\x10\n\x08total_us\x18\x04 \x01(\x04\x12\x10\n\x08queue_us\x18\x05 \x01(\x04\x12\x12\n\nservice_us\x18\x06 \x01(\x04\"j\n\x06Timing\x12#\n\x04legs\x18\x01 \x03(\x0b\x32\x15.kvshard.v1.LegTiming\x12\x10\n\x08total_us\x18\x02 \x01(\x04\x12\x10\n\x08merge_us\x18\x03 \x01(\x04\x12\x17\n\x0fstraggler_shard\x18\x04 \x01(\r*Y\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43ONSISTENCY_STRONG\x10\x01\x12\x15\n\x11\x43ONSISTENCY_STALE\x10\x02*l\n\x0fShortfallPolicy\x12 \n\x1cSHORTFALL_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15SHORTFALL_POLICY_FAIL\x10\x01\x12\x1c\n\x18SHORTFALL_POLICY_PARTIAL\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16kvshard/v1/types.proto\x12\nkvshard.v1\"J\n\x04Item\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x15\n\rexpires_at_ms\x18\x04 \x01(\x04\"\xd9\x01\n\x0bReadOptions\x12,\n\x0b\x63onsistency\x18\x01 \x01(\x0e\x32\x17.kvshard.v1.Consistency\x12\r\n\x05hedge\x18\x02 \x01(\t\x12\x16\n\x0ereplica_choice\x18\x03 \x01(\t\x12\x19\n\x0cmin_coverage\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x31\n\x0con_shortfall\x18\x05 \x01(\x0e\x32\x1b.kvshard.v1.ShortfallPolicy\x12\x16\n\x0e\x65xplain_timing\x18\x06 \x01(\x08\x42\x0f\n\r_min_coverage\"H\n\x0eWriteCondition\x12\x14\n\nif_version\x18\x01 \x01(\x04H\x00\x12\x13\n\tif_absent\x18\x02 \x01(\x08H\x00\x42\x0b\n\tcondition\"k\n\tRequestId\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x10\n\x08is_retry\x18\x03 \x01(\x08\x12\x12\n\nwatermarks\x18\x04 \x01(\x0c\x12\x18\n\x10wants_watermarks\x18\x05 \x01(\x08\"I\n\tReadState\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05seqno\x18\x02 \x01(\x04\x12\x13\n\x06\x61ge_ms\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\t\n\x07_age_ms\"\xfe\x01\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x12\r\n\x05limit\x18\x05 \x01(\x04\x12\x15\n\x08position\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0f\x63urrent_version\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12\x15\n\rmaybe_applied\x18\x08 \x01(\x08\x12\x0e\n\x06shards\x18\t \x03(\r\x12\x16\n\x0eretry_after_ms\x18\n \x01(\r\x12\x11\n\tcommitted\x18\x0b \x01(\x04\x42\x0b\n\t_positionB\x12\n\x10_current_version\"A\n\nKeyFailure\x12\r\n\x05index\x18\x01 \x01(\r\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.kvshard.v1.Failure\"Z\n\x0b\x46\x61iledShard\x12\r\n\x05shard\x18\x01 \x01(\r\x12$\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x13.kvshard.v1.Failure\x12\x16\n\x0ereplicas_tried\x18\x03 \x03(\t\"\xad\x01\n\x08\x43overage\x12\x10\n\x08\x63omplete\x18\x01 \x01(\x08\x12\x1c\n\x14\x64ocuments_considered\x18\x02 \x01(\x04\x12\x17\n\x0f\x64ocuments_total\x18\x03 \x01(\x04\x12\x10\n\x08\x66raction\x18\x04 \x01(\x01\x12\x0c\n\x04legs\x18\x05 \x01(\r\x12\x0f\n\x07legs_ok\x18\x06 \x01(\r\x12\'\n\x06\x66\x61iled\x18\x07 \x03(\x0b\x32\x17.kvshard.v1.FailedShard\"r\n\tLegTiming\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0c\n\x04leaf\x18\x02 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x03 \x01(\r\x12\x10\n\x08total_us\x18\x04 \x01(\x04\x12\x10\n\x08queue_us\x18\x05 \x01(\x04\x12\x12\n\nservice_us\x18\x06 \x01(\x04\"j\n\x06Timing\x12#\n\x04legs\x18\x01 \x03(\x0b\x32\x15.kvshard.v1.LegTiming\x12\x10\n\x08total_us\x18\x02 \x01(\x04\x12\x10\n\x08merge_us\x18\x03 \x01(\x04\x12\x17\n\x0fstraggler_shard\x18\x04 \x01(\r*Y\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43ONSISTENCY_STRONG\x10\x01\x12\x15\n\x11\x43ONSISTENCY_STALE\x10\x02*l\n\x0fShortfallPolicy\x12 \n\x1cSHORTFALL_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15SHORTFALL_POLICY_FAIL\x10\x01\x12\x1c\n\x18SHORTFALL_POLICY_PARTIAL\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvshard.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CONSISTENCY']._serialized_start=1205
-  _globals['_CONSISTENCY']._serialized_end=1294
-  _globals['_SHORTFALLPOLICY']._serialized_start=1296
-  _globals['_SHORTFALLPOLICY']._serialized_end=1404
+  _globals['_CONSISTENCY']._serialized_start=1408
+  _globals['_CONSISTENCY']._serialized_end=1497
+  _globals['_SHORTFALLPOLICY']._serialized_start=1499
+  _globals['_SHORTFALLPOLICY']._serialized_end=1607
   _globals['_ITEM']._serialized_start=38
   _globals['_ITEM']._serialized_end=112
   _globals['_READOPTIONS']._serialized_start=115
   _globals['_READOPTIONS']._serialized_end=332
   _globals['_WRITECONDITION']._serialized_start=334
   _globals['_WRITECONDITION']._serialized_end=406
-  _globals['_FAILURE']._serialized_start=409
-  _globals['_FAILURE']._serialized_end=644
-  _globals['_KEYFAILURE']._serialized_start=646
-  _globals['_KEYFAILURE']._serialized_end=711
-  _globals['_FAILEDSHARD']._serialized_start=713
-  _globals['_FAILEDSHARD']._serialized_end=803
-  _globals['_COVERAGE']._serialized_start=806
-  _globals['_COVERAGE']._serialized_end=979
-  _globals['_LEGTIMING']._serialized_start=981
-  _globals['_LEGTIMING']._serialized_end=1095
-  _globals['_TIMING']._serialized_start=1097
-  _globals['_TIMING']._serialized_end=1203
+  _globals['_REQUESTID']._serialized_start=408
+  _globals['_REQUESTID']._serialized_end=515
+  _globals['_READSTATE']._serialized_start=517
+  _globals['_READSTATE']._serialized_end=590
+  _globals['_FAILURE']._serialized_start=593
+  _globals['_FAILURE']._serialized_end=847
+  _globals['_KEYFAILURE']._serialized_start=849
+  _globals['_KEYFAILURE']._serialized_end=914
+  _globals['_FAILEDSHARD']._serialized_start=916
+  _globals['_FAILEDSHARD']._serialized_end=1006
+  _globals['_COVERAGE']._serialized_start=1009
+  _globals['_COVERAGE']._serialized_end=1182
+  _globals['_LEGTIMING']._serialized_start=1184
+  _globals['_LEGTIMING']._serialized_end=1298
+  _globals['_TIMING']._serialized_start=1300
+  _globals['_TIMING']._serialized_end=1406
 # @@protoc_insertion_point(module_scope)

@@ -179,6 +179,90 @@ class WriteCondition(_message.Message):
 Global___WriteCondition: _TypeAlias = WriteCondition  # noqa: Y015
 
 @_typing.final
+class RequestId(_message.Message):
+    """Names a write for good, so that it takes effect once however often it is sent.
+
+    A client numbers its writes and sends each again, after a failure, under the same id. A shard keeps
+    the results of the newest writes of a client, and of the clients that wrote last (about a thousand
+    of either); a write beyond that is refused with reason EXPIRED, since nobody can tell any more
+    whether it was done.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    IS_RETRY_FIELD_NUMBER: _builtins.int
+    WATERMARKS_FIELD_NUMBER: _builtins.int
+    WANTS_WATERMARKS_FIELD_NUMBER: _builtins.int
+    client: _builtins.str
+    """Random name of the client, 1 to 64 characters; no other client may have it."""
+    number: _builtins.int
+    """Number of the write, at least 1; greater than those of the client's earlier writes. The shards
+    of a batch share it.
+    """
+    is_retry: _builtins.bool
+    """The write may have been sent before, to this or another router, and its outcome is not known. It
+    must be set on every repetition, so let no proxy and no retryPolicy repeat the call by itself.
+    """
+    watermarks: _builtins.bytes
+    """With is_retry: the newest `watermarks` that the client had received before it first sent the
+    write. Without them a shard that has forgotten any client must answer EXPIRED.
+    """
+    wants_watermarks: _builtins.bool
+    """Ask for `watermarks` in the response; a client wants new ones every few seconds."""
+    def __init__(
+        self,
+        *,
+        client: _builtins.str = ...,
+        number: _builtins.int = ...,
+        is_retry: _builtins.bool = ...,
+        watermarks: _builtins.bytes = ...,
+        wants_watermarks: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "is_retry", b"is_retry", "number", b"number", "wants_watermarks", b"wants_watermarks", "watermarks", b"watermarks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestId: _TypeAlias = RequestId  # noqa: Y015
+
+@_typing.final
+class ReadState(_message.Message):
+    """Which state of its shard an answer shows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    SEQNO_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """The shard."""
+    seqno: _builtins.int
+    """The answer shows the state after the write with this sequence number."""
+    age_ms: _builtins.int
+    """The state holds every write that was acknowledged before that many milliseconds ago; absent when
+    the replica cannot tell.
+    """
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        seqno: _builtins.int = ...,
+        age_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_age_ms", b"_age_ms", "age_ms", b"age_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_age_ms", b"_age_ms", "age_ms", b"age_ms", "seqno", b"seqno", "shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__age_ms: _TypeAlias = _typing.Literal["age_ms"]  # noqa: Y015
+    _WhichOneofArgType__age_ms: _TypeAlias = _typing.Literal["_age_ms", b"_age_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__age_ms) -> _WhichOneofReturnType__age_ms | None: ...
+
+Global___ReadState: _TypeAlias = ReadState  # noqa: Y015
+
+@_typing.final
 class Failure(_message.Message):
     """Why one key of a batch, or one shard of a gathered answer, has no result."""
 
@@ -194,6 +278,7 @@ class Failure(_message.Message):
     MAYBE_APPLIED_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    COMMITTED_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """Canonical gRPC status code (google.rpc.Code), as a number."""
     reason: _builtins.str
@@ -212,6 +297,8 @@ class Failure(_message.Message):
     """True when the outcome of a write is unknown: it may or may not take effect."""
     retry_after_ms: _builtins.int
     """Milliseconds after which a retry may succeed; 0 where nothing is known."""
+    committed: _builtins.int
+    """Beside reason EXPIRED: sequence number through which the shard has committed; 0 elsewhere."""
     @_builtins.property
     def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shards that this failure concerns."""
@@ -229,10 +316,11 @@ class Failure(_message.Message):
         maybe_applied: _builtins.bool = ...,
         shards: _abc.Iterable[_builtins.int] | None = ...,
         retry_after_ms: _builtins.int = ...,
+        committed: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_current_version", b"_current_version", "_position", b"_position", "current_version", b"current_version", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_current_version", b"_current_version", "_position", b"_position", "code", b"code", "current_version", b"current_version", "field", b"field", "limit", b"limit", "maybe_applied", b"maybe_applied", "message", b"message", "position", b"position", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_current_version", b"_current_version", "_position", b"_position", "code", b"code", "committed", b"committed", "current_version", b"current_version", "field", b"field", "limit", b"limit", "maybe_applied", b"maybe_applied", "message", b"message", "position", b"position", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__current_version: _TypeAlias = _typing.Literal["current_version"]  # noqa: Y015
     _WhichOneofArgType__current_version: _TypeAlias = _typing.Literal["_current_version", b"_current_version"]  # noqa: Y015

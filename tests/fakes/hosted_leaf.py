@@ -1,5 +1,6 @@
 """A leaf's core without gRPC and search: driver and requests over an engine in memory."""
 
+import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
@@ -27,6 +28,7 @@ class FakeIndex:
     def __init__(self) -> None:
         self.notified: list[tuple[int, int]] = []
         self.opened: list[int] = []
+        self.closed: list[int] = []
         self.collections: list[str] = []
         self.refreshed: list[tuple[int, int]] = []
         self.through = 10**9
@@ -37,6 +39,9 @@ class FakeIndex:
 
     def set_collections(self, shards, collections) -> None:
         self.collections = [each.name for each in collections]
+
+    def close_shard(self, shard: int) -> None:
+        self.closed.append(shard)
 
     def notify(self, shard: int, applied_seqno: int) -> None:
         self.notified.append((shard, applied_seqno))
@@ -84,17 +89,32 @@ class HostedLeaf:
         return await self.requests.write(request, self.clock.monotonic() + 10)
 
     def read_all(self, keys: Sequence[bytes], shard: int = 0, collection_id: int = 1) -> ShardReadReply:
-        return self.requests.read(ShardRead(shard, self.epoch(shard), collection_id, list(keys)))
+        reply = self.requests.read(ShardRead(shard, self.epoch(shard), collection_id, list(keys)))
+        assert reply is not None, "the read must wait"
+        return reply
+
+    async def read_later(self, key: bytes, shard: int = 0, collection_id: int = 1) -> bytes | None:
+        """Read when the key's writes in flight are committed."""
+        request = ShardRead(shard, self.epoch(shard), collection_id, [key])
+        return (await self.requests.read_later(request, self.clock.monotonic() + 10)).values[0]
 
     def read(self, key: bytes, shard: int = 0, collection_id: int = 1) -> bytes | None:
         return self.read_all([key], shard, collection_id).values[0]
 
     def scan(self, start: bytes = b"", end: bytes | None = None, limit: int = 1_000, **fields) -> ShardScanReply:
-        return self.requests.scan(ShardScan(0, self.epoch(), 1, start, end, limit, **fields))
+        reply = self.requests.scan(ShardScan(0, self.epoch(), 1, start, end, limit, **fields))
+        assert reply is not None, "the scan must wait"
+        return reply
+
+    async def settle(self) -> None:
+        """Wait until every replica has its place."""
+        while not self.driver.is_settled():
+            await asyncio.sleep(0)
 
     def check(self) -> None:
         for replica in self.driver.replicas.values():
-            replica.check_invariants()
+            if replica.machine is not None:
+                replica.machine.check_invariants()
 
 
 @contextlib.asynccontextmanager
@@ -106,6 +126,7 @@ async def hosted_leaf(
     leaf.driver.start()
     try:
         await leaf.driver.wait_open()
+        await leaf.settle()
         yield leaf
         leaf.check()
     finally:

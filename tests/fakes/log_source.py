@@ -92,6 +92,9 @@ class FakeLogSource:
     def applied_seqno(self, shard: int) -> int:
         return self.shards.setdefault(shard, FakeShard()).applied
 
+    def history(self, shard: int) -> str:
+        return "one"
+
     def read_documents(self, shard: int, collection_id: int, keys: list[bytes]) -> list[tuple[bytes, int, int] | None]:
         state = self.shards.setdefault(shard, FakeShard())
         rows = [state.documents.get((collection_id, key)) for key in keys]

@@ -18,8 +18,8 @@ from kvshard.errors import CollectionExists, CollectionNotFound, DeadlineExceede
 DOCS = Collection("docs", 2, {"title": "text", "tag": "keyword", "year": "integer"})
 
 
-def cluster_map(shards: int = 4, leaves: int = 2, version: int = 1, epoch: int = 1) -> ClusterMap:
-    """Shard i lives on leaf-(i % leaves + 1); collections are the default one and "docs"."""
+def cluster_map(shards: int = 4, leaves: int = 2, version: int = 1, epoch: int = 1, replicas: int = 1) -> ClusterMap:
+    """Shard i lives on leaf-(i % leaves + 1) and the leaves after it; collections are the default one and "docs"."""
     names = [f"leaf-{number}" for number in range(1, leaves + 1)]
     configs = {
         shard: ShardConfig(
@@ -28,7 +28,7 @@ def cluster_map(shards: int = 4, leaves: int = 2, version: int = 1, epoch: int =
             last_slot=last,
             epoch=epoch,
             primary=names[shard % leaves],
-            in_sync=(Replica(names[shard % leaves], "i"),),
+            in_sync=tuple(Replica(names[(shard + place) % leaves], "i") for place in range(replicas)),
         )
         for shard, (first, last) in enumerate(equal_ranges(shards))
     }

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection, Leaf, Replica, ShardConfig, equal_ranges
+from kvshard.coordination.replica_sets import CasOutcome, CasResult
 from kvshard.errors import FailedPrecondition
 
 
@@ -18,7 +19,7 @@ def one_leaf_map(leaf: str = "leaf-1", shards: int = 2, collections: Sequence[Co
 
 
 class FakeMaps:
-    """Implements leaf.recovery.Maps. `refuse` is raised by the next calls that write, once for each of its elements."""
+    """Implements leaf.hosting.Maps. `refuse` is raised by the next calls that write, once for each of its elements."""
 
     def __init__(self, cluster_map: ClusterMap) -> None:
         self.current = cluster_map
@@ -58,20 +59,30 @@ class FakeMaps:
         """A newer map with one shard changed."""
         self.install(shards={**self.current.shards, shard: replace(self.current.shards[shard], **changes)})  # type: ignore[arg-type]
 
-    async def claim_incarnation(self, shard: int, leaf: str, incarnation: str) -> ShardConfig:
+    async def claim_incarnations(self, leaf: str, incarnations: dict[int, str]) -> dict[int, ShardConfig]:
         self._raise_refusal()
-        held = self.current.shards[shard].in_sync[0].incarnation
-        if held not in ("", incarnation):
-            raise FailedPrecondition(f"shard {shard} has the data {held}")
-        self.change_shard(shard, in_sync=(Replica(leaf, incarnation),))
-        return self.current.shards[shard]
+        for shard, incarnation in incarnations.items():
+            config = self.current.shards[shard]
+            held = next(replica.incarnation for replica in config.in_sync if replica.leaf == leaf)
+            if held not in ("", incarnation):
+                raise FailedPrecondition(f"shard {shard} has the data {held}")
+            members = tuple(replace(each, incarnation=incarnation) if each.leaf == leaf else each for each in config.in_sync)
+            self.change_shard(shard, in_sync=members)
+        return {shard: self.current.shards[shard] for shard in incarnations}
 
-    async def new_epoch(self, shards: Sequence[int], leaf: str) -> dict[int, int]:
+    async def compare_and_set(self, config: ShardConfig, expected_epoch: int) -> CasResult:
         self._raise_refusal()
-        epochs = {shard: self.current.shards[shard].epoch + 1 for shard in shards if self.current.shards[shard].primary == leaf}
-        for shard, epoch in epochs.items():
-            self.change_shard(shard, epoch=epoch)
-        return epochs
+        held = self.current.shards[config.id]
+        if held.epoch != expected_epoch:
+            return CasResult(CasOutcome.FAILED, held)
+        self.change_shard(
+            config.id, epoch=config.epoch, primary=config.primary, in_sync=config.in_sync, learners=config.learners
+        )
+        return CasResult(CasOutcome.SUCCEEDED, self.current.shards[config.id])
+
+    async def read_shard(self, shard: int) -> ShardConfig:
+        self._raise_refusal()
+        return self.current.shards[shard]
 
     def _raise_refusal(self) -> None:
         if self.refuse:

@@ -1,5 +1,6 @@
 """Leaves that keep their shards in dictionaries, over FakeLeafClient: enough to route, merge and page against."""
 
+import dataclasses
 import json
 
 from fakes.leaf_client import ANY_LEAF, FakeLeafClient
@@ -21,11 +22,15 @@ from kvshard.model import (
 
 
 class MemoryLeaves:
-    """`client` is the LeafClient. Every leaf holds every shard it is asked for; search matches documents by one word."""
+    """`client` is the LeafClient. Every leaf holds every shard it is asked for, so all are replicas of each other; search
+    matches documents by one word. A write that comes again under its request id gets its first reply (`repeated` counts).
+    """
 
     def __init__(self) -> None:
         self.shards: dict[tuple[int, int], dict[bytes, tuple[bytes, int]]] = {}
         self.seqno = 0
+        self.done: dict[tuple[int, str, int], ShardWriteReply] = {}
+        self.repeated = 0
         self.client = FakeLeafClient()
         self.serve(ANY_LEAF)
 
@@ -49,9 +54,18 @@ class MemoryLeaves:
             values=[None if item is None else item[0] for item in found],
             versions=[0 if item is None else item[1] for item in found],
             documents=len(held),
+            seqno=self.seqno,
         )
 
     def _write(self, request: ShardWrite) -> ShardWriteReply:
+        id = (request.shard, request.client, request.number)
+        if request.client and id in self.done:
+            self.repeated += 1
+            return self.done[id]
+        reply = self.done[id] = self._apply(request)
+        return reply
+
+    def _apply(self, request: ShardWrite) -> ShardWriteReply:
         held = self._keys(request)
         reply = ShardWriteReply([], [], {})
         for index, (key, value) in enumerate(zip(request.keys, request.values, strict=True)):
@@ -68,7 +82,7 @@ class MemoryLeaves:
             else:
                 held[key] = (value, self.seqno)
             reply.versions.append(self.seqno)
-        return reply
+        return dataclasses.replace(reply, seqno=self.seqno)
 
     def _scan(self, request: ShardScan) -> ShardScanReply:
         held = self._keys(request)
@@ -83,6 +97,7 @@ class MemoryLeaves:
             has_more=has_more,
             resume=keys[-1] + b"\0" if has_more else b"",
             documents=len(held),
+            seqno=self.seqno,
         )
 
     def _search(self, request: ShardSearch) -> ShardSearchReply:

@@ -45,7 +45,8 @@ WHOLE = types_pb2.Coverage(complete=True, documents_considered=7, documents_tota
 class FakeRouter:
     """fail(method, error) makes the next call of a method fail; hold() lets calls of a method wait until release().
 
-    requests: every request that came in, by method. dead_keys: keys that fail on their own, with the error.
+    requests: every request that came in, by method. dead_keys: keys that fail on their own, with the error. watermarks: what a
+    write that asks for them gets. state: what stale reads say they saw.
     """
 
     def __init__(self, scan_chunk: int = 3, port: int = 0) -> None:
@@ -57,6 +58,8 @@ class FakeRouter:
         self.dead_keys: dict[bytes, KvShardError] = {}
         self.down_leaves: set[str] = set()
         self.coverage = WHOLE
+        self.watermarks = b""
+        self.state = types_pb2.ReadState()
         self._failures: dict[str, deque] = defaultdict(deque)
         self._gates: dict[str, threading.Event] = {}
         self._lock = threading.RLock()
@@ -98,6 +101,9 @@ class FakeRouter:
         self.version += 1
         self.items[collection][key] = (value, self.version, 0)
         return self.version
+
+    def state_for(self, request) -> types_pb2.ReadState | None:
+        return self.state if request.options.consistency == types_pb2.CONSISTENCY_STALE else None
 
     def enter(self, method: str, request, context) -> None:
         self.requests[method].append(request)
@@ -178,7 +184,7 @@ class _KV(_Service, kv_pb2_grpc.KVServicer):
             item = None
             if row:
                 item = types_pb2.Item(key=request.key, value=row[0], version=row[1], expires_at_ms=row[2])
-            return kv_pb2.GetResponse(item=item, timing=_timing(request))
+            return kv_pb2.GetResponse(item=item, timing=_timing(request), state=self._router.state_for(request))
 
         return self._run("Get", request, context, work)
 
@@ -186,7 +192,8 @@ class _KV(_Service, kv_pb2_grpc.KVServicer):
         def work():
             condition = request.condition if request.HasField("condition") else None
             version, _ = self._router.write(request.collection, request.key, request.value, request.ttl_ms, condition)
-            return kv_pb2.PutResponse(version=version)
+            watermarks = self._router.watermarks if request.request_id.wants_watermarks else b""
+            return kv_pb2.PutResponse(version=version, watermarks=watermarks)
 
         return self._run("Put", request, context, work)
 
@@ -214,6 +221,7 @@ class _KV(_Service, kv_pb2_grpc.KVServicer):
                 failures=failures,
                 coverage=self._router.coverage,
                 timing=_timing(request),
+                states=[state] if (state := self._router.state_for(request)) else None,
             )
 
         return self._run("BatchGet", request, context, work)
@@ -267,6 +275,7 @@ class _KV(_Service, kv_pb2_grpc.KVServicer):
                 expires_at_ms=[live[key][2] for key in chunk] if any(live[key][2] for key in chunk) else None,
                 token=chunk[-1] + token_end if chunk and chunk[-1] != keys[-1] else b"",
                 coverage=router.coverage if last else None,
+                states=[state] if last and (state := router.state_for(request)) else None,
             )
             if not last:
                 router.enter("Scan.chunk", chunk, context)

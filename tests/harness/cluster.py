@@ -75,8 +75,12 @@ class UpProcess:
         """Pids of the children that run `python -m <module>`."""
         return {pid: command for pid, command in children_of(self.process.pid).items() if f"-m {module} " in command}
 
+    def leaf_pids(self, leaf: str) -> set[int]:
+        """The leaf's process; none while it is down, also for a moment in which it shows no command line yet."""
+        return {pid for pid, command in self.pids("leaf").items() if f"--id {leaf} " in command}
+
     def leaf_pid(self, leaf: str) -> int:
-        (pid,) = [pid for pid, command in self.pids("leaf").items() if f"--id {leaf} " in command]
+        (pid,) = self.leaf_pids(leaf)
         return pid
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:

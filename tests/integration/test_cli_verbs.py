@@ -10,7 +10,7 @@ import pytest
 from fakes.router_service import FakeRouter
 
 from kvshard.cli import main
-from kvshard.errors import ErrorDetails, Internal, ResourceExhausted, Unavailable
+from kvshard.errors import ErrorDetails, Expired, Internal, ResourceExhausted, Unavailable
 from kvshard.v1 import types_pb2
 
 Cli = Callable[..., int]
@@ -131,6 +131,7 @@ def test_a_value_over_the_limit_is_refused_without_reading_all_of_it(
     "error",
     [
         Unavailable("shards 3 and 4 do not answer", ErrorDetails(maybe_applied=True)),
+        Expired("nobody knows any more"),
         ResourceExhausted("the disk is full"),
         Internal("a defect"),
     ],
@@ -138,8 +139,8 @@ def test_a_value_over_the_limit_is_refused_without_reading_all_of_it(
 def test_what_the_service_cannot_do_is_exit_code_3(
     cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str], error
 ) -> None:
-    router.fail("Put", error)
-    assert cli("put", "k", "v") == 3
+    router.fail("Put", error, times=1_000)
+    assert cli("put", "k", "v", "--timeout", "0.2") == 3
     assert error.message in capsys.readouterr().err
 
 
@@ -295,3 +296,17 @@ def test_shard_list_shows_the_map(cli: Cli, capsys: pytest.CaptureFixture[str]) 
     dumped = json.loads(capsys.readouterr().out)
     assert {leaf["id"] for leaf in dumped["leaves"]} >= {"leaf-1"}
     assert dumped["shards"]
+
+
+def test_stale_reads_tell_how_stale(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
+    router.put(b"k", b"v")
+    router.state = types_pb2.ReadState(shard=3, seqno=9, age_ms=40)
+    assert cli("get", "k", "--stale") == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("v", "kvshard: shard 3: through write 9, at most 40 ms old\n")
+    assert cli("get", "k", "--stale", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["age_ms"] == 40
+    router.state = types_pb2.ReadState(shard=3, seqno=9)
+    assert cli("scan", "--stale") == 0
+    assert "through write 9, of unknown age" in capsys.readouterr().err
+    assert [request.options.consistency for request in router.requests["Get"]] == [types_pb2.CONSISTENCY_STALE] * 2

@@ -14,12 +14,14 @@ from kvshard import (
     CollectionExists,
     CollectionNotFound,
     DeadlineExceeded,
+    Expired,
     FailedPrecondition,
     InvalidArgument,
     InvalidToken,
     Item,
     KvShardError,
     MalformedQuery,
+    ReadState,
     Unavailable,
     VersionConflict,
 )
@@ -185,18 +187,72 @@ async def test_reads_are_asked_again(kv: Client[str], router: FakeRouter) -> Non
     assert len(router.requests["Get"]) == 4
 
 
-async def test_writes_are_asked_again_only_when_nothing_was_done(kv: Client[str], router: FakeRouter) -> None:
+async def test_writes_are_asked_again_under_the_same_id(kv: Client[str], router: FakeRouter) -> None:
     router.fail("Put", Unavailable("starting"), times=2)
-    assert await kv.put("k", b"v") == 1
-    assert len(router.requests["Put"]) == 3
     router.fail("Put", grpc.StatusCode.UNAVAILABLE)
-    with pytest.raises(Unavailable) as unknown:
-        await kv.put("k", b"w")
-    assert unknown.value.details.maybe_applied
     router.fail("Put", Unavailable("lost", ErrorDetails(maybe_applied=True)))
-    with pytest.raises(Unavailable):
-        await kv.put("k", b"w")
-    assert len(router.requests["Put"]) == 5
+    assert await kv.put("k", b"v") == 1
+    ids = [request.request_id for request in router.requests["Put"]]
+    assert len({(id.client, id.number) for id in ids}) == 1
+    assert 1 <= len(ids[0].client) <= 64
+    assert [id.is_retry for id in ids] == [False, False, False, True, True]  # Only after an unclear outcome.
+    await kv.delete("k")
+    await kv.put_many({"a": b"1"})
+    later = [router.requests["Delete"][0].request_id, router.requests["BatchWrite"][0].request_id]
+    assert [id.number for id in later] == [2, 3]
+    assert {id.client for id in later} == {ids[0].client}
+    assert not any(id.is_retry for id in later)
+
+
+async def test_a_repetition_tells_what_was_known_before_the_first_sending(kv: Client[str], router: FakeRouter) -> None:
+    router.watermarks = b"first"
+    await kv.put("k", b"v")
+    router.watermarks = b"second"
+    await kv.put("k", b"v")
+    router.fail("Put", grpc.StatusCode.UNAVAILABLE)
+    await kv.put("k", b"v")
+    ids = [request.request_id for request in router.requests["Put"]]
+    assert [id.wants_watermarks for id in ids] == [True, False, False, False]  # Now and then is enough.
+    assert [id.watermarks for id in ids] == [b"", b"", b"", b"first"]
+
+
+async def test_no_client_shares_a_name_with_another(router: FakeRouter) -> None:
+    for _ in range(2):
+        async with Client(router.address) as kv:
+            await kv.put("k", b"v")
+    assert len({request.request_id.client for request in router.requests["Put"]}) == 2
+
+
+async def test_the_last_error_tells_that_a_write_may_have_been_done(router: FakeRouter) -> None:
+    async with Client(router.address, timeout=0.4) as kv:
+        router.fail("Put", Unavailable("lost", ErrorDetails(maybe_applied=True)))
+        router.fail("Put", Unavailable("starting"), times=1_000)
+        with pytest.raises(Unavailable, match="starting") as caught:
+            await kv.put("k", b"v")
+        assert caught.value.details.maybe_applied
+        router.recover()
+        router.fail("Put", grpc.StatusCode.UNAVAILABLE)
+        router.fail("Put", Expired("forgotten"))
+        with pytest.raises(Expired) as late:
+            await kv.put("k", b"v")
+        assert late.value.details.maybe_applied
+        assert not late.value.is_retryable
+
+
+async def test_stale_reads_say_what_they_saw(kv: Client[str], router: FakeRouter) -> None:
+    await kv.put("k", b"v")
+    item = await kv.get("k")
+    assert item is not None
+    assert item.state is None
+    router.state = types_pb2.ReadState(shard=1, seqno=7)
+    item = await kv.get("k", consistency="stale")
+    assert item is not None
+    assert item.state == ReadState(1, 7, None)
+    router.state = types_pb2.ReadState(shard=1, seqno=8, age_ms=0)
+    assert (await kv.get_many(["k"], consistency="stale")).states == (ReadState(1, 8, 0),)
+    async with kv.scan(consistency="stale") as scan:
+        assert [item.key async for item in scan] == ["k"]
+    assert scan.states == (ReadState(1, 8, 0),)
 
 
 async def test_retries_can_be_turned_off(router: FakeRouter) -> None:

@@ -105,9 +105,8 @@ async def test_search_sees_writes_drops_and_expiry(caller: LeafCaller) -> None:
 
 
 async def test_refusals(caller: LeafCaller) -> None:
-    read = ShardRead(0, caller.epoch(0) + 1, 1, [b"k"])
     with pytest.raises(StaleEpoch):
-        await caller.client.read(LEAF, read, caller.deadline())
+        await caller.client.read(LEAF, ShardRead(99, 1, 1, [b"k"]), caller.deadline())
     with pytest.raises(CollectionNotFound):
         await caller.client.write(LEAF, write_of(caller, {b"k": b"v"}, collection_id=9), caller.deadline())
     with pytest.raises(InvalidArgument):

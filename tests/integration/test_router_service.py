@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from kvshard import errors
 from kvshard.clock import SystemClock
 from kvshard.errors import KvShardError
-from kvshard.model import ShardRead, ShardSearch
+from kvshard.model import ShardRead, ShardSearch, ShardWrite
 from kvshard.rpc.channel import aio_channel
 from kvshard.rpc.status import error_from_rpc
 from kvshard.telemetry import RouterMetrics
@@ -439,3 +439,107 @@ async def test_metrics_count_calls_and_legs(front: Front) -> None:
 async def test_port_in_use_is_a_clear_error(front: Front) -> None:
     with pytest.raises(errors.FailedPrecondition, match="in use"):
         RouterServer(front.server.address, front.maps, front.leaves.client, SystemClock(), RouterMetrics(CollectorRegistry()))
+
+
+async def test_a_write_sent_again_takes_effect_once(front: Front) -> None:
+    keys = [b"key-%d" % i for i in range(20)]
+    id = types_pb2.RequestId(client="me", number=1, wants_watermarks=True)
+    first = await front.kv.BatchWrite(kv_pb2.BatchWriteRequest(keys=keys, values=keys, request_id=id))
+    assert first.watermarks
+    put = await front.kv.Put(kv_pb2.PutRequest(key=b"k", value=b"v", request_id=types_pb2.RequestId(client="me", number=2)))
+    assert not put.watermarks
+    id.is_retry, id.watermarks = True, first.watermarks
+    again = await front.kv.BatchWrite(kv_pb2.BatchWriteRequest(keys=keys, values=keys, request_id=id))
+    assert list(again.versions) == list(first.versions)
+    id = types_pb2.RequestId(client="me", number=2, is_retry=True)
+    assert (await front.kv.Put(kv_pb2.PutRequest(key=b"k", value=b"v", request_id=id))).version == put.version
+    assert front.leaves.seqno == 21
+
+
+@pytest.mark.parametrize(
+    ("id", "field"),
+    [
+        (types_pb2.RequestId(number=1), "request_id.client"),
+        (types_pb2.RequestId(client="c" * 65, number=1), "request_id.client"),
+        (types_pb2.RequestId(client="c"), "request_id.number"),
+        (types_pb2.RequestId(client="c", number=1, watermarks=b"x"), "request_id.watermarks"),
+        (types_pb2.RequestId(client="c", number=1, is_retry=True, watermarks=b"x"), "request_id.watermarks"),
+    ],
+)
+async def test_a_wrong_request_id_is_refused(front: Front, id: types_pb2.RequestId, field: str) -> None:
+    for call in (
+        front.kv.Put(kv_pb2.PutRequest(key=b"k", value=b"v", request_id=id)),
+        front.kv.Delete(kv_pb2.DeleteRequest(key=b"k", request_id=id)),
+        front.kv.BatchWrite(kv_pb2.BatchWriteRequest(keys=[b"k"], values=[b"v"], request_id=id)),
+    ):
+        error = await failing(call)
+        assert isinstance(error, errors.InvalidArgument)
+        assert error.details.field == field
+    assert front.leaves.seqno == 0
+
+
+async def test_an_expired_write_says_so(front: Front) -> None:
+    expired = errors.Expired("forgotten", errors.ErrorDetails(committed=5))
+    front.leaves.client.on("*", ShardWrite, expired)
+    id = types_pb2.RequestId(client="me", number=2, is_retry=True)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await front.kv.Put(kv_pb2.PutRequest(key=b"k", value=b"v", request_id=id))
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    error = error_from_rpc(caught.value)
+    assert isinstance(error, errors.Expired)
+    assert (error.details.maybe_applied, error.details.committed) == (True, 5)
+
+
+async def test_stale_reads_say_what_they_saw(front: Front) -> None:
+    stale = types_pb2.ReadOptions(consistency=types_pb2.CONSISTENCY_STALE)
+    keys = [b"key-%d" % i for i in range(100)]
+    await front.kv.BatchWrite(kv_pb2.BatchWriteRequest(keys=keys, values=keys))
+    got = await front.kv.Get(kv_pb2.GetRequest(key=keys[0], options=stale))
+    assert (got.state.shard, got.state.seqno) == (front.maps.current.shard_of_key(keys[0]), 100)
+    assert got.state.HasField("age_ms")
+    assert [state.shard for state in (await front.kv.BatchGet(kv_pb2.BatchGetRequest(keys=keys, options=stale))).states] == [
+        *range(8)
+    ]
+    pages = await collect(front.kv.Scan(kv_pb2.ScanRequest(options=stale)))
+    assert [state.shard for state in pages[-1].states] == [*range(8)]
+    assert not (await front.kv.Get(kv_pb2.GetRequest(key=keys[0]))).HasField("state")
+
+
+async def test_a_search_sees_the_writes_that_were_promised_at_any_replica(front: Front) -> None:
+    document = json.dumps({"title": "tail"}).encode()
+    await front.kv.Put(kv_pb2.PutRequest(collection="docs", key=b"a", value=document))
+    await front.searches.Search(search_pb2.SearchRequest(collection="docs"))
+    assert {call.request.min_seqno for call in front.leaves.client.calls_of(ShardSearch)} == {0}
+    await front.kv.Put(kv_pb2.PutRequest(collection="docs", key=b"a", value=document, refresh=True))
+    await front.searches.Search(search_pb2.SearchRequest(collection="docs"))
+    wanted = {call.request.shard: call.request.min_seqno for call in front.leaves.client.calls_of(ShardSearch)[8:]}
+    assert wanted == {shard: 2 if shard == front.maps.current.shard_of_key(b"a") else 0 for shard in range(8)}
+
+
+async def test_a_dead_leaf_of_three_is_seen_by_nobody() -> None:
+    maps, leaves = FakeMapSource(cluster_map(shards=8, leaves=3, replicas=3)), MemoryLeaves()
+    async with running(maps, leaves, CollectorRegistry()) as front:
+        keys = [b"key-%d" % i for i in range(100)]
+        await front.kv.BatchWrite(kv_pb2.BatchWriteRequest(keys=keys, values=keys))
+        await front.load_documents()
+        leaves.fail("leaf-2", errors.Unavailable("connection refused"))
+        for _ in range(5):
+            assert not (await front.kv.BatchGet(kv_pb2.BatchGetRequest(keys=keys))).failures
+            found = await front.searches.Search(search_pb2.SearchRequest(collection="docs", query="tail"))
+            assert found.coverage.complete
+            pages = await collect(front.kv.Scan(kv_pb2.ScanRequest(prefix=b"key-")))
+            assert sum(len(page.keys) for page in pages) == 100
+
+
+async def test_a_hanging_leaf_of_three_does_not_eat_the_deadline() -> None:
+    maps, leaves = FakeMapSource(cluster_map(shards=8, leaves=3, replicas=3)), MemoryLeaves()
+    async with running(maps, leaves, CollectorRegistry()) as front:
+        await front.load_documents()
+        leaves.fail("leaf-2", Hang())
+        options = types_pb2.ReadOptions(hedge="1ms")
+        found = await front.searches.Search(
+            search_pb2.SearchRequest(collection="docs", query="tail", options=options), timeout=5
+        )
+        assert found.coverage.complete
+        assert len(await collect(front.kv.Scan(kv_pb2.ScanRequest(collection="docs", options=options), timeout=5))) >= 1
+        assert not (await front.kv.BatchGet(kv_pb2.BatchGetRequest(keys=[b"a", b"b"], options=options), timeout=5)).failures

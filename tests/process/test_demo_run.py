@@ -34,6 +34,12 @@ def test_demo_in_small(tmp_path):
     rows = re.findall(r"│ (one leg alone|\d)\s+│\s+(\d+) │", shown)
     assert rows == [("one leg alone", "40"), ("1", "40"), ("2", "40"), ("4", "40"), ("8", "40")]
     assert "nothing is hedged" in shown
+    killed = re.search(
+        r"kill -9 of leaf-\d: ([\d,]+) writes acknowledged, (\d+) lost; ([\d,]+) reads .*?, (\d+) stale", shown, re.S
+    )
+    assert killed is not None
+    assert int(killed[1].replace(",", "")) > 50
+    assert (killed[2], killed[4]) == ("0", "0")
     assert picture.read_text().startswith("<svg")
     assert [path.name for path in tmp_path.iterdir()] == ["latency.svg"], "the temporary data is removed"
 

@@ -124,8 +124,8 @@ def test_a_port_in_use_is_refused_before_anything_starts(cluster, tmp_path):
 
 
 def test_impossible_clusters_are_refused(tmp_path):
-    code, said = refused(tmp_path / "data", "--replicas", "2")
-    assert (code, "replication is not there yet" in said) == (2, True), said
+    code, said = refused(tmp_path / "data", "--leaves", "2", "--replicas", "3")
+    assert (code, "--replicas must be between 1 and 2" in said) == (2, True), said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -78,7 +78,7 @@ def test_picture_and_explanation_carry_the_numbers(samples):
     lines = picture(samples.single_leg, samples.rows(), width=10)
     assert lines[0] == "one leg alone p50 ██ 5.00 ms"
     assert lines[-1] == "              p99 ██████████ 24.75 ms"
-    text = explanation(samples, cores=2)
+    text = explanation(samples, cores=2, replicas=3)
     assert "p99 is 24.8 ms where one leg asked alone has 9.9 ms, an amplification of 2.5" in text
     assert "nothing is hedged" in text
 

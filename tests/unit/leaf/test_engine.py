@@ -2,6 +2,7 @@
 
 import pathlib
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -66,6 +67,66 @@ def test_scans_are_ordered_and_bounded_by_rows_and_bytes(engine: Engine) -> None
     assert engine.scan(b"9", b"5", 10) == ([], False)
 
 
+def test_a_view_shows_what_there_was_whatever_is_written_since(engine: Engine) -> None:
+    put(engine, {b"k%d" % n: b"old" for n in range(6)})
+    view = engine.snapshot()
+    batch = engine.new_batch()
+    batch.put(b"k0", b"new")
+    batch.delete(b"k1")
+    batch.delete_range(b"k3", b"k5")
+    batch.put(b"k9", b"new")
+    engine.write(batch)
+    engine.flush_wal()
+    newer = engine.snapshot()
+    put(engine, {b"k2": b"newest"})
+    assert view.scan(b"k", b"l", 100) == ([(b"k%d" % n, b"old") for n in range(6)], False)
+    assert newer.scan(b"k", b"l", 100).rows == [(b"k0", b"new"), (b"k2", b"old"), (b"k5", b"old"), (b"k9", b"new")]
+    assert [view.get(key) for key in (b"k9", b"k1", b"k", b"k4")] == [None, b"old", None, b"old"]
+    assert newer.get(b"k0") == b"new"
+    view.close()
+    view.close()
+    for call in (lambda: view.get(b"k0"), lambda: view.scan(b"a", b"b", 1)):
+        with pytest.raises(StorageError):
+            call()
+    assert newer.get(b"k2") == b"old"
+    newer.close()
+
+
+def test_scans_of_a_view_are_bounded_as_those_of_the_engine(engine: Engine) -> None:
+    put(engine, {b"%02d" % n: b"x" * 100 for n in range(50)} | {b"zz": b"outside"})
+    view = engine.snapshot()
+    for start, end, limit, max_bytes in (
+        (b"00", b"99", 1000, 10**6),
+        (b"10", b"99", 3, 10**6),
+        (b"47", b"99", 3, 10**6),
+        (b"00", b"99", 1000, 300),
+        (b"00", b"99", 1000, 1),
+        (b"5", b"5", 10, 10),
+        (b"9", b"5", 10, 10),
+        (b"zz", b"zzz", 10, 10**6),
+    ):
+        assert view.scan(start, end, limit, max_bytes) == engine.scan(start, end, limit, max_bytes)
+    view.close()
+
+
+def test_a_view_is_read_on_another_thread_while_rows_are_written(tmp_path: pathlib.Path) -> None:
+    engine = RocksEngine(tmp_path, is_synced=False)
+    count = 20_000
+    put(engine, {b"k%05d" % n: b"0" * 100 for n in range(count)})
+    view = engine.snapshot()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(view.scan, b"k", b"l", count + 1, 10**9)
+        for round_ in range(5):
+            put(engine, {b"k%05d" % n: b"%d" % round_ * 100 for n in range(0, count, 2)})
+            engine._db.flush()
+        rows = reading.result(30).rows
+    assert len(rows) == count
+    assert {value for _, value in rows} == {b"0" * 100}
+    view.close()
+    engine.close()
+    RocksEngine(tmp_path).close()
+
+
 def test_closing_twice_is_fine_and_later_calls_are_errors(engine: Engine) -> None:
     engine.flush_wal()
     assert engine.size_bytes() >= 0
@@ -77,6 +138,7 @@ def test_closing_twice_is_fine_and_later_calls_are_errors(engine: Engine) -> Non
         lambda: engine.scan(b"a", b"b", 1),
         lambda: engine.write(engine.new_batch()),
         engine.flush_wal,
+        engine.snapshot,
     ):
         with pytest.raises(StorageError):
             call()
@@ -134,5 +196,9 @@ def test_a_scan_that_meets_damage_raises_and_does_not_end_early(tmp_path: pathli
             damaged.scan(b"k", b"l", 10 * count, 10**9)
         assert len(damaged.scan(b"k15000", b"l", 10 * count, 10**9).rows) == 5_000
         assert len(damaged.scan(b"k", b"l", 100, 10**9).rows) == 100
+        view = damaged.snapshot()
+        with pytest.raises(StorageError, match="checksum"):
+            view.scan(b"k", b"l", 10 * count, 10**9)
+        view.close()
     finally:
         damaged.close()

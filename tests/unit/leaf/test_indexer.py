@@ -18,7 +18,7 @@ from kvshard.model import ShardSearch
 from leaf import indexer as indexer_module
 from leaf.index_slot import fold
 from leaf.indexer import Indexer
-from leaf.operations import Barrier, DropCollection, WriteOperation
+from leaf.operations import DropCollection, WriteOperation
 from tests.fakes.log_source import FakeLogSource
 
 DOCS = Collection("docs", 2, {"body": "text", "tag": "keyword", "n": "integer"})
@@ -84,7 +84,7 @@ async def test_writes_are_found_after_a_refresh(house):
     await house.indexer.refresh(0, 0)
     seqno = house.put(0, {b"a": {"body": "hello world"}, b"b": {"body": "hello"}})
     house.source.write(0, PLAIN.id, {b"a": b"not a document"})
-    house.source.commit(0, Barrier())
+    house.source.commit(0, None)
     await house.indexer.refresh(0, seqno + 2)
     reply = await house.search("hello")
     assert [hit.key for hit in reply.hits] == [b"b", b"a"]
@@ -442,7 +442,7 @@ def test_fold_keeps_the_last_state_of_each_key():
     entries = [
         (1, WriteOperation(2, [b"a", b"b", b"a"], [b"1", b"2", None], [0, 9, 0])),
         (2, WriteOperation(3, [b"c"], [b"3"])),
-        (3, Barrier()),
+        (3, None),
         (4, WriteOperation(2, [b"a"], [b"4"])),
     ]
     assert fold(entries, 2) == (False, {b"a": (b"4", 0), b"b": (b"2", 9)})

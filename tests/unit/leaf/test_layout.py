@@ -1,6 +1,7 @@
 import pytest
 
 from leaf import layout
+from leaf.memory_engine import MemoryEngine
 
 
 def test_rows_sort_by_their_fields() -> None:
@@ -29,3 +30,34 @@ def test_numbers_come_back() -> None:
     assert layout.header_of(layout.pack_header(2**63, 2**62, 2**23) + b"value") == (2**63, 2**62, 2**23)
     assert layout.seqno_of(layout.log_key(9, 2**40)) == 2**40
     assert layout.collection_of_counts(layout.counts_key(9, 77)) == 77
+
+
+def test_changes_are_made_in_the_order_in_which_they_were_given() -> None:
+    engine = MemoryEngine({b"a": b"", b"b": b"", b"c": b""})
+    changes = layout.Changes()
+    assert (len(changes), changes.bytes) == (0, 0)
+    changes.delete_range(b"a", b"c")
+    changes.put(b"b", b"new")
+    changes.put(b"d", b"")
+    changes.delete(b"d")
+    assert (len(changes), changes.bytes) == (4, 8)
+    batch = engine.new_batch()
+    changes.write_to(batch)
+    engine.write(batch)
+    assert engine.rows() == {b"b": b"new", b"c": b""}
+
+
+def test_a_position_of_an_earlier_version_has_no_epoch() -> None:
+    assert layout.unpack_position(layout.pack_position(2**40, 7)) == (2**40, 7)
+    assert layout.unpack_position(layout.pack_number(5)) == (5, None)
+
+
+def test_the_rows_of_a_shard_are_between_those_of_its_neighbours() -> None:
+    for shard in (0, 255, 2**32 - 2):
+        begin, end = layout.log_range(shard, 4)
+        assert layout.log_key(shard, 4) < begin == layout.log_key(shard, 5)
+        assert layout.log_key(shard, 2**64 - 1) < end <= layout.log_key(shard + 1, 0)
+        first, last = layout.shard_range(ord("m"), shard)
+        assert first <= layout.meta_key(shard, b"") < layout.meta_key(shard, b"\xff" * 9) < last
+    assert sorted(layout.ALL_TAGS) == list(layout.ALL_TAGS)
+    assert set(layout.STATE_TAGS) < set(layout.ALL_TAGS)

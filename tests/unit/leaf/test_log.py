@@ -65,3 +65,20 @@ def test_to_look_for_the_trim_point_does_not_cost_a_pass_over_the_log() -> None:
         window.trim_point(500_000, 0)
         window.trim_point(500_000, TRIM_STEP)
     assert time.process_time() - started < 1.0
+
+
+def test_entries_that_are_taken_back_count_no_more() -> None:
+    window = window_of(5, 10, trimmed=100)
+    window.truncate(103)
+    window.append(104, 7)
+    assert repr(window) == "LogWindow(trimmed=100, last=104, bytes=37)"
+    window.truncate(100)
+    assert repr(window) == "LogWindow(trimmed=100, last=100, bytes=0)"
+
+
+def test_entries_of_an_earlier_run_may_be_taken_back_too() -> None:
+    window = LogWindow(10, 20)
+    window.append(21, 5)
+    window.truncate(15)
+    window.append(16, 5)
+    assert repr(window) == "LogWindow(trimmed=10, last=16, bytes=5)"

@@ -7,7 +7,7 @@ from kvshard.limits import BATCH_MAX_KEYS, KEY_MAX_BYTES, VALUE_MAX_BYTES
 from kvshard.model import ABSENT, NEVER, ShardWrite
 from leaf.layout import Header
 from leaf.operations import WriteOperation
-from leaf.replica import Latest
+from leaf.pending import Latest
 from leaf.write_plan import (
     EXPIRES_MAX_MS,
     WritePlan,

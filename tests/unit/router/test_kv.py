@@ -7,13 +7,13 @@ from prometheus_client import CollectorRegistry
 
 from kvshard.clock import SystemClock
 from kvshard.clustermap import Collection
-from kvshard.errors import CollectionNotFound, ErrorDetails, InvalidArgument, Unavailable, VersionConflict
+from kvshard.errors import CollectionNotFound, ErrorDetails, InvalidArgument, Unavailable, VersionConflict, error_of
 from kvshard.model import ShardRead, ShardReadReply, ShardWrite
 from kvshard.telemetry import RouterMetrics
 from router import kv
 from router.coverage import KnownCounts
 from router.kv import KeyValueOperations
-from router.requests import DEFAULT_READ_POLICY, ReadPolicy, write_columns
+from router.requests import DEFAULT_READ_POLICY, ReadPolicy, RequestIdentity, request_identity, write_columns
 from router.scatter import Scatter
 
 CLOCK = SystemClock()
@@ -22,15 +22,18 @@ KEYS = [b"key-%03d" % number for number in range(100)]
 
 
 class Setting:
-    def __init__(self) -> None:
-        self.maps = FakeMapSource(cluster_map(shards=8, leaves=4))
+    def __init__(self, replicas: int = 1) -> None:
+        self.maps = FakeMapSource(cluster_map(shards=8, leaves=4, replicas=replicas))
         self.leaves = MemoryLeaves()
         scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()))
         self.operations = KeyValueOperations(self.maps, self.leaves.client, scatter, KnownCounts(), CLOCK)
 
-    async def put(self, keys, values=None, conditions=()) -> kv.BatchWritten:
+    async def put(self, keys, values=None, conditions=(), identity: RequestIdentity | None = None) -> kv.BatchWritten:
         columns = write_columns(list(keys), values or [b"v:" + key for key in keys], [], [], list(conditions))
-        return await self.operations.batch_write("", columns, False, CLOCK.monotonic() + 5)
+        return await self.operations.batch_write("", columns, False, CLOCK.monotonic() + 5, identity)
+
+    def written(self) -> list[ShardWrite]:
+        return [call.request for call in self.leaves.client.calls_of(ShardWrite)]
 
     async def get(self, keys, policy=DEFAULT_READ_POLICY) -> kv.BatchRead:
         return await self.operations.batch_get("", list(keys), policy, CLOCK.monotonic() + 5)
@@ -190,3 +193,99 @@ async def test_collection_created_elsewhere_is_found_by_the_refresh(setting: Set
     read = await setting.operations.get("fresh", b"k", DEFAULT_READ_POLICY, CLOCK.monotonic() + 5)
     assert read.value is None
     assert setting.leaves.client.calls_of(ShardRead)[0].request.collection_id == 3
+
+
+class TestRequestIds:
+    async def test_the_router_names_what_has_no_name(self, setting: Setting) -> None:
+        await setting.put(KEYS)
+        await setting.put(KEYS)
+        legs = setting.written()
+        assert len({(leg.client, leg.number) for leg in legs[:8]}) == 1
+        assert [leg.number for leg in legs] == [1] * 8 + [2] * 8
+        assert 1 <= len(legs[0].client) <= 64
+
+    async def test_routers_never_share_a_name(self) -> None:
+        settings = [Setting(), Setting()]
+        for setting in settings:
+            await setting.put(KEYS[:1])
+        assert settings[0].written()[0].client != settings[1].written()[0].client
+
+    async def test_a_first_sending_tells_what_the_router_has_seen(self, setting: Setting) -> None:
+        await setting.put(KEYS)
+        seen = {leg.shard: setting.leaves.done[leg.shard, leg.client, leg.number].seqno for leg in setting.written()}
+        await setting.put(KEYS, identity=request_identity("c", 1, False, b""))
+        assert {leg.shard: leg.since for leg in setting.written()[8:]} == seen
+        assert {leg.client for leg in setting.written()[8:]} == {"c"}
+
+    async def test_a_repetition_tells_what_its_client_had_seen(self, setting: Setting) -> None:
+        await setting.put(KEYS)
+        known = setting.operations.watermarks()
+        seen = {leg.shard: setting.leaves.done[leg.shard, leg.client, leg.number].seqno for leg in setting.written()}
+        first = await setting.put(KEYS, identity=request_identity("c", 1, False, b""))
+        again = await setting.put(KEYS, identity=request_identity("c", 1, True, known))
+        assert again == first
+        assert setting.leaves.repeated == 8
+        assert {leg.shard: leg.since for leg in setting.written()[16:]} == seen
+        await setting.put(KEYS, identity=request_identity("c", 1, True, b""))
+        assert {leg.since for leg in setting.written()[24:]} == {0}
+
+    async def test_reads_teach_too(self, setting: Setting) -> None:
+        setting.leaves.seqno = 77
+        await setting.get(KEYS[:1])
+        await setting.put(KEYS[:1])
+        assert setting.written()[0].since == 77
+
+    async def test_the_answer_lost_with_a_leaf_is_found_again(self) -> None:
+        setting = Setting(replicas=3)
+        apply, lost = setting.leaves._write, Unavailable("the lane broke", ErrorDetails(maybe_applied=True))
+
+        def die_after_the_write(request: ShardWrite):
+            apply(request)
+            return lost
+
+        setting.leaves.client.on("leaf-2", ShardWrite, die_after_the_write, die_after_the_write, apply)
+        written = await setting.put(KEYS)
+        assert written.failures == []
+        assert setting.leaves.seqno == len(KEYS)
+        assert setting.leaves.repeated == 2
+
+    async def test_names_are_given_back(self, setting: Setting) -> None:
+        setting.leaves.fail("leaf-1", Unavailable("down"))
+        await setting.put(KEYS)
+        assert setting.operations._names.under_way == 0
+
+
+async def test_a_stale_read_says_what_it_saw() -> None:
+    setting = Setting(replicas=3)
+    stale = ReadPolicy(is_stale=True)
+
+    def answer(request: ShardRead) -> ShardReadReply:
+        count = len(request.keys)
+        return ShardReadReply([b"v"] * count, [4] * count, seqno=9, age_ms=-1)
+
+    setting.leaves.client.on("*", ShardRead, answer)
+    read = await setting.get(KEYS, stale)
+    assert [(state.shard, state.seqno, state.age_ms) for state in read.states] == [(shard, 9, -1) for shard in range(8)]
+    assert all(call.request.is_stale_ok for call in setting.leaves.client.calls_of(ShardRead))
+    point = await setting.operations.get("", KEYS[0], stale, CLOCK.monotonic() + 5)
+    assert (point.state.seqno, point.state.age_ms) == (9, -1)
+
+
+async def test_a_dead_leaf_of_several_is_no_gap() -> None:
+    setting = Setting(replicas=2)
+    await setting.put(KEYS)
+    setting.leaves.fail("leaf-2", Unavailable("connection refused"))
+    for _ in range(5):
+        read = await setting.get(KEYS)
+        assert read.coverage.is_complete
+        assert all(read.versions)
+
+
+async def test_a_shard_that_is_gone_for_good_ends_with_the_deadline() -> None:
+    setting = Setting(replicas=2)
+    setting.leaves.fail("leaf-2", Unavailable("connection refused"))
+    columns = write_columns(KEYS, KEYS, [], [], [])
+    written = await setting.operations.batch_write("", columns, False, CLOCK.monotonic() + 0.05)
+    dead = [index for index, key in enumerate(KEYS) if setting.leaf_of(key) == "leaf-2"]
+    assert [index for index, _ in written.failures] == dead
+    assert {error_of(record).details.maybe_applied for _, record in written.failures} == {False}

@@ -7,6 +7,7 @@ from kvshard.errors import FailedPrecondition, InvalidArgument, MalformedQuery
 from kvshard.tail.hedging import Auto, FixedDelay, ReplicaChoice
 from router import requests
 from router.requests import KeyRange, SearchQuery
+from router.watermarks import Watermarks
 
 SCHEMA = {"title": "text", "tag": "keyword", "year": "integer"}
 
@@ -213,3 +214,23 @@ def test_collection_names_that_are_none(name: str) -> None:
 @pytest.mark.parametrize("name", ["", "x" * 65])
 def test_collection_names_of_a_wrong_length(name: str) -> None:
     refused(lambda: requests.check_collection_name(name), "name", 64)
+
+
+def test_request_identity() -> None:
+    known = Watermarks({3: 8})
+    identity = requests.request_identity("c" * 64, 2**63 - 1, True, known.encode())
+    assert (identity.number, identity.is_retry, identity.known.of(3)) == (2**63 - 1, True, 8)
+
+
+@pytest.mark.parametrize(
+    ("client", "number", "watermarks", "field", "limit"),
+    [
+        ("", 1, b"", "request_id.client", 64),
+        ("c" * 65, 1, b"", "request_id.client", 64),
+        ("c", 0, b"", "request_id.number", 2**63 - 1),
+        ("c", 2**63, b"", "request_id.number", 2**63 - 1),
+        ("c", 1, Watermarks().encode(), "request_id.watermarks", None),
+    ],
+)
+def test_request_identity_that_is_none(client: str, number: int, watermarks: bytes, field: str, limit: int | None) -> None:
+    refused(lambda: requests.request_identity(client, number, False, watermarks), field, limit)

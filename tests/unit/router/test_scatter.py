@@ -1,16 +1,22 @@
 """Legs: cancellation first, then deadlines, refusals and refreshes."""
 
 import asyncio
+from collections import Counter
+from dataclasses import replace
+from random import Random
+from typing import Any
 
 import pytest
-from fakes.leaf_client import FakeLeafClient, Hang
+from fakes.leaf_client import ANY_LEAF, FakeLeafClient, Hang
 from fakes.map_source import FakeMapSource, cluster_map
 from prometheus_client import CollectorRegistry
 
 from kvshard.clock import SystemClock
-from kvshard.errors import DeadlineExceeded, Internal, NotReady, StaleEpoch, Unavailable
+from kvshard.errors import DeadlineExceeded, ErrorDetails, Expired, Internal, NotReady, StaleEpoch, Unavailable
 from kvshard.model import ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
 from kvshard.telemetry import RouterMetrics
+from router import leg as leg_module
+from router.leg import How
 from router.scatter import Scatter
 
 REPLY = ShardReadReply([b"v"], [1], documents=3)
@@ -140,3 +146,154 @@ async def test_defect_becomes_an_internal_error(setting: Setting) -> None:
     leg = await setting.scatter.ask("Get", setting.leaves.read, read(0), CLOCK.monotonic() + 5)
     assert isinstance(leg.error, Internal)
     assert "ZeroDivisionError" in leg.error.message
+
+
+class Replicated:
+    """Four shards on three leaves, each in sync on all of them; shard 0 has its primary on leaf-1."""
+
+    def __init__(self) -> None:
+        self.maps = FakeMapSource(cluster_map(shards=4, leaves=3, replicas=3))
+        self.leaves = FakeLeafClient()
+        self.scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()), Random(1))
+
+    async def read(self, timeout: float = 5.0, **how: Any):
+        return await self.scatter.ask("Get", self.leaves.read, read(0), CLOCK.monotonic() + timeout, How(**how))
+
+    async def write(self, timeout: float = 5.0, is_repetition: bool = False, client: str = "c", since: int = 5):
+        request = ShardWrite(0, 1, 1, [b"k"], [b"v"], client=client, number=1, since=since)
+        how = How(is_repetition=is_repetition)
+        return await self.scatter.ask("Put", self.leaves.write, request, CLOCK.monotonic() + timeout, how)
+
+    def asked(self) -> list[str]:
+        return [call.leaf for call in self.leaves.calls]
+
+
+@pytest.fixture
+def replicated() -> Replicated:
+    return Replicated()
+
+
+WRITTEN = ShardWriteReply([9], [False], seqno=9)
+LOST = Unavailable("the lane broke", ErrorDetails(maybe_applied=True))
+
+
+class TestReplicatedReads:
+    async def test_they_are_spread(self, replicated: Replicated) -> None:
+        replicated.leaves.on(ANY_LEAF, ShardRead, REPLY)
+        for _ in range(60):
+            assert (await replicated.read()).error is None
+        counts = Counter(replicated.asked())
+        assert len(counts) == 3
+        assert min(counts.values()) > 8
+
+    async def test_a_dead_leaf_is_no_error_and_is_asked_last_for_a_while(self, replicated: Replicated) -> None:
+        replicated.leaves.on("leaf-2", ShardRead, REPLY).on("leaf-3", ShardRead, REPLY)
+        results = [await replicated.read() for _ in range(60)]
+        assert all(result.error is None for result in results)
+        assert replicated.asked().count("leaf-1") == 1
+        tried = [result.replicas_tried for result in results if len(result.replicas_tried) > 1]
+        assert [each[0] for each in tried] == ["leaf-1"]
+
+    async def test_replicas_without_a_lease_are_asked_until_one_has_it(self, replicated: Replicated) -> None:
+        replicated.leaves.on("leaf-2", ShardRead, *[NotReady("no lease")] * 4, REPLY)
+        replicated.leaves.on("leaf-3", ShardRead, NotReady("no lease"))
+        result = await replicated.read()
+        assert result.leaf == "leaf-2"
+        assert set(result.replicas_tried) == {"leaf-1", "leaf-2", "leaf-3"}
+
+    async def test_a_hanging_leaf_costs_a_hedge_and_is_then_avoided(
+        self, replicated: Replicated, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(leg_module, "DEFAULT_DELAY_S", 0.0)
+        hang = Hang()
+        replicated.leaves.on("leaf-1", ShardRead, hang).on("leaf-2", ShardRead, REPLY).on("leaf-3", ShardRead, REPLY)
+        results = [await replicated.read(hedge_after_s=0.001) for _ in range(30)]
+        assert all(result.error is None for result in results)
+        assert hang.cancelled == 1
+
+    async def test_no_hedge_if_none_is_wanted(self, replicated: Replicated) -> None:
+        replicated.leaves.on(ANY_LEAF, ShardRead, Hang())
+        result = await replicated.read(timeout=0.03, hedge_after_s=None)
+        assert isinstance(result.error, DeadlineExceeded)
+        assert len(replicated.asked()) == 1
+
+    async def test_the_end_names_every_replica_that_was_tried(self, replicated: Replicated) -> None:
+        result = await replicated.read(timeout=0.05)
+        assert isinstance(result.error, Unavailable)
+        assert set(result.as_failed().replicas_tried) == {"leaf-1", "leaf-2", "leaf-3"}
+        assert len(result.replicas_tried) == 3
+
+    async def test_it_goes_on_while_the_coordinator_is_silent(self, replicated: Replicated, monkeypatch) -> None:
+        async def refresh() -> None:
+            raise Unavailable("no coordinator")
+
+        monkeypatch.setattr(replicated.maps, "refresh", refresh)
+        replicated.leaves.on("leaf-3", ShardRead, *[Unavailable("restarting")] * 3, REPLY)
+        assert (await replicated.read()).leaf == "leaf-3"
+
+    async def test_the_only_replica_left_of_several_may_come_back(self, replicated: Replicated) -> None:
+        current = replicated.maps.current
+        alone = replace(current.shards[0], in_sync=current.shards[0].in_sync[:1], desired=("leaf-1", "leaf-2"))
+        replicated.maps.install(replace(current, version=2, shards={**current.shards, 0: alone}))
+        replicated.leaves.on("leaf-1", ShardRead, Unavailable("restarting"), Unavailable("restarting"), REPLY)
+        result = await replicated.read()
+        assert (result.leaf, result.attempts, result.replicas_tried) == ("leaf-1", 3, ("leaf-1",))
+
+
+class TestReplicatedWrites:
+    async def test_a_lost_write_is_sent_again_to_the_new_primary(self, replicated: Replicated) -> None:
+        newer = cluster_map(shards=4, leaves=3, replicas=3, version=2, epoch=2)
+        replicated.maps.upcoming = replace(newer, shards={**newer.shards, 0: replace(newer.shards[0], primary="leaf-2")})
+        replicated.leaves.on("leaf-1", ShardWrite, LOST).on("leaf-2", ShardWrite, StaleEpoch("not yet"), WRITTEN)
+        result = await replicated.write()
+        assert result.reply == WRITTEN
+        assert replicated.asked() == ["leaf-1", "leaf-2", "leaf-2"]
+        assert result.replicas_tried == ("leaf-1", "leaf-2")
+        sent = [call.request for call in replicated.leaves.calls]
+        assert {(each.client, each.number, each.since) for each in sent} == {("c", 1, 5)}
+        assert [each.epoch for each in sent] == [1, 2, 2]
+        assert replicated.scatter.heard.committed.of(0) == 9
+
+    async def test_without_an_id_it_is_not(self, replicated: Replicated) -> None:
+        replicated.leaves.on("leaf-1", ShardWrite, LOST, WRITTEN)
+        result = await replicated.write(client="")
+        assert result.error is not None
+        assert result.error.details.maybe_applied
+        assert replicated.asked() == ["leaf-1"]
+
+    async def test_never_two_at_once_and_never_at_a_secondary(self, replicated: Replicated) -> None:
+        replicated.leaves.on(ANY_LEAF, ShardWrite, Hang())
+        result = await replicated.write(timeout=0.05)
+        assert isinstance(result.error, DeadlineExceeded)
+        assert result.error.details.maybe_applied
+        assert replicated.asked() == ["leaf-1"]
+
+    async def test_the_last_error_tells_that_an_earlier_sending_may_have_been_done(self, replicated: Replicated) -> None:
+        replicated.leaves.on("leaf-1", ShardWrite, LOST, Unavailable("refused"))
+        result = await replicated.write(timeout=0.03)
+        assert result.error is not None
+        assert result.error.details.maybe_applied
+
+    async def test_what_was_never_done_is_no_doubt(self, replicated: Replicated) -> None:
+        result = await replicated.write(timeout=0.03)
+        assert result.error is not None
+        assert not result.error.details.maybe_applied
+
+    async def test_a_first_sending_that_is_expired_catches_up(self, replicated: Replicated) -> None:
+        replicated.leaves.on("leaf-1", ShardWrite, Expired("?", ErrorDetails(committed=70)), WRITTEN)
+        assert (await replicated.write()).reply == WRITTEN
+        assert [call.request.since for call in replicated.leaves.calls] == [5, 70]
+
+    async def test_a_repetition_that_is_expired_stays_so(self, replicated: Replicated) -> None:
+        replicated.leaves.on("leaf-1", ShardWrite, Expired("?", ErrorDetails(committed=70)))
+        result = await replicated.write(is_repetition=True)
+        assert isinstance(result.error, Expired)
+        assert result.error.details.maybe_applied
+        assert len(replicated.asked()) == 1
+
+    async def test_a_lost_sending_makes_the_next_one_a_repetition(self, replicated: Replicated) -> None:
+        replicated.leaves.on("leaf-1", ShardWrite, LOST, Expired("?", ErrorDetails(committed=70)))
+        result = await replicated.write()
+        assert isinstance(result.error, Expired)
+        assert result.error.details.maybe_applied
+        assert len(replicated.asked()) == 2

@@ -6,6 +6,7 @@ from kvshard.client.retries import NO_RETRIES, RetryPolicy, may_retry, retry_del
 from kvshard.errors import (
     DeadlineExceeded,
     ErrorDetails,
+    Expired,
     Internal,
     InvalidArgument,
     KvShardError,
@@ -33,6 +34,8 @@ POLICY = RetryPolicy(max_attempts=4, base_delay_s=0.1, max_delay_s=0.3)
         (DeadlineExceeded("x"), False, False),
         (DeadlineExceeded("x", UNKNOWN), False, False),
         (VersionConflict("x"), False, False),
+        (Expired("x"), False, False),
+        (Expired("x", UNKNOWN), False, False),
         (InvalidArgument("x"), False, False),
         (Internal("x"), False, False),
     ],

@@ -8,7 +8,7 @@ from fakes.clock import ManualClock
 from fakes.coordinator import MemoryCoordinator
 
 from kvshard.clustermap import ClusterMap, Leaf
-from kvshard.coordination import mapwriter
+from kvshard.coordination import mapwriter, replica_sets
 from kvshard.coordination.base import Compare, CoordinatorUnavailable, Delete, Put, TxnResult
 from kvshard.coordination.mapstore import BootstrapPlan, assemble, bootstrap
 
@@ -101,7 +101,9 @@ async def test_an_unavailable_store_is_an_error_in_the_end(monkeypatch: pytest.M
         await store.get("a")
 
 
-async def test_epochs_of_more_shards_than_a_transaction_takes() -> None:
+async def test_identities_of_more_shards_than_a_transaction_takes() -> None:
     store = MemoryCoordinator(clock=ManualClock())
     await bootstrap(store, plan(300, leaves=1))
-    assert await mapwriter.new_epoch(store, range(300), "leaf-0") == dict.fromkeys(range(300), 2)
+    claimed = await replica_sets.claim_incarnations(store, "leaf-0", {shard: f"data-{shard}" for shard in range(300)})
+    assert {shard: config.in_sync[0].incarnation for shard, config in claimed.items()} == {n: f"data-{n}" for n in range(300)}
+    assert (await mapwriter.read_shard(store, 299))[1] == claimed[299]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 from collections.abc import AsyncIterator
 
@@ -12,14 +13,14 @@ from fakes.coordinator import MemoryCoordinator
 from kvshard import clustermap_text
 from kvshard.clustermap import DEFAULT_COLLECTION, Collection, Leaf, Replica
 from kvshard.coordination import mapstore as mapstore_module
-from kvshard.coordination import mapwriter
+from kvshard.coordination import mapwriter, replica_sets
 from kvshard.coordination.base import CoordinatorUnavailable, Delete, Put
 from kvshard.coordination.mapstore import BootstrapPlan, MapStore, bootstrap
+from kvshard.coordination.replica_sets import CasOutcome
 from kvshard.errors import (
     CollectionExists,
     CollectionNotFound,
     DeadlineExceeded,
-    FailedPrecondition,
     InvalidArgument,
     ResourceExhausted,
     Unavailable,
@@ -55,6 +56,13 @@ async def store(coordinator: MemoryCoordinator) -> AsyncIterator[MapStore]:
     await store.start()
     yield store
     await store.close()
+
+
+async def raise_epoch(coordinator: MemoryCoordinator, shard: int) -> None:
+    """A change of the map like any other."""
+    _, held = await mapwriter.read_shard(coordinator, shard)
+    changed = await replica_sets.compare_and_set(coordinator, dataclasses.replace(held, epoch=held.epoch + 1), held.epoch)
+    assert changed.outcome is CasOutcome.SUCCEEDED
 
 
 def handle_of(store: MapStore) -> MemoryCoordinator:
@@ -169,7 +177,7 @@ async def test_a_failing_subscriber_harms_nobody(coordinator: MemoryCoordinator,
     store.subscribe(fail)
     store.subscribe(lambda new: seen.append(new.version))
     for version in (2, 3):
-        await mapwriter.new_epoch(coordinator, [0], store.current.shards[0].primary)
+        await raise_epoch(coordinator, 0)
         await store.wait_newer(version - 1, WAIT_S)
     assert seen == [2, 3]
 
@@ -211,14 +219,14 @@ async def test_the_follower_survives_broken_watches_and_refusals(coordinator: Me
     for round_number in range(3):
         handle.refuse = round_number
         handle.break_watches()
-        await mapwriter.new_epoch(coordinator, [0], store.current.shards[0].primary)
+        await raise_epoch(coordinator, 0)
         newer = await store.wait_newer(round_number + 1, WAIT_S)
         assert newer.shards[0].epoch == round_number + 2
 
 
 async def test_the_follower_survives_lost_history(coordinator: MemoryCoordinator, store: MapStore) -> None:
     handle_of(store).break_watches()
-    await mapwriter.new_epoch(coordinator, [0], store.current.shards[0].primary)
+    await raise_epoch(coordinator, 0)
     coordinator.store.compact(coordinator.store.revision)
     assert (await store.wait_newer(1, WAIT_S)).shards[0].epoch == 2
 
@@ -245,7 +253,7 @@ async def test_concurrent_refreshes_share_reads_that_begin_after_them(coordinato
     first = [asyncio.create_task(store.refresh()) for _ in range(100)]
     await handle.called("get_prefix")
     # The first read is under way; whoever asks now must see this change, so a second read serves them.
-    await mapwriter.new_epoch(coordinator, [0], store.current.shards[0].primary)
+    await raise_epoch(coordinator, 0)
     second = [asyncio.create_task(store.refresh()) for _ in range(100)]
     await asyncio.gather(*first)
     assert {each.shards[0].epoch for each in await asyncio.gather(*second)} == {2}
@@ -298,40 +306,6 @@ async def test_register_leaf_adds_and_changes(store: MapStore) -> None:
     for leaf, weight in (("", 1.0), ("a b", 1.0), ("leaf-4", float("inf")), ("leaf-4", -1.0)):
         with pytest.raises(InvalidArgument):
             await store.register_leaf(leaf, "127.0.0.1:4", "", weight)
-
-
-async def test_claiming_an_incarnation(store: MapStore) -> None:
-    primary = store.current.shards[2].primary
-    claimed = await store.claim_incarnation(2, primary, "first")
-    assert claimed.in_sync == (Replica(primary, "first"),)
-    assert (await store.wait_newer(1, WAIT_S)).shards[2] == claimed
-    assert (await store.claim_incarnation(2, primary, "first")).in_sync[0].incarnation == "first"
-    with pytest.raises(FailedPrecondition, match="incarnation first in the map") as caught:
-        await store.claim_incarnation(2, primary, "second")
-    assert caught.value.details.shards == (2,)
-    other = next(leaf for leaf in store.current.leaves if leaf != primary)
-    with pytest.raises(FailedPrecondition, match="no in-sync replica"):
-        await store.claim_incarnation(2, other, "third")
-    with pytest.raises(FailedPrecondition, match="no shard 99"):
-        await store.claim_incarnation(99, primary, "x")
-
-
-async def test_new_epochs_are_for_the_primary_only_and_one_change(store: MapStore) -> None:
-    leaf = "leaf-3"
-    own = {shard.id for shard in store.current.shards_on(leaf)}
-    version = store.current.version
-    epochs = await store.new_epoch([0, 1, 2, 3, 3], leaf)
-    assert epochs == dict.fromkeys(sorted(own), 2)
-    assert {shard.id: shard.epoch for shard in store.current.shards.values()} == {n: 2 if n in own else 1 for n in range(4)}
-    assert store.current.version == version + 1
-    assert await store.new_epoch([0, 1, 2, 3], "stranger") == {}
-
-
-async def test_a_lost_answer_to_a_new_epoch_never_reuses_one(store: MapStore) -> None:
-    primary = store.current.shards[0].primary
-    handle_of(store).lose_answers = 1
-    assert await store.new_epoch([0], primary) == {0: 3}
-    assert store.current.shards[0].epoch == 3
 
 
 async def test_collections_get_numbers_that_are_never_used_again(store: MapStore) -> None:

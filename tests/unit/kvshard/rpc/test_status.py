@@ -29,6 +29,7 @@ FULL = ErrorDetails(
     shards=(0, 4_095),
     replicas_tried=("leaf-1", "leaf-2"),
     retry_after_ms=1_500,
+    committed=2**40,
 )
 
 

@@ -1,20 +1,26 @@
 """The exact actions of the attempt machine."""
 
+from random import Random
+
 import pytest
 
 from kvshard.errors import (
     DataLoss,
     DeadlineExceeded,
     ErrorDetails,
+    Expired,
     InvalidArgument,
     KvShardError,
     NotReady,
+    ResourceExhausted,
     StaleEpoch,
     StorageFailed,
     Unavailable,
     VersionConflict,
 )
 from kvshard.tail.attempts import (
+    LOOK_INTERVAL_S,
+    MAX_REPEATS,
     AttemptFailed,
     AttemptMachine,
     AttemptSucceeded,
@@ -23,8 +29,10 @@ from kvshard.tail.attempts import (
     Config,
     DeadlinePassed,
     Finish,
+    LookAtMap,
     Lost,
     MapRefreshed,
+    MapSeen,
     Phase,
     RefreshFailed,
     RefreshMap,
@@ -123,9 +131,9 @@ class TestRefusals:
                 case RefreshMap():
                     actions = leg.step(MapRefreshed((A,)), now)
             leg.check_invariants()
-        assert pauses == pytest.approx([0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32])
-        assert leg.refreshes == 8
-        assert len(leg.contacts) == 9
+        assert pauses == pytest.approx([0.005, 0.01, 0.02, 0.04, 0.08, *[0.1] * 6])
+        assert leg.refreshes == 12
+        assert len(leg.contacts) == 13
         assert lost(leg) is refusal
 
     def test_a_pause_that_would_pass_the_deadline_is_not_waited_for(self) -> None:
@@ -228,3 +236,125 @@ class TestSeveralAttempts:
         leg = machine(self.hedged, A, B)
         leg.start(0.0)
         assert "trying, outstanding={1: 'a'}, contacts=1" in repr(leg)
+
+
+class TestRepeatedWrites:
+    write = Config(is_idempotent=False, may_repeat=True, max_refreshes=MAX_REPEATS)
+    broken = Unavailable("the lane broke", ErrorDetails(maybe_applied=True))
+
+    def test_a_lost_write_is_sent_again_to_the_primary_of_the_newest_map(self) -> None:
+        leg = machine(self.write)
+        assert leg.start(0.0) == [Send(1, A), SetTimer(LOOK_INTERVAL_S)]
+        assert leg.step(AttemptFailed(1, self.broken), 0.1) == [RefreshMap()]
+        assert leg.step(MapRefreshed((A,)), 0.1) == [Send(2, A), SetTimer(0.1 + LOOK_INTERVAL_S)]
+        assert leg.step(AttemptFailed(2, Unavailable("refused")), 0.1) == [SetTimer(pytest.approx(0.105))]
+        assert leg.step(TimerFired(), 0.106) == [RefreshMap()]
+        assert leg.step(MapRefreshed((B,)), 0.107)[0] == Send(3, B)
+        assert leg.step(AttemptSucceeded(3), 0.2) == [Finish(Won(3, B))]
+
+    def test_the_deadline_ends_it_and_the_error_says_that_it_may_be_done(self) -> None:
+        leg, now = machine(self.write), 0.0
+        actions, first = leg.start(now), True
+        while leg.outcome is None:
+            match actions[0]:
+                case Send(attempt):
+                    actions = leg.step(AttemptFailed(attempt, self.broken if first else Unavailable("refused")), now)
+                    first = False
+                case SetTimer(at):
+                    now = at
+                    actions = leg.step(TimerFired(), now)
+                case RefreshMap():
+                    actions = leg.step(MapRefreshed((A,)), now)
+            leg.check_invariants()
+        assert now == pytest.approx(DEADLINE, abs=0.11)
+        assert lost(leg).message == "refused"
+        assert lost(leg).details.maybe_applied
+
+    def test_a_write_that_no_leaf_took_was_not_done(self) -> None:
+        leg = machine(self.write)
+        leg.start(0.0)
+        leg.step(AttemptFailed(1, Unavailable("refused")), 0.0)
+        leg.step(DeadlinePassed(), DEADLINE)
+        assert not lost(leg).details.maybe_applied
+
+    def test_while_it_waits_it_looks_whether_the_primary_is_still_the_same(self) -> None:
+        leg = machine(self.write)
+        leg.start(0.0)
+        assert leg.step(TimerFired(), 0.25) == [LookAtMap()]
+        assert leg.step(MapSeen((NEWER,)), 0.25) == [SetTimer(0.5)]  # The same leaf: the answer may yet come.
+        assert leg.step(TimerFired(), 0.5) == [LookAtMap()]
+        assert leg.step(MapSeen((B,)), 0.5) == [Cancel(1), Send(2, B), SetTimer(0.75)]
+        assert leg.step(AttemptSucceeded(1), 0.6) == []  # Cancelled is cancelled.
+        leg.step(DeadlinePassed(), DEADLINE)
+        assert lost(leg).details.maybe_applied
+
+    def test_what_the_shard_says_of_a_repetition_is_the_truth(self) -> None:
+        for error, is_open in ((VersionConflict("x"), False), (InvalidArgument("x"), False), (Expired("x"), True)):
+            leg = machine(self.write)
+            leg.start(0.0)
+            leg.step(AttemptFailed(1, self.broken), 0.1)
+            leg.step(MapRefreshed((A,)), 0.1)
+            leg.step(AttemptFailed(2, error), 0.2)
+            assert type(lost(leg)) is type(error)
+            assert lost(leg).details.maybe_applied is is_open
+
+    def test_a_write_of_which_the_shard_knows_nothing_is_expired(self) -> None:
+        leg = machine(self.write)
+        leg.start(0.0)
+        error = Expired("never sent")
+        assert leg.step(AttemptFailed(1, error), 0.1) == [Finish(Lost(error))]
+
+    def test_a_shard_that_sheds_load_is_not_asked_again(self) -> None:
+        leg = machine(self.write)
+        leg.start(0.0)
+        error = ResourceExhausted("busy")
+        assert leg.step(AttemptFailed(1, error), 0.1) == [Finish(Lost(error))]
+
+    def test_pauses_are_spread_by_chance(self) -> None:
+        pauses = set()
+        for seed in range(20):
+            leg = AttemptMachine(self.write, (A,), DEADLINE, Random(seed))
+            leg.start(0.0)
+            leg.step(AttemptFailed(1, self.broken), 1.0)
+            leg.step(MapRefreshed((A,)), 1.0)
+            (action,) = leg.step(AttemptFailed(2, self.broken), 1.0)
+            assert isinstance(action, SetTimer)
+            pauses.add(action.at - 1.0)
+        assert len(pauses) == 20
+        assert 0.0025 <= min(pauses) <= max(pauses) <= 0.005
+
+
+class TestRepeatedReads:
+    read = Config(max_attempts=3, may_repeat=True, hedge_after_s=0.1, max_refreshes=MAX_REPEATS)
+
+    def test_every_replica_is_asked_and_then_asked_again(self) -> None:
+        leg = machine(self.read, A, B, C)
+        leg.start(0.0)
+        assert leg.step(AttemptFailed(1, Unavailable("gone")), 0.0)[0] == Send(2, B)
+        assert leg.step(AttemptFailed(2, NotReady("no lease")), 0.0)[0] == Send(3, C)
+        assert leg.step(AttemptFailed(3, NotReady("no lease")), 0.0) == [RefreshMap()]
+        assert leg.step(MapRefreshed((C, B)), 0.0)[0] == Send(4, C)
+        assert leg.step(AttemptSucceeded(4), 0.1) == [Finish(Won(4, C))]
+
+    def test_more_replicas_may_be_gone_than_attempts_may_be_out(self) -> None:
+        leg = machine(self.read, A, B, C, Candidate("d"), Candidate("e"))
+        leg.start(0.0)
+        for attempt in range(1, 5):
+            leg.step(AttemptFailed(attempt, Unavailable("gone")), 0.0)
+        assert leg.step(AttemptSucceeded(5), 0.1) == [Finish(Won(5, Candidate("e")))]
+
+    def test_a_damaged_replica_is_not_the_last_word_while_others_may_come_back(self) -> None:
+        leg = machine(self.read, A, B)
+        leg.start(0.0)
+        leg.step(AttemptFailed(1, Unavailable("gone")), 0.0)
+        assert leg.step(AttemptFailed(2, DataLoss("bad")), 0.0) == [RefreshMap()]
+        leg.step(MapRefreshed((B,)), 0.0)
+        damage = DataLoss("bad")
+        assert leg.step(AttemptFailed(3, damage), 0.1) == [Finish(Lost(damage))]
+
+    def test_a_hang_does_not_eat_the_deadline(self) -> None:
+        leg = machine(self.read, A, B, C)
+        leg.start(0.0)
+        assert leg.step(TimerFired(), 0.1) == [Send(2, B), SetTimer(0.2)]
+        assert leg.step(AttemptFailed(2, NotReady("no lease")), 0.11)[0] == Send(3, C)
+        assert leg.step(AttemptSucceeded(3), 0.12) == [Cancel(1), Finish(Won(3, C))]

@@ -18,7 +18,9 @@ from kvshard.tail.attempts import (
     DeadlinePassed,
     Event,
     Finish,
+    LookAtMap,
     MapRefreshed,
+    MapSeen,
     RefreshFailed,
     RefreshMap,
     Send,
@@ -41,12 +43,18 @@ class World:
         self.out: dict[int, Candidate] = {}
         self.timer_at: float | None = None
         self.is_refreshing = False
+        self.is_looking = False
         self.finished: Finish | None = None
         self.sent = 0
         self.refused = 0
         self._perform(self.leg.start(self.now))
 
     def possible(self) -> Iterator[Event]:
+        """A look at the map is answered before anything else can happen."""
+        if self.is_looking:
+            yield MapSeen((Candidate("b", 2),))
+            yield MapSeen((Candidate("a", 2),))
+            return
         for attempt in self.out:
             yield AttemptSucceeded(attempt)
             for error in ERRORS:
@@ -66,7 +74,10 @@ class World:
                 del self.out[attempt]
             case AttemptFailed(attempt, error):
                 del self.out[attempt]
-                self.refused += isinstance(error, (StaleEpoch, NotReady))
+                may_pass = (StaleEpoch, NotReady, Unavailable) if self.leg.config.may_repeat else (StaleEpoch, NotReady)
+                self.refused += isinstance(error, may_pass)
+            case MapSeen():
+                self.is_looking = False
             case MapRefreshed() | RefreshFailed():
                 self.is_refreshing = False
             case TimerFired():
@@ -88,6 +99,9 @@ class World:
                     self.out[attempt] = candidate
                 case Cancel(attempt):
                     del self.out[attempt]
+                    self.refused += 1
+                case LookAtMap():
+                    self.is_looking = True
                 case RefreshMap():
                     assert not self.out, "refreshed while an attempt is out"
                     assert not self.is_refreshing
@@ -128,11 +142,16 @@ def explore(world: World, depth: int) -> Iterator[World]:
 CONFIGS = [
     Config(max_attempts=attempts, is_idempotent=is_idempotent, hedge_after_s=hedge, max_refreshes=2)
     for attempts, is_idempotent, hedge in itertools.product((1, 2, 3), (True, False), (None, 0.05))
+] + [
+    Config(max_attempts=3, may_repeat=True, hedge_after_s=0.05, max_refreshes=2),
+    Config(max_attempts=1, is_idempotent=False, may_repeat=True, max_refreshes=2),
 ]
 
 
 @pytest.mark.parametrize(
-    "config", CONFIGS, ids=lambda c: f"{c.max_attempts}-{'idem' if c.is_idempotent else 'write'}-{c.hedge_after_s}"
+    "config",
+    CONFIGS,
+    ids=lambda c: f"{c.max_attempts}-{'idem' if c.is_idempotent else 'write'}-{c.hedge_after_s}{'-repeat' * c.may_repeat}",
 )
 @pytest.mark.parametrize("candidates", [0, 1, 2, 3])
 def test_every_order_of_events(config: Config, candidates: int) -> None:

@@ -1,6 +1,7 @@
 """The executor performs what the machine says, and leaves nothing running."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from kvshard.clock import SystemClock
 from kvshard.errors import DeadlineExceeded, KvShardError, NotReady, StaleEpoch, Unavailable
 from kvshard.model import ShardRead, ShardReadReply
 from kvshard.rpc.leaf_client import Answer
+from kvshard.tail import attempts
 from kvshard.tail.attempts import Candidate, Config
 from kvshard.tail.executor import LegOutcome, LegRequest, run_leg
 
@@ -30,7 +32,8 @@ def leg(leaves: FakeLeafClient, candidates: tuple[Candidate, ...], config: Confi
         raise AssertionError("nobody asked for a refresh")
 
     refresh: Callable[[], Awaitable[tuple[Candidate, ...]]] = more.get("refresh", no_refresh)
-    return run_leg(LegRequest(7, candidates, CLOCK.monotonic() + timeout_s, config), send, refresh, CLOCK)
+    look: Callable[[], tuple[Candidate, ...]] | None = more.get("look")
+    return run_leg(LegRequest(7, candidates, CLOCK.monotonic() + timeout_s, config), send, refresh, CLOCK, look)
 
 
 def fates(leaves: FakeLeafClient) -> list[str]:
@@ -98,7 +101,7 @@ async def test_the_loser_is_cancelled_and_awaited() -> None:
     outcome: LegOutcome[ShardReadReply] = await leg(leaves, (A, B), HEDGED)
     assert fates(leaves) == ["a cancelled", "b answered"]
     assert (outcome.reply, outcome.winner, outcome.attempts) == (REPLY, "b", 2)
-    assert (outcome.queue_us, outcome.service_us) == (11, 22)
+    assert outcome.answer == Answer(REPLY, 11, 22)
     assert outcome.replicas_tried == ("a", "b")
 
 
@@ -107,7 +110,7 @@ async def test_the_answer(config: Config) -> None:
     leaves = FakeLeafClient().on("a", ShardRead, Answer(REPLY, 3, 4))
     outcome = await leg(leaves, (A,), config)
     assert (outcome.reply, outcome.error, outcome.winner, outcome.attempts) == (REPLY, None, "a", 1)
-    assert (outcome.queue_us, outcome.service_us, outcome.shard) == (3, 4, 7)
+    assert (outcome.answer, outcome.shard) == (Answer(REPLY, 3, 4), 7)
     assert outcome.total_us >= 0
 
 
@@ -172,3 +175,98 @@ async def test_nothing_is_left_running() -> None:
     leaves = FakeLeafClient().on("a", ShardRead, Hang()).on("b", ShardRead, REPLY)
     await leg(leaves, (A, B), HEDGED)
     assert asyncio.all_tasks() == before
+
+
+async def test_a_late_first_answer_still_wins() -> None:
+    """The first attempt is in the caller's task, the hedge in another: whichever answers first ends both."""
+    first, hedge = Hang(REPLY), Hang()
+    leaves = FakeLeafClient().on("a", ShardRead, first).on("b", ShardRead, hedge)
+    task = asyncio.create_task(leg(leaves, (A, B), HEDGED))
+    await hedge.reached.wait()
+    first.release()
+    outcome = await task
+    assert (outcome.winner, outcome.attempts, outcome.replicas_tried) == ("a", 2, ("a", "b"))
+    assert fates(leaves) == ["a answered", "b cancelled"]
+
+
+async def test_a_first_attempt_that_fails_late_leaves_it_to_the_hedge() -> None:
+    async def fail_late(request: Any) -> Any:
+        await first.wait()
+        return Unavailable("gone")
+
+    first, hedge = asyncio.Event(), Hang(REPLY)
+    leaves = FakeLeafClient().on("a", ShardRead, fail_late).on("b", ShardRead, hedge)
+    task = asyncio.create_task(leg(leaves, (A, B), HEDGED))
+    await hedge.reached.wait()
+    first.set()
+    await asyncio.sleep(0)
+    hedge.release()
+    assert (await task).winner == "b"
+    assert fates(leaves) == ["a raised", "b answered"]
+
+
+async def test_being_overtaken_is_not_being_cancelled() -> None:
+    leaves = FakeLeafClient().on("a", ShardRead, Hang()).on("b", ShardRead, REPLY)
+    await leg(leaves, (A, B), HEDGED)
+    owner = asyncio.current_task()
+    assert owner is not None
+    assert owner.cancelling() == 0
+    await asyncio.sleep(0)  # A cancellation left behind would be raised here.
+
+
+async def test_a_defect_in_a_hedge_ends_the_leg_and_the_first_attempt() -> None:
+    def broken(request: Any) -> Any:
+        raise ZeroDivisionError
+
+    leaves = FakeLeafClient().on("a", ShardRead, Hang()).on("b", ShardRead, broken)
+    with pytest.raises(ZeroDivisionError):
+        await leg(leaves, (A, B), HEDGED)
+    assert leaves.calls[0].fate == "cancelled"
+
+
+async def test_a_write_that_hangs_follows_its_primary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "LOOK_INTERVAL_S", 0.001)
+    looks = iter([(A,), (A,), (B,)])
+    leaves = FakeLeafClient().on("a", ShardRead, Hang()).on("b", ShardRead, REPLY)
+    config = Config(is_idempotent=False, may_repeat=True)
+    outcome = await leg(leaves, (A,), config, look=lambda: next(looks))
+    assert (outcome.winner, outcome.attempts, outcome.replicas_tried) == ("b", 2, ("a", "b"))
+    assert fates(leaves) == ["a cancelled", "b answered"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_any_interleaving_ends_clean(seed: int) -> None:
+    """Answers, failures, hedges and cancellations in random order: nothing runs on, and no cancellation is left over."""
+    rng, before = random.Random(seed), asyncio.all_tasks()
+
+    async def replica(request: Any) -> Any:
+        for _ in range(rng.randrange(8)):
+            await asyncio.sleep(0)
+        return rng.choice([REPLY, REPLY, Unavailable("gone"), NotReady("soon"), StaleEpoch("old")])
+
+    async def refresh() -> tuple[Candidate, ...]:
+        await asyncio.sleep(0)
+        return tuple(rng.sample((A, B, C), 3))
+
+    async def owner() -> str:
+        config = Config(3, may_repeat=True, hedge_after_s=rng.choice([0.0, 0.0, 1.0]), max_refreshes=100, first_pause_s=1e-5)
+        outcome = await leg(FakeLeafClient().on("*", ShardRead, replica), (A, B, C), config, refresh=refresh)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        await asyncio.sleep(0)
+        return "answered" if outcome.reply is not None else "failed"
+
+    for _ in range(200):
+        task = asyncio.create_task(owner())
+        is_to_be_cancelled = rng.random() < 0.3
+        for _ in range(rng.randrange(12) if is_to_be_cancelled else 0):
+            await asyncio.sleep(0)
+        was_done = task.done()
+        if is_to_be_cancelled:
+            task.cancel()
+        (result,) = await asyncio.gather(task, return_exceptions=True)
+        wanted = asyncio.CancelledError if is_to_be_cancelled and not was_done else str
+        assert isinstance(result, wanted), result
+        assert result != "failed"
+        assert asyncio.all_tasks() == before

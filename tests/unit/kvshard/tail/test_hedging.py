@@ -10,6 +10,7 @@ from kvshard.tail.hedging import (
     Quantile,
     ReplicaChoice,
     Shorter,
+    fixed_delay,
     parse_policy,
     parse_replica_choice,
 )
@@ -84,3 +85,20 @@ def test_a_bad_replica_choice_names_the_field() -> None:
     with pytest.raises(InvalidArgument, match='"adaptive", "random", "primary"') as caught:
         parse_replica_choice("nearest")
     assert caught.value.details.field == "options.replica_choice"
+
+
+@pytest.mark.parametrize(
+    ("text", "delay"),
+    [
+        ("auto", 0.1),
+        ("p99", 0.1),
+        ("off", None),
+        ("0ms", 0.0),
+        ("10ms", 0.01),
+        ("min(p99,50ms)", 0.05),
+        ("max(p99,50ms)", 0.1),
+        ("max(200ms,1s)", 1.0),
+    ],
+)
+def test_the_delay_while_nothing_is_measured(text: str, delay: float | None) -> None:
+    assert fixed_delay(parse_policy(text)) == delay

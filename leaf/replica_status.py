@@ -1,0 +1,42 @@
+"""What a leaf reports of its replicas: their places, their contents, and how far those are who catch up from them."""
+
+from kvshard.clustermap import ClusterMap
+from kvshard.model import CatchUpRecord, CollectionCountRecord, ReplicaStatusRecord
+from leaf.hosting import Index
+from leaf.replica import Replica
+from leaf.shard_store import ShardStore
+
+
+def status_of(replica: Replica, store: ShardStore, index: Index, known: ClusterMap, now: float) -> ReplicaStatusRecord:
+    """The state of a replica. now: monotonic seconds."""
+    counts = store.state(replica.shard).counts if store.has(replica.shard) else {}
+    records = []
+    for collection_id, (documents, size) in sorted(counts.items()):
+        collection = known.collection_by_id(collection_id)
+        indexed = index.indexed_through(replica.shard, collection_id) if collection and collection.schema else 0
+        records.append(CollectionCountRecord(collection_id, documents, size, indexed))
+    return ReplicaStatusRecord(
+        replica.shard,
+        replica.epoch,
+        replica.role,
+        replica.committed,
+        replica.applied,
+        records,
+        replica.error.message if replica.error else "",
+        _catching_up(replica, now),
+    )
+
+
+def _catching_up(replica: Replica, now: float) -> list[CatchUpRecord]:
+    if replica.machine is None:
+        return []
+    records = []
+    for learner in replica.machine.catching_up():
+        sending = replica.snapshots.get(learner.snapshot) if learner.snapshot is not None else None
+        if sending is None:
+            records.append(CatchUpRecord(learner.replica.leaf, learner.lag))
+            continue
+        rate = sending.sent_bytes / max(now - sending.began_at, 0.001)
+        total = max(sending.source.total_bytes, sending.sent_bytes)
+        records.append(CatchUpRecord(learner.replica.leaf, learner.lag, sending.sent_bytes, total, rate))
+    return records

@@ -1,0 +1,1 @@
+"""The replication protocol of one shard, without I/O: PacificA writes, CRAQ reads."""

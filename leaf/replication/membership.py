@@ -1,0 +1,182 @@
+"""Which change of the replica set a primary asks for next; one at a time.
+
+In order: put out who is silent, take in who has caught up, add who is wanted, hand over to the wanted primary, put out who is
+not wanted any more (only when every wanted one is in sync). All are compare-and-set by epoch at the coordinator.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from kvshard.clustermap import Replica, ShardConfig
+from leaf.replication.core import Role
+from leaf.replication.peer import WINDOW_ENTRIES, Peer
+
+if TYPE_CHECKING:
+    from leaf.replication.reign import Reign
+
+PROMOTE_LAG: Final = WINDOW_ENTRIES
+"""Entries that a learner may lack when it is taken in: its acknowledgements count from then on, so commits wait for them.
+
+So many may be under way to it; under many writes it never lacks fewer.
+"""
+
+
+class Kind(Enum):
+    """What a change is about."""
+
+    EVICT = "evict"
+    PROMOTE = "promote"
+    ADD_LEARNER = "add learner"
+    DROP_LEARNER = "drop learner"
+    HAND_OVER = "hand over"
+
+
+@dataclass(slots=True)
+class Change:
+    """A change asked for. leaving: leaves that it takes out of the set. retry_at: when it is repeated, its outcome unknown.
+
+    is_open: an answer left open whether it was done, or will be. asked_at: when it was first asked for.
+    """
+
+    kind: Kind
+    expected_epoch: int
+    config: ShardConfig
+    subject: str = ""
+    leaving: frozenset[str] = frozenset()
+    retry_at: float | None = None
+    is_open: bool = False
+    asked_at: float = 0.0
+
+
+def next_change(reign: "Reign", now: float) -> Change | None:
+    """The change to ask for now. May begin what precedes one: no leases for who is to leave, no writes before a handover."""
+    return (
+        _evict(reign, now)
+        or _promote(reign, now)
+        or _drop_learner(reign, now)
+        or _add_learner(reign)
+        or _hand_over(reign, now)
+        or _put_out_surplus(reign, now)
+    )
+
+
+def _changed(
+    reign: "Reign", kind: Kind, in_sync: Iterable[Replica], learners: Iterable[Replica], subject: str = "", primary: str = ""
+) -> Change:
+    config = reign.config
+    wanted = replace(
+        config,
+        epoch=config.epoch + 1,
+        primary=primary or config.primary,
+        in_sync=tuple(in_sync),
+        learners=tuple(learners),
+    )
+    leaving = frozenset(each.leaf for each in config.in_sync) - {each.leaf for each in wanted.in_sync}
+    return Change(kind, config.epoch, wanted, subject, leaving)
+
+
+def must_evict(reign: "Reign", peer: Peer, now: float) -> bool:
+    """Whether a replica in sync is silent, and every lease it may hold has run out."""
+    timings = reign.core.timings
+    if peer.last_ack_at is None:
+        # It may not have come up yet, if this process has not long been up either.
+        waited = now - max(reign.began_at, peer.since)
+        return waited >= timings.evict_after and now - reign.core.started_at >= timings.first_contact
+    heard = max(peer.last_ack_at, reign.began_at)
+    is_silent = now - heard >= timings.evict_after or reign.is_stalled(peer, now)
+    return is_silent and lease_is_over(reign, peer, now)
+
+
+def lease_is_over(reign: "Reign", peer: Peer, now: float) -> bool:
+    """Whether no read lease of this replica can be left, not one of an earlier primary either."""
+    return now - max(peer.granted_at, reign.began_at) >= reign.core.timings.evict_after
+
+
+def _evict(reign: "Reign", now: float) -> Change | None:
+    silent = {leaf for leaf, peer in reign.peers.items() if peer.is_in_sync and must_evict(reign, peer, now)}
+    if not silent:
+        return None
+    stay = [each for each in reign.config.in_sync if each.leaf not in silent]
+    return _changed(reign, Kind.EVICT, stay, reign.config.learners)
+
+
+def has_caught_up(reign: "Reign", peer: Peer, now: float) -> bool:
+    """Whether a learner holds everything committed and answers, so that it may be taken in sync."""
+    core = reign.core
+    if core.role is not Role.PRIMARY:
+        return False  # Before its barrier commits a primary does not know how far its predecessor had committed.
+    is_level = peer.sending is None and not peer.is_probing and peer.acked >= core.committed
+    is_near = core.last - peer.acked <= PROMOTE_LAG
+    is_heard = now - peer.beacon_acked_sent_at < core.timings.evict_after
+    return is_level and is_near and is_heard and peer.known_epoch == core.epoch
+
+
+def _promote(reign: "Reign", now: float) -> Change | None:
+    config = reign.config
+    for leaf, peer in reign.peers.items():
+        if not peer.is_in_sync and leaf in config.desired and has_caught_up(reign, peer, now):
+            learners = [each for each in config.learners if each.leaf != leaf]
+            return _changed(reign, Kind.PROMOTE, (*config.in_sync, peer.replica), learners, subject=leaf)
+    return None
+
+
+def _drop_learner(reign: "Reign", now: float) -> Change | None:
+    """One that is not wanted, or whose leaf has lost its data and asks anew."""
+    config = reign.config
+    for each in config.learners:
+        if each.leaf not in config.desired or each.leaf in reign.joiners:
+            rest = [other for other in config.learners if other != each]
+            return _changed(reign, Kind.DROP_LEARNER, config.in_sync, rest)
+    return None
+
+
+def _add_learner(reign: "Reign") -> Change | None:
+    if not reign.joiners:
+        return None
+    config = reign.config
+    members = {each.leaf for each in config.replicas}
+    for leaf, joiner in reign.joiners.items():
+        if leaf in config.desired and leaf not in members:
+            return _changed(reign, Kind.ADD_LEARNER, config.in_sync, (*config.learners, joiner))
+    return None
+
+
+def _hand_over(reign: "Reign", now: float) -> Change | None:
+    config, core = reign.config, reign.core
+    wanted = config.desired[0] if config.desired else config.primary
+    peer = reign.peers.get(wanted)
+    if wanted == config.primary or peer is None or not _is_fit(reign, peer, now) or now < reign.handover_not_before:
+        reign.closing_since = None
+        return None
+    if reign.closing_since is None:
+        reign.closing_since = now
+    if now - reign.closing_since > core.timings.handover_limit:
+        reign.closing_since = None
+        reign.handover_not_before = now + core.timings.handover_pause
+        return None
+    if peer.acked < core.last or core.committed < core.last:
+        return None
+    reign.handover_not_before = now + core.timings.handover_pause
+    return _changed(reign, Kind.HAND_OVER, config.in_sync, config.learners, primary=wanted)
+
+
+def _is_fit(reign: "Reign", peer: Peer, now: float) -> bool:
+    """Whether a replica would lead at once if it were handed the shard."""
+    is_heard = now - peer.beacon_acked_sent_at < reign.core.timings.read_lease
+    return peer.is_in_sync and peer.known_epoch == reign.core.epoch and not peer.is_probing and is_heard
+
+
+def _put_out_surplus(reign: "Reign", now: float) -> Change | None:
+    config = reign.config
+    surplus = next((peer for leaf, peer in reign.peers.items() if peer.is_in_sync and leaf not in config.desired), None)
+    if surplus is not None and not ({each.leaf for each in config.in_sync}.issuperset(config.desired) and config.desired):
+        surplus = None
+    for peer in reign.peers.values():
+        peer.is_leaving = peer is surplus  # No more leases; when the last one is over it goes.
+    if surplus is None or not lease_is_over(reign, surplus, now):
+        return None
+    return _changed(reign, Kind.EVICT, [each for each in config.in_sync if each != surplus.replica], config.learners)

@@ -1,0 +1,99 @@
+"""Snapshots of a shard's state: read from one consistent view at the sender, put in the place of the state at the receiver.
+
+A snapshot is the rows of the state (`layout.STATE_TAGS`) as they are, in chunks of bounded size. What else makes a replica, the
+dedup table and the position in the log, comes with the last chunk and is written by `install`.
+
+The receiver's old state goes when the first chunk comes, and a mark says so until the snapshot is installed: a process that
+finds the mark when it starts knows that what it has is nothing whole.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeAlias
+
+from kvshard.errors import DataLoss, ErrorDetails
+from leaf import layout
+from leaf.engine import Engine, View
+from leaf.layout import HEADER_BYTES, Changes
+from leaf.operations import Counts
+from leaf.replication.messages import DedupRecord
+
+CHUNK_MAX_BYTES: Final = 1024 * 1024
+CHUNK_MAX_ROWS: Final = 1_024
+"""Of one chunk: reading it takes 2 ms, staging it 1.5. An event loop waits so long even for a thread that reads, for a thread
+may keep Python's lock for 5 ms. One large value may go beyond."""
+
+_ROW_BYTES: Final = 1 + 4 + 4 + HEADER_BYTES
+"""What a stored key's row has besides key and value."""
+
+Row: TypeAlias = tuple[bytes, bytes]
+Install: TypeAlias = Callable[[int, int, Sequence[DedupRecord], int], Changes]
+"""(seqno, epoch, dedup records, forgotten_through) -> what makes the staged rows the state."""
+
+
+class SnapshotSource:
+    """The state of a shard at one instant, read chunk by chunk. Used from one thread at a time, any one.
+
+    total_bytes: about what all chunks will have, for a progress bar.
+    """
+
+    def __init__(self, view: View, shard: int, counts: Iterable[Counts]) -> None:
+        self.total_bytes = sum(each.bytes + each.documents * _ROW_BYTES for each in counts)
+        self._view = view
+        self._ranges = [layout.shard_range(tag, shard) for tag in layout.STATE_TAGS]
+
+    def __repr__(self) -> str:
+        return f"SnapshotSource({self._view!r}, total_bytes={self.total_bytes})"
+
+    def read(self, cursor: object) -> tuple[list[Row], bytes | None]:
+        """(rows, cursor of the next chunk or None) after a cursor (None: from the begin). Raises StorageError."""
+        assert cursor is None or isinstance(cursor, bytes)
+        rows: list[Row] = []
+        room = CHUNK_MAX_BYTES
+        for begin, end in self._ranges:
+            if cursor is not None and cursor >= end:
+                continue
+            start = begin if cursor is None else max(begin, cursor + b"\0")
+            found, has_more = self._view.scan(start, end, CHUNK_MAX_ROWS - len(rows), room)
+            rows += found
+            room -= sum([len(key) + len(value) for key, value in found])
+            if has_more or room <= 0 or len(rows) >= CHUNK_MAX_ROWS:
+                # Perhaps nothing follows: then the last chunk is empty.
+                return rows, rows[-1][0]
+        return rows, None
+
+    def close(self) -> None:
+        """Let the view go."""
+        self._view.close()
+
+
+class StagedSnapshot:
+    """A snapshot that is arriving, its rows already where they will be read. Made by `ShardStore.stage_snapshot`."""
+
+    def __init__(self, engine: Engine, shard: int, install: Install) -> None:
+        self.bytes = 0
+        self._engine = engine
+        self._shard = shard
+        self._install = install
+        self._prefixes = frozenset(layout.shard_range(tag, shard)[0] for tag in layout.STATE_TAGS)
+
+    def __repr__(self) -> str:
+        return f"StagedSnapshot(shard={self._shard}, bytes={self.bytes})"
+
+    def add(self, rows: object) -> int:
+        """Write a chunk, unsynced. Returns its bytes. Raises StorageError, or DataLoss when these are no rows of this state."""
+        assert isinstance(rows, list | tuple)
+        batch = self._engine.new_batch()
+        prefixes, put, size = self._prefixes, batch.put, 0
+        for key, value in rows:
+            if key[:5] not in prefixes:
+                text = f"a snapshot of shard {self._shard} holds a row that is none of its state"
+                raise DataLoss(text, ErrorDetails(shards=(self._shard,)))
+            put(key, value)
+            size += len(key) + len(value)
+        self._engine.write(batch)
+        self.bytes += size
+        return size
+
+    def install(self, seqno: int, epoch: int, dedup: Sequence[DedupRecord], forgotten_through: int) -> Changes:
+        """All rows are here: they are the state after entry (epoch, seqno). Returns what makes it last, for the committer."""
+        return self._install(seqno, epoch, dedup, forgotten_through)

@@ -1,0 +1,292 @@
+"""One replica in a leaf: performs the actions of its machine, as `leaf/driver.py` does, on the virtual disk and network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sim.disk import CLEAR, Image, Install, digest_of, fold
+
+from kvshard.clustermap import ShardConfig
+from leaf.replication import actions as act
+from leaf.replication.events import CasAnswer, Conclude, Event, Propose, Read, SnapshotRows, Write
+from leaf.replication.machine import ReadNow, ReplicationMachine, Role
+from leaf.replication.messages import RequestId
+from leaf.replication.reign import Reign
+
+if TYPE_CHECKING:
+    from sim.leaf_model import Leaf
+
+ROWS_PER_CHUNK = 4
+"""Small, so that a snapshot takes several chunks and faults fall between them."""
+
+Rows = tuple[tuple[int, tuple[int, int]], ...]
+Found = dict[int, tuple[int, int] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRequest:
+    """A write as a client sends it. expected: version that the first key must have (0: it must not exist); None: no condition.
+
+    values: (key, value or None) pairs; empty: remove every key.
+    """
+
+    id: RequestId
+    values: tuple[tuple[int, int | None], ...]
+    expected: int | None = None
+
+
+@dataclass(slots=True)
+class WriteCall:
+    """A write that waits for its answer. answer(kind, seqno, result)."""
+
+    request: WriteRequest
+    answer: Callable[[str, int, object], None]
+    floor: int
+
+
+@dataclass(slots=True)
+class ReadCall:
+    """A read that waits. keys None: all. floor: what it must show at least, see `Oracle.floor_of`."""
+
+    keys: tuple[int, ...] | None
+    is_strong: bool
+    answer: Callable[[str, int, object], None]
+    floor: int
+
+
+class Host:
+    """A machine with the state it applies to. `state` is what readers see; the disk follows behind."""
+
+    def __init__(self, leaf: "Leaf", shard: int, machine: ReplicationMachine, image: Image) -> None:
+        self.leaf = leaf
+        self.shard = shard
+        self.machine = machine
+        self.world = leaf.world
+        self.oracle = leaf.sim.oracles[shard]
+        self.image = image
+        self.state = dict(image.state)
+        self.applied = image.applied
+        self.digest = digest_of(self.state)
+        self.log_base = image.base_seqno
+        self.log = list(image.entries)
+        self.is_dropped = False
+        self.seen_committed = 0
+        self.seen_epoch = 0
+        self.seen_role: Role | None = None
+        self.seen_reign: Reign | None = None
+        self.is_dedup_due = True
+        self.calls: dict[int, WriteCall | ReadCall] = {}
+        self.snapshots: dict[int, Rows] = {}
+        self.staged: dict[int, Rows] = {}
+        self.boot = leaf.boot
+        self.oracle.recovered(self)
+
+    def __repr__(self) -> str:
+        m = self.machine
+        return (
+            f"{m.me.leaf}/{self.shard} {m.role.name} epoch={m.epoch} committed={m.committed} last={m.last} durable={m.durable}"
+        )
+
+    def step(self, event: Event) -> None:
+        """Give the machine an event, check what became of it, perform what it asks for."""
+        if self.is_dropped:
+            return
+        self.world.note(self.leaf.id, self.shard, event)
+        actions = self.machine.step(event, self.leaf.clock())
+        self.oracle.after_step(self, actions)
+        for action in actions:
+            HANDLERS[type(action)](self, action)
+        self.oracle.after_actions(self)
+
+    # Calls of clients
+
+    def write(self, request: WriteRequest, answer: Callable[[str, int, object], None]) -> int:
+        """A client's write; returns its token."""
+        token = self.leaf.new_token()
+        keys = tuple(key for key, _ in request.values) or None
+        self.calls[token] = WriteCall(request, answer, self.oracle.floor_of(keys))
+        self.step(Write(token, request.id, 40))
+        return token
+
+    def read(self, keys: tuple[int, ...] | None, is_strong: bool, answer: Callable[[str, int, object], None]) -> int:
+        """A client's read; returns its token."""
+        call = ReadCall(keys, is_strong, answer, self.oracle.floor_of(keys) if is_strong else 0)
+        token = self.leaf.new_token()
+        if self.world.rng.random() < 0.5:
+            now = self.machine.try_read(keys, is_strong, self.leaf.clock())
+            self.world.note(self.leaf.id, self.shard, "try_read", keys, is_strong, now)
+            if isinstance(now, ReadNow):
+                self._serve(call, now.seqno, now.age_s)
+                return token
+            if now is not None:
+                answer(now.name, 0, None)
+                return token
+        self.calls[token] = call
+        self.step(Read(token, keys, is_strong))
+        return token
+
+    def _serve(self, call: ReadCall, seqno: int, age_s: float | None) -> None:
+        found = self.values_of(call.keys)
+        self.oracle.read_served(self, call, seqno, age_s, found)
+        call.answer("read", self.applied, found)
+
+    def values_of(self, keys: tuple[int, ...] | None) -> Found:
+        """(value, version) of keys as readers see them; None: all there are."""
+        return {key: self.state.get(key) for key in (self.state if keys is None else keys)}
+
+    # Actions
+
+    def _send(self, action: act.Send) -> None:
+        self.oracle.sending(self, action.message)
+        leaf = self.leaf.sim.leaves.get(action.receiver.leaf)
+        if leaf is not None and leaf is not self.leaf:
+            me = self.machine.me
+            self.leaf.sim.network.send(
+                self.leaf.id, leaf.id, leaf.post, None, leaf.receive, self.shard, me, action.receiver, action.message
+            )
+
+    def _save_epoch(self, action: act.SaveEpoch) -> None:
+        self.leaf.disk.put(self.shard, action.ticket, action)
+
+    def _append(self, action: act.Append) -> None:
+        self.oracle.appending(self, action.entries)
+        self.log.extend(action.entries)
+        self.leaf.disk.put(self.shard, action.ticket, action)
+
+    def _truncate(self, action: act.Truncate) -> None:
+        keep = action.after - self.log_base
+        self.oracle.truncating(self, self.log[keep:])
+        del self.log[keep:]
+        self.leaf.disk.put(self.shard, action.ticket, action)
+
+    def _install(self, action: act.InstallSnapshot) -> None:
+        rows = tuple(row for index in sorted(self.staged) for row in self.staged[index])
+        self.staged = {}
+        self.state = dict(rows)
+        self.applied = action.seqno
+        self.digest = digest_of(self.state)
+        self.log, self.log_base = [], action.seqno
+        self.is_dedup_due = True
+        self.oracle.installed(self, action)
+        self.leaf.disk.put(self.shard, action.ticket, Install(action, rows))
+
+    def _apply(self, action: act.Apply) -> None:
+        self.oracle.applying(self, action.entries)
+        for entry in action.entries:
+            self.digest = fold(self.state, entry, self.digest)
+        self.applied = action.entries[-1].seqno
+        self.oracle.applied(self)
+        self.leaf.disk.put(self.shard, 0, action)
+
+    def _trim(self, action: act.TrimLog) -> None:
+        if action.through > self.log_base:
+            del self.log[: action.through - self.log_base]
+            self.log_base = action.through
+        self.leaf.disk.put(self.shard, 0, action)
+
+    def _evaluate(self, action: act.Evaluate) -> None:
+        call = self.calls[action.token]
+        assert isinstance(call, WriteCall)
+        request = call.request
+        event: Event
+        if not request.values:
+            event = Propose(action.token, request.id, CLEAR, None, 20, ("clear", 0))
+        else:
+            key, value = request.values[0]
+            held, depends_on = self.latest(key)
+            version = held[1] if held else 0
+            if request.expected is not None and request.expected != version:
+                event = Conclude(action.token, depends_on, ("conflict", held))
+            elif value is None and held is None:
+                event = Conclude(action.token, depends_on, ("absent", None))
+            else:
+                keys = tuple(key for key, _ in request.values)
+                event = Propose(action.token, request.id, request.values, keys, 40 * len(keys), ("done", value))
+        self.step(event)
+
+    def latest(self, key: int) -> tuple[tuple[int, int] | None, int]:
+        """(value, version) of a key with pending writes (None: it does not exist), and the seqno this rests on."""
+        pending = self.machine.latest_write(key)
+        if pending is None:
+            held = self.state.get(key)
+            return held, held[1] if held else 0
+        (entry,) = self.machine.log.between(pending - 1, pending)
+        value = None if entry.payload == CLEAR else dict(entry.payload)[key]  # type: ignore[call-overload]
+        return (None if value is None else (value, pending)), pending
+
+    def _answer(self, action: act.Answer) -> None:
+        call = self.calls.pop(action.token, None)
+        if call is not None:
+            assert isinstance(call, WriteCall)
+            self.oracle.answering(self, call, action.seqno, action.result)
+            call.answer("done", action.seqno, action.result)
+
+    def _refuse(self, action: act.Refuse) -> None:
+        call = self.calls.pop(action.token, None)
+        if call is not None:
+            call.answer(action.reason.name, action.committed, None)
+
+    def _serve_read(self, action: act.ServeRead) -> None:
+        call = self.calls.pop(action.token, None)
+        if call is not None:
+            assert isinstance(call, ReadCall)
+            self._serve(call, action.seqno, action.age_s)
+
+    def _compare_and_set(self, action: act.CompareAndSet) -> None:
+        self.oracle.asking(self, action)
+        self.world.note(self.leaf.id, self.shard, "asks", action)
+        self.leaf.sim.coordinator.compare_and_set(self.leaf.id, action.expected_epoch, action.config, self._cas_answered)
+
+    def _cas_answered(self, answer: CasAnswer) -> None:
+        self.leaf.post(self.boot, self.step, answer)
+
+    def _read_config(self, _: act.ReadConfig) -> None:
+        self.leaf.sim.coordinator.read(self.leaf.id, self.shard, self._config_read)
+
+    def _config_read(self, config: ShardConfig, revision: int) -> None:
+        self.leaf.post(self.boot, self.leaf.learn, config, revision)
+
+    def _open_snapshot(self, action: act.OpenSnapshot) -> None:
+        self.snapshots[action.snapshot] = tuple(sorted(self.state.items()))
+
+    def _read_snapshot(self, action: act.ReadSnapshot) -> None:
+        delay = 0.001 + 0.01 * self.world.rng.random()
+        self.world.at(delay, self.leaf.post, self.boot, self._rows_read, action)
+
+    def _rows_read(self, action: act.ReadSnapshot) -> None:
+        rows = self.snapshots.get(action.snapshot)
+        if rows is not None:
+            start = action.cursor or 0
+            assert isinstance(start, int)
+            end = start + ROWS_PER_CHUNK
+            self.step(SnapshotRows(action.snapshot, rows[start:end], end if end < len(rows) else None))
+
+    def _close_snapshot(self, action: act.CloseSnapshot) -> None:
+        self.snapshots.pop(action.snapshot, None)
+
+    def _stage_rows(self, action: act.StageRows) -> None:
+        if action.index == 0:
+            self.staged = {}
+        assert isinstance(action.rows, tuple)
+        self.staged[action.index] = action.rows
+
+
+HANDLERS: dict[type, Callable[..., None]] = {
+    act.Send: Host._send,
+    act.SaveEpoch: Host._save_epoch,
+    act.Append: Host._append,
+    act.Truncate: Host._truncate,
+    act.InstallSnapshot: Host._install,
+    act.Apply: Host._apply,
+    act.TrimLog: Host._trim,
+    act.Evaluate: Host._evaluate,
+    act.Answer: Host._answer,
+    act.Refuse: Host._refuse,
+    act.ServeRead: Host._serve_read,
+    act.CompareAndSet: Host._compare_and_set,
+    act.ReadConfig: Host._read_config,
+    act.OpenSnapshot: Host._open_snapshot,
+    act.ReadSnapshot: Host._read_snapshot,
+    act.CloseSnapshot: Host._close_snapshot,
+    act.StageRows: Host._stage_rows,
+}

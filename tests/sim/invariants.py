@@ -1,0 +1,305 @@
+"""The oracle of one shard: it sees every step of every replica and raises Violation when an invariant of the design breaks.
+
+The truth it holds is the committed log: an entry is committed when an acting primary first says so, and from then on it must be
+in every configuration, on every replica at its seqno, for ever. All checks are incremental.
+
+    I1  acting primaries by epoch              I8  epochs on disk before they are acted on, never falling
+    I2  only a primary commits first           I9  strong answers: current member, and nothing acknowledged is missed
+    I3  (epoch, seqno) names one entry         I10 only committed entries are applied, hence read
+    I4  every member holds what is committed   I11 `linearizability.py`, at the end of a run
+    I5  nothing committed is truncated         I12 a request id is in the committed log once, and its answers agree
+    I6  a new primary was in sync              I13 state and dedup table equal the fold of the committed log
+    I7  no commit below min_in_sync            I16 follows from I13 (states are compared with the deleted keys gone)
+
+Not covered here: I14 (change feed), I15 (search) and I17 (budgets) are not part of replication.
+"""
+
+from bisect import bisect_right
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from sim.disk import State, fold
+from sim.host import Found, Host, ReadCall, WriteCall
+from sim.world import Violation
+
+from kvshard.clustermap import Replica, ShardConfig
+from leaf.replication.actions import Action, CompareAndSet, InstallSnapshot
+from leaf.replication.dedup import DedupTable
+from leaf.replication.machine import Role
+from leaf.replication.messages import Beacon, BeaconAck, Entry, Message, Prepare, PrepareAck, SnapshotChunk
+
+if TYPE_CHECKING:
+    from sim.simulation import Simulation
+
+RATE_MARGIN = 1.12
+"""An age told by a slow clock may be this much shorter than true time."""
+
+MACHINE_CHECK_EVERY = 8
+"""The machine's own `check_invariants` may look at whole tables, so it is not asked at every step."""
+
+
+class Oracle:
+    """The truth about one shard."""
+
+    def __init__(self, sim: "Simulation", shard: int) -> None:
+        self.sim = sim
+        self.shard = shard
+        self.log: list[Entry] = []
+        self.digests = [0]
+        self.state: State = {}
+        self.dedup: DedupTable = sim.new_dedup()
+        self.requests: dict[tuple[str, int], Entry] = {}
+        self.acting: dict[int, tuple[str, int]] = {}
+        self.configs: dict[int, ShardConfig] = {}
+        self.named: dict[tuple[int, int], tuple[Entry, int]] = {}
+        self.counts: Counter[str] = Counter()
+        self._floor: dict[int, int] = {}
+        self._floor_of_all = 0
+        self._ack_times: list[float] = []
+        self._ack_seqnos: list[int] = []
+        self._steps = 0
+
+    @property
+    def frontier(self) -> int:
+        """The highest committed seqno."""
+        return len(self.log)
+
+    def require(self, is_so: bool, rule: str, host: object, what: str) -> None:
+        """Raise Violation unless it is so."""
+        if not is_so:
+            raise Violation(f"{rule}: shard {self.shard} at {host}: {what} (frontier {self.frontier})")
+
+    # Steps of machines
+
+    def recovered(self, host: Host) -> None:
+        """A process has loaded a replica."""
+        machine = host.machine
+        host.seen_committed = machine.committed
+        host.seen_epoch = machine.epoch
+        self.require(machine.epoch >= host.image.epoch, "I8", host, f"recovered below the epoch on disk, {host.image.epoch}")
+        self.require(machine.committed <= self.frontier, "I10", host, "recovered more than was ever committed")
+        self.require(
+            host.digest == self.digests[host.applied], "I13", host, f"the recovered state is not that of {host.applied}"
+        )
+
+    def after_step(self, host: Host, actions: list[Action]) -> None:
+        """Called before the actions of a step are performed."""
+        machine = host.machine
+        was_primary = host.seen_role is Role.PRIMARY
+        if machine.epoch != host.seen_epoch or machine.role is not host.seen_role or machine.reign is not host.seen_reign:
+            self._changed(host)
+        if machine.committed != host.seen_committed:
+            self._advanced(host, was_primary, any(type(action) is InstallSnapshot for action in actions))
+        self._steps += 1
+        if self._steps % MACHINE_CHECK_EVERY == 0:
+            machine.check_invariants()
+
+    def after_actions(self, host: Host) -> None:
+        """Called when they are."""
+        machine = host.machine
+        self.require(machine.applied == host.applied, "I13", host, f"applied {machine.applied}, the state is at {host.applied}")
+        if host.is_dedup_due and host.applied == self.frontier:
+            host.is_dedup_due = False
+            self._check_dedup(host)
+
+    def _changed(self, host: Host) -> None:
+        machine = host.machine
+        self.require(machine.epoch >= host.seen_epoch, "I8", host, f"the epoch fell from {host.seen_epoch}")
+        if machine.reign is not None:
+            config = self.configs.get(machine.epoch)
+            known = config is not None and config.primary == machine.me.leaf and machine.me in config.in_sync
+            self.require(known, "I1", host, f"acts in an epoch that the coordinator gave to {config}")
+            mine = (host.leaf.id, host.boot)
+            acting = self.acting.setdefault(machine.epoch, mine)
+            self.require(acting == mine, "I1", host, f"(leaf, boot) {acting} acts in this epoch too")
+        if machine.role is not host.seen_role:
+            self.counts[machine.role.name] += 1
+        host.seen_epoch = machine.epoch
+        host.seen_role = machine.role
+        host.seen_reign = machine.reign
+
+    def _advanced(self, host: Host, was_primary: bool, is_installing: bool) -> None:
+        machine = host.machine
+        before, after = host.seen_committed, machine.committed
+        self.require(after > before, "I5", host, f"committed fell from {before} to {after}")
+        entries = [] if is_installing else host.log[max(before - host.log_base, 0) : after - host.log_base]
+        frontier = self.frontier
+        for entry in entries:
+            if entry.seqno <= frontier:
+                truth = self.log[entry.seqno - 1]
+                self.require(entry is truth or entry == truth, "I3", host, f"{entry} is committed here, elsewhere {truth}")
+        if after > frontier:
+            acting = machine.reign is not None and self.acting.get(machine.epoch) == (host.leaf.id, host.boot)
+            self.require(acting, "I2", host, f"commits {after} first and is no acting primary")
+            self.require(len(entries) >= after - frontier, "I2", host, f"commits {after} without the entries")
+            for entry in entries[frontier - after :]:
+                self._commit(host, entry)
+            config = machine.config
+            is_enough = config is not None and len(config.in_sync) >= self.sim.min_in_sync
+            self.require(is_enough or not was_primary, "I7", host, "commits with too few in sync")
+            self._check_members(self.sim.coordinator.configs[self.shard], host)
+        host.seen_committed = after
+
+    def _commit(self, host: Host, entry: Entry) -> None:
+        self.log.append(entry)
+        self.digests.append(fold(self.state, entry, self.digests[-1]))
+        self.counts["commits"] += 1
+        if entry.request is not None:
+            name = (entry.request.client, entry.request.number)
+            self.require(name not in self.requests, "I12", host, f"{entry} was committed before: {self.requests.get(name)}")
+            self.requests[name] = entry
+            self.dedup.record(entry.request, entry.seqno, entry.result)
+
+    def _check_members(self, config: ShardConfig, about: object) -> None:
+        for replica in config.in_sync:
+            image = self.sim.leaves[replica.leaf].disk.images.get(self.shard)
+            if image is None or image.incarnation != replica.incarnation or not self.log:
+                continue  # Lost, not trusted, not yet there: holds nothing and cannot speak.
+            seqno = self.frontier
+            holds = image.base_seqno > seqno or image.epoch_at(seqno) == self.log[-1].epoch
+            self.require(
+                holds, "I4", about, f"{replica} in sync of {config} holds through {image.last}, {self.log[-1]} is committed"
+            )
+
+    def config_changes(self, before: ShardConfig, after: ShardConfig) -> None:
+        """The coordinator is about to store a configuration."""
+        if after.epoch != before.epoch:
+            self.require(after.epoch == before.epoch + 1, "I8", after, f"follows epoch {before.epoch}")
+            was_in_sync = {each.leaf: each.incarnation for each in before.in_sync}
+            (primary,) = (each for each in after.in_sync if each.leaf == after.primary)
+            is_legal = was_in_sync.get(primary.leaf) in (primary.incarnation, "")
+            self.require(is_legal, "I6", after, f"its primary was not in sync before: {before}")
+            self.counts["primary changes"] += after.primary != before.primary
+            self.counts["evictions"] += len(after.in_sync) < len(before.in_sync)
+            self.counts["taken in sync"] += len(after.in_sync) > len(before.in_sync)
+        self._check_members(after, "coordinator")
+        self.configs[after.epoch] = after
+
+    def asking(self, host: Host, action: CompareAndSet) -> None:
+        """A replica asks the coordinator for a change."""
+        self.require(action.config.epoch == action.expected_epoch + 1, "I8", host, f"asks for {action}")
+
+    # Actions
+
+    def sending(self, host: Host, message: Message) -> None:
+        """A message leaves a replica."""
+        kind = type(message)
+        if kind is PrepareAck or kind is BeaconAck:
+            image = host.image
+            self.require(image.epoch >= message.epoch, "I8", host, f"{message} with epoch {image.epoch} on disk")
+            self.require(image.last >= message.acked, "I4", host, f"{message} with {image.last} on disk")  # type: ignore[union-attr]
+        elif kind is Prepare or kind is Beacon or kind is SnapshotChunk:
+            self.require(host.image.epoch >= message.epoch, "I8", host, f"{message} with epoch {host.image.epoch} on disk")
+
+    def appending(self, host: Host, entries: tuple[Entry, ...]) -> None:
+        """Entries join a log."""
+        last = host.log[-1] if host.log else None
+        machine = host.machine
+        for entry in entries:
+            previous = machine.log.base_epoch if last is None else last.epoch
+            known = self.named.setdefault((entry.epoch, entry.seqno), (entry, previous))
+            is_same = known[0] is entry or known[0] == entry
+            self.require(
+                is_same and (last is None or known[1] == previous), "I3", host, f"{entry} after {previous}, known as {known}"
+            )
+            last = entry
+
+    def truncating(self, host: Host, removed: list[Entry]) -> None:
+        """Entries leave the end of a log."""
+        self.counts["truncated"] += len(removed)
+        for entry in removed:
+            is_committed = entry.seqno <= self.frontier and self.log[entry.seqno - 1] == entry
+            self.require(not is_committed, "I5", host, f"truncates {entry}, which is committed")
+
+    def applying(self, host: Host, entries: tuple[Entry, ...]) -> None:
+        """Entries are about to change the state that readers see."""
+        seqno = host.applied
+        for entry in entries:
+            seqno += 1
+            self.require(entry.seqno == seqno, "I13", host, f"applies {entry} after {seqno - 1}")
+            is_committed = seqno <= self.frontier and (self.log[seqno - 1] is entry or self.log[seqno - 1] == entry)
+            self.require(is_committed, "I10", host, f"applies {entry}, which is not committed")
+        self.require(host.image.last >= seqno, "I10", host, f"applies {seqno}, on disk are entries through {host.image.last}")
+
+    def applied(self, host: Host) -> None:
+        """They have."""
+        self.require(host.digest == self.digests[host.applied], "I13", host, f"the state at {host.applied} is not the log's")
+        if host.applied & 31 == 0:
+            host.is_dedup_due = True
+
+    def installed(self, host: Host, action: InstallSnapshot) -> None:
+        """A snapshot has become the state."""
+        self.counts["snapshots"] += 1
+        self.require(action.seqno <= self.frontier, "I10", host, "installs a snapshot of what is not committed")
+        self.require(host.digest == self.digests[action.seqno], "I13", host, f"the snapshot is not the state at {action.seqno}")
+
+    def _check_dedup(self, host: Host) -> None:
+        mine, truth = host.machine.dedup, self.dedup
+        is_same = mine.records() == truth.records() and mine.forgotten_through == truth.forgotten_through
+        self.require(is_same, "I12", host, f"its dedup table at {host.applied} is not the log's")
+
+    # Calls
+
+    def floor_of(self, keys: tuple[int, ...] | None) -> int:
+        """The newest seqno of these keys that anybody has been told of: a strong read that comes now must show it."""
+        if keys is None:
+            return max(self._floor.values(), default=self._floor_of_all)
+        return max((self._floor.get(key, 0) for key in keys), default=0) or self._floor_of_all
+
+    def _raise_floor(self, key: int, seqno: int) -> None:
+        if seqno > self._floor.get(key, 0):
+            self._floor[key] = max(seqno, self._floor_of_all)
+
+    def answering(self, host: Host, call: WriteCall, seqno: int, result: object) -> None:
+        """A caller is told that a write is done, or that its condition failed (seqno 0)."""
+        request = call.request
+        assert isinstance(result, tuple)
+        if not seqno:
+            self._check_strong(host, call.floor, "concludes")
+            version = result[1][1] if result[1] else 0
+            self.require(version <= self.frontier, "I10", host, f"tells version {version}")
+            if version:
+                self._raise_floor(request.values[0][0], version)
+            self.counts["conditions failed"] += 1
+            return
+        entry = self.requests.get((request.id.client, request.id.number))
+        is_true = entry is not None and (entry.seqno, entry.result) == (seqno, result)
+        self.require(is_true, "I12", host, f"answers {request} with {seqno} {result}, committed is {entry}")
+        self.counts["answers"] += 1
+        for key, _ in request.values:
+            self._raise_floor(key, seqno)
+        if not request.values:
+            self._floor_of_all = max(self._floor_of_all, seqno)
+            for key in self._floor:
+                self._raise_floor(key, seqno)
+        self._ack_times.append(self.sim.world.now)
+        self._ack_seqnos.append(max(seqno, self._ack_seqnos[-1] if self._ack_seqnos else 0))
+
+    def read_served(self, host: Host, call: ReadCall, seqno: int, age_s: float | None, found: Found) -> None:
+        """A caller is about to be given values out of the state of a replica."""
+        for held in found.values():
+            self.require(held is None or held[1] <= seqno, "I10", host, f"shows {held} at {seqno}")
+        self.require(seqno == host.applied, "I10", host, f"says {seqno}, the state is at {host.applied}")
+        if call.is_strong:
+            self._check_strong(host, call.floor, "reads")
+            self.counts["reads at a primary" if host.machine.role is Role.PRIMARY else "reads at a secondary"] += 1
+            for key in call.keys or ():
+                held = host.state.get(key)
+                if held is not None:
+                    self._raise_floor(key, held[1])
+            return
+        self.counts["stale reads"] += 1
+        if age_s is not None:
+            index = bisect_right(self._ack_times, self.sim.world.now - age_s * RATE_MARGIN - 1e-9)
+            newest = self._ack_seqnos[index - 1] if index else 0
+            self.require(seqno >= newest, "age", host, f"age {age_s} at {seqno}, acknowledged before that: {newest}")
+
+    def _check_strong(self, host: Host, floor: int, what: str) -> None:
+        config = self.sim.coordinator.configs[self.shard]
+        self.require(host.applied >= floor, "I9", host, f"{what} at {host.applied}, {floor} was told before")
+        self.require(host.machine.me in config.in_sync, "I9", host, f"{what} and is not in sync: {config}")
+
+    def holds(self, replica: Replica) -> bool:
+        """The replica's data still exists."""
+        image = self.sim.leaves[replica.leaf].disk.images.get(self.shard)
+        return image is not None and image.incarnation == replica.incarnation

@@ -1,0 +1,400 @@
+"""The rules of a primary, one by one."""
+
+from dataclasses import replace
+
+import pytest
+from fakes.replicated_shard import TIMINGS, ReplicatedShard
+
+from kvshard.clustermap import Replica
+from leaf.replication import actions as act
+from leaf.replication import events as ev
+from leaf.replication.actions import Reason
+from leaf.replication.core import READERS_MAX
+from leaf.replication.dedup import DedupTable
+from leaf.replication.machine import ReadNow, Recovered, ReplicationMachine, Role
+from leaf.replication.messages import Beacon, BeaconAck, Commit, Echo, Prepare, PrepareAck, PrepareNack, RequestId
+from leaf.replication.oplog import ReplicatedLog
+from leaf.replication.peer import WINDOW_ENTRIES
+from leaf.replication.reign import IN_FLIGHT_MAX_BYTES, IN_FLIGHT_MAX_ENTRIES, Reign
+
+A, B, C, D = (Replica(leaf, f"{leaf}1") for leaf in "abcd")
+
+
+def reign_of(shard: ReplicatedShard, leaf: str = "a") -> Reign:
+    reign = shard.machine(leaf).reign
+    assert reign is not None
+    return reign
+
+
+def heard(shard: ReplicatedShard, sender: Replica, message: object) -> list[act.Action]:
+    """What the primary does about one message."""
+    machine = shard.machine("a")
+    actions = machine.step(ev.Receive(sender, machine.me, message), shard.now)  # type: ignore[arg-type]
+    machine.check_invariants()
+    return actions
+
+
+def grants(shard: ReplicatedShard, leaf: str) -> list[bool]:
+    """Of the beacons sent to a leaf since the list was cleared."""
+    found = [send.message for _, send in shard.sent if send.receiver.leaf == leaf]
+    return [message.grants_lease for message in found if isinstance(message, Beacon)]
+
+
+# Commits
+
+
+def test_a_commit_waits_for_the_slowest_and_is_told_at_once() -> None:
+    shard = ReplicatedShard()
+    shard.is_cut = lambda sender, receiver: True
+    shard.write("a", 1, "k", "v")
+    shard.settle()
+    assert heard(shard, B, PrepareAck(1, 2)) == []
+    found = heard(shard, C, PrepareAck(1, 2))
+    assert [type(action) for action in found] == [act.Apply, act.Answer, act.Send, act.Send]
+    assert [action.message for action in found if isinstance(action, act.Send)] == [Commit(1, 2)] * 2
+
+
+@pytest.mark.parametrize("sender", [Replica("c", "c2"), D])
+def test_the_ack_of_another_identity_counts_nothing(sender: Replica) -> None:
+    shard = ReplicatedShard()
+    shard.is_cut = lambda sender, receiver: True
+    shard.write("a", 1, "k", "v")
+    shard.settle()
+    heard(shard, B, PrepareAck(1, 2))
+    assert heard(shard, sender, PrepareAck(1, 2)) == []
+    assert shard.machine("a").committed == 1
+
+
+def test_without_its_lease_a_primary_commits_nothing_and_says_how_old_its_state_is() -> None:
+    shard = ReplicatedShard()
+    shard.is_cut = lambda sender, receiver: True
+    shard.is_coordinator_up = False
+    shard.write("a", 1, "k", "v")
+    shard.settle()
+    end = reign_of(shard).lease_until()
+    shard.run(TIMINGS.primary_lease + TIMINGS.tick)
+    heard(shard, B, PrepareAck(1, 2))
+    assert heard(shard, C, PrepareAck(1, 2)) == []
+    assert shard.machine("a").try_read(("k",), True, shard.now) is Reason.NO_LEASE
+    assert shard.machine("a").try_read(("k",), False, shard.now) == ReadNow(1, shard.now - end)
+
+
+def test_the_lease_counts_from_when_the_beacon_was_sent() -> None:
+    shard = ReplicatedShard()
+    shard.is_cut = lambda sender, receiver: True
+    sent_at = shard.now + 0.01
+    for sender in (B, C):
+        heard(shard, sender, BeaconAck(1, sent_at, Echo(9, 5.0), 1))
+    assert reign_of(shard).has_lease(sent_at + TIMINGS.primary_lease - 0.001)
+    assert not reign_of(shard).has_lease(sent_at + TIMINGS.primary_lease)
+    heard(shard, B, BeaconAck(1, sent_at - 1.0, Echo(9, 4.0), 1))
+    assert reign_of(shard).peers["b"].echo == Echo(9, 5.0), "a late answer takes nothing back"
+
+
+def test_below_the_least_number_in_sync_what_is_under_way_waits() -> None:
+    shard = ReplicatedShard("ab")
+    shard.nodes["b"].is_up = False
+    shard.write("a", 1, "k", "v")
+    shard.run(1.0)
+    assert [each.leaf for each in shard.stored.in_sync] == ["a"]
+    assert 1 not in shard.answers
+    assert shard.read("a", 2, "k") == {"k": None}
+    shard.nodes["b"].is_up = True
+    shard.run(1.0)
+    assert shard.answers[1] == (2, "did v")
+
+
+# Leases that it grants
+
+
+def test_no_lease_is_granted_while_an_eviction_is_under_way_whatever_is_acked_meanwhile() -> None:
+    shard = ReplicatedShard()
+    shard.is_coordinator_up = False
+    shard.is_cut = lambda sender, receiver: "c" in (sender, receiver)
+    shard.run(TIMINGS.evict_after + 2 * TIMINGS.tick)
+    assert [asked.config.in_sync for _, asked in shard.cas] == [(A, B)]
+    shard.is_cut = lambda sender, receiver: False
+    shard.sent.clear()
+    shard.run(0.5)
+    assert grants(shard, "c")
+    assert not any(grants(shard, "c"))
+    assert all(grants(shard, "b"))
+    shard.step("a", ev.CasAnswer(1, ev.Outcome.UNKNOWN))
+    shard.cas.clear()
+    shard.sent.clear()
+    shard.run(0.5)
+    assert not any(grants(shard, "c")), "it may still be done"
+    assert shard.cas, "asked again"
+
+
+def test_nobody_is_put_out_before_every_lease_of_an_earlier_primary_has_ended() -> None:
+    shard = ReplicatedShard()
+    shard.run(TIMINGS.first_contact)
+    shard.nodes["a"].is_up = shard.nodes["c"].is_up = False
+    while shard.machine("b").reign is None:
+        shard.run(TIMINGS.tick)
+    began = shard.now
+    while shard.stored.epoch == 2:
+        shard.run(TIMINGS.tick)
+    assert shard.now - began >= TIMINGS.evict_after - TIMINGS.tick
+    assert shard.stored.in_sync == (B,)
+
+
+def test_who_has_not_come_up_yet_is_given_time() -> None:
+    shard = ReplicatedShard()
+    shard.nodes["c"].is_up = False
+    shard.restart("a")
+    shard.run(TIMINGS.first_contact - 2 * TIMINGS.tick)
+    assert shard.stored.in_sync == (A, B, C)
+    shard.run(3 * TIMINGS.tick)
+    assert shard.stored.in_sync == (A, B)
+
+
+# Learners
+
+
+def promoting(leaves: str = "ab") -> ReplicatedShard:
+    """A shard whose primary has asked to take learner d in, and does not know the outcome. d hears nothing any more."""
+    shard = ReplicatedShard(leaves, min_in_sync=1)
+    shard.store(replace(shard.stored, desired=(*leaves, "d")))
+    machine = ReplicationMachine(
+        0,
+        D,
+        TIMINGS,
+        boot=99,
+        min_in_sync=1,
+        recovered=Recovered(0, ReplicatedLog(0, 0), 0, DedupTable()),
+        now=shard.now,
+    )
+    shard.boot(D, replace(shard.nodes["a"], machine=machine, state={}, log={}, saved_epoch=0))
+    while shard.stored.learners != (D,):
+        shard.run(TIMINGS.tick)
+    shard.is_coordinator_up = False
+    while not shard.cas:
+        shard.run(TIMINGS.tick)
+    assert shard.cas[0][1].config.in_sync[-1] == D
+    shard.is_cut = lambda sender, receiver: "d" in (sender, receiver)
+    return shard
+
+
+@pytest.mark.parametrize("leaves", ["ab", "a"])
+def test_a_learner_counts_for_commit_and_lease_as_soon_as_its_taking_in_is_asked_for(leaves: str) -> None:
+    shard = promoting(leaves)
+    shard.write("a", 1, "k", "v")
+    shard.run(TIMINGS.primary_lease + 2 * TIMINGS.tick)
+    assert 1 not in shard.answers
+    assert shard.read("a", 2, "k") is Reason.NO_LEASE
+    shard.step("a", ev.CasAnswer(shard.stored.epoch, ev.Outcome.UNKNOWN))
+    shard.run(0.2)
+    assert shard.read("a", 3, "k") is Reason.NO_LEASE, "it may have been done"
+    shard.step("a", ev.CasAnswer(shard.stored.epoch, ev.Outcome.FAILED))
+    assert shard.read("a", 4, "k") is Reason.NO_LEASE, "the first request may still be done"
+
+
+def test_a_clear_no_lets_it_go_on_without() -> None:
+    shard = promoting()
+    shard.step("a", ev.CasAnswer(shard.stored.epoch, ev.Outcome.FAILED))
+    shard.cas.clear()
+    shard.write("a", 1, "k", "v")
+    shard.settle()
+    assert shard.answers[1][0] > 1  # type: ignore[index]
+
+
+def test_nobody_is_taken_in_before_the_barrier_commits() -> None:
+    shard = promoting()
+    reign = reign_of(shard)
+    reign.change = None
+    shard.machine("a").role = Role.CONFIRMING
+    shard.cas.clear()
+    shard.run(0.1)
+    assert not shard.cas
+
+
+# Handing over, putting out
+
+
+def test_a_handover_stops_writes_and_gives_up_the_lease_until_the_outcome_is_known() -> None:
+    shard = ReplicatedShard()
+    shard.is_coordinator_up = False
+    shard.stored = replace(shard.stored, desired=("b", "a", "c"))
+    shard.tell()
+    shard.run(0.1)
+    assert [asked.config.primary for _, asked in shard.cas] == ["b"]
+    assert shard.read("a", 1, "k") is Reason.NO_LEASE
+    shard.write("a", 2, "k", "v")
+    assert shard.answers[2] is Reason.NO_LEASE
+    shard.step("a", ev.CasAnswer(1, ev.Outcome.FAILED))
+    assert shard.read("a", 3, "k") == {"k": None}, "surely not done"
+
+
+def test_a_handover_for_which_not_all_is_acknowledged_in_time_is_given_up() -> None:
+    shard = ReplicatedShard()
+    shard.nodes["c"].is_disk_held = True
+    shard.write("a", 1, "k", "v")
+    shard.store(replace(shard.stored, desired=("b", "a", "c")))
+    shard.run(0.2)
+    shard.write("a", 2, "k", "w")
+    assert shard.answers[2] is Reason.NOT_READY
+    shard.run(TIMINGS.handover_limit)
+    shard.write("a", 3, "k", "w")
+    assert 3 not in shard.answers, "taken"
+    assert shard.primary == "a"
+
+
+def test_one_that_is_wanted_again_gets_its_leases_again() -> None:
+    shard = ReplicatedShard()
+    wanted = shard.stored
+    shard.store(replace(shard.stored, desired=("a", "b")))
+    shard.run(0.2)
+    shard.sent.clear()
+    shard.run(0.2)
+    assert grants(shard, "c")
+    assert not any(grants(shard, "c"))
+    shard.store(wanted)
+    shard.run(0.1)
+    shard.sent.clear()
+    shard.run(0.3)
+    assert all(grants(shard, "c"))
+    assert shard.stored.in_sync == (A, B, C)
+
+
+def test_an_identity_once_known_is_not_forgotten_by_an_older_answer() -> None:
+    shard = ReplicatedShard()
+    shard.step("a", ev.ConfigSeen(replace(shard.stored, in_sync=(Replica("a"), Replica("b"), C))))
+    assert shard.machine("a").config == shard.stored
+
+
+# Writes
+
+
+def test_each_request_takes_effect_once_and_one_beyond_the_window_is_expired() -> None:
+    shard = ReplicatedShard()
+    machine = shard.machine("a")
+    machine.dedup.window = 2
+    for number in (1, 2, 3):
+        shard.write("a", number, "k", f"v{number}", RequestId("client", number))
+        shard.settle()
+    shard.write("a", 11, "k", "late", RequestId("client", 1))
+    assert shard.answers[11] is Reason.EXPIRED
+    shard.write("a", 12, "k", "again", RequestId("client", 3))
+    assert shard.answers[12] == (4, "did v3")
+
+
+def test_a_repetition_is_answered_even_where_new_writes_are_refused() -> None:
+    shard = ReplicatedShard()
+    shard.write("a", 1, "k", "v", RequestId("client", 1))
+    shard.settle()
+    shard.nodes["b"].is_up = shard.nodes["c"].is_up = False
+    shard.run(1.0)
+    shard.write("a", 2, "k", "v", RequestId("client", 1))
+    shard.write("a", 3, "k", "v", RequestId("client", 2))
+    assert (shard.answers[2], shard.answers[3]) == ((2, "did v"), Reason.TOO_FEW_IN_SYNC)
+
+
+def test_a_failed_condition_is_told_when_what_it_saw_is_committed() -> None:
+    shard = ReplicatedShard()
+    shard.is_cut = lambda sender, receiver: True
+    machine = shard.machine("a")
+    shard.write("a", 1, "k", "v")
+    assert machine.step(ev.Write(2, None, 5), shard.now) == [act.Evaluate(2)]
+    assert machine.latest_write("k") == 2
+    assert machine.step(ev.Conclude(2, 2, "conflict"), shard.now) == []
+    shard.settle()
+    heard(shard, B, PrepareAck(1, 2))
+    found = heard(shard, C, PrepareAck(1, 2))
+    assert [action for action in found if isinstance(action, act.Answer)] == [
+        act.Answer(1, 2, "did v"),
+        act.Answer(2, 0, "conflict"),
+    ]
+
+
+def test_an_entry_that_concerns_every_key_is_the_latest_write_of_each() -> None:
+    shard = ReplicatedShard()
+    shard.is_cut = lambda sender, receiver: True
+    machine = shard.machine("a")
+    shard.write("a", 1, "k", "v")
+    machine.step(ev.Write(2, None, 5), shard.now)
+    machine.step(ev.Propose(2, None, "drop", None, 5, b""), shard.now)
+    assert (machine.latest_write("k"), machine.latest_write("other")) == (3, 3)
+    assert (machine.latest_write("k", by_name=True), machine.latest_write("other", by_name=True)) == (2, None)
+
+
+def test_a_writer_who_gave_up_is_not_answered_and_the_write_goes_on() -> None:
+    shard = ReplicatedShard()
+    shard.nodes["c"].is_disk_held = True
+    request = RequestId("client", 1)
+    shard.write("a", 1, "k", "v", request)
+    shard.write("a", 2, "k", "v", request)
+    shard.step("a", ev.Cancel(1))
+    shard.nodes["c"].is_disk_held = False
+    shard.settle()
+    assert shard.answers == {2: (2, "did v")}
+    assert shard.nodes["c"].state["k"] == ("v", 2)
+
+
+def test_what_is_in_flight_has_bounds() -> None:
+    shard = ReplicatedShard()
+    shard.is_cut = lambda sender, receiver: True
+    machine = shard.machine("a")
+    assert machine.step(ev.Write(1, None, IN_FLIGHT_MAX_BYTES), shard.now) == [act.Evaluate(1)]
+    machine.step(ev.Propose(1, None, ("k", "v"), ("k",), IN_FLIGHT_MAX_BYTES, b""), shard.now)
+    assert machine.step(ev.Write(2, None, 1), shard.now) == [act.Refuse(2, Reason.BUSY)]
+    shard = ReplicatedShard()
+    shard.is_cut = lambda sender, receiver: True
+    machine = shard.machine("a")
+    for token in range(IN_FLIGHT_MAX_ENTRIES):
+        assert machine.step(ev.Write(token, None, 1), shard.now) == [act.Evaluate(token)]
+        machine.step(ev.Propose(token, None, ("k", "v"), ("k",), 1, b""), shard.now)
+    assert machine.step(ev.Write(9_999, None, 1), shard.now) == [act.Refuse(9_999, Reason.BUSY)]
+    assert reign_of(shard).peers["b"].sent == 1 + WINDOW_ENTRIES, "so much is sent before an ack"
+
+
+def test_waiting_reads_have_a_bound_and_those_that_gave_up_make_room() -> None:
+    shard = ReplicatedShard()
+    shard.nodes["c"].is_disk_held = True
+    shard.write("a", 1, "k", "v")
+    shard.settle()
+    machine = shard.machine("b")
+    for token in range(READERS_MAX):
+        assert machine.step(ev.Read(token, ("k",), True), shard.now) == []
+    assert machine.step(ev.Read(-1, ("k",), True), shard.now) == [act.Refuse(-1, Reason.BUSY)]
+    for token in range(READERS_MAX // 2):
+        machine.step(ev.Cancel(token), shard.now)
+    assert machine.step(ev.Read(-1, ("k",), True), shard.now) == []
+    machine.check_invariants()
+
+
+# What is sent
+
+
+def test_what_is_not_acknowledged_is_asked_for_again_and_then_sent_again() -> None:
+    shard = ReplicatedShard()
+    lost: list[object] = []
+    shard.is_cut = lambda sender, receiver: receiver == "c" and not lost.append(1)  # type: ignore[func-returns-value]
+    shard.write("a", 1, "k", "v")
+    shard.settle()
+    assert lost
+    shard.is_cut = lambda sender, receiver: False
+    shard.sent.clear()
+    shard.run(TIMINGS.resend_after + 2 * TIMINGS.tick)
+    assert shard.answers[1] == (2, "did v")
+    prepares = [send.message for _, send in shard.sent if isinstance(send.message, Prepare) and send.receiver == C]
+    assert [len(message.entries) for message in prepares] == [0, 1], "a question first: it may be slow, not without"
+
+
+def test_a_nack_that_was_overtaken_changes_nothing() -> None:
+    shard = ReplicatedShard()
+    peer = reign_of(shard).peers["b"]
+    before = (peer.acked, peer.sent)
+    assert heard(shard, B, PrepareNack(1, 0, 0)) == []
+    assert heard(shard, B, PrepareNack(1, 50, 0)) == []
+    assert (peer.acked, peer.sent) == before
+
+
+def test_the_end_of_a_reign_frees_what_was_under_way() -> None:
+    shard = ReplicatedShard()
+    shard.is_cut = lambda sender, receiver: True
+    shard.write("a", 1, "k", "v")
+    shard.step("a", ev.ConfigSeen(replace(shard.stored, epoch=2, primary="b")))
+    assert shard.answers[1] is Reason.ABANDONED
+    assert shard.machine("a").role is Role.SECONDARY
