@@ -116,7 +116,7 @@ def explanation(samples: FanOutSamples, cores: int, replicas: int) -> str:
         f"{last.answers.p99:.1f} ms where one leg asked alone has {single.p99:.1f} ms, an amplification of "
         f"{last.amplification:.1f}. Two things add up in it: waiting for the slowest leg, and {last.fan_out} legs sharing "
         f"{cores} cores with the router and this program (p99 of a leg among {last.fan_out}: {last.legs.p99:.1f} ms). Each "
-        f"leg is asked at one of its shard's {replicas} replicas, and at another only when that fails: nothing is hedged yet."
+        f"leg is asked at one of its shard's {replicas} replicas, and at another one when that fails or is silent for 100 ms."
     )
 
 

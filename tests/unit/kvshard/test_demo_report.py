@@ -80,7 +80,7 @@ def test_picture_and_explanation_carry_the_numbers(samples):
     assert lines[-1] == "              p99 ██████████ 24.75 ms"
     text = explanation(samples, cores=2, replicas=3)
     assert "p99 is 24.8 ms where one leg asked alone has 9.9 ms, an amplification of 2.5" in text
-    assert "nothing is hedged" in text
+    assert "one of its shard's 3 replicas" in text
 
 
 def test_svg_is_well_formed(samples):
