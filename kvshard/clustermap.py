@@ -9,7 +9,7 @@ Pure apart from the token hash (`kvshard/hashing.py`). Its text forms are in `cl
 import math
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from kvshard import hashing
@@ -78,6 +78,21 @@ class ShardConfig:
     def replicas(self) -> tuple[Replica, ...]:
         """Every replica, in sync or learning."""
         return self.in_sync + self.learners
+
+    def succeeded_by(self, asked: "ShardConfig") -> "ShardConfig":
+        """What the coordinator is to hold instead of this when a replica set is asked for.
+
+        Token range and `desired` stay. So do identities: who asks may not have heard of one yet, and if it were forgotten, data
+        created after a loss could take the place of what was acknowledged.
+        """
+        in_sync = with_identities(asked.in_sync, self.in_sync)
+        return replace(self, epoch=asked.epoch, primary=asked.primary, in_sync=in_sync, learners=asked.learners)
+
+
+def with_identities(replicas: Iterable[Replica], known: Iterable[Replica]) -> tuple[Replica, ...]:
+    """Replicas, those without an identity with the one that is known."""
+    by_leaf = {each.leaf: each for each in known}
+    return tuple(each if each.incarnation else by_leaf.get(each.leaf, each) for each in replicas)
 
 
 @dataclass(frozen=True, slots=True)

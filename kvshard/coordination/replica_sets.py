@@ -31,12 +31,12 @@ class CasResult:
 
 
 async def compare_and_set(coordinator: Coordinator, config: ShardConfig, expected_epoch: int) -> CasResult:
-    """Write a shard's replica set and epoch if it is still at the expected epoch. Token range and `desired` stay as stored."""
+    """Write a shard's replica set and epoch if it is still at the expected epoch; see `ShardConfig.succeeded_by`."""
     try:
         item, held = await read_shard(coordinator, config.id)
         if held.epoch != expected_epoch:
             return CasResult(CasOutcome.FAILED, held)
-        wanted = replace(held, epoch=config.epoch, primary=config.primary, in_sync=config.in_sync, learners=config.learners)
+        wanted = held.succeeded_by(config)
         if await replace_keys(coordinator, [(item.key, item)], [put_shard(wanted)]):
             return CasResult(CasOutcome.SUCCEEDED, wanted)
         _, held = await read_shard(coordinator, config.id)

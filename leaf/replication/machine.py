@@ -15,7 +15,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from kvshard.clustermap import Replica, ShardConfig
+from kvshard.clustermap import Replica, ShardConfig, with_identities
 from leaf.replication import events as ev
 from leaf.replication.actions import Action, CloseSnapshot, ReadConfig, Reason, Refuse
 from leaf.replication.core import Core, ReadNow, Recovered, Role
@@ -203,9 +203,12 @@ class ReplicationMachine(Core):
     def _on_config(self, config: ShardConfig, now: float) -> None:
         if config.epoch < self.epoch or (self.reign is not None and self._is_adopting(config)):
             return
-        if self.config is not None and config.epoch == self.epoch:
-            self._see(config, now)
-            return
+        if self.config is not None:
+            # Told late, or by one who had not heard: an identity that was known is not unknown again.
+            config = replace(config, in_sync=with_identities(config.in_sync, self.config.in_sync))
+            if config.epoch == self.epoch:
+                self._see(config, now)
+                return
         if config.epoch > self._saving:
             self._saving = config.epoch
             self.save_epoch(config.epoch)
@@ -225,7 +228,7 @@ class ReplicationMachine(Core):
         if self.reign is None or self.reign.change is None or config.epoch != self.epoch + 1 or not self._leads(config):
             return False
         asked = self.reign.change.config
-        return config.learners == asked.learners and config.in_sync == _with_identities(asked.in_sync, config.in_sync)
+        return config.learners == asked.learners and config.in_sync == with_identities(asked.in_sync, config.in_sync)
 
     def _leads(self, config: ShardConfig) -> bool:
         return config.primary == self.me.leaf and self.me in config.in_sync
@@ -233,8 +236,6 @@ class ReplicationMachine(Core):
     def _see(self, config: ShardConfig, now: float) -> None:
         """The same epoch: identities may have been told, and what is desired may have changed."""
         assert self.config is not None
-        # Told late: an identity that was known in this epoch is not unknown again.
-        config = replace(config, in_sync=_with_identities(config.in_sync, self.config.in_sync))
         if config.desired != self.config.desired:
             # Nothing tells which of two with one epoch is newer, and this one may have been overtaken: look once more.
             self._confirm_at, self._is_asking = now + self.timings.coordinator_retry, False
@@ -418,9 +419,3 @@ class ReplicationMachine(Core):
                 assert self.committed <= max(peer.acked, self.reign.barrier) or not peer.is_in_sync, repr(self)
         else:
             assert self.follower.verified <= max(self.last, self.committed), repr(self)
-
-
-def _with_identities(replicas: Iterable[Replica], known: Iterable[Replica]) -> tuple[Replica, ...]:
-    """Replicas, those without an identity with the one that is known."""
-    by_leaf = {each.leaf: each for each in known}
-    return tuple(each if each.incarnation else by_leaf.get(each.leaf, each) for each in replicas)

@@ -75,9 +75,7 @@ class FakeMaps:
         held = self.current.shards[config.id]
         if held.epoch != expected_epoch:
             return CasResult(CasOutcome.FAILED, held)
-        self.change_shard(
-            config.id, epoch=config.epoch, primary=config.primary, in_sync=config.in_sync, learners=config.learners
-        )
+        self.install(shards={**self.current.shards, config.id: held.succeeded_by(config)})
         return CasResult(CasOutcome.SUCCEEDED, self.current.shards[config.id])
 
     async def read_shard(self, shard: int) -> ShardConfig:

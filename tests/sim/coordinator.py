@@ -83,7 +83,7 @@ class Coordinator:
         stored = self.configs[config.id]
         if stored.epoch != expected:
             return False
-        self._store(dataclasses.replace(config, desired=stored.desired))
+        self._store(stored.succeeded_by(config))
         return True
 
     def _execute_late(self, expected: int, config: ShardConfig) -> None:

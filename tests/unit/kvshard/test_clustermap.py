@@ -216,3 +216,13 @@ collection  id  schema
 default     1   -
 docs        4   title: text, année: integer
 """
+
+
+def test_a_change_of_a_replica_set_forgets_no_identity_and_leaves_the_range_and_what_is_desired() -> None:
+    held = shard(2, 1000, 2000, epoch=5, desired=("leaf-3", "leaf-1"))
+    held = dataclasses.replace(held, in_sync=(Replica("leaf-1", "x"), Replica("leaf-2", "y")))
+    asked = ShardConfig(2, 0, 1, 6, "leaf-2", (Replica("leaf-2"), Replica("leaf-4")), (Replica("leaf-1", "z"),), ("leaf-2",))
+    stored = held.succeeded_by(asked)
+    assert stored.in_sync == (Replica("leaf-2", "y"), Replica("leaf-4"))
+    assert (stored.epoch, stored.primary, stored.learners) == (6, "leaf-2", (Replica("leaf-1", "z"),))
+    assert (stored.first_slot, stored.last_slot, stored.desired) == (1000, 2000, ("leaf-3", "leaf-1"))

@@ -68,6 +68,25 @@ def test_a_primary_goes_on_through_a_change_of_its_own_though_an_identity_was_to
     assert reign.adopting is not None
 
 
+def test_an_identity_that_is_known_is_not_forgotten_by_a_change_that_was_asked_for_without_it() -> None:
+    shard = ReplicatedShard()
+    shard.write("a", 1, "k", "v")
+    shard.run()
+    shard.nodes["c"].is_up = False
+    shard.is_coordinator_up = False
+    shard.run(TIMINGS.evict_after + 3 * TIMINGS.tick)
+    ((_, asked),) = shard.cas
+    shard.cas.clear()
+    machine = shard.machine("a")
+    shard.step("a", ev.ConfigSeen(replace(asked.config, in_sync=(A, Replica("b")))))
+    shard.settle()
+    assert machine.epoch == 2
+    assert machine.config is not None
+    assert machine.config.in_sync == (A, B)
+    assert machine.reign is not None
+    assert machine.reign.peers["b"].acked == machine.committed, "what it acknowledged counts on"
+
+
 def test_while_its_new_epoch_is_not_on_disk_a_primary_goes_on_in_the_old_one() -> None:
     shard = ReplicatedShard()
     shard.nodes["c"].is_up = False

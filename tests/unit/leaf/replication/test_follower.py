@@ -304,6 +304,8 @@ def test_a_primary_that_never_was_up_is_given_time() -> None:
     shard = ReplicatedShard()
     unknown = (Replica("a"), B, C)
     shard.nodes["a"].is_up = False
+    for leaf in "bc":
+        shard.machine(leaf).config = replace(shard.stored, in_sync=unknown)
     shard.stored = replace(shard.stored, epoch=5, in_sync=unknown)
     shard.tell()
     shard.run(TIMINGS.first_contact - 2 * TIMINGS.tick)
