@@ -104,23 +104,34 @@ def _evict(reign: "Reign", now: float) -> Change | None:
     return _changed(reign, Kind.EVICT, stay, reign.config.learners)
 
 
-def has_caught_up(reign: "Reign", peer: Peer, now: float) -> bool:
-    """Whether a learner holds everything committed and answers, so that it may be taken in sync."""
+def keeps_pace(reign: "Reign", peer: Peer, now: float) -> bool:
+    """Whether a learner answers and is so little behind that it would be level in a moment if commits waited for it."""
     core = reign.core
     if core.role is not Role.PRIMARY:
         return False  # Before its barrier commits a primary does not know how far its predecessor had committed.
-    is_level = peer.sending is None and not peer.is_probing and peer.acked >= core.committed
-    is_near = core.last - peer.acked <= PROMOTE_LAG
-    is_heard = now - peer.beacon_acked_sent_at < core.timings.evict_after
-    return is_level and is_near and is_heard and peer.known_epoch == core.epoch
+    is_heard = now - peer.beacon_acked_sent_at < core.timings.evict_after and peer.known_epoch == core.epoch
+    is_near = core.last - peer.acked <= PROMOTE_LAG and now - peer.level_as_of < core.timings.joining_limit
+    return is_heard and is_near and peer.sending is None and not peer.is_probing
+
+
+def is_level(reign: "Reign", peer: Peer) -> bool:
+    """Whether a learner holds everything committed, so that it may be taken in sync."""
+    return peer.acked >= reign.core.committed
 
 
 def _promote(reign: "Reign", now: float) -> Change | None:
+    """Take in who is level. Commits wait first for one who is not quite, for a bounded time: under constant writes he never
+    would be, since a primary with nobody in sync, or with nearer ones, commits before a learner's answer can be there."""
     config = reign.config
     for leaf, peer in reign.peers.items():
-        if not peer.is_in_sync and leaf in config.desired and has_caught_up(reign, peer, now):
+        if peer.is_in_sync or leaf not in config.desired or not keeps_pace(reign, peer, now):
+            continue
+        if is_level(reign, peer):
+            reign.joining = None
             learners = [each for each in config.learners if each.leaf != leaf]
             return _changed(reign, Kind.PROMOTE, (*config.in_sync, peer.replica), learners, subject=leaf)
+        if reign.joining is None and now >= peer.join_not_before:
+            reign.joining = (leaf, now)
     return None
 
 

@@ -48,7 +48,8 @@ class Peer:
     """One other replica of the shard, for the reign of a primary.
 
     acked: its log is equal to the primary's, and durable, through this seqno. granted_at: when the newest echo came that it was
-    granted a read lease by. unacked_since: how long the oldest entry sent has been waiting for progress.
+    granted a read lease by. unacked_since: how long the oldest entry sent has been waiting for progress. level_as_of: it has
+    whatever was committed then.
     """
 
     def __init__(self, replica: Replica, is_in_sync: bool, last: int, now: float) -> None:
@@ -67,6 +68,9 @@ class Peer:
         self.is_leaving = False
         self.sending: Sending | None = None
         self.since = now
+        self.level_as_of = float("-inf")
+        self.join_not_before = now
+        self._level_mark: tuple[int, float] | None = None
         self._asked_through = 0
         self._flight: deque[tuple[int, int]] = deque()
         self._flight_bytes = 0
@@ -179,6 +183,13 @@ class Peer:
             self.sent = base
         else:
             self.sent = max(hint, self.acked)
+
+    def note_level(self, committed: int, now: float) -> None:
+        """At each tick: how far behind is it? A learner far away never has all that is committed now, while there are writes."""
+        mark = self._level_mark
+        if mark is None or self.acked >= mark[0]:
+            self.level_as_of = mark[1] if mark is not None else self.level_as_of
+            self._level_mark = (committed, now)
 
     def resend(self, core: Core, now: float) -> None:
         """Send again what has seen no progress for too long."""

@@ -1,7 +1,7 @@
 """What a primary does: brings entries to the others, commits them, holds its lease, grants read leases.
 
-A commit needs every replica in sync, and whoever may already have become one: a learner whose taking in was asked for. So does
-the lease, which rests on the send time of beacons: each of the others promises by its answer not to take over for a grace that
+A commit needs every replica in sync, and whoever may already have become one: a learner whose taking in was asked for, or is
+about to be, so that it may become level while there are writes. So does the lease, which rests on the send time of beacons: each of the others promises by its answer not to take over for a grace that
 is longer than the lease, and begins to count later.
 
 Pure: imports only the standard library and other pure files.
@@ -44,6 +44,7 @@ class Reign:
         self.joiners: dict[str, Replica] = {}
         self.change: Change | None = None
         self.adopting: ShardConfig | None = None
+        self.joining: tuple[str, float] | None = None
         self.closing_since: float | None = None
         self.change_not_before = now
         self.handover_not_before = now
@@ -82,6 +83,7 @@ class Reign:
         self.config = config
         self.adopting = None
         self.change = None
+        self.joining = None
         self.closing_since = None
         self._meet(config, now)
         for peer in self.peers.values():
@@ -101,8 +103,9 @@ class Reign:
 
     def required(self) -> list[Peer]:
         """Whose acknowledgement a commit and the lease need."""
-        joining = self.change.subject if self.change is not None and self.change.kind is Kind.PROMOTE else None
-        return [peer for leaf, peer in self.peers.items() if peer.is_in_sync or leaf == joining]
+        asked = self.change.subject if self.change is not None and self.change.kind is Kind.PROMOTE else None
+        joining = self.joining[0] if self.joining is not None else None
+        return [peer for leaf, peer in self.peers.items() if peer.is_in_sync or leaf in (asked, joining)]
 
     def has_lease(self, now: float) -> bool:
         """Whether nobody can have taken over: only then strong reads are served, writes acknowledged, leases granted."""
@@ -272,6 +275,8 @@ class Reign:
             self._send_beacons(now)
         for peer in self.peers.values():
             peer.resend(self.core, now)
+            peer.note_level(self.core.committed, now)
+        self._end_joining(now)
         self.commit(now)
         if self.change is None and self.adopting is None:
             change = next_change(self, now) if now >= self.change_not_before else None
@@ -281,6 +286,18 @@ class Reign:
         elif self.change is not None and self.change.retry_at is not None and now >= self.change.retry_at:
             # Of unknown outcome: it may have been done, or may still be, until the epoch has moved.
             self._ask(self.change)
+
+    def _end_joining(self, now: float) -> None:
+        """Wait no longer for a learner that does not become level: it must not hold up the shard."""
+        if self.joining is None:
+            return
+        leaf, since = self.joining
+        peer = self.peers.get(leaf)
+        if peer is None or peer.is_in_sync:
+            self.joining = None
+        elif now - since >= self.core.timings.joining_limit:
+            self.joining = None
+            peer.join_not_before = now + self.core.timings.join_interval
 
     def _ask(self, change: Change) -> None:
         change.retry_at = None

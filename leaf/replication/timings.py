@@ -26,6 +26,7 @@ class Timings:
     prepare or chunk is sent again. coordinator_retry: pause before the coordinator is asked again.
     handover_limit, handover_pause: writes wait so long for a planned handover; so long until the next is tried. first_contact:
     so long a primary that has just started does not put out replicas that it never heard: leaves start one after the other.
+    joining_limit: a learner that is no further behind than this is waited for, no longer than this, before it is taken in.
     """
 
     failure_timeout: float
@@ -42,6 +43,7 @@ class Timings:
     handover_limit: float
     handover_pause: float
     first_contact: float
+    joining_limit: float
 
     def __post_init__(self) -> None:
         assert self.read_lease * RATE_SPREAD < self.evict_after
@@ -65,4 +67,5 @@ class Timings:
             handover_limit=0.5 * failure_timeout,
             handover_pause=5 * failure_timeout,
             first_contact=4 * failure_timeout,
+            joining_limit=0.3 * failure_timeout,
         )

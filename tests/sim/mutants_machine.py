@@ -270,7 +270,7 @@ def incarnation_overlooked(stack: contextlib.ExitStack) -> None:
 
 def taken_in_while_confirming(reign: Reign, peer: Peer, now: float) -> bool:
     """A new primary takes a learner in before it knows how far its predecessor had committed."""
-    return peer.sending is None and not peer.is_probing and peer.acked >= reign.core.committed
+    return peer.sending is None and not peer.is_probing
 
 
 def latest_write_of_key_only(self: Core, key: Hashable, **_: bool) -> int | None:
@@ -325,8 +325,8 @@ MUTANTS: dict[str, Plant] = {
     "serves before the barrier is committed": serves_before_barrier,
     "acts before the epoch is saved": acts_before_epoch_is_saved,
     "evicts at once after taking over": evicts_at_once,
-    "learner taken in before it has caught up": replacing(membership, "has_caught_up", lambda *_: True),
-    "learner taken in by a primary that is confirming": replacing(membership, "has_caught_up", taken_in_while_confirming),
+    "learner taken in before it has caught up": replacing(membership, "is_level", lambda *_: True),
+    "learner taken in by a primary that is confirming": replacing(membership, "keeps_pace", taken_in_while_confirming),
     "uncommitted tail thrown away with a newer epoch": tail_taken_back,
     "truncates below committed": replacing(Follower, "_take_back", truncated_below_committed),
     "acks what is not durable": replacing(Follower, "acked", acked_undurable),

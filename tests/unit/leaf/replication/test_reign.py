@@ -200,6 +200,61 @@ def test_a_clear_no_lets_it_go_on_without() -> None:
     assert shard.answers[1][0] > 1  # type: ignore[index]
 
 
+def with_learner(leaves: str) -> ReplicatedShard:
+    """A shard in which d has just become a learner; the others commit without it."""
+    shard = promoting(leaves)
+    shard.is_cut = lambda sender, receiver: False
+    shard.step("a", ev.CasAnswer(shard.stored.epoch, ev.Outcome.FAILED))
+    shard.cas.clear()
+    shard.is_coordinator_up = True
+    return shard
+
+
+def one_behind(shard: ReplicatedShard, token: int) -> None:
+    """d acknowledges the write before; then one more is made, which its disk holds only after the tick."""
+    node = shard.nodes["d"]
+    node.is_disk_held = True
+    ticket, node.ticket = node.ticket, 0
+    shard.step("d", ev.Durable(ticket))
+    shard.write("a", token, "k", f"v{token}")
+    shard.settle()
+    shard.now += TIMINGS.tick
+    for leaf in shard.nodes:
+        shard.step(leaf, ev.Tick())
+    shard.settle()
+
+
+@pytest.mark.parametrize("leaves", ["ab", "a"])
+def test_a_learner_that_is_always_one_write_behind_is_waited_for_and_taken_in(leaves: str) -> None:
+    shard = with_learner(leaves)
+    for token in range(1, 60):
+        one_behind(shard, token)
+    shard.nodes["d"].is_disk_held = False
+    shard.settle()
+    assert D in shard.stored.in_sync
+    assert all(isinstance(shard.answers[token], tuple) for token in range(1, 60))
+
+
+def test_a_learner_that_is_waited_for_in_vain_does_not_hold_up_the_shard() -> None:
+    shard = with_learner("a")
+    reign = reign_of(shard)
+    token = 0
+    while reign.joining is None:
+        token += 1
+        one_behind(shard, token)
+    shard.write("a", 99, "k", "v")
+    shard.settle()
+    assert 99 not in shard.answers
+    shard.run(TIMINGS.joining_limit + TIMINGS.tick)
+    assert isinstance(shard.answers[99], tuple)
+    assert D not in shard.stored.in_sync
+    shard.run(TIMINGS.join_interval / 2)
+    assert reign.joining is None, "nor is it tried again at once"
+    shard.nodes["d"].is_disk_held = False
+    shard.run(2 * TIMINGS.join_interval)
+    assert D in shard.stored.in_sync
+
+
 def test_nobody_is_taken_in_before_the_barrier_commits() -> None:
     shard = promoting()
     reign = reign_of(shard)
