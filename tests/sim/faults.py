@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from sim.simulation import Simulation
 
 
+FAULT = "fault: "
+"""Before the name of a fault, in the counts of a run."""
+
+
 class Faults:
     """Starts faults at random intervals. Which kinds a run has, and how often, differs from seed to seed."""
 
@@ -23,7 +27,8 @@ class Faults:
             "pause": self._pause,
             "cut": self._cut,
             "isolate": self._isolate,
-            "split": self._split,
+            "partition": self._partition,
+            "torn write": self._torn_write,
             "slow link": self._slow_link,
             "loss": self._loss,
             "coordinator out": self._coordinator_out,
@@ -49,7 +54,7 @@ class Faults:
         (name,) = rng.choices(list(self.kinds), self.weights)
         target = self._target()
         self.world.note("fault", name, target)
-        self.sim.counts[name] += 1
+        self.sim.counts[f"{FAULT}{name}"] += 1
         self.kinds[name](target)
         self.world.at(rng.expovariate(1.0) * self.gap_s, self._next)
 
@@ -147,7 +152,17 @@ class Faults:
         if rng.random() < 0.5:
             self._coordinator_cut_off(name)
 
-    def _split(self, _: str) -> None:
+    def _torn_write(self, _: str) -> None:
+        """Some of a shard's secondaries get what its primary sends, others do not, and then it dies: their logs differ."""
+        rng = self.world.rng
+        config = rng.choice(list(self.sim.coordinator.configs.values()))
+        others = [each.leaf for each in config.in_sync if each.leaf != config.primary]
+        missed = rng.sample(others, rng.randint(1, len(others))) if others else []
+        length = rng.uniform(0.02, 0.2)
+        self._cut_links([(config.primary, name) for name in missed], length)
+        self.world.at(length, self._crash, config.primary)
+
+    def _partition(self, _: str) -> None:
         """Two halves that do not hear each other; most times only one of them reaches the coordinator."""
         rng = self.world.rng
         length = rng.uniform(0.5, 2.6) * self.sim.timings.failure_timeout

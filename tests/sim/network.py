@@ -28,7 +28,8 @@ class Network:
         self.jitter = rng.choice((0.0005, 0.002, 0.008, 0.06))
         self.base_loss = rng.choice((0.0, 0.0, 0.005, 0.03))
         self.base_duplication = rng.choice((0.0, 0.01, 0.05))
-        self.links = {(a, b): Link(self.delay, self.jitter) for a in leaves for b in leaves if a != b}
+        self.delays = {(a, b): self.delay * rng.choice((1.0, 1.0, 5.0)) for a in leaves for b in leaves if a != b}
+        self.links = {pair: Link(delay, self.jitter) for pair, delay in self.delays.items()}
         self.sent = 0
         self.heal()
         for link in self.links.values():
@@ -36,10 +37,10 @@ class Network:
 
     def heal(self) -> None:
         """Every link is whole, nothing gets lost or doubled."""
-        for link in self.links.values():
+        for pair, link in self.links.items():
             link.is_cut = False
             link.loss = link.duplication = 0.0
-            link.delay, link.jitter = self.delay, self.jitter
+            link.delay, link.jitter = self.delays[pair], self.jitter
 
     def send(self, source: str, target: str, deliver: Callable[..., None], *args: object) -> None:
         """Call `deliver` once, twice or never."""

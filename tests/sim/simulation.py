@@ -21,8 +21,11 @@ from leaf.replication.dedup import DedupTable
 from leaf.replication.machine import ReplicationMachine, Role
 from leaf.replication.timings import Timings
 
-FAULTS_S = 6.0
-"""Virtual seconds with faults: four failure timeouts, enough for two or three changes of the primary."""
+FAULTS_S = 7.5
+"""Virtual seconds with faults: five failure timeouts, enough for three or four changes of the primary."""
+
+CLIENTS = (3, 6, 12)
+"""Callers of a run, drawn from its seed. Many of them have many writes in flight when a primary dies: then logs differ."""
 
 HEALING_LIMIT = 16
 """Failure timeouts within which a healed cluster must be whole: a learner, a handover (at most one per 5 T), their retries."""
@@ -73,6 +76,7 @@ class Simulation:
         self.ghosts = rng.choice((0.0, 0.1, 0.5))
         self._dedup_clients = rng.choice((2, 4, 1024))
         self._dedup_window = rng.choice((2, 8, 256))
+        self._client_count = rng.choice(CLIENTS)
         self.counts: Counter[str] = Counter()
         self.history: dict[int, list[Operation]] = defaultdict(list)
         self.is_stopping = False
@@ -146,11 +150,11 @@ class Simulation:
 
     # The run
 
-    def start(self, clients: int) -> None:
+    def start(self) -> None:
         """Everything begins."""
         for leaf in self.leaves.values():
             self.world.at(self.world.rng.random() * 0.5, leaf.start)
-        self.clients = [Client(self, f"client{number}") for number in range(clients)]
+        self.clients = [Client(self, f"client{number}") for number in range(self._client_count)]
         for client in self.clients:
             self.world.at(self.world.rng.random() * 0.5, client.begin)
         self.faults.start()
@@ -239,7 +243,6 @@ def run(
     *,
     machine_class: type[ReplicationMachine] = ReplicationMachine,
     faults_s: float = FAULTS_S,
-    clients: int = 4,
     is_hashing: bool = False,
     trace_lines: int = 60,
 ) -> Result:
@@ -248,7 +251,7 @@ def run(
     sim = Simulation(seed, machine_class=machine_class, is_hashing=is_hashing)
     result = Result(seed)
     try:
-        sim.start(clients)
+        sim.start()
         sim.world.run(faults_s)
         sim.heal()
         sim.check_histories()
