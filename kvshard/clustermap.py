@@ -32,12 +32,23 @@ class InvalidMap(Internal):
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A leaf. address: host:port, empty while it has never been up. weight 0: it is to hold no replicas."""
+    """A leaf. address: host:port, empty while it has never been up. weight 0: it is to hold no replicas.
+
+    is_draining: what it holds is to move to other leaves. is_removed: it is dead and will not come back; nobody waits for what
+    it held, and its entry goes when no shard names it any more.
+    """
 
     id: str
     address: str = ""
     zone: str = ""
     weight: float = 1.0
+    is_draining: bool = False
+    is_removed: bool = False
+
+    @property
+    def may_hold(self) -> bool:
+        """Whether replicas may be placed on it."""
+        return self.weight > 0 and not self.is_draining and not self.is_removed
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica
 FORMAT = 1
 """Raised when an older reader would misunderstand the text."""
 
+_MARKS = ("draining", "removed")
+"""What an operator may say of a leaf; absent where nothing was said, so that a map without them reads as it always did."""
+
 T = TypeVar("T", str, int, list[object], dict[str, object])
 
 
@@ -45,7 +48,9 @@ def read(data: dict[str, object], name: str, kind: type[T]) -> T:
 
 def leaf_data(leaf: Leaf) -> dict[str, object]:
     """A leaf as plain data."""
-    return {"id": leaf.id, "address": leaf.address, "zone": leaf.zone, "weight": float(leaf.weight)}
+    marks = [name for name in _MARKS if getattr(leaf, f"is_{name}")]
+    data: dict[str, object] = {"id": leaf.id, "address": leaf.address, "zone": leaf.zone, "weight": float(leaf.weight)}
+    return {**data, "marks": marks} if marks else data
 
 
 def leaf_of(data: dict[str, object]) -> Leaf:
@@ -53,7 +58,9 @@ def leaf_of(data: dict[str, object]) -> Leaf:
     weight = data.get("weight")
     if not isinstance(weight, int | float) or isinstance(weight, bool):
         raise InvalidMap(f"field 'weight' is not a number: {weight!r}")
-    return Leaf(read(data, "id", str), read(data, "address", str), read(data, "zone", str), float(weight))
+    marks = _texts(_items(data, "marks"), "marks") if "marks" in data else []
+    place = (read(data, "id", str), read(data, "address", str), read(data, "zone", str), float(weight))
+    return Leaf(*place, is_draining="draining" in marks, is_removed="removed" in marks)
 
 
 def shard_data(shard: ShardConfig) -> dict[str, object]:

@@ -1,7 +1,9 @@
 """The service's limits, each with its reason. A request beyond one gets InvalidArgument that names it.
 
-Pure: imports only the standard library.
+Pure: imports only the standard library and other pure files.
 """
+
+from kvshard.errors import ErrorDetails, InvalidArgument
 
 KEY_MAX_BYTES = 1024
 """Keys live in every index block, in tokens and in map lookups; beyond this they belong into the value."""
@@ -38,3 +40,28 @@ COLLECTION_NAME_MAX_CHARS = 64
 
 SCHEMA_MAX_FIELDS = 256
 """Each field is a set of files in every index segment of every shard."""
+
+FAILURE_TIMEOUT_S = 1.5
+"""Default of the failure timeout, which all timings of replication derive from: long against a pause of the interpreter or a
+slow fsync, short against a caller's patience."""
+
+FAILURE_TIMEOUT_MIN_S = 0.2
+"""Beacons then travel every 20 ms; a shorter pause of a process than its lease of 90 ms is the rule, not the exception."""
+
+FAILURE_TIMEOUT_MAX_S = 60.0
+"""A dead primary stops its shards' writes for that long; whoever wants more has mistaken the unit."""
+
+HEAL_AFTER_S = 30.0
+"""Default of the grace before what a missing leaf held is made anew elsewhere: longer than a restart, also of the machine's
+process manager, since a copy costs disk, network and cache on both sides, and a leaf that comes back has its data."""
+
+HEAL_AFTER_MIN_S = 0.0
+HEAL_AFTER_MAX_S = 7 * 24 * 3600.0
+"""A week: beyond that the grace is a way to turn healing off, and a second failure loses data."""
+
+
+def check_length(name: str, value: float, least: float, most: float) -> None:
+    """Raise InvalidArgument unless a length of time, in seconds, given by the flag --<name>, lies within its bounds."""
+    if not least <= value <= most:
+        message = f"--{name} must be {least:g} to {most:g} seconds, not {value:g}"
+        raise InvalidArgument(message, ErrorDetails(field=name, limit=int(most)))

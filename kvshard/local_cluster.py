@@ -22,7 +22,16 @@ from kvshard.coordination.connect import connect
 from kvshard.coordination.mapstore import BootstrapPlan, assemble, bootstrap
 from kvshard.coordination.mapwriter import PREFIX as MAP_PREFIX
 from kvshard.errors import DataLoss, ErrorDetails, FailedPrecondition, InvalidArgument, Unavailable
-from kvshard.limits import SHARDS_MAX
+from kvshard.limits import (
+    FAILURE_TIMEOUT_MAX_S,
+    FAILURE_TIMEOUT_MIN_S,
+    FAILURE_TIMEOUT_S,
+    HEAL_AFTER_MAX_S,
+    HEAL_AFTER_MIN_S,
+    HEAL_AFTER_S,
+    SHARDS_MAX,
+    check_length,
+)
 from kvshard.supervisor import ChildSpec, Supervisor
 
 LEAVES_MAX = 64
@@ -39,7 +48,7 @@ class ClusterPlan:
     """What was asked for. None: as the data directory has it, or the default for a new one.
 
     metrics_port: the router's; the leaves take the ports after it. None: no metrics. port 0: any free one. coordinator: URL of
-    the coordinator; None: the embedded one, in the data directory.
+    the coordinator; None: the embedded one, in the data directory. heal_after_s, failure_timeout_s: of the leaves.
     """
 
     data_dir: Path
@@ -51,6 +60,8 @@ class ClusterPlan:
     log_json: bool = False
     log_level: str = "info"
     coordinator: str | None = None
+    heal_after_s: float = HEAL_AFTER_S
+    failure_timeout_s: float = FAILURE_TIMEOUT_S
 
     def check(self) -> None:
         """Raise InvalidArgument for what can be seen to be wrong before anything is touched."""
@@ -59,6 +70,8 @@ class ClusterPlan:
         _check_range("port", self.port, 0, 65_535)
         _check_range("replicas", self.replicas, 1, self.leaves or LEAVES_MAX)
         _check_range("metrics-port", self.metrics_port, 1, 65_535 - LEAVES_MAX)
+        check_length("heal-after", self.heal_after_s, HEAL_AFTER_MIN_S, HEAL_AFTER_MAX_S)
+        check_length("failure-timeout", self.failure_timeout_s, FAILURE_TIMEOUT_MIN_S, FAILURE_TIMEOUT_MAX_S)
 
     def ports(self, leaves: int) -> list[int]:
         """The fixed ports that a cluster of so many leaves will listen on."""
@@ -224,7 +237,12 @@ def child_specs(plan: ClusterPlan, root: Path, coordinator: str, leaves: tuple[s
 
     router = (*python, "router", "--listen", f"{HOST}:{plan.port}", *shared, *metrics(0))
     specs = [ChildSpec("router", router, is_front=True, keeps_address=True)]
+    times: tuple[str, ...] = ()
+    if plan.heal_after_s != HEAL_AFTER_S:
+        times += ("--heal-after", f"{plan.heal_after_s:g}")
+    if plan.failure_timeout_s != FAILURE_TIMEOUT_S:
+        times += ("--failure-timeout", f"{plan.failure_timeout_s:g}")
     for number, leaf in enumerate(leaves, start=1):
         place = ("--id", leaf, "--data-dir", str(root / leaf), "--listen", f"{HOST}:0")
-        specs.append(ChildSpec(leaf, (*python, "leaf", *place, *shared, *metrics(number))))
+        specs.append(ChildSpec(leaf, (*python, "leaf", *place, *shared, *metrics(number), *times)))
     return specs

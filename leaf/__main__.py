@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kvshard.limits import FAILURE_TIMEOUT_S, HEAL_AFTER_S
 from kvshard.service_process import run_service
 from kvshard.telemetry import LOG_LEVELS, configure_logging
 from leaf.server import LeafOptions, run
@@ -22,13 +23,37 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="sqlite:///absolute/path/of/coordinator.db or etcd://host:port,host:port",
     )
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="port 0 takes a free one")
-    parser.add_argument("--zone", default="", help="failure zone")
-    parser.add_argument("--weight", type=float, default=1.0, help="share of the replicas, relative to other leaves")
+    parser.add_argument(
+        "--advertise", default="", metavar="HOST:PORT", help="where others reach it; absent: the address that it listens on"
+    )
+    parser.add_argument("--join", action="store_true", help="become part of the cluster if its map does not have this leaf")
+    parser.add_argument("--zone", help="failure zone; absent: as the map has it")
+    parser.add_argument(
+        "--weight", type=float, help="share of the replicas, relative to other leaves; absent: as the map has it, else 1"
+    )
+    _add_times(parser)
     parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics there; absent or 0: nowhere")
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
     parser.add_argument("--log-level", default="info", choices=sorted(LOG_LEVELS))
     parser.add_argument("--no-fsync", action="store_true", help="lose acknowledged writes if the machine dies; for tests only")
     return parser.parse_args(arguments)
+
+
+def _add_times(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--heal-after",
+        type=float,
+        default=HEAL_AFTER_S,
+        metavar="SECONDS",
+        help="what a leaf held that is missing for so long is made anew elsewhere (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--failure-timeout",
+        type=float,
+        default=FAILURE_TIMEOUT_S,
+        metavar="SECONDS",
+        help="after so long without a sign of it a primary is replaced (default: %(default)g); the same on every leaf",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.weight,
         options.metrics_port or None,
         is_synced=not options.no_fsync,
+        failure_timeout_s=options.failure_timeout,
+        heal_after_s=options.heal_after,
+        is_joining=options.join,
+        advertise=options.advertise,
     )
     return run_service(f"leaf {leaf.id}", lambda stop, on_ready: run(leaf, stop, on_ready))
 

@@ -17,7 +17,17 @@ import kvshard
 from kvshard.clock import Clock, SystemClock
 from kvshard.coordination.connect import connect
 from kvshard.coordination.mapstore import MapStore
-from kvshard.errors import FailedPrecondition
+from kvshard.coordination.mapwriter import unknown_leaf
+from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
+from kvshard.limits import (
+    FAILURE_TIMEOUT_MAX_S,
+    FAILURE_TIMEOUT_MIN_S,
+    FAILURE_TIMEOUT_S,
+    HEAL_AFTER_MAX_S,
+    HEAL_AFTER_MIN_S,
+    HEAL_AFTER_S,
+    check_length,
+)
 from kvshard.rpc.channel import aio_server, bind
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.peer_stream import PeerServicer
@@ -31,7 +41,7 @@ from leaf.housekeeping import Housekeeper
 from leaf.index_feed import IndexFeed
 from leaf.indexer import Indexer
 from leaf.peers import Peers
-from leaf.replication.timings import FAILURE_TIMEOUT_S, Timings
+from leaf.replication.timings import Timings
 from leaf.requests import Requests
 from leaf.rocks_engine import RocksEngine
 from leaf.service import LeafService, StatusReport
@@ -58,17 +68,32 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LeafOptions:
-    """How a leaf runs. metrics_port None: no metrics are served. is_synced False: no fsync, for tests and benchmarks only."""
+    """How a leaf runs. metrics_port None: no metrics are served. is_synced False: no fsync, for tests and benchmarks only.
+
+    zone, weight None: as the map has them. is_joining: the leaf becomes part of the cluster if the map does not have it.
+    advertise: host:port at which others reach it; empty: the address that it listens on.
+    """
 
     id: str
     data_dir: Path
     coordinator: str
     listen: str
-    zone: str = ""
-    weight: float = 1.0
+    zone: str | None = None
+    weight: float | None = None
     metrics_port: int | None = None
     is_synced: bool = True
     failure_timeout_s: float = FAILURE_TIMEOUT_S
+    heal_after_s: float = HEAL_AFTER_S
+    is_joining: bool = False
+    advertise: str = ""
+
+    def check(self) -> None:
+        """Raise InvalidArgument for what can be seen to be wrong before anything is touched."""
+        check_length("failure-timeout", self.failure_timeout_s, FAILURE_TIMEOUT_MIN_S, FAILURE_TIMEOUT_MAX_S)
+        check_length("heal-after", self.heal_after_s, HEAL_AFTER_MIN_S, HEAL_AFTER_MAX_S)
+        host, _, port = self.advertise.rpartition(":")
+        if self.advertise and not (host and port.isascii() and port.isdecimal() and 1 <= int(port) <= 65_535):
+            raise InvalidArgument(f"--advertise must be HOST:PORT, not {self.advertise!r}", ErrorDetails(field="advertise"))
 
 
 class LeafServer:
@@ -128,7 +153,9 @@ class LeafServer:
         await self._server.start()
         self._tasks.append(asyncio.create_task(self._housekeeper.run(), name="housekeeping"))
         self._tasks.append(asyncio.create_task(self._look_at_disk(), name="disk-look"))
-        await self._maps.register_leaf(self._options.id, self.address, self._options.zone, self._options.weight)
+        options = self._options
+        address = options.advertise or self.address
+        await self._maps.register_leaf(options.id, address, options.zone, options.weight, may_join=options.is_joining)
         await self._settle()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
@@ -239,6 +266,7 @@ async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str
 
     Raises InvalidArgument for a wrong option, FailedPrecondition when a port or the data directory cannot be had.
     """
+    options.check()
     clock = SystemClock()
     registry = process_registry()
     async with contextlib.AsyncExitStack() as stack:
@@ -257,7 +285,7 @@ async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str
                 raise FailedPrecondition(f"cannot serve metrics on port {options.metrics_port}: {error.strerror}") from None
         if not options.is_synced:
             _log.warning("fsync is off: a machine that dies loses acknowledged writes", leaf=options.id)
-        starting = asyncio.create_task(_start(server, maps, engine), name="leaf-start")
+        starting = asyncio.create_task(_start(options, server, maps, engine), name="leaf-start")
         stopping = asyncio.create_task(stop.wait(), name="leaf-stop-wait")
         try:
             await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -273,7 +301,9 @@ async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str
             await asyncio.gather(starting, stopping, return_exceptions=True)
 
 
-async def _start(server: LeafServer, maps: MapStore, engine: Engine) -> None:
+async def _start(options: LeafOptions, server: LeafServer, maps: MapStore, engine: Engine) -> None:
     await maps.start()
+    if options.id not in maps.current.leaves and not options.is_joining:
+        raise unknown_leaf(options.id)  # A slip of the pen must not become a leaf that the balancer then fills.
     claim_for_cluster(engine, maps.cluster_id)
     await server.start()

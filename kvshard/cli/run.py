@@ -14,6 +14,7 @@ from cyclopts import App, Parameter
 
 from kvshard.cli.console import EXIT_UNAVAILABLE, complain, exit_code_of, explain
 from kvshard.errors import KvShardError
+from kvshard.limits import FAILURE_TIMEOUT_S, HEAL_AFTER_S
 
 if TYPE_CHECKING:
     # Not at run time: these bring sqlite, grpc and the metrics with them, and `kvshard --help` must stay quick.
@@ -44,6 +45,8 @@ def up(
     data_dir: Path = Path("kvshard-data"),
     metrics_port: int | None = None,
     coordinator: str | None = None,
+    heal_after: float = HEAL_AFTER_S,
+    failure_timeout: float = FAILURE_TIMEOUT_S,
     log_json: Annotated[bool, Parameter(negative="")] = False,
     verbose: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -67,6 +70,10 @@ def up(
         Serve Prometheus metrics: the router on this port, the leaves on those after it.
     coordinator
         Keep the cluster map in etcd (etcd://host:port,host:port) instead of the data directory.
+    heal_after
+        Seconds that a leaf may be missing before what it held is made anew on other leaves.
+    failure_timeout
+        Seconds without a sign of a primary after which it is replaced.
     log_json
         Write logs as JSON lines.
     verbose
@@ -80,7 +87,9 @@ def up(
 
     configure_logging("info" if verbose else "warning", as_json=log_json)
     try:
-        plan = ClusterPlan(data_dir, leaves, shards, replicas, port, metrics_port, log_json, coordinator=coordinator)
+        size = (leaves, shards, replicas)
+        times = {"heal_after_s": heal_after, "failure_timeout_s": failure_timeout}
+        plan = ClusterPlan(data_dir, *size, port, metrics_port, log_json, coordinator=coordinator, **times)
         cluster = LocalCluster(plan, SystemClock(), report_line, echo_line if verbose else None)
         return asyncio.run(with_cluster(cluster, lambda: _serve(cluster), interrupted=0))
     except (KvShardError, StartFailed) as error:

@@ -155,9 +155,11 @@ class MapStore:
             self._reader = asyncio.create_task(self._serve_refreshers(), name="mapstore-refresh")
         return await answer
 
-    async def register_leaf(self, leaf: str, address: str, zone: str, weight: float) -> Leaf:
-        """Say where a leaf serves; adds the leaf when the map does not have it."""
-        registered = await mapwriter.register_leaf(self._coordinator, leaf, address, zone, weight)
+    async def register_leaf(
+        self, leaf: str, address: str, zone: str | None, weight: float | None, *, may_join: bool = True
+    ) -> Leaf:
+        """Say where a leaf serves. See `mapwriter.register_leaf`."""
+        registered = await mapwriter.register_leaf(self._coordinator, leaf, address, zone, weight, may_join=may_join)
         await self._refresh_after_write()
         return registered
 

@@ -267,18 +267,40 @@ async def _write_pieces(
     return True if result.has_succeeded else None
 
 
-async def register_leaf(coordinator: Coordinator, leaf: str, address: str, zone: str, weight: float) -> Leaf:
-    """Say where a leaf serves; adds the leaf when the map does not have it."""
-    wanted = Leaf(leaf, address, zone, weight)
-    check_leaf(wanted)
+async def register_leaf(
+    coordinator: Coordinator, leaf: str, address: str, zone: str | None, weight: float | None, *, may_join: bool = True
+) -> Leaf:
+    """Say where a leaf serves. zone, weight None: as the map has it; whatever else the map says of the leaf stays.
+
+    may_join: add the leaf when the map does not have it; else that raises InvalidArgument. Raises FailedPrecondition for a leaf
+    that was removed by force: what it holds is not waited for any more, so it may not come back with it.
+    """
 
     async def attempt() -> Leaf | None:
         item = await coordinator.get(leaf_key(leaf))
-        if item is not None and decode_leaf(item) == wanted:
+        if item is None and not may_join:
+            raise unknown_leaf(leaf)
+        held = Leaf(leaf) if item is None else decode_leaf(item)
+        if held.is_removed:
+            raise FailedPrecondition(f"leaf {leaf} was removed from the cluster; join with a new id and an empty directory")
+        wanted = replace(
+            held,
+            address=address,
+            zone=held.zone if zone is None else zone,
+            weight=held.weight if weight is None else weight,
+        )
+        check_leaf(wanted)
+        if item is not None and held == wanted:
             return wanted
         return wanted if await replace_keys(coordinator, [(leaf_key(leaf), item)], [_leaf_put(wanted)]) else None
 
     return await until_done(attempt, f"register leaf {leaf}")
+
+
+def unknown_leaf(leaf: str) -> InvalidArgument:
+    """What a leaf is told that wants to serve in a cluster which does not know it."""
+    known = f"the cluster has no leaf {leaf!r}"
+    return InvalidArgument(f"{known}; start it with --join to make it part of the cluster", ErrorDetails(field="id"))
 
 
 async def create_collection(coordinator: Coordinator, name: str, schema: Mapping[str, str]) -> Collection:

@@ -5,14 +5,13 @@ Clock rates of two leaves differ by less than a tenth. The inequalities that saf
     evict_after  * 0.9/1.1 > read_lease      a secondary's read lease has ended before it is evicted
     grace        * 0.9/1.1 > primary_lease   the old primary's lease has ended before anybody takes over
 
-Pure: imports only the standard library.
+Pure: imports only the standard library and other pure files.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-FAILURE_TIMEOUT_S: Final = 1.5
-"""Default of T: long against a pause of the interpreter or a slow fsync, short against a caller's patience."""
+from kvshard.limits import FAILURE_TIMEOUT_S
 
 RATE_SPREAD: Final = 1.1 / 0.9
 """The most by which one leaf's clock may run faster than another's."""

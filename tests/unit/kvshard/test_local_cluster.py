@@ -110,3 +110,14 @@ async def test_refused_before_anything_was_started_the_directory_is_free_again(t
                 await cluster.start()
     DirectoryLock(tmp_path / "data").release()
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["lock"]
+
+
+def test_times_go_to_the_leaves_where_they_are_not_the_default():
+    plan = ClusterPlan(Path("/d"), heal_after_s=4.0, failure_timeout_s=0.5)
+    router, leaf = child_specs(plan, Path("/d"), "sqlite:///d/coordinator.db", ("leaf-1",))
+    assert leaf.command[-4:] == ("--heal-after", "4", "--failure-timeout", "0.5")
+    assert "--heal-after" not in router.command
+    for changes, field in (({"heal_after_s": -1.0}, "heal-after"), ({"failure_timeout_s": 100.0}, "failure-timeout")):
+        with pytest.raises(InvalidArgument) as refusal:
+            ClusterPlan(Path("data"), **changes).check()
+        assert refusal.value.details.field == field
