@@ -185,7 +185,7 @@ class Peer:
             self.sent = max(hint, self.acked)
 
     def note_level(self, committed: int, now: float) -> None:
-        """At each tick: how far behind is it? A learner far away never has all that is committed now, while there are writes."""
+        """At each tick: how far behind is it? A learner far away never has all that is committed now while there are writes."""
         mark = self._level_mark
         if mark is None or self.acked >= mark[0]:
             self.level_as_of = mark[1] if mark is not None else self.level_as_of

@@ -1,0 +1,40 @@
+"""What a leaf refuses to start with."""
+
+import pathlib
+
+import pytest
+
+from kvshard.errors import InvalidArgument
+from leaf.__main__ import parse
+from leaf.server import LeafOptions
+
+PLACE = ["--id", "leaf-1", "--data-dir", "d", "--coordinator", "sqlite:///c.db"]
+
+
+def options(advertise: str = "", failure_timeout_s: float = 1.5) -> LeafOptions:
+    return LeafOptions("leaf-1", pathlib.Path("d"), "", "127.0.0.1:0", advertise=advertise, failure_timeout_s=failure_timeout_s)
+
+
+@pytest.mark.parametrize("advertise", ["", "127.0.0.1:7000", "host.example:1", "[::1]:65535"])
+def test_addresses_that_others_can_use(advertise: str) -> None:
+    options(advertise).check()
+
+
+@pytest.mark.parametrize("advertise", ["host", ":7000", "host:", "host:0", "host:65536", "host:http"])
+def test_addresses_that_nobody_can_use(advertise: str) -> None:
+    with pytest.raises(InvalidArgument, match="--advertise") as caught:
+        options(advertise).check()
+    assert caught.value.details.field == "advertise"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, -1.0, 61.0, float("inf"), float("nan")])
+def test_failure_timeouts_that_make_no_sense(seconds: float) -> None:
+    with pytest.raises(InvalidArgument, match="--failure-timeout"):
+        options(failure_timeout_s=seconds).check()
+
+
+def test_the_command_line() -> None:
+    parsed = parse([*PLACE, "--advertise", "h:1", "--failure-timeout", "0.5"])
+    assert (parsed.advertise, parsed.failure_timeout) == ("h:1", 0.5)
+    parsed = parse(PLACE)
+    assert (parsed.advertise, parsed.failure_timeout) == ("", 1.5)
