@@ -1,8 +1,8 @@
 """What a primary does: brings entries to the others, commits them, holds its lease, grants read leases.
 
 A commit needs every replica in sync, and whoever may already have become one: a learner whose taking in was asked for, or is
-about to be, so that it may become level while there are writes. So does the lease, which rests on the send time of beacons: each
-of the others promises by its answer not to take over for a grace that is longer than the lease, and begins to count later.
+about to be, so that it may become level while there are writes. So does the lease, which rests on the send time of beacons:
+each of the others promises by its answer not to take over for a grace that is longer than the lease, and begins to count later.
 
 Pure: imports only the standard library and other pure files.
 """
