@@ -209,6 +209,8 @@ class ReplicationMachine(Core):
             if config.epoch == self.epoch:
                 self._see(config, now)
                 return
+        if self.reign is not None and self.reign.adopting is not None and config.epoch == self.reign.adopting.epoch:
+            self._compare_desired(self.reign.adopting, config, now)
         if config.epoch > self._saving:
             self._saving = config.epoch
             self.save_epoch(config.epoch)
@@ -236,17 +238,20 @@ class ReplicationMachine(Core):
     def _see(self, config: ShardConfig, now: float) -> None:
         """The same epoch: identities may have been told, and what is desired may have changed."""
         assert self.config is not None
-        if config.desired != self.config.desired:
-            # Nothing tells which of two with one epoch is newer, and this one may have been overtaken: look once more.
-            self._confirm_at, self._is_asking = now + self.timings.coordinator_retry, False
-        elif self._is_asking:
-            self._confirm_at, self._is_asking = None, False
+        self._compare_desired(self.config, config, now)
         if self.me not in self.config.replicas and self.me in config.replicas:
             self._enter(config, now)
             return
         self.config = config
         if self.reign is not None:
             self.reign.see(config, now)
+
+    def _compare_desired(self, known: ShardConfig, config: ShardConfig, now: float) -> None:
+        """Look once more when two of one epoch differ: nothing tells which is newer, and either may have been overtaken."""
+        if config.desired != known.desired:
+            self._confirm_at, self._is_asking = now + self.timings.coordinator_retry, False
+        elif self._is_asking:
+            self._confirm_at, self._is_asking = None, False
 
     def _enter(self, config: ShardConfig, now: float) -> None:
         """Take the place that a newer configuration gives this replica."""

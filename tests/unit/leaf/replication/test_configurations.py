@@ -103,6 +103,24 @@ def test_while_its_new_epoch_is_not_on_disk_a_primary_goes_on_in_the_old_one() -
     assert machine.last == 1
 
 
+def test_what_is_desired_is_read_again_when_it_changes_while_an_epoch_is_adopted() -> None:
+    shard = ReplicatedShard()
+    shard.nodes["c"].is_up = False
+    shard.nodes["a"].is_disk_held = True
+    shard.is_coordinator_up = False
+    shard.run(TIMINGS.evict_after + 3 * TIMINGS.tick)
+    ((_, asked),) = shard.cas
+    shard.cas.clear()
+    shard.store(replace(asked.config, desired=("a", "b")))  # The watch is faster than the answer, which knows an older wish.
+    shard.step("a", ev.CasAnswer(1, ev.Outcome.SUCCEEDED, asked.config))
+    shard.nodes["a"].is_disk_held = False
+    shard.is_coordinator_up = True
+    shard.run(TIMINGS.coordinator_retry + 3 * TIMINGS.tick)
+    machine = shard.machine("a")
+    assert machine.reign is not None
+    assert (machine.epoch, machine.reign.config.desired) == (2, ("a", "b"))
+
+
 def test_a_restarted_primary_whose_disk_did_not_know_the_epoch_has_not_acted_in_it() -> None:
     shard = ReplicatedShard()
     shard.store(replace(shard.stored, epoch=2, primary="b", desired=("b", "a", "c")))
