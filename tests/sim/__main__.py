@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 from sim import mutants
+from sim.faults import FAULT
 from sim.simulation import FAULTS_S, Result, run
 
 SEEDS = 200
@@ -29,18 +30,22 @@ def _run(what: tuple[int, float]) -> Result:
     return run(what[0], faults_s=what[1])
 
 
-def summary(count: int, counts: Counter[str], virtual_s: float, real_s: float, elapsed_s: float) -> str:
+def summary(count: int, counts: Counter[str], virtual_s: float, cpu_s: float, elapsed_s: float) -> str:
     """The figures of many runs."""
     reads = counts["reads at a primary"] + counts["reads at a secondary"]
+    faults = {name.removeprefix(FAULT): number for name, number in counts.most_common() if name.startswith(FAULT)}
     lines = [
-        f"{count:,} seeds, {virtual_s:,.0f} virtual seconds in {elapsed_s:.1f} s; "
-        f"{virtual_s / real_s:.1f} x real time on one core",
+        f"{count:,} seeds, {virtual_s:,.0f} virtual seconds in {elapsed_s:,.1f} s ({cpu_s:,.1f} s of processor time): "
+        f"{virtual_s / max(cpu_s, 1e-9):.1f} x real time on one core",
         f"{counts['commits']:,} commits, {counts['answers']:,} writes answered, {reads:,} strong reads "
         f"({counts['reads at a secondary'] / max(reads, 1):.0%} at secondaries), {counts['stale reads']:,} stale reads, "
         f"{counts['operations']:,} operations in histories, {counts['unknown']:,} calls given up",
         f"{counts['primary changes']:,} changes of a primary, {counts['evictions']:,} evictions, {counts['taken in sync']:,} "
         f"learners taken in sync, {counts['snapshots']:,} snapshots, {counts['truncated']:,} entries truncated, "
+        f"{counts['moves']:,} moves",
+        f"{sum(faults.values()):,} faults: " + ", ".join(f"{number:,} {name}" for name, number in faults.items()),
         f"healing {counts['healing ms'] / max(count, 1):.0f} ms on average, {counts['undecided keys']} histories undecided",
+        f"{counts['acknowledged writes']:,} acknowledged writes looked for in the end, lost: {counts['lost writes']}",
     ]
     return "\n".join(lines)
 
@@ -49,19 +54,19 @@ def many(first: int, count: int, faults_s: float, jobs: int) -> int:
     """Run seeds and print the figures; 1 when any failed."""
     counts: Counter[str] = Counter()
     rules: Counter[str] = Counter()
-    virtual_s = real_s = 0.0
+    virtual_s = cpu_s = 0.0
     begun = time.perf_counter()
     for done, result in enumerate(results(range(first, first + count), faults_s, jobs), 1):
         counts += result.counts
         virtual_s += result.virtual_s
-        real_s += result.real_s
+        cpu_s += result.cpu_s
         if result.error:
             rules[result.rule] += 1
             if rules.total() <= REPORTED:
                 print(f"FAILED {result.error}\nagain: make sim SEED={result.seed}\n", flush=True)
         if done % 500 == 0:
             print(f"  {done:,} seeds, {rules.total()} failed", flush=True)
-    print(summary(count, counts, virtual_s, real_s, time.perf_counter() - begun))
+    print(summary(count, counts, virtual_s, cpu_s, time.perf_counter() - begun))
     print(f"{rules.total()} of {count:,} seeds failed {dict(rules) if rules else ''}")
     return 1 if rules else 0
 

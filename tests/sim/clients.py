@@ -172,6 +172,7 @@ class Client:
             self._condition_failed(call, request, result)
         else:
             self.newest[call.shard] = max(self.newest.get(call.shard, 0), seqno)
+            self.sim.acknowledged.append((call.shard, seqno, request.id))
             self._done(call, request, seqno)
             if self.world.rng.random() < self.sim.ghosts:
                 # A copy that was stuck somewhere comes when all is over.

@@ -13,6 +13,26 @@ FAULT = "fault: "
 """Before the name of a fault, in the counts of a run."""
 
 
+KINDS = (
+    "crash",
+    "crash all",
+    "wipe",
+    "pause",
+    "cut",
+    "isolate",
+    "partition",
+    "torn write",
+    "slow link",
+    "loss",
+    "coordinator out",
+    "coordinator cut off",
+    "ambiguity",
+    "slow disk",
+    "disk fails",
+)
+"""What may go wrong; each is a method of Faults. Duplication, reordering and drifting clocks are always there."""
+
+
 class Faults:
     """Starts faults at random intervals. Which kinds a run has, and how often, differs from seed to seed."""
 
@@ -20,23 +40,7 @@ class Faults:
         self.sim = sim
         self.world: World = sim.world
         rng = self.world.rng
-        self.kinds: dict[str, Callable[[str], None]] = {
-            "crash": self._crash,
-            "crash all": self._crash_all,
-            "wipe": self._wipe,
-            "pause": self._pause,
-            "cut": self._cut,
-            "isolate": self._isolate,
-            "partition": self._partition,
-            "torn write": self._torn_write,
-            "slow link": self._slow_link,
-            "loss": self._loss,
-            "coordinator out": self._coordinator_out,
-            "coordinator cut off": self._coordinator_cut_off,
-            "ambiguity": self._ambiguity,
-            "slow disk": self._slow_disk,
-            "disk fails": self._disk_fails,
-        }
+        self.kinds: dict[str, Callable[[str], None]] = {name: getattr(self, f"_{name.replace(' ', '_')}") for name in KINDS}
         self.weights = [rng.choice((0, 0, 1, 3)) * (0.3 if name == "crash all" else 1.0) for name in self.kinds]
         if not any(self.weights):
             self.weights[0] = 1

@@ -8,7 +8,7 @@ from sim.disk import CLEAR, Image, Install, digest_of, fold
 
 from kvshard.clustermap import ShardConfig
 from leaf.replication import actions as act
-from leaf.replication.events import CasAnswer, Conclude, Event, Propose, Read, SnapshotRows, Write
+from leaf.replication.events import CasAnswer, Conclude, Event, Propose, Read, Receive, SnapshotRows, Write
 from leaf.replication.machine import ReadNow, ReplicationMachine, Role
 from leaf.replication.messages import RequestId
 from leaf.replication.reign import Reign
@@ -92,11 +92,21 @@ class Host:
         if self.is_dropped:
             return
         self.world.note(self.leaf.id, self.shard, event)
+        is_older = type(event) is Receive and event.message.epoch < self.machine.epoch
+        marks = self.marks if is_older else None
         actions = self.machine.step(event, self.leaf.clock())
+        if is_older:
+            self.oracle.heard_older(self, event, marks)
         self.oracle.after_step(self, actions)
         for action in actions:
             HANDLERS[type(action)](self, action)
         self.oracle.after_actions(self)
+
+    @property
+    def marks(self) -> tuple[object, ...]:
+        """What no message of an older epoch may change."""
+        machine = self.machine
+        return machine.role, machine.epoch, machine.committed, machine.last, machine.durable
 
     # Calls of clients
 

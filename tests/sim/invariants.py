@@ -3,30 +3,53 @@
 The truth it holds is the committed log: an entry is committed when an acting primary first says so, and from then on it must be
 in every configuration, on every replica at its seqno, for ever. All checks are incremental.
 
-    I1  acting primaries by epoch              I8  epochs on disk before they are acted on, never falling
-    I2  only a primary commits first           I9  strong answers: current member, and nothing acknowledged is missed
-    I3  (epoch, seqno) names one entry         I10 only committed entries are applied, hence read
-    I4  every member holds what is committed   I11 `linearizability.py`, at the end of a run
-    I5  nothing committed is truncated         I12 a request id is in the committed log once, and its answers agree
-    I6  a new primary was in sync              I13 state and dedup table equal the fold of the committed log
-    I7  no commit below min_in_sync            I16 follows from I13 (states are compared with the deleted keys gone)
+Where each invariant of the design is checked; after every step of a machine, before what it asks for is done, unless it says
+otherwise:
 
-Not covered here: I14 (change feed), I15 (search) and I17 (budgets) are not part of replication.
+    I1   one acting primary per epoch      `_changed`: by (leaf, boot), and the coordinator must have named it
+    I2   committed(secondary) <= committed(primary) <= prepared(secondary)
+                                           `_advanced`: only an acting primary commits first; `_check_members`: every member
+                                           then holds what is committed; `applying`: nothing beyond it is applied
+    I3   (epoch, seqno) names one entry    `appending`: one entry, after one other; `_advanced`: the committed one
+    I4   an acked write is in every later configuration
+                                           `_check_members` at each commit and each change of a set; `sending`: an ack tells
+                                           only of what is on disk; `Simulation.check_acknowledged` in the end
+    I5   nothing committed is truncated    `truncating`, `_advanced`
+    I6   a new primary was in sync         `config_changes`
+    I7   no commit below min_in_sync       `_advanced`; what was prepared before a takeover may be committed by it
+    I8   older epochs are refused, epochs are on disk before they are acted on
+                                           `heard_older`; `sending`, `_changed`, `recovered`, `config_changes`, `asking`
+    I9   no strong answer outside a lease  `_check_strong`: by a current member, and nothing that anybody was told is missed
+    I10  no uncommitted read               `applying`, `installed`, `recovered`, `read_served`, `answering`
+    I11  strong histories are linearizable per key
+                                           `Simulation.check_histories`, in the end
+    I12  a request takes effect once       `_commit`: once in the log; `answering`, `Client._check_late`: its answers agree;
+                                           `_check_dedup`: the table is the log's
+    I13  state = fold(log)                 `applied`, `installed`, `recovered` by digest; of the whole state in the end
+    I14  the change feed has each committed entry once, in order
+                                           `applying` for what every feed is made of; there is no feed itself here
+    I15  searches count each document once not in reach: there is no index here, nor a scattered request
+    I16  no deleted key comes back         by I13: the digest is of the keys that are there, and only of them
+    I17  extra attempts <= budget          not in reach: hedging is the router's, see `tests/unit/kvshard/tail/`
+
+Besides: `read_served`: the age of a stale answer is true; `check_machine`: what machines promise of themselves; liveness after
+healing (`Simulation.heal`).
 """
 
 from bisect import bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from sim.disk import State, fold
+from sim.disk import State, digest_of, fold
 from sim.host import Found, Host, ReadCall, WriteCall
 from sim.world import Violation
 
 from kvshard.clustermap import Replica, ShardConfig
 from leaf.replication.actions import Action, CompareAndSet, InstallSnapshot
 from leaf.replication.dedup import DedupTable
+from leaf.replication.events import Event
 from leaf.replication.machine import Role
-from leaf.replication.messages import Beacon, BeaconAck, Entry, Message, Prepare, PrepareAck, SnapshotChunk
+from leaf.replication.messages import Beacon, BeaconAck, Entry, Message, Prepare, PrepareAck, RequestId, SnapshotChunk
 
 if TYPE_CHECKING:
     from sim.simulation import Simulation
@@ -82,6 +105,10 @@ class Oracle:
             host.digest == self.digests[host.applied], "I13", host, f"the recovered state is not that of {host.applied}"
         )
 
+    def heard_older(self, host: Host, event: Event, before: tuple[object, ...] | None) -> None:
+        """A message of an older epoch was received."""
+        self.require(host.marks == before, "I8", host, f"was changed from {before} by {event}, which is of an older epoch")
+
     def after_step(self, host: Host, actions: list[Action]) -> None:
         """Called before the actions of a step are performed."""
         machine = host.machine
@@ -92,7 +119,11 @@ class Oracle:
             self._advanced(host, was_primary, any(type(action) is InstallSnapshot for action in actions))
         self._steps += 1
         if self._steps % MACHINE_CHECK_EVERY == 0:
-            machine.check_invariants()
+            self.check_machine(host)
+
+    def check_machine(self, host: Host) -> None:
+        """What the machine promises of itself."""
+        host.machine.check_invariants()
 
     def after_actions(self, host: Host) -> None:
         """Called when they are."""
@@ -114,6 +145,8 @@ class Oracle:
             self.require(acting == mine, "I1", host, f"(leaf, boot) {acting} acts in this epoch too")
         if machine.role is not host.seen_role:
             self.counts[machine.role.name] += 1
+            if machine.role is Role.PRIMARY:
+                self.sim.leads(host.leaf, self.shard)
         host.seen_epoch = machine.epoch
         host.seen_role = machine.role
         host.seen_reign = machine.reign
@@ -298,6 +331,17 @@ class Oracle:
         config = self.sim.coordinator.configs[self.shard]
         self.require(host.applied >= floor, "I9", host, f"{what} at {host.applied}, {floor} was told before")
         self.require(host.machine.me in config.in_sync, "I9", host, f"{what} and is not in sync: {config}")
+
+    # The end of a run
+
+    def has_request(self, seqno: int, request: RequestId) -> bool:
+        """The request was committed as that entry."""
+        entry = self.log[seqno - 1] if 0 < seqno <= self.frontier else None
+        return entry is not None and entry.request is not None and entry.request[:2] == request[:2]
+
+    def is_state_true(self, host: Host) -> bool:
+        """The state of a replica, looked at anew, is what the log makes of it."""
+        return host.applied <= self.frontier and digest_of(host.state) == self.digests[host.applied]
 
     def holds(self, replica: Replica) -> bool:
         """The replica's data still exists."""

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Hashable
+from unittest import mock
 
 from sim.leaf_model import Leaf
 from sim.planting import Plant, replace, replacing
@@ -27,19 +28,31 @@ def majority(self: Reign) -> int:
     return acked[1] if len(acked) > 1 else acked[0]
 
 
-def without_pending_learner(self: Reign) -> list[Peer]:
-    """A learner whose taking in is under way does not count."""
-    return [peer for peer in self.peers.values() if peer.is_in_sync]
+def committed_without_joining(self: Reign) -> int:
+    """Commits do not wait for a learner whose taking in is under way."""
+    through = min([self.core.durable, *(peer.acked for peer in self.peers.values() if peer.is_in_sync)])
+    return through if len(self.config.in_sync) >= self.min_in_sync else min(through, self.barrier)
 
 
-def sole_without_pending_learner(stack: contextlib.ExitStack) -> None:
-    """It does not count for a primary that is alone."""
-    original = Reign.required
+def without_joining(stack: contextlib.ExitStack) -> None:
+    """Neither commits nor the lease wait for a learner whose taking in is under way."""
+    replace(stack, Reign, "required", lambda self: [peer for peer in self.peers.values() if peer.is_in_sync])
 
-    def required(self: Reign) -> list[Peer]:
-        return original(self) if any(peer.is_in_sync for peer in self.peers.values()) else []
 
-    replace(stack, Reign, "required", required)
+def no_lease_of_joining(self: Reign, now: float) -> bool:
+    """The lease is held without a learner whose taking in is under way."""
+    is_going = self.change is not None and self.change.kind is Kind.HAND_OVER
+    return not is_going and all(now < self._lease_end(peer) for peer in self.peers.values() if peer.is_in_sync)
+
+
+def sole_without_lease_of_joining(stack: contextlib.ExitStack) -> None:
+    """A primary that is alone needs no lease, though a learner may just have been taken in."""
+    original = Reign.has_lease
+
+    def has_lease(self: Reign, now: float) -> bool:
+        return original(self, now) if any(peer.is_in_sync for peer in self.peers.values()) else True
+
+    replace(stack, Reign, "has_lease", has_lease)
 
 
 def without_leaving(stack: contextlib.ExitStack) -> None:
@@ -131,8 +144,23 @@ def no_grace_with_new_epoch(stack: contextlib.ExitStack) -> None:
     replace(stack, Follower, "enter", enter)
 
 
+def without_barrier(stack: contextlib.ExitStack) -> None:
+    """A new primary serves at once, with what it knows to be committed."""
+    original = ReplicationMachine._begin
+
+    def begin(self: ReplicationMachine, now: float) -> None:
+        had_reign = self.reign is not None
+        with mock.patch.object(self, "append"):
+            original(self, now)
+        if self.reign is not None and not had_reign:
+            self.reign.barrier = self.committed
+            self.role = Role.PRIMARY
+
+    replace(stack, ReplicationMachine, "_begin", begin)
+
+
 def serves_before_barrier(stack: contextlib.ExitStack) -> None:
-    """A new primary serves at once."""
+    """A new primary appends its barrier, and serves before that is committed."""
     original = ReplicationMachine._begin
 
     def begin(self: ReplicationMachine, now: float) -> None:
@@ -311,8 +339,10 @@ def handed_over_early(stack: contextlib.ExitStack) -> None:
 
 MUTANTS: dict[str, Plant] = {
     "reply before all acks": replacing(Reign, "committable", majority),
-    "pending learner not waited for": replacing(Reign, "required", without_pending_learner),
-    "pending learner not waited for by a sole primary": sole_without_pending_learner,
+    "learner taken in before its acks count": replacing(Reign, "committable", committed_without_joining),
+    "learner whose adding is under way ignored": without_joining,
+    "no lease asked of a learner whose adding is under way": replacing(Reign, "has_lease", no_lease_of_joining),
+    "no lease asked of a learner whose adding is under way by a sole primary": sole_without_lease_of_joining,
     "commit before the eviction is confirmed": without_leaving,
     "read lease granted while the eviction is under way": replacing(Reign, "grants_lease", granted_while_leaving),
     "read lease granted by a primary that has none": granted_without_own,
@@ -321,18 +351,19 @@ MUTANTS: dict[str, Plant] = {
     "reads served while handing over": handed_over_early,
     "no new grace after a restart": no_grace_after_restart,
     "no new grace with a newer epoch": no_grace_with_new_epoch,
-    "takeover before the grace is over": replacing(Follower, "grace_is_over", short_grace),
+    "serves before the grace is over": replacing(Follower, "grace_is_over", short_grace),
+    "takeover without barrier": without_barrier,
     "serves before the barrier is committed": serves_before_barrier,
     "acts before the epoch is saved": acts_before_epoch_is_saved,
     "evicts at once after taking over": evicts_at_once,
-    "learner taken in before it has caught up": replacing(membership, "is_level", lambda *_: True),
+    "learner taken in before it is level": replacing(membership, "is_level", lambda *_: True),
     "learner taken in by a primary that is confirming": replacing(membership, "keeps_pace", taken_in_while_confirming),
     "uncommitted tail thrown away with a newer epoch": tail_taken_back,
     "truncates below committed": replacing(Follower, "_take_back", truncated_below_committed),
     "acks what is not durable": replacing(Follower, "acked", acked_undurable),
     "acks what may differ": replacing(Follower, "acked", acked_unverified),
     "applies what may differ": applies_unverified,
-    "applies what is not committed": applies_uncommitted,
+    "applied before committed": applies_uncommitted,
     "mismatch of logs overlooked": mismatch_overlooked,
     "ambiguous compare-and-set taken as failed": ambiguous_is_failed,
     "incarnation overlooked": incarnation_overlooked,
