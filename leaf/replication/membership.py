@@ -1,7 +1,8 @@
 """Which change of the replica set a primary asks for next; one at a time.
 
-In order: put out who is silent, take in who has caught up, add who is wanted, hand over to the wanted primary, put out who is
-not wanted any more (only when every wanted one is in sync). All are compare-and-set by epoch at the coordinator.
+In order: put out who is silent (where too few would be left, only when the others have had time to take over), take in who has
+caught up, add who is wanted, hand over to the wanted primary, put out who is not wanted any more (only when every wanted one is
+in sync). All are compare-and-set by epoch at the coordinator.
 
 Pure: imports only the standard library and other pure files.
 """
@@ -96,11 +97,24 @@ def lease_is_over(reign: "Reign", peer: Peer, now: float) -> bool:
     return now - max(peer.granted_at, reign.began_at) >= reign.core.timings.evict_after
 
 
-def _evict(reign: "Reign", now: float) -> Change | None:
+def staying(reign: "Reign", now: float) -> list[Replica]:
+    """The replicas in sync without those that must be put out."""
     silent = {leaf for leaf, peer in reign.peers.items() if peer.is_in_sync and must_evict(reign, peer, now)}
-    if not silent:
+    return [each for each in reign.config.in_sync if each.leaf not in silent]
+
+
+def is_alone(reign: "Reign", now: float) -> bool:
+    """Whether too few would be left to take writes: then it is this primary, more likely than all others, that is cut off."""
+    stay = staying(reign, now)
+    return len(stay) < min(reign.min_in_sync, len(reign.config.in_sync))
+
+
+def _evict(reign: "Reign", now: float) -> Change | None:
+    stay = staying(reign, now)
+    if len(stay) == len(reign.config.in_sync):
         return None
-    stay = [each for each in reign.config.in_sync if each.leaf not in silent]
+    if reign.alone_since is not None and now - reign.alone_since < reign.core.timings.solitude:
+        return None  # The others have the first go: together they take writes, this one could only refuse them.
     return _changed(reign, Kind.EVICT, stay, reign.config.learners)
 
 

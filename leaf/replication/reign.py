@@ -12,7 +12,7 @@ from leaf.replication.actions import CompareAndSet, Evaluate, Reason, Refuse
 from leaf.replication.core import Core, Role
 from leaf.replication.dedup import Expired
 from leaf.replication.events import Conclude, Propose, Write
-from leaf.replication.membership import Change, Kind, next_change
+from leaf.replication.membership import Change, Kind, is_alone, next_change
 from leaf.replication.messages import (
     Beacon,
     BeaconAck,
@@ -33,7 +33,10 @@ IN_FLIGHT_MAX_ENTRIES = 8_192
 
 
 class Reign:
-    """The time in which this replica leads, over several epochs if all of them were its own."""
+    """The time in which this replica leads, over several epochs if all of them were its own.
+
+    alone_since: since when so few are heard that the shard cannot take writes under this primary.
+    """
 
     def __init__(self, core: Core, config: ShardConfig, min_in_sync: int, now: float) -> None:
         self.core = core
@@ -46,6 +49,7 @@ class Reign:
         self.adopting: ShardConfig | None = None
         self.joining: tuple[str, float] | None = None
         self.closing_since: float | None = None
+        self.alone_since: float | None = None
         self.change_not_before = now
         self.handover_not_before = now
         self._next_beacon_at = now
@@ -271,11 +275,13 @@ class Reign:
 
     def tick(self, now: float) -> None:
         """Time has passed."""
-        if now >= self._next_beacon_at:
-            self._send_beacons(now)
-        for peer in self.peers.values():
-            peer.resend(self.core, now)
-            peer.note_level(self.core.committed, now)
+        self._note_alone(now)
+        if self.alone_since is None:
+            if now >= self._next_beacon_at:
+                self._send_beacons(now)
+            for peer in self.peers.values():
+                peer.resend(self.core, now)
+                peer.note_level(self.core.committed, now)
         self._end_joining(now)
         self.commit(now)
         if self.change is None and self.adopting is None:
@@ -298,6 +304,13 @@ class Reign:
         elif now - since >= self.core.timings.joining_limit:
             self.joining = None
             peer.join_not_before = now + self.core.timings.join_interval
+
+    def _note_alone(self, now: float) -> None:
+        """Fall silent when nobody is heard: the others may hear this primary still, and would wait for it for ever."""
+        if not is_alone(self, now):
+            self.alone_since = None
+        elif self.alone_since is None:
+            self.alone_since = now
 
     def _ask(self, change: Change) -> None:
         change.retry_at = None

@@ -5,6 +5,10 @@ Clock rates of two leaves differ by less than a tenth. The inequalities that saf
     evict_after  * 0.9/1.1 > read_lease      a secondary's read lease has ended before it is evicted
     grace        * 0.9/1.1 > primary_lease   the old primary's lease has ended before anybody takes over
 
+And one that writes going on rests on: a primary that hears too few others leaves them the time to take over.
+
+    solitude     * 0.9/1.1 > grace + 2 * stagger
+
 Pure: imports only the standard library and other pure files.
 """
 
@@ -26,6 +30,7 @@ class Timings:
     handover_limit, handover_pause: writes wait so long for a planned handover; so long until the next is tried. first_contact:
     so long a primary that has just started does not put out replicas that it never heard: leaves start one after the other.
     joining_limit: a learner that is no further behind than this is waited for, no longer than this, before it is taken in.
+    solitude: so long a primary that hears too few others keeps still before it puts them out.
     """
 
     failure_timeout: float
@@ -43,10 +48,12 @@ class Timings:
     handover_pause: float
     first_contact: float
     joining_limit: float
+    solitude: float
 
     def __post_init__(self) -> None:
         assert self.read_lease * RATE_SPREAD < self.evict_after
         assert self.primary_lease * RATE_SPREAD < self.grace
+        assert (self.grace + 2 * self.stagger) * RATE_SPREAD < self.solitude
 
     @classmethod
     def of(cls, failure_timeout: float = FAILURE_TIMEOUT_S) -> "Timings":
@@ -67,4 +74,5 @@ class Timings:
             handover_pause=5 * failure_timeout,
             first_contact=4 * failure_timeout,
             joining_limit=0.3 * failure_timeout,
+            solitude=2 * failure_timeout,
         )

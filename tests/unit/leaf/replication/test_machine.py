@@ -205,7 +205,7 @@ def test_below_the_least_number_in_sync_writes_are_refused_and_reads_go_on() -> 
     shard.write("a", 1, "k", "v")
     shard.settle()
     shard.nodes["b"].is_up = shard.nodes["c"].is_up = False
-    shard.run(1.0)
+    shard.run(TIMINGS.evict_after + TIMINGS.solitude + 2 * TIMINGS.tick)
     assert [each.leaf for each in shard.stored.in_sync] == ["a"]
     shard.write("a", 2, "k", "w")
     assert shard.answers[2] is Reason.TOO_FEW_IN_SYNC

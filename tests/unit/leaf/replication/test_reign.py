@@ -95,12 +95,66 @@ def test_below_the_least_number_in_sync_what_is_under_way_waits() -> None:
     shard = ReplicatedShard("ab")
     shard.nodes["b"].is_up = False
     shard.write("a", 1, "k", "v")
-    shard.run(1.0)
+    shard.run(TIMINGS.evict_after + TIMINGS.solitude + 2 * TIMINGS.tick)
     assert [each.leaf for each in shard.stored.in_sync] == ["a"]
     assert 1 not in shard.answers
     assert shard.read("a", 2, "k") == {"k": None}
     shard.nodes["b"].is_up = True
     shard.run(1.0)
+    assert shard.answers[1] == (2, "did v")
+
+
+# A primary that is cut off
+
+
+def cut_off(shard: ReplicatedShard, *, hears: bool, is_heard: bool) -> None:
+    """The primary a, from both others."""
+    shard.is_cut = lambda sender, receiver: (receiver == "a" and not hears) or (sender == "a" and not is_heard)
+
+
+@pytest.mark.parametrize(("hears", "is_heard"), [(False, False), (True, False), (False, True)])
+def test_the_others_take_over_from_a_primary_that_is_cut_off(hears: bool, is_heard: bool) -> None:
+    shard = ReplicatedShard()
+    shard.run(1.0)
+    cut_off(shard, hears=hears, is_heard=is_heard)
+    began = shard.now
+    while shard.stored.epoch == 1:
+        shard.run(TIMINGS.tick)
+    assert shard.stored.primary == "b", "alone it could take no writes"
+    assert shard.stored.in_sync == (B, C)
+    assert shard.now - began <= TIMINGS.evict_after + TIMINGS.grace + 2 * TIMINGS.tick
+    shard.run(1.0)
+    shard.write("b", 1, "k", "v")
+    shard.run(0.1)
+    assert shard.answers[1] == (3, "did v")
+
+
+def test_a_primary_whose_others_are_all_gone_serves_reads_alone_in_the_end() -> None:
+    shard = ReplicatedShard()
+    shard.run(1.0)
+    shard.nodes["b"].is_up = shard.nodes["c"].is_up = False
+    shard.run(TIMINGS.evict_after + TIMINGS.solitude - TIMINGS.beacon_interval)
+    assert shard.stored.epoch == 1
+    shard.run(TIMINGS.beacon_interval + 2 * TIMINGS.tick)
+    assert shard.stored.in_sync == (A,)
+    assert shard.read("a", 2, "k") == {"k": None}
+
+
+def test_a_primary_that_hears_the_others_again_goes_on() -> None:
+    shard = ReplicatedShard()
+    shard.run(1.0)
+    cut_off(shard, hears=False, is_heard=True)
+    shard.run(TIMINGS.evict_after + 3 * TIMINGS.tick)
+    assert reign_of(shard).alone_since is not None
+    shard.sent.clear()
+    shard.run(TIMINGS.beacon_interval)
+    assert not [send for sender, send in shard.sent if sender == "a"], "they would wait for it for ever"
+    cut_off(shard, hears=True, is_heard=True)
+    heard(shard, B, BeaconAck(1, shard.now - 0.01, Echo(9, 5.0), 1))
+    shard.run(0.5)
+    assert (shard.stored.primary, reign_of(shard).alone_since) == ("a", None)
+    shard.write("a", 1, "k", "v")
+    shard.run(0.1)
     assert shard.answers[1] == (2, "did v")
 
 
@@ -340,7 +394,7 @@ def test_a_repetition_is_answered_even_where_new_writes_are_refused() -> None:
     shard.write("a", 1, "k", "v", RequestId("client", 1))
     shard.settle()
     shard.nodes["b"].is_up = shard.nodes["c"].is_up = False
-    shard.run(1.0)
+    shard.run(TIMINGS.evict_after + TIMINGS.solitude + 2 * TIMINGS.tick)
     shard.write("a", 2, "k", "v", RequestId("client", 1))
     shard.write("a", 3, "k", "v", RequestId("client", 2))
     assert (shard.answers[2], shard.answers[3]) == ((2, "did v"), Reason.TOO_FEW_IN_SYNC)
