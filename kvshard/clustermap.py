@@ -127,6 +127,7 @@ class ClusterMap:
     """The whole map at one version. Construction checks it (InvalidMap) and builds the lookup tables.
 
     version: revision of the coordinator's last write to it, only grows. seed: of the token hash, fixed at bootstrap.
+    replicas: wanted of each shard, fixed at bootstrap; when not given, as many as the shards' own plans say.
     The mappings are by leaf id, shard id and collection name; do not change them.
     """
 
@@ -135,6 +136,7 @@ class ClusterMap:
     leaves: Mapping[str, Leaf]
     shards: Mapping[int, ShardConfig]
     collections: Mapping[str, Collection]
+    replicas: int = 0
     _shard_of_slot: "array[int]" = field(init=False, repr=False, compare=False)
     _collection_of_id: dict[int, Collection] = field(init=False, repr=False, compare=False)
     _shards_on: dict[str, list[ShardConfig]] = field(init=False, repr=False, compare=False)
@@ -142,6 +144,8 @@ class ClusterMap:
     def __post_init__(self) -> None:
         for name in ("leaves", "shards", "collections"):
             object.__setattr__(self, name, dict(sorted(getattr(self, name).items())))
+        planned = max([1, *(len(each.desired or each.in_sync) for each in self.shards.values())])
+        object.__setattr__(self, "replicas", self.replicas or planned)
         check(self)
         object.__setattr__(self, "_shard_of_slot", _slot_table(self.shards.values()))
         object.__setattr__(self, "_collection_of_id", {each.id: each for each in self.collections.values()})
@@ -195,6 +199,7 @@ def check(cluster_map: ClusterMap) -> None:
     """
     _require(cluster_map.version >= 0, f"version {cluster_map.version} is negative")
     _require(0 <= cluster_map.seed <= hashing.SEED_MAX, f"seed {cluster_map.seed} does not fit 32 bits")
+    _require(cluster_map.replicas >= 1, f"{cluster_map.replicas} replicas are wanted, not at least 1")
     for name, leaf in cluster_map.leaves.items():
         _require(bool(name) and leaf.id == name, f"leaf {leaf.id!r} stands under the name {name!r}")
         is_weight = math.isfinite(leaf.weight) and 0 <= leaf.weight <= LEAF_WEIGHT_MAX

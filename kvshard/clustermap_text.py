@@ -109,6 +109,7 @@ def to_json(cluster_map: ClusterMap) -> str:
             "format": FORMAT,
             "version": cluster_map.version,
             "seed": cluster_map.seed,
+            "replicas": cluster_map.replicas,
             "leaves": [leaf_data(each) for each in cluster_map.leaves.values()],
             "shards": [shard_data(each) for each in cluster_map.shards.values()],
             "collections": [collection_data(each) for each in cluster_map.collections.values()],
@@ -134,13 +135,21 @@ def from_json(text: str | bytes) -> ClusterMap:
         leaves={leaf.id: leaf for leaf in leaves},
         shards={shard.id: shard for shard in shards},
         collections={collection.name: collection for collection in collections},
+        replicas=read(data, "replicas", int) if "replicas" in data else 0,
     )
 
 
 def pretty(cluster_map: ClusterMap) -> str:
     """The map as tables for people."""
     leaves = [
-        (leaf.id, leaf.address or "-", leaf.zone or "-", f"{leaf.weight:g}", str(len(cluster_map.shards_on(leaf.id))))
+        (
+            leaf.id,
+            leaf.address or "-",
+            leaf.zone or "-",
+            f"{leaf.weight:g}",
+            str(len(cluster_map.shards_on(leaf.id))),
+            ", ".join(name for name in _MARKS if getattr(leaf, f"is_{name}")) or "-",
+        )
         for leaf in cluster_map.leaves.values()
     ]
     shards = [_shard_row(shard) for shard in cluster_map.shards.values()]
@@ -152,7 +161,7 @@ def pretty(cluster_map: ClusterMap) -> str:
         [
             f"cluster map, version {cluster_map.version}, seed {cluster_map.seed}",
             "",
-            *_table(("leaf", "address", "zone", "weight", "replicas"), leaves),
+            *_table(("leaf", "address", "zone", "weight", "replicas", "marks"), leaves),
             "",
             *_table(("shard", "slots", "epoch", "primary", "in sync", "learners", "desired"), shards),
             "",

@@ -55,7 +55,9 @@ HEAL_AFTER_S = 30.0
 """Default of the grace before what a missing leaf held is made anew elsewhere: longer than a restart, also of the machine's
 process manager, since a copy costs disk, network and cache on both sides, and a leaf that comes back has its data."""
 
-HEAL_AFTER_MIN_S = 0.0
+HEAL_AFTER_MIN_S = 1.0
+"""Leaves say every second or two that they are alive; a shorter grace would take a hiccup of the coordinator for a death."""
+
 HEAL_AFTER_MAX_S = 7 * 24 * 3600.0
 """A week: beyond that the grace is a way to turn healing off, and a second failure loses data."""
 

@@ -281,7 +281,8 @@ class Hosting:
         recovered = Recovered(loaded.epoch, log, loaded.applied, loaded.dedup)
         now = host.clock.monotonic()
         me = Member(host.leaf, incarnation)
-        min_in_sync = max(1, len(config.desired or config.in_sync) - 1)
+        # Of what every shard shall have, not of what this one happens to have: a shard that lost leaves must not lower its bar.
+        min_in_sync = max(1, host.maps.current.replicas - 1)
         replica.machine = ReplicationMachine(
             shard, me, host.timings, boot=host.boot, min_in_sync=min_in_sync, recovered=recovered, now=now
         )

@@ -87,9 +87,8 @@ def up(
 
     configure_logging("info" if verbose else "warning", as_json=log_json)
     try:
-        size = (leaves, shards, replicas)
-        times = {"heal_after_s": heal_after, "failure_timeout_s": failure_timeout}
-        plan = ClusterPlan(data_dir, *size, port, metrics_port, log_json, coordinator=coordinator, **times)
+        level, times = "info", (heal_after, failure_timeout)
+        plan = ClusterPlan(data_dir, leaves, shards, replicas, port, metrics_port, log_json, level, coordinator, *times)
         cluster = LocalCluster(plan, SystemClock(), report_line, echo_line if verbose else None)
         return asyncio.run(with_cluster(cluster, lambda: _serve(cluster), interrupted=0))
     except (KvShardError, StartFailed) as error:

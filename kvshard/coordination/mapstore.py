@@ -45,6 +45,7 @@ def assemble(items: Sequence[KeyValue]) -> ClusterMap | None:
     meta_item = by_key.get(mapwriter.META_KEY)
     if meta_item is None:
         return None
+    meta = mapwriter.decode_meta(meta_item.value)
     leaves = [mapwriter.decode_leaf(item) for item in items if item.key.startswith(mapwriter.LEAF_PREFIX)]
     shards = [mapwriter.decode_shard(item) for item in items if item.key.startswith(mapwriter.SHARD_PREFIX)]
     collections = [mapwriter.decode_collection(item) for item in items if item.key.startswith(mapwriter.COLLECTION_PREFIX)]
@@ -54,7 +55,8 @@ def assemble(items: Sequence[KeyValue]) -> ClusterMap | None:
         raise InvalidMap(f"invalid cluster map: a value names itself {misnamed[0]!r} but stands under another key")
     return ClusterMap(
         version=version_of(items),
-        seed=mapwriter.decode_meta(meta_item.value).seed,
+        seed=meta.seed,
+        replicas=meta.replicas,
         leaves={leaf.id: leaf for leaf in leaves},
         shards={shard.id: shard for shard in shards},
         collections={collection.name: collection for collection in collections},

@@ -17,6 +17,7 @@ PURE = (
     "kvshard.query",
     "kvshard.ring",
     "kvshard.placement",
+    "kvshard.rebalancing",
     "kvshard.fair_shares",
     "kvshard.clustermap",
     "kvshard.request_ids",

@@ -108,6 +108,7 @@ INVALID = {
     "number": ({"collections": COLLECTIONS | {"x": Collection("x", 0)}}, "number 0"),
     "version": ({"version": -1}, "version -1"),
     "seed": ({"seed": 1 << 32}, "32 bits"),
+    "replicas": ({"replicas": -1}, "-1 replicas"),
 }
 
 
@@ -143,7 +144,7 @@ def test_frozen_json() -> None:
     )
     assert clustermap_text.to_json(small) == (
         '{"collections":[{"id":1,"name":"default","schema":[]}],"format":1,'
-        '"leaves":[{"address":"","id":"a","weight":1.0,"zone":""}],"seed":0,'
+        '"leaves":[{"address":"","id":"a","weight":1.0,"zone":""}],"replicas":1,"seed":0,'
         '"shards":[{"desired":[],"epoch":1,"first_slot":0,"id":0,"in_sync":[["a",""]],"last_slot":65535,"learners":[],'
         '"primary":"a"}],"version":3}'
     )
@@ -202,10 +203,10 @@ def test_pretty() -> None:
 PRETTY = """\
 cluster map, version 12, seed 99
 
-leaf    address      zone  weight  replicas
-leaf-1  127.0.0.1:1  a     1       3
-leaf-2  -            b     2.5     2
-leaf-3  -            -     1       1
+leaf    address      zone  weight  replicas  marks
+leaf-1  127.0.0.1:1  a     1       3         -
+leaf-2  -            b     2.5     2         -
+leaf-3  -            -     1       1         -
 
 shard  slots          epoch  primary  in sync         learners  desired
 2      0x03e8-0x9c40  5      leaf-1   leaf-1, leaf-2  leaf-3    leaf-3, leaf-1
