@@ -100,6 +100,20 @@ class CollectionNotFound(KvShardError):
     grpc_code = 5
 
 
+class LeafNotFound(KvShardError):
+    """The cluster has no leaf of that id."""
+
+    reason = "LEAF_NOT_FOUND"
+    grpc_code = 5
+
+
+class ShardNotFound(KvShardError):
+    """The cluster has no shard of that number."""
+
+    reason = "SHARD_NOT_FOUND"
+    grpc_code = 5
+
+
 class CollectionExists(KvShardError):
     """A collection of that name exists with another schema."""
 

@@ -20,25 +20,25 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 EXIT_USAGE = 2
 EXIT_UNAVAILABLE = 3
 
-Serve: TypeAlias = Callable[[asyncio.Event, Callable[[str], None]], Coroutine[object, object, None]]
-"""Serves until the event is set; calls the function with host:port once it does."""
+Serve: TypeAlias = Callable[[asyncio.Event, Callable[[str], None]], Coroutine[object, object, int | None]]
+"""Serves until the event is set; calls the function with host:port once it does. May return an exit code."""
 
 
 def run_service(name: str, serve: Serve) -> int:
     """Serve until SIGTERM, SIGINT or the end of the supervisor. Returns the exit code; errors go to stderr, a line each."""
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(serve))
+            code = runner.run(_serve(serve))
     except InvalidArgument as error:
         print(f"{name}: {error.message}", file=sys.stderr)
         return EXIT_USAGE
     except KvShardError as error:
         print(f"{name}: {error.message}", file=sys.stderr)
         return EXIT_UNAVAILABLE
-    return 0
+    return code or 0
 
 
-async def _serve(serve: Serve) -> None:
+async def _serve(serve: Serve) -> int | None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -48,7 +48,7 @@ async def _serve(serve: Serve) -> None:
         loop.call_soon_threadsafe(stop.set)
 
     watch_supervisor(stop_from_thread)
-    await serve(stop, lambda address: print(f"ready: {address}", flush=True))
+    return await serve(stop, lambda address: print(f"ready: {address}", flush=True))
 
 
 def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":

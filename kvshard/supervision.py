@@ -19,6 +19,9 @@ SUPERVISOR_FD_VARIABLE = "KVSHARD_SUPERVISOR_FD"
 SUPERVISOR_PID_VARIABLE = "KVSHARD_SUPERVISOR_PID"
 """Environment variable with the supervisor's pid, to notice that it died before prctl was called."""
 
+EXIT_DONE = 4
+"""Exit code of a process that has no part in the cluster any more (its leaf was removed): it is not started again."""
+
 STOP_GRACE_S = 3.0
 """Between on_lost and the hard exit: a graceful stop flushes one group commit; `up` promises that all is gone after 5 s."""
 

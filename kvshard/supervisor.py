@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kvshard.clock import Clock
 from kvshard.restart_policy import RestartPolicy
-from kvshard.supervision import SUPERVISOR_FD_VARIABLE, SUPERVISOR_PID_VARIABLE
+from kvshard.supervision import EXIT_DONE, SUPERVISOR_FD_VARIABLE, SUPERVISOR_PID_VARIABLE
 
 START_ATTEMPTS = 3
 """Starts of a child before its first `ready:`, after which the whole start fails: enough for a predecessor killed a moment ago
@@ -204,6 +204,9 @@ class Supervisor:
             while not self._is_stopping:
                 why = await self._run_once(child)
                 if self._is_stopping:
+                    return
+                if child.process is not None and child.process.returncode == EXIT_DONE and child.address is not None:
+                    self._report(f"{child.spec.name} has left the cluster")
                     return
                 delay = child.policy.exited(self._clock.monotonic())
                 if child.address is None and child.starts >= START_ATTEMPTS:

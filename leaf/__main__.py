@@ -1,4 +1,7 @@
-"""`python -m leaf`: one leaf process. Exit codes: 0 stopped, 2 wrong usage, 3 a port or the data directory cannot be had."""
+"""`python -m leaf`: one leaf process.
+
+Exit codes: 0 stopped, 2 wrong usage, 3 a port or the data directory cannot be had, 4 the leaf was removed from the cluster.
+"""
 
 import argparse
 import sys

@@ -15,6 +15,8 @@ from grpc_reflection.v1alpha import reflection
 
 import kvshard
 from kvshard.clock import Clock, SystemClock
+from kvshard.clustermap import ClusterMap
+from kvshard.coordination.base import Coordinator
 from kvshard.coordination.connect import connect
 from kvshard.coordination.mapstore import MapStore
 from kvshard.coordination.mapwriter import unknown_leaf
@@ -31,9 +33,11 @@ from kvshard.limits import (
 from kvshard.rpc.channel import aio_server, bind
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.peer_stream import PeerServicer
+from kvshard.supervision import EXIT_DONE
 from kvshard.telemetry import LeafMetrics, process_registry, start_metrics, stop_metrics
 from kvshard.v1 import leaf_pb2, leaf_pb2_grpc, peer_pb2_grpc
 from leaf import layout
+from leaf.balancer import Balancer
 from leaf.disk_guard import DiskGuard, free_bytes_of
 from leaf.driver import Driver
 from leaf.engine import Engine, StorageError
@@ -99,9 +103,18 @@ class LeafOptions:
 class LeafServer:
     """One leaf over an engine and a map store that are given to it. Closing does not close these."""
 
-    def __init__(self, options: LeafOptions, engine: Engine, maps: MapStore, clock: Clock, metrics: LeafMetrics) -> None:
+    def __init__(
+        self,
+        options: LeafOptions,
+        engine: Engine,
+        coordinator: Coordinator,
+        maps: MapStore,
+        clock: Clock,
+        metrics: LeafMetrics,
+    ) -> None:
         """Binds the port. Raises FailedPrecondition when it cannot be had."""
         self._options = options
+        boot = secrets.randbits(48)
         self._maps = maps
         self._metrics = metrics
         store = ShardStore(engine)
@@ -128,8 +141,19 @@ class LeafServer:
             self._on_group,
             sender=self._peers,
             timings=Timings.of(options.failure_timeout_s),
-            boot=secrets.randbits(48),
+            boot=boot,
         )
+        self._balancer = Balancer(
+            options.id,
+            coordinator,
+            maps,
+            clock,
+            boot,
+            heal_after_s=options.heal_after_s,
+            failure_timeout_s=options.failure_timeout_s,
+        )
+        self.was_removed = asyncio.Event()
+        self._unsubscribe: Callable[[], None] | None = None
         self._report = StatusReport(self.driver, lambda: disk_usage(options.data_dir), clock, kvshard.__version__)
         service = LeafService(Requests(self.driver, self.indexer), self._report, clock, metrics)
         self._lanes = LaneServicer(service.handlers, clock, immediate=service.immediate)
@@ -148,6 +172,7 @@ class LeafServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._balancer.start()  # First: to read its data may take a leaf longer than it would be missed without harm.
         self.driver.start()
         await self.driver.wait_open()
         await self._server.start()
@@ -156,8 +181,14 @@ class LeafServer:
         options = self._options
         address = options.advertise or self.address
         await self._maps.register_leaf(options.id, address, options.zone, options.weight, may_join=options.is_joining)
+        self._unsubscribe = self._maps.subscribe(self._look_for_itself)
         await self._settle()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    def _look_for_itself(self, cluster_map: ClusterMap) -> None:
+        known = cluster_map.leaves.get(self._options.id)
+        if known is None or known.is_removed:
+            self.was_removed.set()
 
     async def _settle(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -169,6 +200,9 @@ class LeafServer:
     async def stop(self) -> None:
         """Refuse new requests, let those under way end within the grace, make everything durable."""
         await self._health.enter_graceful_shutdown()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        await self._balancer.close()
         await self._lanes.drain(STOP_GRACE_S)
         await self._server.stop(None)
         for task in self._tasks:
@@ -261,8 +295,10 @@ def claim_for_cluster(engine: Engine, cluster_id: str) -> None:
         raise FailedPrecondition(f"{found}: was the coordinator's store lost or exchanged?")
 
 
-async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
-    """Run a leaf until `stop` is set. on_ready gets host:port once it serves.
+async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str], None]) -> int:
+    """Run a leaf until `stop` is set, or until it was removed from the cluster. on_ready gets host:port once it serves.
+
+    Returns the exit code: EXIT_DONE when it was removed.
 
     Raises InvalidArgument for a wrong option, FailedPrecondition when a port or the data directory cannot be had.
     """
@@ -276,7 +312,7 @@ async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str
         stack.callback(engine.close)
         maps = MapStore(coordinator, clock)
         stack.push_async_callback(maps.close)
-        server = LeafServer(options, engine, maps, clock, LeafMetrics(registry))
+        server = LeafServer(options, engine, coordinator, maps, clock, LeafMetrics(registry))
         stack.push_async_callback(server.stop)
         if options.metrics_port is not None:
             try:
@@ -287,18 +323,20 @@ async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str
             _log.warning("fsync is off: a machine that dies loses acknowledged writes", leaf=options.id)
         starting = asyncio.create_task(_start(options, server, maps, engine), name="leaf-start")
         stopping = asyncio.create_task(stop.wait(), name="leaf-stop-wait")
+        removed = asyncio.create_task(server.was_removed.wait(), name="leaf-removed-wait")
         try:
-            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not stop.is_set():
+            await asyncio.wait({starting, stopping, removed}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
                 starting.result()
                 _log.info("leaf ready", leaf=options.id, address=server.address, map_version=maps.current.version)
                 on_ready(server.address)
-                await stopping
-            _log.info("leaf stopping", leaf=options.id, address=server.address)
+                await asyncio.wait({stopping, removed}, return_when=asyncio.FIRST_COMPLETED)
+            _log.info("leaf stopping", leaf=options.id, address=server.address, was_removed=removed.done())
         finally:
-            starting.cancel()
-            stopping.cancel()
-            await asyncio.gather(starting, stopping, return_exceptions=True)
+            for task in (starting, stopping, removed):
+                task.cancel()
+            await asyncio.gather(starting, stopping, removed, return_exceptions=True)
+    return EXIT_DONE if server.was_removed.is_set() else 0
 
 
 async def _start(options: LeafOptions, server: LeafServer, maps: MapStore, engine: Engine) -> None:

@@ -22,7 +22,9 @@ from kvshard.errors import (
     InvalidArgument,
     InvalidToken,
     KvShardError,
+    LeafNotFound,
     MalformedQuery,
+    ShardNotFound,
     VersionConflict,
 )
 
@@ -38,7 +40,7 @@ EXIT_UNAVAILABLE = 3
 EXIT_INTERRUPTED = 130
 """What shells give to a command that Ctrl-C ended."""
 
-_NOT_FOUND_OR_CONFLICT = (CollectionNotFound, CollectionExists, VersionConflict, Compacted)
+_NOT_FOUND_OR_CONFLICT = (CollectionNotFound, LeafNotFound, ShardNotFound, CollectionExists, VersionConflict, Compacted)
 
 
 @Parameter(name="*")

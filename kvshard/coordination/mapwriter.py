@@ -178,7 +178,8 @@ def check_collection_name(name: str) -> None:
         raise InvalidArgument(f"collection name {name!r} is not {allowed}", details)
 
 
-def _leaf_put(leaf: Leaf) -> Put:
+def put_leaf(leaf: Leaf) -> Put:
+    """The write of a leaf."""
     return Put(leaf_key(leaf.id), text.encode(text.leaf_data(leaf)).encode())
 
 
@@ -223,7 +224,7 @@ async def bootstrap(coordinator: Coordinator, plan: BootstrapPlan) -> bool:
     """
     shards = plan_shards(plan)
     meta = MapMeta(plan.seed, plan.cluster_id, DEFAULT_COLLECTION.id + 1, plan.replicas)
-    writes = [_collection_put(DEFAULT_COLLECTION), *(_leaf_put(leaf) for leaf in plan.leaves)]
+    writes = [_collection_put(DEFAULT_COLLECTION), *(put_leaf(leaf) for leaf in plan.leaves)]
     writes += [put_shard(shard) for shard in shards]
     rival = ABSENT
     patience = 0
@@ -292,7 +293,7 @@ async def register_leaf(
         check_leaf(wanted)
         if item is not None and held == wanted:
             return wanted
-        return wanted if await replace_keys(coordinator, [(leaf_key(leaf), item)], [_leaf_put(wanted)]) else None
+        return wanted if await replace_keys(coordinator, [(leaf_key(leaf), item)], [put_leaf(wanted)]) else None
 
     return await until_done(attempt, f"register leaf {leaf}")
 

@@ -13,6 +13,10 @@ from kvshard.coordination.base import TXN_OPERATIONS_MAX, Coordinator, Coordinat
 from kvshard.coordination.mapwriter import put_shard, read_shard, replace_keys, until_done
 from kvshard.errors import ErrorDetails, FailedPrecondition
 
+DESIRED_RACES_MAX = 4
+"""Tries lost to a writer of `desired`, which leaves the epoch alone; the balancer writes a shard's once in many seconds. Each
+was answered, so that after the last one it is known that nothing was done."""
+
 
 class CasOutcome(Enum):
     """Of a compare-and-set. UNKNOWN: no answer; it may have been done, or may still be."""
@@ -31,19 +35,24 @@ class CasResult:
 
 
 async def compare_and_set(coordinator: Coordinator, config: ShardConfig, expected_epoch: int) -> CasResult:
-    """Write a shard's replica set and epoch if it is still at the expected epoch; see `ShardConfig.succeeded_by`."""
+    """Write a shard's replica set and epoch if it is still at the expected epoch; see `ShardConfig.succeeded_by`.
+
+    A new member that is not wanted any more is refused: its leaf may be gone from the map the next moment, and a map that names
+    unknown leaves is none.
+    """
+    held: ShardConfig | None = None
     try:
-        item, held = await read_shard(coordinator, config.id)
-        if held.epoch != expected_epoch:
-            return CasResult(CasOutcome.FAILED, held)
-        wanted = held.succeeded_by(config)
-        if await replace_keys(coordinator, [(item.key, item)], [put_shard(wanted)]):
-            return CasResult(CasOutcome.SUCCEEDED, wanted)
-        _, held = await read_shard(coordinator, config.id)
+        for _ in range(DESIRED_RACES_MAX):
+            item, held = await read_shard(coordinator, config.id)
+            before = {each.leaf for each in held.replicas} | set(held.desired)
+            if held.epoch != expected_epoch or any(each.leaf not in before for each in config.replicas):
+                return CasResult(CasOutcome.FAILED, held)
+            wanted = held.succeeded_by(config)
+            if await replace_keys(coordinator, [(item.key, item)], [put_shard(wanted)]):
+                return CasResult(CasOutcome.SUCCEEDED, wanted)
     except CoordinatorUnavailable:
         return CasResult(CasOutcome.UNKNOWN)
-    # Lost to a writer of `desired`, which leaves the epoch alone: worth another try; the asker decides.
-    return CasResult(CasOutcome.FAILED, held) if held.epoch != expected_epoch else CasResult(CasOutcome.UNKNOWN, held)
+    return CasResult(CasOutcome.FAILED, held)
 
 
 async def claim_incarnations(coordinator: Coordinator, leaf: str, incarnations: Mapping[int, str]) -> dict[int, ShardConfig]:

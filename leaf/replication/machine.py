@@ -20,7 +20,8 @@ from leaf.replication import events as ev
 from leaf.replication.actions import Action, CloseSnapshot, ReadConfig, Reason, Refuse
 from leaf.replication.core import Core, ReadNow, Recovered, Role
 from leaf.replication.events import Event, Outcome
-from leaf.replication.follower import Follower, primary_of
+from leaf.replication.follower import Follower, TakeOver, primary_of
+from leaf.replication.membership import Change, Kind
 from leaf.replication.messages import (
     Beacon,
     BeaconAck,
@@ -314,8 +315,12 @@ class ReplicationMachine(Core):
         change.retry_at = now + self.timings.coordinator_retry
         change.is_open = change.is_open or answer.outcome is Outcome.UNKNOWN
         self.out.append(ReadConfig())
-        if not change.is_open:
+        if not change.is_open or (answer.outcome is Outcome.FAILED and self._is_harmless(change)):
             self._drop_change(change.retry_at)
+
+    def _is_harmless(self, change: Change | TakeOver) -> bool:
+        """Whether a change may still be done behind this primary's back: nothing rests on who learns."""
+        return isinstance(change, Change) and change.kind in (Kind.ADD_LEARNER, Kind.DROP_LEARNER)
 
     def _drop_change(self, retry_at: float) -> None:
         """What was asked for was surely not done and will not be: go on as if it had not been asked, for a while."""

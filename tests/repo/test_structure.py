@@ -71,6 +71,7 @@ TASK_OWNERS = (
     "router.scatter",
     "router.scan",
     "router.server",
+    "leaf.balancer",
     "leaf.driver",
     "leaf.hosting",
     "leaf.peers",

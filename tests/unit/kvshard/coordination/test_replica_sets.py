@@ -56,19 +56,36 @@ async def test_no_answer_is_an_unknown_outcome(coordinator: MemoryCoordinator) -
     assert (await compare_and_set(coordinator, without_primary(held), held.epoch)).outcome is CasOutcome.UNKNOWN
 
 
-async def test_a_race_lost_to_who_changed_no_epoch_is_unknown(coordinator: MemoryCoordinator) -> None:
-    """The asker must try again: taken for a failure, it would wait for an epoch that nobody raised."""
+class Raced(MemoryCoordinator):
+    """A writer of `desired` gets in before each of the first so many transactions."""
 
-    class Raced(MemoryCoordinator):
-        async def txn(self, compares, writes):  # type: ignore[no-untyped-def]
+    races = 0
+
+    async def txn(self, compares, writes):  # type: ignore[no-untyped-def]
+        if self.races:
+            self.races -= 1
             rival = self.handle()
             item, held = await mapwriter.read_shard(rival, 0)
-            await mapwriter.replace_keys(rival, [(item.key, item)], [mapwriter.put_shard(replace(held, desired=("leaf-3",)))])
-            return await super().txn(compares, writes)
+            wanted = replace(held, desired=(*held.desired[::-1],))
+            assert await mapwriter.replace_keys(rival, [(item.key, item)], [mapwriter.put_shard(wanted)])
+        return await super().txn(compares, writes)
 
+
+async def test_a_race_lost_to_who_changed_no_epoch_is_run_again(coordinator: MemoryCoordinator) -> None:
     held = await stored(coordinator)
-    result = await compare_and_set(Raced(coordinator.store), without_primary(held), held.epoch)
-    assert result == CasResult(CasOutcome.UNKNOWN, replace(held, desired=("leaf-3",)))
+    raced = Raced(coordinator.store)
+    raced.races = 1
+    wanted = replace(without_primary(held), desired=held.desired[::-1])
+    assert await compare_and_set(raced, without_primary(held), held.epoch) == CasResult(CasOutcome.SUCCEEDED, wanted)
+    assert await stored(coordinator) == wanted
+
+
+async def test_races_that_are_always_lost_end_and_nothing_was_done(coordinator: MemoryCoordinator) -> None:
+    held = await stored(coordinator)
+    raced = Raced(coordinator.store)
+    raced.races = 1_000
+    assert (await compare_and_set(raced, without_primary(held), held.epoch)).outcome is CasOutcome.FAILED
+    assert (await stored(coordinator)).epoch == held.epoch
 
 
 async def test_a_shard_that_is_not_there(coordinator: MemoryCoordinator) -> None:
