@@ -16,11 +16,24 @@ _BOTH_ENDS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
     ("grpc.max_metadata_size", METADATA_MAX_BYTES),
     ("grpc.absolute_max_metadata_size", 2 * METADATA_MAX_BYTES),
-    # A peer that vanished without closing (power, network) is noticed after 10 + 5 s. A paused process is only slow until then.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+)
+
+_PATIENT: tuple[tuple[str, int], ...] = (
+    # A peer that vanished without closing (power, network) is noticed after 10 + 5 s. A paused process is only slow until then.
+    # The timeout is the ping's: grpcio 1.75 waits its default of 60 s for one, whatever the keepalive's own timeout says.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+)
+
+_IMPATIENT: tuple[tuple[str, int], ...] = (
+    # Between our own processes after 1 + 2 s: replicas that cannot hear each other, and writes that wait on a connection of
+    # which the leaf knows nothing any more, hold up a shard. Whoever is only slow is dialled anew, and nothing is done twice.
+    ("grpc.keepalive_time_ms", 1_000),
+    ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),
 )
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -38,17 +51,24 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *_BOTH_ENDS,
+    *_PATIENT,
     # Accept the pings above, and such of clients that ping twice as often; else the server closes their connection.
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
 )
 
 
-def aio_channel(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:
-    """A channel to `host:port`, encrypted if there are credentials. It connects on first use; the caller must close it."""
+def aio_channel(
+    address: str, credentials: grpc.ChannelCredentials | None = None, *, is_internal: bool = False
+) -> grpc.aio.Channel:
+    """A channel to `host:port`, encrypted if there are credentials. It connects on first use; the caller must close it.
+
+    is_internal: between a cluster's own processes, where one that is gone is to be noticed soon.
+    """
+    options = (*CHANNEL_OPTIONS, *(_IMPATIENT if is_internal else _PATIENT))
     if credentials is not None:
-        return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-    return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(address, credentials, options=options)
+    return grpc.aio.insecure_channel(address, options=options)
 
 
 def aio_server(*, has_shared_port: bool = False, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> grpc.aio.Server:

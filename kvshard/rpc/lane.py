@@ -112,7 +112,7 @@ class Lane:
 
     async def _connect(self) -> None:
         """Install a session, or note the failure and until when not to try again. Raises nothing."""
-        channel = aio_channel(self.address)
+        channel = aio_channel(self.address, is_internal=True)
         stream = leaf_pb2_grpc.LeafStub(channel).Lane()
         problem = "interrupted"
         try:

@@ -21,7 +21,7 @@ class PeerStream:
 
     def __init__(self, address: str, cluster: str, sender: str, receiver: str) -> None:
         self.address = address
-        self._channel = aio_channel(address)
+        self._channel = aio_channel(address, is_internal=True)
         self._call = peer_pb2_grpc.PeerStub(self._channel).Replicate()
         self._hello = {"cluster": cluster, "sender": sender, "receiver": receiver}
 
