@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from kvshard.clock import Clock
-from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection, Leaf
+from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection, Leaf, ShardConfig
+from kvshard.coordination.placements import Removal
 from kvshard.errors import CollectionNotFound, DeadlineExceeded, ErrorDetails, InvalidArgument, KvShardError, Unavailable
 from kvshard.model import LeafStatusReply, LeafStatusRequest
 from kvshard.rpc import convert
@@ -28,7 +29,7 @@ WATCH_POLL_S = 0.5
 
 
 class MapEditor(MapSource, Protocol):
-    """A source of the map that can also change its collections; `kvshard.coordination.mapstore.MapStore` is one."""
+    """A source of the map that can also change it; `kvshard.coordination.mapstore.MapStore` is one."""
 
     async def create_collection(self, name: str, schema: Mapping[str, str]) -> Collection:
         """Create a collection; the same one again is returned as it is."""
@@ -36,6 +37,22 @@ class MapEditor(MapSource, Protocol):
 
     async def drop_collection(self, name: str) -> Collection:
         """Drop a collection."""
+        ...
+
+    async def set_draining(self, leaf: str, is_draining: bool) -> Leaf:
+        """Have a leaf emptied, or take that back."""
+        ...
+
+    async def remove_leaf(self, leaf: str, is_forced: bool) -> Removal:
+        """Take a leaf out of the map."""
+        ...
+
+    async def move_replica(self, shard: int, source: str, target: str) -> ShardConfig:
+        """Want a replica of a shard on another leaf."""
+        ...
+
+    async def move_primary(self, shard: int, target: str) -> ShardConfig:
+        """Want another primary of a shard."""
         ...
 
 
@@ -130,6 +147,36 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
                 ],
             )
 
+    async def DrainLeaf(self, request: cluster_pb2.DrainLeafRequest, context: Context) -> cluster_pb2.DrainLeafResponse:
+        """Has a leaf emptied, or takes that back."""
+        async with self._calls.call("DrainLeaf", context):
+            _require("leaf", request.leaf)
+            leaf = await self._maps.set_draining(request.leaf, not request.undo)
+            return cluster_pb2.DrainLeafResponse(leaf=convert.leaf_to_proto(leaf))
+
+    async def RemoveLeaf(self, request: cluster_pb2.RemoveLeafRequest, context: Context) -> cluster_pb2.RemoveLeafResponse:
+        """Takes a leaf out of the cluster."""
+        async with self._calls.call("RemoveLeaf", context):
+            _require("leaf", request.leaf)
+            removal = await self._maps.remove_leaf(request.leaf, request.force)
+            return cluster_pb2.RemoveLeafResponse(is_done=removal.is_done, shards=removal.shards)
+
+    async def MoveShard(self, request: cluster_pb2.MoveShardRequest, context: Context) -> cluster_pb2.MoveShardResponse:
+        """Says where a replica, or the primary, of a shard is wanted."""
+        async with self._calls.call("MoveShard", context):
+            move = request.WhichOneof("move")
+            if move == "replica":
+                source, target = request.replica.from_leaf, request.replica.to_leaf
+                _require("replica.from_leaf", source)
+                _require("replica.to_leaf", target)
+                shard = await self._maps.move_replica(request.shard, source, target)
+            elif move == "primary":
+                _require("primary", request.primary)
+                shard = await self._maps.move_primary(request.shard, request.primary)
+            else:
+                raise InvalidArgument("say what to move: a replica, or the primary", ErrorDetails(field="move"))
+            return cluster_pb2.MoveShardResponse(shard=convert.shard_to_proto(shard))
+
     async def _status_of(self, leaf: Leaf, deadline: float) -> tuple[LeafStatusReply | None, str]:
         """The leaf's report, or why there is none."""
         if not leaf.address:
@@ -142,3 +189,8 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         except TimeoutError:
             return None, "it did not answer in time"
         return answer.reply, ""
+
+
+def _require(field: str, value: str) -> None:
+    if not value:
+        raise InvalidArgument(f"{field} must not be empty", ErrorDetails(field=field))

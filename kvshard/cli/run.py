@@ -22,11 +22,17 @@ if TYPE_CHECKING:
     from kvshard.supervisor import StartFailed
 
 
+_GROUP_HELP = {
+    "router": "Run one router by itself, for clusters over several machines.",
+    "leaf": "Run one leaf by itself, drain it, remove it.",
+}
+
+
 def register(app: App) -> None:
     """Add the verbs to the command line."""
     app.command(up)
     for role in ("router", "leaf"):
-        group = App(name=role, help=f"Run one {role} by itself, for clusters over several machines.")
+        group = App(name=role, help=_GROUP_HELP[role])
         # No help flag of its own: `--help` belongs to the process and goes through to it.
         runner = App(
             name="run", help=f"Run a {role} in this process; the flags are those of `python -m {role}`.", help_flags=[]

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from kvshard.client.client import Client
-    from kvshard.client.status import ClusterStatus
+    from kvshard.client.status import ClusterStatus, LeafStatus
+    from kvshard.clustermap import ShardConfig
+    from kvshard.model import CatchUpRecord
 
 _DEFAULTS = Connect()
 
@@ -33,7 +35,7 @@ def status(*, connect: Connect = _DEFAULTS) -> int:
         console.print(_shards(found))
         console.print(_collections(found))
         total = f"{found.documents():,} documents, {byte_text(found.bytes())}, map version {found.map.version}"
-        console.print(total, markup=False)
+        console.print(f"{total}, {_changing_text(found)}", markup=False)
         return EXIT_OK
 
     return with_client(connect, work)
@@ -48,6 +50,38 @@ def byte_text(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def progress_text(learner: "CatchUpRecord") -> str:
+    """How far a learner is, for people."""
+    if not learner.bytes_total:
+        return f"{learner.leaf} lacks {learner.lag:,} entries"
+    share = learner.bytes_sent / learner.bytes_total
+    left = eta_s(learner)
+    tail = "" if left is None else f", {left:,.0f} s left"
+    size = f"{byte_text(learner.bytes_sent)} of {byte_text(learner.bytes_total)}"
+    return f"{learner.leaf} has {share:.0%}, {size}, {byte_text(learner.bytes_per_s)}/s{tail}"
+
+
+def eta_s(learner: "CatchUpRecord") -> float | None:
+    """Seconds until a learner's snapshot has been sent, at its rate so far; None where that cannot be told."""
+    if not learner.bytes_total or learner.bytes_per_s <= 0:
+        return None
+    return max(0.0, (learner.bytes_total - learner.bytes_sent) / learner.bytes_per_s)
+
+
+def _changing_text(found: "ClusterStatus") -> str:
+    changing = [shard for shard in found.map.shards if found.is_changing(shard)]
+    short = [shard.id for shard in found.map.shards.values() if len(shard.in_sync) < found.map.replicas]
+    return f"{len(changing)} shards under change, {len(short)} with fewer than {found.map.replicas} replicas in sync"
+
+
+def _state_of_leaf(leaf: "LeafStatus") -> str:
+    from rich.markup import escape
+
+    state = "[green]up[/]" if leaf.is_up else f"[red]down[/]: {escape(leaf.error)}"
+    marks = [name for name, is_so in (("draining", leaf.leaf.is_draining), ("removed", leaf.leaf.is_removed)) if is_so]
+    return ", ".join([state, *(f"[yellow]{mark}[/]" for mark in marks)])
+
+
 def _table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> "Table":
     from rich.table import Table
 
@@ -58,20 +92,18 @@ def _table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> "Table":
 
 
 def _leaves(found: "ClusterStatus") -> "Table":
-    from rich.markup import escape
-
     numbers = ("shards", "documents", "disk", "memory", "up for", "pid")
     table = _table("leaves", "leaf", "address", "zone", "state", *numbers, "version", numbers=numbers)
     for leaf in found.leaves:
         head = (leaf.leaf.id, leaf.leaf.address or "-", leaf.leaf.zone or "-")
         report = leaf.report
         if report is None:
-            table.add_row(*head, f"[red]down[/]: {escape(leaf.error)}", *("-" for _ in (*numbers, "version")))
+            table.add_row(*head, _state_of_leaf(leaf), *("-" for _ in (*numbers, "version")))
             continue
         documents = sum(count.documents for replica in report.replicas for count in replica.collections)
         table.add_row(
             *head,
-            "[green]up[/]",
+            _state_of_leaf(leaf),
             str(len(report.replicas)),
             f"{documents:,}",
             byte_text(report.disk_bytes),
@@ -86,19 +118,31 @@ def _leaves(found: "ClusterStatus") -> "Table":
 def _shards(found: "ClusterStatus") -> "Table":
     from rich.markup import escape
 
-    numbers = ("shard", "epoch", "applied", "documents", "bytes")
-    table = _table("shards", "shard", "primary", "epoch", "state", "applied", "documents", "bytes", numbers=numbers)
+    numbers = ("shard", "epoch", "in sync", "applied", "documents", "bytes")
+    columns = ("shard", "primary", "epoch", "in sync", "state", "applied", "documents", "bytes", "on its way")
+    table = _table("shards", *columns, numbers=numbers)
     for shard in found.map.shards.values():
         replica = found.primary_replica(shard.id)
-        head = (str(shard.id), shard.primary, str(shard.epoch))
+        enough = "green" if len(shard.in_sync) >= found.map.replicas else "yellow"
+        in_sync = f"[{enough}]{len(shard.in_sync)}/{found.map.replicas}[/]"
+        head = (str(shard.id), shard.primary, str(shard.epoch), in_sync)
         if replica is None:
-            table.add_row(*head, "[red]silent[/]", "-", "-", "-")
+            table.add_row(*head, "[red]silent[/]", "-", "-", "-", "-")
             continue
         state = f"[red]{replica.role}[/]: {escape(replica.error)}" if replica.error else "[green]ok[/]"
         documents = sum(count.documents for count in replica.collections)
         size = sum(count.bytes for count in replica.collections)
-        table.add_row(*head, state, f"{replica.applied:,}", f"{documents:,}", byte_text(size))
+        figures = (f"{replica.applied:,}", f"{documents:,}", byte_text(size))
+        table.add_row(*head, state, *figures, escape(_way_of(found, shard)))
     return table
+
+
+def _way_of(found: "ClusterStatus", shard: "ShardConfig") -> str:
+    """What a shard still has to do to be where it is wanted."""
+    if not found.is_changing(shard.id):
+        return "-"
+    parts = [progress_text(each) for each in found.catching_up(shard.id)]
+    return "; ".join(parts) or f"to {', '.join(shard.desired)}"
 
 
 def _collections(found: "ClusterStatus") -> "Table":
@@ -115,6 +159,7 @@ def _as_json(found: "ClusterStatus") -> dict[str, object]:
 
     return {
         "map_version": found.map.version,
+        "replicas": found.map.replicas,
         "documents": found.documents(),
         "bytes": found.bytes(),
         "leaves": [
@@ -126,7 +171,14 @@ def _as_json(found: "ClusterStatus") -> dict[str, object]:
             }
             for leaf in found.leaves
         ],
-        "shards": [asdict(shard) for shard in found.map.shards.values()],
+        "shards": [
+            {
+                **asdict(shard),
+                "is_changing": found.is_changing(shard.id),
+                "catching_up": [{**asdict(each), "eta_s": eta_s(each)} for each in found.catching_up(shard.id)],
+            }
+            for shard in found.map.shards.values()
+        ],
         "collections": [
             {
                 "name": collection.name,

@@ -13,8 +13,8 @@ from kvshard.client.results import CollectionInfo, K
 from kvshard.client.retries import RetryPolicy
 from kvshard.client.status import ClusterStatus
 from kvshard.client.wire import cluster_status_of, collection_info_of
-from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap
-from kvshard.rpc.convert import cluster_map_from_proto
+from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Leaf, ShardConfig
+from kvshard.rpc.convert import cluster_map_from_proto, leaf_from_proto, shard_from_proto
 from kvshard.v1 import cluster_pb2
 
 DEFAULT_ROUTER = "127.0.0.1:7700"
@@ -125,3 +125,51 @@ class Client(Keyspace[K, bytes]):
             is_repeatable=True,
         )
         return cluster_status_of(response)
+
+    async def drain_leaf(self, leaf: str, *, undo: bool = False, timeout: float | None = None) -> Leaf:
+        """Have a leaf emptied, or take that back; `status` shows how far it is.
+
+        Raises LeafNotFound; FailedPrecondition when the leaves that stay could not keep the shards writable.
+        """
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.DrainLeaf,
+            cluster_pb2.DrainLeafRequest(leaf=leaf, undo=undo),
+            deadline=self._deadline(timeout),
+            is_repeatable=True,
+        )
+        return leaf_from_proto(response.leaf)
+
+    async def remove_leaf(self, leaf: str, *, force: bool = False, timeout: float | None = None) -> bool:
+        """Take a leaf out of the cluster. False: it goes when what it held is made anew elsewhere (only with force).
+
+        force: also when shards name it, if it is not alive. Raises LeafNotFound; FailedPrecondition, whose details name the
+        shards, while it holds something.
+        """
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.RemoveLeaf,
+            cluster_pb2.RemoveLeafRequest(leaf=leaf, force=force),
+            deadline=self._deadline(timeout),
+            is_repeatable=False,
+        )
+        return response.is_done
+
+    async def move_replica(self, shard: int, source: str, target: str, *, timeout: float | None = None) -> ShardConfig:
+        """Want a shard's replica on another leaf; `status` shows how far it is.
+
+        Raises ShardNotFound, LeafNotFound; FailedPrecondition when the target may not hold it.
+        """
+        move = cluster_pb2.ReplicaMove(from_leaf=source, to_leaf=target)
+        return await self._move_shard(cluster_pb2.MoveShardRequest(shard=shard, replica=move), timeout)
+
+    async def move_primary(self, shard: int, leaf: str, *, timeout: float | None = None) -> ShardConfig:
+        """Want another of a shard's leaves as its primary.
+
+        Raises ShardNotFound, LeafNotFound; FailedPrecondition when the shard is not wanted on that leaf.
+        """
+        return await self._move_shard(cluster_pb2.MoveShardRequest(shard=shard, primary=leaf), timeout)
+
+    async def _move_shard(self, request: cluster_pb2.MoveShardRequest, timeout: float | None) -> ShardConfig:
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.MoveShard, request, deadline=self._deadline(timeout), is_repeatable=True
+        )
+        return shard_from_proto(response.shard)

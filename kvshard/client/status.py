@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kvshard.clustermap import ClusterMap, Leaf
-from kvshard.model import CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
+from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
+from kvshard.rebalancing import Situation, is_changing
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,16 @@ class ClusterStatus:
         primary = self.map.shards[shard].primary
         replicas = (replica for status in self.leaves if status.leaf.id == primary for replica in status.replicas)
         return next((replica for replica in replicas if replica.shard == shard), None)
+
+    def is_changing(self, shard: int) -> bool:
+        """Whether a shard is on its way to where it is wanted."""
+        alive = frozenset(status.leaf.id for status in self.leaves if status.is_up)
+        return is_changing(Situation(self.map, alive), self.map.shards[shard])
+
+    def catching_up(self, shard: int) -> list[CatchUpRecord]:
+        """How far the learners of a shard are; empty when its primary did not answer."""
+        replica = self.primary_replica(shard)
+        return [] if replica is None else replica.catching_up
 
     def documents(self, collection_id: int | None = None) -> int:
         """Live keys of the cluster, each shard counted at its primary; of one collection where an id is given."""

@@ -13,9 +13,10 @@ import structlog
 
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, ShardConfig
-from kvshard.coordination import mapwriter, replica_sets
+from kvshard.coordination import mapwriter, placements, replica_sets
 from kvshard.coordination.base import Coordinator, CoordinatorUnavailable, Event, HistoryCompacted, KeyValue
 from kvshard.coordination.mapwriter import BootstrapPlan, MapMeta, bootstrap
+from kvshard.coordination.placements import Removal
 from kvshard.coordination.replica_sets import CasResult
 from kvshard.errors import DeadlineExceeded, Unavailable
 
@@ -191,6 +192,30 @@ class MapStore:
         collection = await mapwriter.drop_collection(self._coordinator, name)
         await self._refresh_after_write()
         return collection
+
+    async def set_draining(self, leaf: str, is_draining: bool) -> Leaf:
+        """Have a leaf emptied, or take that back. See `placements.set_draining`."""
+        marked = await placements.set_draining(self._coordinator, leaf, is_draining)
+        await self._refresh_after_write()
+        return marked
+
+    async def remove_leaf(self, leaf: str, is_forced: bool) -> Removal:
+        """Take a leaf out of the map. See `placements.remove_leaf`."""
+        removal = await placements.remove_leaf(self._coordinator, leaf, is_forced)
+        await self._refresh_after_write()
+        return removal
+
+    async def move_replica(self, shard: int, source: str, target: str) -> ShardConfig:
+        """Want a replica on another leaf. See `placements.move_replica`."""
+        moved = await placements.move_replica(self._coordinator, shard, source, target)
+        await self._refresh_after_write()
+        return moved
+
+    async def move_primary(self, shard: int, target: str) -> ShardConfig:
+        """Want another primary. See `placements.move_primary`."""
+        moved = await placements.move_primary(self._coordinator, shard, target)
+        await self._refresh_after_write()
+        return moved
 
     async def _refresh_after_write(self) -> None:
         """Let the writer see its own write. The write is made: a read that fails now is the follower's business."""

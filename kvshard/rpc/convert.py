@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.hashing import SLOT_BITS, TOKEN_BITS
-from kvshard.model import CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
+from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
 from kvshard.v1 import cluster_pb2
 
 _SLOT_SHIFT = TOKEN_BITS - SLOT_BITS
@@ -71,12 +71,19 @@ def collection_from_proto(message: cluster_pb2.Collection) -> Collection:
 
 def leaf_to_proto(leaf: Leaf) -> cluster_pb2.LeafEntry:
     """A leaf of the map."""
-    return cluster_pb2.LeafEntry(id=leaf.id, address=leaf.address, zone=leaf.zone, weight=leaf.weight)
+    return cluster_pb2.LeafEntry(
+        id=leaf.id,
+        address=leaf.address,
+        zone=leaf.zone,
+        weight=leaf.weight,
+        is_draining=leaf.is_draining,
+        is_removed=leaf.is_removed,
+    )
 
 
 def leaf_from_proto(message: cluster_pb2.LeafEntry) -> Leaf:
     """A leaf of the map."""
-    return Leaf(message.id, message.address, message.zone, message.weight)
+    return Leaf(message.id, message.address, message.zone, message.weight, message.is_draining, message.is_removed)
 
 
 def shard_to_proto(shard: ShardConfig) -> cluster_pb2.ShardEntry:
@@ -122,6 +129,7 @@ def cluster_map_to_proto(cluster_map: ClusterMap) -> cluster_pb2.ClusterMap:
         leaves=[leaf_to_proto(leaf) for _, leaf in sorted(cluster_map.leaves.items())],
         shards=[shard_to_proto(shard) for _, shard in sorted(cluster_map.shards.items())],
         collections=[collection_to_proto(entry) for _, entry in sorted(cluster_map.collections.items())],
+        replicas=cluster_map.replicas,
     )
 
 
@@ -132,7 +140,7 @@ def cluster_map_from_proto(message: cluster_pb2.ClusterMap) -> ClusterMap:
     collections = {entry.name: collection_from_proto(entry) for entry in message.collections}
     if (len(leaves), len(shards), len(collections)) != (len(message.leaves), len(message.shards), len(message.collections)):
         raise InvalidMap("a leaf, a shard or a collection stands twice in the map")
-    return ClusterMap(message.version, message.seed, leaves, shards, collections)
+    return ClusterMap(message.version, message.seed, leaves, shards, collections, message.replicas)
 
 
 def leaf_status_to_proto(leaf: Leaf, reply: LeafStatusReply | None, error: str = "") -> cluster_pb2.LeafStatus:
@@ -180,6 +188,16 @@ def _replica_status_to_proto(record: ReplicaStatusRecord) -> cluster_pb2.Replica
             )
             for count in record.collections
         ],
+        catching_up=[
+            cluster_pb2.CatchUp(
+                leaf=each.leaf,
+                lag=each.lag,
+                bytes_sent=each.bytes_sent,
+                bytes_total=each.bytes_total,
+                bytes_per_s=each.bytes_per_s,
+            )
+            for each in record.catching_up
+        ],
     )
 
 
@@ -188,6 +206,16 @@ def _replica_status_from_proto(message: cluster_pb2.ReplicaStatus) -> ReplicaSta
         CollectionCountRecord(count.collection_id, count.documents, count.bytes, count.indexed_through)
         for count in message.collections
     ]
+    catching_up = [
+        CatchUpRecord(each.leaf, each.lag, each.bytes_sent, each.bytes_total, each.bytes_per_s) for each in message.catching_up
+    ]
     return ReplicaStatusRecord(
-        message.shard, message.epoch, message.role, message.committed, message.applied, counts, message.error
+        message.shard,
+        message.epoch,
+        message.role,
+        message.committed,
+        message.applied,
+        counts,
+        message.error,
+        catching_up,
     )

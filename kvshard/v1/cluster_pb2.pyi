@@ -69,6 +69,8 @@ class LeafEntry(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    IS_DRAINING_FIELD_NUMBER: _builtins.int
+    IS_REMOVED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its name, unique in the cluster."""
     address: _builtins.str
@@ -77,6 +79,10 @@ class LeafEntry(_message.Message):
     """Failure zone."""
     weight: _builtins.float
     """Share of the replicas it is to carry, relative to the others."""
+    is_draining: _builtins.bool
+    """What it holds is to move to other leaves."""
+    is_removed: _builtins.bool
+    """It is dead and was removed: nobody waits for it, and its entry goes when no shard names it any more."""
     def __init__(
         self,
         *,
@@ -84,10 +90,12 @@ class LeafEntry(_message.Message):
         address: _builtins.str = ...,
         zone: _builtins.str = ...,
         weight: _builtins.float = ...,
+        is_draining: _builtins.bool = ...,
+        is_removed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "id", b"id", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "id", b"id", "is_draining", b"is_draining", "is_removed", b"is_removed", "weight", b"weight", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -244,10 +252,13 @@ class ClusterMap(_message.Message):
     LEAVES_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     COLLECTIONS_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the map; only grows."""
     seed: _builtins.int
     """Seed of the token hash."""
+    replicas: _builtins.int
+    """Replicas wanted of each shard."""
     @_builtins.property
     def leaves(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeafEntry]:
         """The leaves, by id."""
@@ -268,10 +279,11 @@ class ClusterMap(_message.Message):
         leaves: _abc.Iterable[Global___LeafEntry] | None = ...,
         shards: _abc.Iterable[Global___ShardEntry] | None = ...,
         collections: _abc.Iterable[Global___Collection] | None = ...,
+        replicas: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "leaves", b"leaves", "seed", b"seed", "shards", b"shards", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "leaves", b"leaves", "replicas", b"replicas", "seed", b"seed", "shards", b"shards", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -560,12 +572,15 @@ class ReplicaStatus(_message.Message):
     APPLIED_FIELD_NUMBER: _builtins.int
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    CATCHING_UP_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """The shard."""
     epoch: _builtins.int
     """Epoch it works in."""
     role: _builtins.str
-    """"primary"; "recovering" or "confirming" while it comes up; "failed" with the reason in error."""
+    """"primary", "secondary" or "learner"; "recovering", "idle" or "confirming" while it comes up; "failed" with the reason in
+    error.
+    """
     committed: _builtins.int
     """Highest committed sequence number."""
     applied: _builtins.int
@@ -575,6 +590,10 @@ class ReplicaStatus(_message.Message):
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___CollectionCount]:
         """Counts per collection."""
+
+    @_builtins.property
+    def catching_up(self) -> _containers.RepeatedCompositeFieldContainer[Global___CatchUp]:
+        """Of a primary: its learners, and how far they are."""
 
     def __init__(
         self,
@@ -586,14 +605,53 @@ class ReplicaStatus(_message.Message):
         applied: _builtins.int = ...,
         collections: _abc.Iterable[Global___CollectionCount] | None = ...,
         error: _builtins.str = ...,
+        catching_up: _abc.Iterable[Global___CatchUp] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "collections", b"collections", "committed", b"committed", "epoch", b"epoch", "error", b"error", "role", b"role", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "catching_up", b"catching_up", "collections", b"collections", "committed", b"committed", "epoch", b"epoch", "error", b"error", "role", b"role", "shard", b"shard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
+
+@_typing.final
+class CatchUp(_message.Message):
+    """How far a learner is, as its primary sees it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAF_FIELD_NUMBER: _builtins.int
+    LAG_FIELD_NUMBER: _builtins.int
+    BYTES_SENT_FIELD_NUMBER: _builtins.int
+    BYTES_TOTAL_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    leaf: _builtins.str
+    """The learner's leaf."""
+    lag: _builtins.int
+    """Log entries that it lacks."""
+    bytes_sent: _builtins.int
+    """Bytes of a snapshot that have been read for it; 0 when it needs none."""
+    bytes_total: _builtins.int
+    """Bytes that the snapshot has, about; 0 when it needs none."""
+    bytes_per_s: _builtins.float
+    """Bytes a second since the snapshot was begun."""
+    def __init__(
+        self,
+        *,
+        leaf: _builtins.str = ...,
+        lag: _builtins.int = ...,
+        bytes_sent: _builtins.int = ...,
+        bytes_total: _builtins.int = ...,
+        bytes_per_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_s", b"bytes_per_s", "bytes_sent", b"bytes_sent", "bytes_total", b"bytes_total", "lag", b"lag", "leaf", b"leaf"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CatchUp: _TypeAlias = CatchUp  # noqa: Y015
 
 @_typing.final
 class LeafStatus(_message.Message):
@@ -682,3 +740,191 @@ class GetStatusResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class DrainLeafRequest(_message.Message):
+    """Request of Cluster.DrainLeaf."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAF_FIELD_NUMBER: _builtins.int
+    UNDO_FIELD_NUMBER: _builtins.int
+    leaf: _builtins.str
+    """The leaf."""
+    undo: _builtins.bool
+    """Take the order back: the leaf gets its share again."""
+    def __init__(
+        self,
+        *,
+        leaf: _builtins.str = ...,
+        undo: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaf", b"leaf", "undo", b"undo"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainLeafRequest: _TypeAlias = DrainLeafRequest  # noqa: Y015
+
+@_typing.final
+class DrainLeafResponse(_message.Message):
+    """Response of Cluster.DrainLeaf."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAF_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def leaf(self) -> Global___LeafEntry:
+        """The leaf, as the map has it now."""
+
+    def __init__(
+        self,
+        *,
+        leaf: Global___LeafEntry | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["leaf", b"leaf"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaf", b"leaf"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainLeafResponse: _TypeAlias = DrainLeafResponse  # noqa: Y015
+
+@_typing.final
+class RemoveLeafRequest(_message.Message):
+    """Request of Cluster.RemoveLeaf."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAF_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    leaf: _builtins.str
+    """The leaf."""
+    force: _builtins.bool
+    """Remove it although shards name it, if it is not alive: what it held is made anew elsewhere at once."""
+    def __init__(
+        self,
+        *,
+        leaf: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "leaf", b"leaf"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveLeafRequest: _TypeAlias = RemoveLeafRequest  # noqa: Y015
+
+@_typing.final
+class RemoveLeafResponse(_message.Message):
+    """Response of Cluster.RemoveLeaf."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IS_DONE_FIELD_NUMBER: _builtins.int
+    SHARDS_FIELD_NUMBER: _builtins.int
+    is_done: _builtins.bool
+    """True when it is out of the map. False after a removal by force: it goes when no shard names it any more."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Shards that still name it."""
+
+    def __init__(
+        self,
+        *,
+        is_done: _builtins.bool = ...,
+        shards: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_done", b"is_done", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveLeafResponse: _TypeAlias = RemoveLeafResponse  # noqa: Y015
+
+@_typing.final
+class ReplicaMove(_message.Message):
+    """A replica's move."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_LEAF_FIELD_NUMBER: _builtins.int
+    TO_LEAF_FIELD_NUMBER: _builtins.int
+    from_leaf: _builtins.str
+    """The leaf that it leaves; one on which the shard is wanted."""
+    to_leaf: _builtins.str
+    """The leaf that it goes to; one on which the shard is not wanted yet."""
+    def __init__(
+        self,
+        *,
+        from_leaf: _builtins.str = ...,
+        to_leaf: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_leaf", b"from_leaf", "to_leaf", b"to_leaf"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplicaMove: _TypeAlias = ReplicaMove  # noqa: Y015
+
+@_typing.final
+class MoveShardRequest(_message.Message):
+    """Request of Cluster.MoveShard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    PRIMARY_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """The shard."""
+    primary: _builtins.str
+    """The primary, to this leaf, on which the shard is wanted already."""
+    @_builtins.property
+    def replica(self) -> Global___ReplicaMove:
+        """A replica, to another leaf. The wanted primary takes that with it."""
+
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        replica: Global___ReplicaMove | None = ...,
+        primary: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["move", b"move", "primary", b"primary", "replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["move", b"move", "primary", b"primary", "replica", b"replica", "shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_move: _TypeAlias = _typing.Literal["replica", "primary"]  # noqa: Y015
+    _WhichOneofArgType_move: _TypeAlias = _typing.Literal["move", b"move"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_move) -> _WhichOneofReturnType_move | None: ...
+
+Global___MoveShardRequest: _TypeAlias = MoveShardRequest  # noqa: Y015
+
+@_typing.final
+class MoveShardResponse(_message.Message):
+    """Response of Cluster.MoveShard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def shard(self) -> Global___ShardEntry:
+        """The shard, as the map has it now; where it is wanted is in desired."""
+
+    def __init__(
+        self,
+        *,
+        shard: Global___ShardEntry | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveShardResponse: _TypeAlias = MoveShardResponse  # noqa: Y015

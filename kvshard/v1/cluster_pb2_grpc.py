@@ -65,6 +65,21 @@ class ClusterStub(object):
                 request_serializer=kvshard_dot_v1_dot_cluster__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=kvshard_dot_v1_dot_cluster__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.DrainLeaf = channel.unary_unary(
+                '/kvshard.v1.Cluster/DrainLeaf',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.DrainLeafRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.DrainLeafResponse.FromString,
+                _registered_method=True)
+        self.RemoveLeaf = channel.unary_unary(
+                '/kvshard.v1.Cluster/RemoveLeaf',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.RemoveLeafRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.RemoveLeafResponse.FromString,
+                _registered_method=True)
+        self.MoveShard = channel.unary_unary(
+                '/kvshard.v1.Cluster/MoveShard',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.MoveShardRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.MoveShardResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -113,6 +128,27 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainLeaf(self, request, context):
+        """Has a leaf emptied: what it holds moves to other leaves. Returns at once; GetStatus shows how far it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveLeaf(self, request, context):
+        """Takes a leaf out of the cluster. FAILED_PRECONDITION while it holds something; see RemoveLeafRequest.force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveShard(self, request, context):
+        """Says on which leaf a replica, or the primary, of a shard is wanted. Returns at once; GetStatus shows how far it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +181,21 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=kvshard_dot_v1_dot_cluster__pb2.GetStatusRequest.FromString,
                     response_serializer=kvshard_dot_v1_dot_cluster__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'DrainLeaf': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainLeaf,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.DrainLeafRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.DrainLeafResponse.SerializeToString,
+            ),
+            'RemoveLeaf': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveLeaf,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.RemoveLeafRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.RemoveLeafResponse.SerializeToString,
+            ),
+            'MoveShard': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveShard,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.MoveShardRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.MoveShardResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,6 +361,87 @@ class Cluster(object):
             '/kvshard.v1.Cluster/GetStatus',
             kvshard_dot_v1_dot_cluster__pb2.GetStatusRequest.SerializeToString,
             kvshard_dot_v1_dot_cluster__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainLeaf(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/DrainLeaf',
+            kvshard_dot_v1_dot_cluster__pb2.DrainLeafRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.DrainLeafResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveLeaf(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/RemoveLeaf',
+            kvshard_dot_v1_dot_cluster__pb2.RemoveLeafRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.RemoveLeafResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveShard(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/MoveShard',
+            kvshard_dot_v1_dot_cluster__pb2.MoveShardRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.MoveShardResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,12 @@ class ClusterStub:
     """Drops a collection with all its keys."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetStatusRequest, _cluster_pb2.GetStatusResponse]
     """Returns the state of every leaf and shard."""
+    DrainLeaf: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.DrainLeafRequest, _cluster_pb2.DrainLeafResponse]
+    """Has a leaf emptied: what it holds moves to other leaves. Returns at once; GetStatus shows how far it is."""
+    RemoveLeaf: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.RemoveLeafRequest, _cluster_pb2.RemoveLeafResponse]
+    """Takes a leaf out of the cluster. FAILED_PRECONDITION while it holds something; see RemoveLeafRequest.force."""
+    MoveShard: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.MoveShardRequest, _cluster_pb2.MoveShardResponse]
+    """Says on which leaf a replica, or the primary, of a shard is wanted. Returns at once; GetStatus shows how far it is."""
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
@@ -63,6 +69,12 @@ class ClusterAsyncStub(ClusterStub):
     """Drops a collection with all its keys."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetStatusRequest, _cluster_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Returns the state of every leaf and shard."""
+    DrainLeaf: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainLeafRequest, _cluster_pb2.DrainLeafResponse]  # type: ignore[assignment]
+    """Has a leaf emptied: what it holds moves to other leaves. Returns at once; GetStatus shows how far it is."""
+    RemoveLeaf: _aio.UnaryUnaryMultiCallable[_cluster_pb2.RemoveLeafRequest, _cluster_pb2.RemoveLeafResponse]  # type: ignore[assignment]
+    """Takes a leaf out of the cluster. FAILED_PRECONDITION while it holds something; see RemoveLeafRequest.force."""
+    MoveShard: _aio.UnaryUnaryMultiCallable[_cluster_pb2.MoveShardRequest, _cluster_pb2.MoveShardResponse]  # type: ignore[assignment]
+    """Says on which leaf a replica, or the primary, of a shard is wanted. Returns at once; GetStatus shows how far it is."""
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
     """The map, the collections and the state of the cluster. Served by every router."""
@@ -114,5 +126,29 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.GetStatusResponse, _abc.Awaitable[_cluster_pb2.GetStatusResponse]]:
         """Returns the state of every leaf and shard."""
+
+    @_abc_1.abstractmethod
+    def DrainLeaf(
+        self,
+        request: _cluster_pb2.DrainLeafRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.DrainLeafResponse, _abc.Awaitable[_cluster_pb2.DrainLeafResponse]]:
+        """Has a leaf emptied: what it holds moves to other leaves. Returns at once; GetStatus shows how far it is."""
+
+    @_abc_1.abstractmethod
+    def RemoveLeaf(
+        self,
+        request: _cluster_pb2.RemoveLeafRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.RemoveLeafResponse, _abc.Awaitable[_cluster_pb2.RemoveLeafResponse]]:
+        """Takes a leaf out of the cluster. FAILED_PRECONDITION while it holds something; see RemoveLeafRequest.force."""
+
+    @_abc_1.abstractmethod
+    def MoveShard(
+        self,
+        request: _cluster_pb2.MoveShardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.MoveShardResponse, _abc.Awaitable[_cluster_pb2.MoveShardResponse]]:
+        """Says on which leaf a replica, or the primary, of a shard is wanted. Returns at once; GetStatus shows how far it is."""
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

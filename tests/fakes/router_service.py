@@ -6,7 +6,9 @@ It runs in threads of its own (grpc's synchronous server), so that it also serve
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import grpc
 import msgspec
@@ -23,9 +25,16 @@ from kvshard.errors import (
     VersionConflict,
     record_of,
 )
-from kvshard.model import CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
+from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
 from kvshard.rpc.channel import SERVER_OPTIONS
-from kvshard.rpc.convert import cluster_map_to_proto, collection_to_proto, leaf_status_to_proto, schema_from_proto
+from kvshard.rpc.convert import (
+    cluster_map_to_proto,
+    collection_to_proto,
+    leaf_status_to_proto,
+    leaf_to_proto,
+    schema_from_proto,
+    shard_to_proto,
+)
 from kvshard.rpc.status import DETAILS_KEY, failure_of, status_of
 from kvshard.schema import validate_document
 from kvshard.v1 import (
@@ -46,7 +55,8 @@ class FakeRouter:
     """fail(method, error) makes the next call of a method fail; hold() lets calls of a method wait until release().
 
     requests: every request that came in, by method. dead_keys: keys that fail on their own, with the error. watermarks: what a
-    write that asks for them gets. state: what stale reads say they saw.
+    write that asks for them gets. state: what stale reads say they saw. leaves, shards: its map. on_status: what happens before
+    the next answers to GetStatus.
     """
 
     def __init__(self, scan_chunk: int = 3, port: int = 0) -> None:
@@ -57,6 +67,14 @@ class FakeRouter:
         self.requests: dict[str, list] = defaultdict(list)
         self.dead_keys: dict[bytes, KvShardError] = {}
         self.down_leaves: set[str] = set()
+        half = 1 << 15
+        self.leaves = {name: Leaf(name, f"127.0.0.1:{port}", "z1") for name, port in (("leaf-1", 7801), ("leaf-2", 7802))}
+        self.shards = {
+            0: ShardConfig(0, 0, half - 1, 1, "leaf-1", (Replica("leaf-1", "a"),), (), ("leaf-1",)),
+            1: ShardConfig(1, half, 2 * half - 1, 1, "leaf-2", (Replica("leaf-2", "b"),), (), ("leaf-2",)),
+        }
+        self.catching_up: dict[int, list[CatchUpRecord]] = {}
+        self.on_status: list[Callable[[], None]] = []
         self.coverage = WHOLE
         self.watermarks = b""
         self.state = types_pb2.ReadState()
@@ -154,13 +172,7 @@ class FakeRouter:
             return self.version, present is not None
 
     def map(self) -> ClusterMap:
-        leaves = {name: Leaf(name, f"127.0.0.1:{port}", "z1") for name, port in (("leaf-1", 7801), ("leaf-2", 7802))}
-        half = 1 << 15
-        shards = {
-            0: ShardConfig(0, 0, half - 1, 1, "leaf-1", (Replica("leaf-1", "a"),), (), ("leaf-1",)),
-            1: ShardConfig(1, half, 2 * half - 1, 1, "leaf-2", (Replica("leaf-2", "b"),), (), ("leaf-2",)),
-        }
-        return ClusterMap(9, 0, leaves, shards, dict(self.collections))
+        return ClusterMap(9, 0, dict(self.leaves), dict(self.shards), dict(self.collections))
 
 
 class _Service:
@@ -370,6 +382,8 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
 
     def GetStatus(self, request, context):
         def work():
+            if self._router.on_status:
+                self._router.on_status.pop(0)()
             cluster_map = self._router.map()
             counts = [
                 CollectionCountRecord(row.id, len(rows := self._router.live(row.name)), sum(len(r[0]) for r in rows.values()))
@@ -380,12 +394,35 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
                 if leaf.id in self._router.down_leaves:
                     leaves.append(leaf_status_to_proto(leaf, None, "cannot be reached"))
                     continue
-                replica = ReplicaStatusRecord(shard, 1, "primary", 5, 5, counts if shard == 0 else [])
+                learners = self._router.catching_up.get(shard, [])
+                replica = ReplicaStatusRecord(shard, 1, "primary", 5, 5, counts if shard == 0 else [], catching_up=learners)
                 reply = LeafStatusReply(leaf.id, [replica], 4242, 61.0, 70 << 20, 5 << 20, "0.1.0")
                 leaves.append(leaf_status_to_proto(leaf, reply))
             return cluster_pb2.GetStatusResponse(map=cluster_map_to_proto(cluster_map), leaves=leaves)
 
         return self._run("GetStatus", request, context, work)
+
+    def DrainLeaf(self, request, context):
+        def work():
+            marked = replace(self._router.leaves[request.leaf], is_draining=not request.undo)
+            self._router.leaves[request.leaf] = marked
+            return cluster_pb2.DrainLeafResponse(leaf=leaf_to_proto(marked))
+
+        return self._run("DrainLeaf", request, context, work)
+
+    def RemoveLeaf(self, request, context):
+        return self._run(
+            "RemoveLeaf", request, context, lambda: cluster_pb2.RemoveLeafResponse(is_done=not request.force, shards=[1])
+        )
+
+    def MoveShard(self, request, context):
+        def work():
+            shard = self._router.shards[request.shard]
+            wanted = (request.replica.to_leaf,) if request.HasField("replica") else (request.primary,)
+            self._router.shards[request.shard] = moved = replace(shard, desired=wanted)
+            return cluster_pb2.MoveShardResponse(shard=shard_to_proto(moved))
+
+        return self._run("MoveShard", request, context, work)
 
     def WatchMap(self, request, context):
         yield cluster_pb2.WatchMapResponse(map=cluster_map_to_proto(self._router.map()))

@@ -2,7 +2,7 @@ import pytest
 
 from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig
 from kvshard.errors import InvalidArgument
-from kvshard.model import CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
+from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
 from kvshard.rpc.convert import (
     cluster_map_from_proto,
     cluster_map_to_proto,
@@ -22,12 +22,13 @@ LEAF = Leaf("leaf-1", "127.0.0.1:7001", "z1", 2.0)
 CLUSTER_MAP = ClusterMap(
     version=9,
     seed=2**32 - 1,
-    leaves={"leaf-1": LEAF, "leaf-2": Leaf("leaf-2")},
+    leaves={"leaf-1": LEAF, "leaf-2": Leaf("leaf-2", is_draining=True), "leaf-3": Leaf("leaf-3", is_removed=True)},
     shards={
         0: ShardConfig(0, 0, 32_767, 3, "leaf-1", (Replica("leaf-1", "abc"),), (), ("leaf-1",)),
         1: ShardConfig(1, 32_768, 65_535, 4, "leaf-2", (Replica("leaf-2"),), (Replica("leaf-1", "d"),), ("leaf-2", "leaf-1")),
     },
     collections={"default": Collection("default", 1), "docs": Collection("docs", 2, SCHEMA)},
+    replicas=3,
 )
 
 
@@ -43,6 +44,7 @@ def test_the_same_map_gives_the_same_bytes() -> None:
         leaves=dict(reversed(CLUSTER_MAP.leaves.items())),
         shards=dict(reversed(CLUSTER_MAP.shards.items())),
         collections=dict(reversed(CLUSTER_MAP.collections.items())),
+        replicas=3,
     )
     messages = [cluster_map_to_proto(each).SerializeToString(deterministic=True) for each in (CLUSTER_MAP, backwards)]
     assert messages[0] == messages[1]
@@ -97,7 +99,15 @@ def test_bad_schema_fields(fields: list[cluster_pb2.SchemaField]) -> None:
 
 def test_the_state_of_a_leaf_survives() -> None:
     replicas = [
-        ReplicaStatusRecord(3, 2, "primary", 10, 9, [CollectionCountRecord(1, 5, 600, 8)]),
+        ReplicaStatusRecord(
+            3,
+            2,
+            "primary",
+            10,
+            9,
+            [CollectionCountRecord(1, 5, 600, 8)],
+            catching_up=[CatchUpRecord("leaf-2", 7), CatchUpRecord("leaf-3", 4, 10**6, 10**9, 2.5e6)],
+        ),
         ReplicaStatusRecord(4, 1, "failed", 0, 0, [], "no space left on device"),
     ]
     reply = LeafStatusReply("leaf-1", replicas, 4711, 1.5, 10**9, 10**12, "0.1.0")
