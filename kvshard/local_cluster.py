@@ -32,6 +32,7 @@ from kvshard.limits import (
     SHARDS_MAX,
     check_length,
 )
+from kvshard.supervision import HASTY_STOP_SIGNAL
 from kvshard.supervisor import ChildSpec, Supervisor
 
 LEAVES_MAX = 64
@@ -244,5 +245,6 @@ def child_specs(plan: ClusterPlan, root: Path, coordinator: str, leaves: tuple[s
         times += ("--failure-timeout", f"{plan.failure_timeout_s:g}")
     for number, leaf in enumerate(leaves, start=1):
         place = ("--id", leaf, "--data-dir", str(root / leaf), "--listen", f"{HOST}:0")
-        specs.append(ChildSpec(leaf, (*python, "leaf", *place, *shared, *metrics(number), *times)))
+        command = (*python, "leaf", *place, *shared, *metrics(number), *times)
+        specs.append(ChildSpec(leaf, command, stop_signal=HASTY_STOP_SIGNAL))
     return specs

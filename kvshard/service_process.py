@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TypeAlias
 
 from kvshard.errors import InvalidArgument, KvShardError
-from kvshard.supervision import watch_supervisor
+from kvshard.supervision import HASTY_STOP_SIGNAL, watch_supervisor
 
 # gRPC's C++ core writes lines of its own to stderr, which are neither JSON nor for operators; what matters is raised. It reads
 # this once, when it is loaded.
@@ -25,7 +25,10 @@ Serve: TypeAlias = Callable[[asyncio.Event, Callable[[str], None]], Coroutine[ob
 
 
 def run_service(name: str, serve: Serve) -> int:
-    """Serve until SIGTERM, SIGINT or the end of the supervisor. Returns the exit code; errors go to stderr, a line each."""
+    """Serve until SIGTERM, SIGINT, SIGHUP (in haste: see StopOrder) or the end of the supervisor.
+
+    Returns the exit code; errors go to stderr, a line each.
+    """
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             code = runner.run(_serve(serve))
@@ -38,14 +41,26 @@ def run_service(name: str, serve: Serve) -> int:
     return code or 0
 
 
+class StopOrder(asyncio.Event):
+    """Set when the process is to stop. is_hasty: everything stops together, so that there is nobody to hand work over to."""
+
+    is_hasty = False
+
+    def set_hasty(self) -> None:
+        """Stop without handing over."""
+        self.is_hasty = True
+        self.set()
+
+
 async def _serve(serve: Serve) -> int | None:
-    stop = asyncio.Event()
+    stop = StopOrder()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(HASTY_STOP_SIGNAL, stop.set_hasty)
 
     def stop_from_thread() -> None:
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(stop.set_hasty)
 
     watch_supervisor(stop_from_thread)
     return await serve(stop, lambda address: print(f"ready: {address}", flush=True))

@@ -19,6 +19,10 @@ SUPERVISOR_FD_VARIABLE = "KVSHARD_SUPERVISOR_FD"
 SUPERVISOR_PID_VARIABLE = "KVSHARD_SUPERVISOR_PID"
 """Environment variable with the supervisor's pid, to notice that it died before prctl was called."""
 
+HASTY_STOP_SIGNAL = signal.SIGHUP
+"""What a supervisor that stops the whole cluster sends to its leaves: there is nobody left to hand shards over to. One that
+loses its terminal or its supervisor is in the same place."""
+
 EXIT_DONE = 4
 """Exit code of a process that has no part in the cluster any more (its leaf was removed): it is not started again."""
 

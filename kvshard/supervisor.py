@@ -54,13 +54,14 @@ class StartFailed(Exception):
 class ChildSpec:
     """A child to run. It must print one line `ready: host:port` on stdout once it serves.
 
-    is_front: stopped before the others. keeps_address: a restart listens where the first start did: the address that was
-    announced takes the place of the value of `--listen`.
+    is_front: stopped before the others. stop_signal: what it is sent when all are stopped. keeps_address: a restart listens
+    where the first start did: the address that was announced takes the place of the value of `--listen`.
     """
 
     name: str
     command: tuple[str, ...]
     is_front: bool = False
+    stop_signal: signal.Signals = signal.SIGTERM
     keeps_address: bool = False
 
     def command_at(self, address: str | None) -> tuple[str, ...]:
@@ -192,7 +193,7 @@ class Supervisor:
     async def _terminate(self, children: Sequence[_Child], timeout: float) -> None:
         running = [child.process for child in children if child.process is not None and child.process.returncode is None]
         for child in children:
-            _signal(child, signal.SIGTERM)
+            _signal(child, child.spec.stop_signal)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, timeout)):
                 for process in running:

@@ -6,6 +6,7 @@ turn of whoever brings the event; tasks are only the clock's tick and what waits
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final, Protocol
@@ -112,6 +113,25 @@ class Driver:
         while not self.is_settled():
             self._stepped.clear()
             await self._stepped.wait()
+
+    async def leave(self, grace_s: float) -> None:
+        """Have others take the place of this leaf's replicas, as far as there are others; no longer than grace_s seconds.
+
+        A leaf that just went would stop the writes of every shard that it has in sync, until it is put out or taken over from.
+        """
+        for replica in self._serving():
+            self._step(replica, ev.Leave())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while not all(replica.may_stop(self.clock.monotonic()) for replica in self._serving()):
+                    self._stepped.clear()
+                    await self._stepped.wait()
+                return
+        left = [replica.shard for replica in self._serving() if not replica.may_stop(self.clock.monotonic())]
+        _log.warning("stopping though others wait for it", shards=left, grace_s=grace_s)
+
+    def _serving(self) -> list[Replica]:
+        return [each for each in self.replicas.values() if each.machine is not None and each.error is None]
 
     async def close(self) -> None:
         """Commit what is in flight, then stop. The engine stays open."""

@@ -79,8 +79,8 @@ def _fields(message: Message, encode_entry: EncodeEntry) -> list[object]:
             return [epoch, committed]
         case Prepare(epoch, prev_epoch, prev_seqno, entries, committed):
             return [epoch, prev_epoch, prev_seqno, [encode_entry(entry) for entry in entries], committed]
-        case BeaconAck(epoch, sent_at, clock, acked):
-            return [epoch, sent_at, clock, acked]
+        case BeaconAck(epoch, sent_at, clock, acked, is_stopping):
+            return [epoch, sent_at, clock, acked, is_stopping]
         case Beacon(epoch, sent_at, committed, echo, grants_lease, config):
             data = clustermap_text.shard_data(config) if config is not None else None
             return [epoch, sent_at, committed, echo, grants_lease, data]
@@ -109,7 +109,8 @@ def _message(kind: type[Message], fields: list[Any], decode_entry: DecodeEntry) 
         epoch, prev_epoch, prev_seqno, rows, committed, *_ = fields
         return Prepare(epoch, prev_epoch, prev_seqno, tuple(map(decode_entry, rows)), committed)
     if kind is BeaconAck:
-        return BeaconAck(fields[0], fields[1], Echo(*fields[2]), fields[3])
+        epoch, sent_at, clock, acked, *more = fields
+        return BeaconAck(epoch, sent_at, Echo(*clock), acked, bool(more and more[0]))
     if kind is Beacon:
         epoch, sent_at, committed, echo, grants_lease, data, *_ = fields
         return Beacon(epoch, sent_at, committed, Echo(*echo) if echo else None, grants_lease, _config(data))

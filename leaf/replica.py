@@ -96,6 +96,10 @@ class Replica:
         """Its state holds the entries through this seqno."""
         return self.machine.applied if self.machine is not None else 0
 
+    def may_stop(self, now: float) -> bool:
+        """Whether no commit would wait for it if it were gone. now: monotonic seconds."""
+        return self.machine is None or self.machine.may_stop(now)
+
     def fail(self, error: KvShardError) -> None:
         """Remember why the replica stopped. The only one in sync goes on to answer reads: nobody else can, nor can write."""
         machine = self.machine

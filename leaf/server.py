@@ -33,6 +33,7 @@ from kvshard.limits import (
 from kvshard.rpc.channel import aio_server, bind
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.peer_stream import PeerServicer
+from kvshard.service_process import StopOrder
 from kvshard.supervision import EXIT_DONE
 from kvshard.telemetry import LeafMetrics, process_registry, start_metrics, stop_metrics
 from kvshard.v1 import leaf_pb2, leaf_pb2_grpc, peer_pb2_grpc
@@ -53,6 +54,10 @@ from leaf.shard_store import ShardStore
 
 STOP_GRACE_S: Final = 2.0
 """What requests under way get at a stop; the supervisor promises that all is gone after 5 s."""
+
+LEAVE_GRACE: Final = 2.0
+"""Failure timeouts that a leaf takes to hand over what it holds before it stops: read leases that it has must run out (0.6 of
+one) before it is put out; after one all others would have given it up in any case."""
 
 SETTLE_TIMEOUT_S: Final = 10.0
 """A leaf says that it is ready when its replicas have their places: primaries take writes, secondaries follow. That needs the
@@ -197,6 +202,10 @@ class LeafServer:
                 return
         _log.warning("not every replica has its place yet", replicas=[str(each) for each in self.driver.replicas.values()])
 
+    async def leave(self) -> None:
+        """Have other leaves take the place of this one, while it still serves."""
+        await self.driver.leave(LEAVE_GRACE * self._options.failure_timeout_s)
+
     async def stop(self) -> None:
         """Refuse new requests, let those under way end within the grace, make everything durable."""
         await self._health.enter_graceful_shutdown()
@@ -332,6 +341,8 @@ async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str
                 on_ready(server.address)
                 await asyncio.wait({stopping, removed}, return_when=asyncio.FIRST_COMPLETED)
             _log.info("leaf stopping", leaf=options.id, address=server.address, was_removed=removed.done())
+            if starting.done() and not (isinstance(stop, StopOrder) and stop.is_hasty):
+                await server.leave()
         finally:
             for task in (starting, stopping, removed):
                 task.cancel()

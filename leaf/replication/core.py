@@ -107,6 +107,7 @@ class Core:
         self.committed = recovered.applied
         self.durable = self.log.last
         self.is_whole = True
+        self.is_stopping = False
         self.in_flight_bytes = 0
         self.pinned: int | None = None
         self.snapshots = boot % 1_000_003 * 1_000

@@ -106,10 +106,8 @@ class SnapshotRows:
 
 
 @dataclass(frozen=True, slots=True)
-class HandOver:
-    """The leaf named should become primary. Nothing happens unless it is in sync and this replica is the primary."""
-
-    leaf: str
+class Leave:
+    """The leaf is about to stop: hand the shard over, and get out of the replicas in sync, as far as others are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +125,5 @@ class Fail:
 
 
 Event: TypeAlias = (
-    Tick
-    | Receive
-    | Durable
-    | ConfigSeen
-    | CasAnswer
-    | Write
-    | Propose
-    | Conclude
-    | Read
-    | SnapshotRows
-    | HandOver
-    | Cancel
-    | Fail
+    Tick | Receive | Durable | ConfigSeen | CasAnswer | Write | Propose | Conclude | Read | SnapshotRows | Leave | Cancel | Fail
 )

@@ -125,7 +125,7 @@ class Follower:
                 self._fresh = (beacon.committed, beacon.echo.clock)
         self._learn_commit(beacon.committed, now)
         self._note_fresh()
-        ack = BeaconAck(core.epoch, beacon.sent_at, Echo(core.boot, now), self.acked())
+        ack = BeaconAck(core.epoch, beacon.sent_at, Echo(core.boot, now), self.acked(), core.is_stopping)
         if core.saved_epoch >= core.epoch:
             self._answer(sender, ack, now)
         else:
@@ -303,7 +303,7 @@ class Follower:
         return now - self.heard_at >= grace + others.index(self.core.me.leaf) * timings.stagger
 
     def _may_take_over(self) -> bool:
-        return self.core.is_whole and self.core.saved_epoch >= self.core.epoch
+        return self.core.is_whole and self.core.saved_epoch >= self.core.epoch and not self.core.is_stopping
 
     def request(self, config: ShardConfig, now: float) -> None:
         """Ask to become the primary by this configuration."""
@@ -326,7 +326,7 @@ class Follower:
         if core.role is Role.LEARNER:
             self.read_config(now)
             return
-        if core.me.leaf not in config.desired:
+        if core.me.leaf not in config.desired or core.is_stopping:
             return
         if config.primary != core.me.leaf:
             core.send(primary_of(config), Join(core.epoch))

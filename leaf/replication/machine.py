@@ -21,7 +21,7 @@ from leaf.replication.actions import Action, CloseSnapshot, ReadConfig, Reason, 
 from leaf.replication.core import Core, ReadNow, Recovered, Role
 from leaf.replication.events import Event, Outcome
 from leaf.replication.follower import Follower, TakeOver, primary_of
-from leaf.replication.membership import Change, Kind
+from leaf.replication.membership import Change, Kind, is_heir
 from leaf.replication.messages import (
     Beacon,
     BeaconAck,
@@ -121,10 +121,10 @@ class ReplicationMachine(Core):
                     self.reign.on_rows(snapshot, rows, cursor, now)
                 else:
                     self.out.append(CloseSnapshot(snapshot))
-            case ev.HandOver(leaf):
-                if self.reign is not None and leaf in self.reign.peers:
-                    desired = (leaf, *(each for each in self.reign.config.desired if each != leaf))
-                    self.reign.config = replace(self.reign.config, desired=desired)
+            case ev.Leave():
+                self.is_stopping = True
+                if self.reign is not None:
+                    self.reign.handover_not_before = now
             case ev.Cancel(token):
                 self.cancel(token)
             case ev.Fail():
@@ -188,6 +188,15 @@ class ReplicationMachine(Core):
             return
         is_confirming = self.role is Role.CONFIRMING
         self.out.append(Refuse(write.token, Reason.NOT_READY if is_confirming else Reason.NOT_PRIMARY))
+
+    def may_stop(self, now: float) -> bool:
+        """Whether the shard's writes would not wait for this replica if it were gone: after Leave, as soon as that can be."""
+        config = self.config
+        if config is None or self.role is Role.FAILED or self.me not in config.in_sync:
+            return True
+        if self.reign is not None:
+            return not any(is_heir(self.reign, peer, now) for peer in self.reign.peers.values())
+        return len(config.in_sync) <= self.min_in_sync  # Without it no writes are taken, so that it is not put out.
 
     def catching_up(self) -> list[CatchUp]:
         """The learners, as their primary sees them."""

@@ -1,8 +1,9 @@
 """Which change of the replica set a primary asks for next; one at a time.
 
 In order: put out who is silent (where too few would be left, only when the others have had time to take over), take in who has
-caught up, add who is wanted, hand over to the wanted primary, put out who is not wanted any more (only when every wanted one is
-in sync). All are compare-and-set by epoch at the coordinator.
+caught up, add who is wanted, hand over to the wanted primary (or to anybody, when this leaf is about to stop), put out who is
+about to stop, and who is not wanted any more (only when every wanted one is in sync). All are compare-and-set by epoch at the
+coordinator.
 
 Pure: imports only the standard library and other pure files.
 """
@@ -124,7 +125,9 @@ def keeps_pace(reign: "Reign", peer: Peer, now: float) -> bool:
     if core.role is not Role.PRIMARY:
         return False  # Before its barrier commits a primary does not know how far its predecessor had committed.
     is_heard = now - peer.beacon_acked_sent_at < core.timings.evict_after and peer.known_epoch == core.epoch
-    is_near = core.last - peer.acked <= PROMOTE_LAG and now - peer.level_as_of < core.timings.joining_limit
+    is_near = (
+        not peer.is_stopping and core.last - peer.acked <= PROMOTE_LAG and now - peer.level_as_of < core.timings.joining_limit
+    )
     return is_heard and is_near and peer.sending is None and not peer.is_probing
 
 
@@ -172,7 +175,7 @@ def _add_learner(reign: "Reign") -> Change | None:
 
 def _hand_over(reign: "Reign", now: float) -> Change | None:
     config, core = reign.config, reign.core
-    wanted = config.desired[0] if config.desired else config.primary
+    wanted = _wanted_primary(reign, now)
     peer = reign.peers.get(wanted)
     if wanted == config.primary or peer is None or not _is_fit(reign, peer, now) or now < reign.handover_not_before:
         reign.closing_since = None
@@ -189,17 +192,40 @@ def _hand_over(reign: "Reign", now: float) -> Change | None:
     return _changed(reign, Kind.HAND_OVER, config.in_sync, config.learners, primary=wanted)
 
 
+def _wanted_primary(reign: "Reign", now: float) -> str:
+    """Who is to lead. When this leaf is about to stop: whoever would at once, in the order in which they are wanted."""
+    config = reign.config
+    if not reign.core.is_stopping:
+        return config.desired[0] if config.desired else config.primary
+    order = [*config.desired, *reign.peers]
+    return next((leaf for leaf in order if leaf in reign.peers and _is_fit(reign, reign.peers[leaf], now)), config.primary)
+
+
+def is_heir(reign: "Reign", peer: Peer, now: float) -> bool:
+    """Whether a replica could take the shard over from a primary that is about to stop."""
+    return peer.is_in_sync and not peer.is_stopping and now - peer.beacon_acked_sent_at < reign.core.timings.evict_after
+
+
 def _is_fit(reign: "Reign", peer: Peer, now: float) -> bool:
     """Whether a replica would lead at once if it were handed the shard."""
     is_heard = now - peer.beacon_acked_sent_at < reign.core.timings.read_lease
-    return peer.is_in_sync and peer.known_epoch == reign.core.epoch and not peer.is_probing and is_heard
+    is_ready = peer.known_epoch == reign.core.epoch and not peer.is_probing and not peer.is_stopping
+    return peer.is_in_sync and is_ready and is_heard
+
+
+def _surplus(reign: "Reign") -> Peer | None:
+    """Who is to leave: one whose leaf stops, if enough stay to take writes, or one not wanted, if all are in sync who are."""
+    config = reign.config
+    in_sync = [(leaf, peer) for leaf, peer in reign.peers.items() if peer.is_in_sync]
+    if len(config.in_sync) > reign.min_in_sync and (stops := [peer for _, peer in in_sync if peer.is_stopping]):
+        return stops[0]
+    is_complete = config.desired and {each.leaf for each in config.in_sync}.issuperset(config.desired)
+    return next((peer for leaf, peer in in_sync if leaf not in config.desired), None) if is_complete else None
 
 
 def _put_out_surplus(reign: "Reign", now: float) -> Change | None:
     config = reign.config
-    surplus = next((peer for leaf, peer in reign.peers.items() if peer.is_in_sync and leaf not in config.desired), None)
-    if surplus is not None and not ({each.leaf for each in config.in_sync}.issuperset(config.desired) and config.desired):
-        surplus = None
+    surplus = _surplus(reign)
     for peer in reign.peers.values():
         peer.is_leaving = peer is surplus  # No more leases; when the last one is over it goes.
     if surplus is None or not lease_is_over(reign, surplus, now):

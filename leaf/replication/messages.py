@@ -76,12 +76,16 @@ class Beacon:
 
 @dataclass(frozen=True, slots=True)
 class BeaconAck:
-    """sent_at: of the beacon answered, by the primary's clock. clock: the sender's own. acked: as in PrepareAck."""
+    """sent_at: of the beacon answered, by the primary's clock. clock: the sender's own. acked: as in PrepareAck.
+
+    is_stopping: the sender's leaf is about to stop and wants to be put out before, so that no commit waits for it.
+    """
 
     epoch: int
     sent_at: float
     clock: Echo
     acked: int
+    is_stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True)

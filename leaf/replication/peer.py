@@ -66,6 +66,7 @@ class Peer:
         self.granted_at = float("-inf")
         self.unacked_since: float | None = None
         self.is_leaving = False
+        self.is_stopping = False
         self.sending: Sending | None = None
         self.since = now
         self.level_as_of = float("-inf")

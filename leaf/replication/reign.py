@@ -234,6 +234,7 @@ class Reign:
     def on_beacon_ack(self, peer: Peer, ack: BeaconAck, now: float) -> None:
         """A peer has heard this primary."""
         peer.last_ack_at = now
+        peer.is_stopping = ack.is_stopping
         peer.known_epoch = ack.epoch
         if ack.sent_at > peer.beacon_acked_sent_at:
             peer.beacon_acked_sent_at = ack.sent_at
