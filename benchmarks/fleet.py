@@ -37,8 +37,10 @@ ROUTER = "router"
 class ServiceProcess:
     """`python -m leaf` or `python -m router`. May be started again after its end. log: gets its stderr."""
 
-    def __init__(self, module: str, arguments: Sequence[str], log: pathlib.Path) -> None:
-        self.command = [sys.executable, "-m", module, *arguments]
+    def __init__(self, module: str, arguments: Sequence[str], log: pathlib.Path, prefix: Sequence[str] = ()) -> None:
+        """prefix: a command that executes the one behind it in its own place."""
+        self.name = f"{module} {' '.join(arguments[:2])}"
+        self.command = [*prefix, sys.executable, "-m", module, *arguments]
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
         self._lifeline: int | None = None
@@ -46,7 +48,7 @@ class ServiceProcess:
     def __repr__(self) -> str:
         state = "down" if self.process is None else f"pid {self.process.pid}, exit {self.process.poll()}"
         log = self.log.read_text(errors="replace")[-1500:] if self.log.exists() else ""
-        return f"ServiceProcess({' '.join(self.command[2:5])}, {state}, log={log!r})"
+        return f"ServiceProcess({self.name}, {state}, log={log!r})"
 
     @property
     def pid(self) -> int:
@@ -140,11 +142,16 @@ class Fleet:
 
     def _leaf(self, name: str, arguments: Sequence[str]) -> ServiceProcess:
         place = ("--id", name, "--data-dir", str(self.data_dir(name)), *self.listen_arguments(name))
-        return ServiceProcess("leaf", (*place, *self._shared(), *arguments), self.folder / f"{name}.log")
+        log = self.folder / f"{name}.log"
+        return ServiceProcess("leaf", (*place, *self._shared(), *arguments), log, self.leaf_prefix(name))
 
     def listen_arguments(self, name: str) -> tuple[str, ...]:
         """Where a leaf listens; any free port of the loopback if it is not said."""
         return ("--listen", "127.0.0.1:0")
+
+    def leaf_prefix(self, name: str) -> tuple[str, ...]:
+        """The command that a leaf is started through."""
+        return ()
 
     def data_dir(self, name: str) -> pathlib.Path:
         """Where a leaf's data is."""
