@@ -19,6 +19,7 @@ from kvshard.coordination.replica_sets import CasResult
 from kvshard.errors import ErrorDetails, KvShardError, StaleEpoch, Unavailable
 from leaf.committer import Committer
 from leaf.engine import StorageError
+from leaf.left_overs import left_over
 from leaf.recovery import Identity, identify
 from leaf.refusals import storage_failed
 from leaf.replica import Replica
@@ -77,6 +78,10 @@ class Index(Protocol):
         """The map's collections now."""
         ...
 
+    def remove_shard(self, shard: int) -> None:
+        """Remove the files of a shard that is not open."""
+        ...
+
     def notify(self, shard: int, applied_seqno: int) -> None:
         """The shard has applied entries through this seqno."""
         ...
@@ -129,6 +134,7 @@ class Hosting:
         self._unsubscribe: Callable[[], None] | None = None
         self._jitter = random.Random()
         self._next_number = 1
+        self._has_looked_back = False
 
     def __repr__(self) -> str:
         return f"Hosting({self._host.leaf!r})"
@@ -173,6 +179,7 @@ class Hosting:
             await self._map_changed.wait()
             self._map_changed.clear()
             try:
+                await self._wipe_left_over()
                 await self._close_misplaced()
                 await self._open_missing()
             except (Unavailable, CoordinatorUnavailable) as error:
@@ -207,6 +214,17 @@ class Hosting:
             host.discard(replica, StaleEpoch(f"shard {shard} has moved to other leaves", details))
             if not was_failed:  # What could not be opened is kept: a person may want to look at it.
                 await self._wipe(shard)
+
+    async def _wipe_left_over(self) -> None:
+        """Once, at the start: free what shards take that went elsewhere while this leaf was away."""
+        if self._has_looked_back:
+            return
+        host = self._host
+        for shard in left_over(host.store.engine, host.leaf, host.maps.current):
+            _log.info("replica was placed elsewhere meanwhile", shard=shard)
+            host.index.remove_shard(shard)
+            await host.committer.make_durable(host.store.wipe(shard))
+        self._has_looked_back = True
 
     async def _wipe(self, shard: int) -> None:
         self._host.index.set_collections([shard], [])

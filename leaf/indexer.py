@@ -91,6 +91,11 @@ class Indexer:
         for slot in self._slots_of(shard):
             self._forget(slot)
 
+    def remove_shard(self, shard: int) -> None:
+        """Remove the files of a shard that is not open and went elsewhere."""
+        self._unwanted += self._root.glob(f"{shard}-*")
+        self._start()
+
     def notify(self, shard: int, applied_seqno: int) -> None:
         """The shard has applied entries through this seqno. Cheap; called after each apply."""
         self._applied[shard] = applied_seqno

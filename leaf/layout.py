@@ -197,6 +197,12 @@ def meta_key(shard: int, name: bytes) -> bytes:
     return b"m" + _SHARD.pack(shard) + name
 
 
+def shard_of_meta(key: bytes) -> int:
+    """The shard that a meta row belongs to."""
+    shard: int = _SHARD.unpack_from(key, 1)[0]
+    return shard
+
+
 def expiry_key(shard: int, expires_at_ms: int, collection_id: int, key: bytes) -> bytes:
     """Key of an expiry row."""
     return b"x" + _EXPIRY.pack(shard, expires_at_ms, collection_id) + key

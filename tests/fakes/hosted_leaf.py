@@ -29,6 +29,7 @@ class FakeIndex:
         self.notified: list[tuple[int, int]] = []
         self.opened: list[int] = []
         self.closed: list[int] = []
+        self.removed: list[int] = []
         self.collections: list[str] = []
         self.refreshed: list[tuple[int, int]] = []
         self.through = 10**9
@@ -42,6 +43,9 @@ class FakeIndex:
 
     def close_shard(self, shard: int) -> None:
         self.closed.append(shard)
+
+    def remove_shard(self, shard: int) -> None:
+        self.removed.append(shard)
 
     def notify(self, shard: int, applied_seqno: int) -> None:
         self.notified.append((shard, applied_seqno))
