@@ -32,6 +32,7 @@ from kvshard.limits import (
     SHARDS_MAX,
     check_length,
 )
+from kvshard.own_leaves import note_own_leaves, own_leaves, removed_leaves
 from kvshard.supervision import HASTY_STOP_SIGNAL
 from kvshard.supervisor import ChildSpec, Supervisor
 
@@ -146,7 +147,10 @@ async def open_map(coordinator: Coordinator, plan: ClusterPlan) -> ClusterMap:
         raise DataLoss(f"the cluster map in {plan.data_dir} is damaged: {error}") from error
     if current is None:
         raise FailedPrecondition(f"the cluster map in {plan.data_dir} vanished while it was read")
-    for name, asked, held in (("leaves", plan.leaves, len(current.leaves)), ("shards", plan.shards, len(current.shards))):
+    own = own_leaves(plan.data_dir, current.leaves)
+    if not own:
+        raise FailedPrecondition(f"no leaf of the cluster lives in {plan.data_dir} any more: all of them were removed")
+    for name, asked, held in (("leaves", plan.leaves, len(own)), ("shards", plan.shards, len(current.shards))):
         if asked is not None and asked != held:
             raise InvalidArgument(
                 f"{plan.data_dir} holds a cluster with {held} {name}, not {asked}; leave --{name} out to continue it, or "
@@ -197,7 +201,7 @@ class LocalCluster:
             current = await open_map(coordinator, self.plan)
         finally:
             await coordinator.close()
-        self.leaves = tuple(sorted(current.leaves, key=lambda leaf: (len(leaf), leaf)))
+        self.leaves = self._settle_leaves(root, current)
         self.shards = tuple(sorted(current.shards))
         self.replicas = min(len(each.desired or each.in_sync) for each in current.shards.values())
         check_ports(self.plan.ports(len(self.leaves)))
@@ -205,6 +209,17 @@ class LocalCluster:
         self._supervisor = Supervisor(specs, root / "logs", self._clock, self._report, self._echo)
         addresses = await self._supervisor.start()
         return addresses["router"]
+
+    def _settle_leaves(self, root: Path, current: ClusterMap) -> tuple[str, ...]:
+        """The leaves to run; from now on they are those of this directory."""
+        leaves = own_leaves(root, current.leaves)
+        for leaf in removed_leaves(root, current.leaves):
+            self._report(f"{leaf} was removed from the cluster; {root / leaf} is not used any more")
+        try:
+            note_own_leaves(root, leaves)
+        except OSError as error:
+            raise Unavailable(f"the data directory {root} cannot be used: {error.strerror}") from error
+        return leaves
 
     async def stop(self) -> None:
         """Stop every process within 5 s, and release the directory."""
