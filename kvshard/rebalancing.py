@@ -6,7 +6,7 @@ as the one before it. In order of need:
 
 1. A shard that is wanted where it cannot stay (the leaf is gone, draining, or of weight 0), in too few places or in too few
    zones, gets other places; the others stay as they are.
-2. Only when a leaf is more than one replica, or one primary, beside its fair share, or has none of it, shards move for the
+2. Only when a leaf is more than one replica, or one primary, beside its fair share, or holds nothing, shards move for the
    spread alone; then until the spread is even. What an operator moved by hand is not moved back at once.
 
 Nothing moves for the spread while a leaf is missing that may come back. Few shards change at a time (CHANGING_MAX,
@@ -177,7 +177,7 @@ def _settled_on(situation: Situation, shard: int, leaves: Desired) -> Desired | 
 def _is_uneven(situation: Situation, spots: Mapping[int, Desired], takers: Sequence[str], wanted: int) -> bool:
     """Whether a leaf is so far beside its fair share that data should move for it.
 
-    One replica more or fewer than the share, rounded either way, is no reason; to have nothing of a share is.
+    One replica or primary more or fewer than the share, rounded either way, is no reason; to hold nothing of a share is.
     """
     held = Counter(leaf for leaves in spots.values() for leaf in leaves)
     leads = Counter(leaves[0] for leaves in spots.values() if leaves)
@@ -185,12 +185,16 @@ def _is_uneven(situation: Situation, spots: Mapping[int, Desired], takers: Seque
     weights = {leaf: leaves[leaf].weight for leaf in takers}
     zone_of = {leaf: leaves[leaf].zone for leaf in takers}
     fair = fair_shares(weights, zone_of, len(spots), min(wanted, len(takers)), held).fair
-    return any(_is_beside(held[leaf], fair[leaf]) or _is_beside(leads[leaf], Fraction(held[leaf], wanted)) for leaf in takers)
+    return any(
+        _is_beside(held[leaf], fair[leaf])
+        or (held[leaf] == 0 and fair[leaf] >= 1)
+        or _is_beside(leads[leaf], Fraction(held[leaf], wanted))
+        for leaf in takers
+    )
 
 
 def _is_beside(count: int, share: Fraction) -> bool:
-    is_left_out = count == 0 and share >= 1
-    return is_left_out or not floor(share) - 1 <= count <= ceil(share) + 1
+    return not floor(share) - 1 <= count <= ceil(share) + 1
 
 
 # -- the throttle -------------------------------------------------------------------------------------------------------

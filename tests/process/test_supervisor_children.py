@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvshard.clock import SystemClock
+from kvshard.supervision import HASTY_STOP_SIGNAL
 from kvshard.supervisor import ChildSpec, StartFailed, Supervisor
 
 # A child as kvshard's own are: watches the supervisor, says ready, stops on SIGTERM.
@@ -109,6 +110,29 @@ async def test_a_killed_child_comes_back_at_its_address(supervise):
     assert reports == ["router was killed by SIGKILL; starting it again in 0.1 s", "router is ready again"]
     assert supervisor.pids["router"] != first
     assert supervisor.addresses == {"router": "127.0.0.1:4711"}
+
+
+async def test_a_child_that_has_left_the_cluster_is_not_started_again(supervise):
+    program = """
+        import signal, sys, threading
+        from kvshard.supervision import EXIT_DONE, HASTY_STOP_SIGNAL
+        over = threading.Event()
+        signal.signal(HASTY_STOP_SIGNAL, lambda *_: over.set())
+        print("ready: 127.0.0.1:1", flush=True)
+        over.wait()
+        sys.exit(EXIT_DONE)
+    """
+    specs = [ChildSpec(name, command(program), stop_signal=HASTY_STOP_SIGNAL) for name in ("leaf-1", "leaf-2")]
+    supervisor, reports = supervise(*specs)
+    await supervisor.start()
+    os.kill(supervisor.pids["leaf-1"], HASTY_STOP_SIGNAL)
+    await until(lambda: reports)
+    assert reports == ["leaf-1 has left the cluster"]
+    assert set(supervisor.pids) == {"leaf-2"}
+    began = time.monotonic()
+    await supervisor.stop()
+    assert time.monotonic() - began < 3.0, "leaf-2 was sent the signal that it waits for"
+    assert supervisor.pids == {}
 
 
 async def test_a_child_that_cannot_start_ends_the_start_with_its_own_words(supervise):

@@ -148,6 +148,16 @@ def test_a_move_by_hand_is_not_undone() -> None:
     assert shards.map.shards[other.id].desired == led
 
 
+def test_a_primary_moved_by_hand_stays_though_its_leaf_has_none_left() -> None:
+    shards = Shards(leaves(4), 4, 3)
+    assert set(primaries(shards).values()) == {1}
+    shard = shards.map.shards[0]
+    led = (shard.desired[1], shard.desired[0], shard.desired[2])
+    shards.put_shard(replace(shard, desired=led))
+    shards.settle()
+    assert shards.map.shards[0].desired == led
+
+
 def test_two_replicas_beside_the_share_are_moved_back_and_evened_out() -> None:
     shards = Shards(leaves(4), 8, 3)
     chosen = [shard for shard in shards.map.shards.values() if "leaf-4" not in shard.desired][:2]
