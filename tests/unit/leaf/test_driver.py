@@ -13,6 +13,7 @@ from kvshard.errors import DataLoss, FailedPrecondition, NotReady, StaleEpoch, S
 from kvshard.model import ShardWrite
 from leaf import layout
 from leaf.memory_engine import MemoryEngine
+from leaf.replica import Replica
 
 
 async def until(condition) -> None:
@@ -250,3 +251,18 @@ async def test_opening_is_tried_again_after_a_failure_that_nobody_foresaw() -> N
     maps.refuse = [RuntimeError("a defect")]
     async with asyncio.timeout(5), hosted_leaf(maps=maps) as leaf:
         assert leaf.read(b"k") is None
+
+
+async def test_a_leaf_alone_may_stop_at_once_and_one_that_is_waited_for_stops_after_the_grace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with hosted_leaf() as leaf:
+        await leaf.write({b"k": b"v"})
+        async with asyncio.timeout(5):
+            await leaf.driver.leave(60.0)
+        assert all(replica.machine.is_stopping for replica in leaf.driver.replicas.values())
+        await leaf.write({b"k": b"still"})
+        assert leaf.read(b"k") == b"still", "it serves until it is closed"
+        monkeypatch.setattr(Replica, "may_stop", lambda self, now: False)
+        async with asyncio.timeout(5):
+            await leaf.driver.leave(0.0)
