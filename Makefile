@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SEEDS ?= 200
+MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test sim sim-mutants check format protos bench clean lock
+.PHONY: help setup setup-dev demo up test sim sim-mutants soak check format protos bench clean lock
 
 help: ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,9 @@ sim: $(VENV)/.dev ## Simulate replication under faults: SEEDS=5000, or SEED=17 f
 
 sim-mutants: $(VENV)/.dev ## Plant one bug at a time in the replication; print how many seeds each took to be caught
 	PYTHONPATH=tests:. $(BIN)/python -m sim --mutants --seeds $(SEEDS)
+
+soak: $(VENV)/.dev ## Random faults on real processes under load: MINUTES=10, SEED=7 for the same schedule again
+	PYTHONPATH=tests:. $(BIN)/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.dev ## Format, lint, types, import rules, proto lint and drift
 	$(BIN)/ruff format --check .

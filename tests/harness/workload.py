@@ -367,10 +367,10 @@ class Workload:
         self._conflicts.clear()
 
     def gap_s(self, *, of_writes: bool) -> float:
-        """The longest time without a call that succeeded, so far or until the load was stopped."""
+        """The longest time without a call that succeeded, from the first one that did; so far or until the load was stopped."""
         ended = self.ended or time.monotonic()
-        instants = sorted(self.writes_at if of_writes else self.reads_at)
-        instants = [self.began, *(each for each in instants if each <= ended), ended]
+        instants = sorted(self.writes_at if of_writes else self.reads_at) or [self.began]
+        instants = [*(each for each in instants if each <= ended), ended]
         return max(after - before for before, after in itertools.pairwise(instants))
 
 
