@@ -4,12 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SEEDS ?= 200
 MINUTES ?= 10
+KILLS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test sim sim-mutants soak check format protos bench clean lock
+.PHONY: help setup setup-dev demo up test sim sim-mutants soak check format protos bench bench-replication clean lock
 
 help: ## Show the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -57,6 +58,9 @@ check: $(VENV)/.dev ## Format, lint, types, import rules, proto lint and drift
 
 bench: $(VENV)/.dev ## Run the benchmarks and print the figures
 	$(BIN)/python -m benchmarks
+
+bench-replication: $(VENV)/.dev ## Measure failover, replicas and catching up: KILLS=200, PART=kills for one part
+	$(BIN)/python -m benchmarks.replication --kills $(KILLS) $(PART)
 
 format: $(VENV)/.dev ## Format and fix what can be fixed
 	$(BIN)/ruff format .

@@ -24,7 +24,7 @@ NEIGHBOUR_DELAY_S = 0.05
 
 @dataclass(frozen=True)
 class Step:
-    """One fault of the schedule. leaf: the one it hits. seconds: how long it lasts, if it lasts. choice: of what is left open."""
+    """One fault of the schedule. leaf: the one it hits. seconds: for how long, if it lasts. choice: of what is left open."""
 
     kind: str
     leaf: str
