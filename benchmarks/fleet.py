@@ -17,6 +17,7 @@ from typing import Self
 
 from kvshard.clock import SystemClock
 from kvshard.clustermap import ClusterMap, Leaf
+from kvshard.coordination.base import Coordinator
 from kvshard.coordination.connect import connect
 from kvshard.coordination.mapstore import BootstrapPlan, assemble, bootstrap
 from kvshard.coordination.mapwriter import PREFIX
@@ -135,6 +136,7 @@ class Fleet:
         router = ("--listen", f"127.0.0.1:{router_port}", *self._shared())
         self.router = ServiceProcess(ROUTER, router, folder / "router.log")
         self.address = ""
+        self._opened: Coordinator | None = None
         self._plan = BootstrapPlan(tuple(map(Leaf, self.names)), shards=shards, replicas=replicas)
 
     def _shared(self) -> tuple[str, ...]:
@@ -164,11 +166,7 @@ class Fleet:
 
     async def start(self) -> Self:
         """Bootstrap the cluster if it is new, and start everything; returns when it serves."""
-        coordinator = connect(self.coordinator, SystemClock())
-        try:
-            await bootstrap(coordinator, self._plan)
-        finally:
-            await coordinator.close()
+        await bootstrap(self._store(), self._plan)
         for process in self.processes.values():
             process.start()
         for leaf in self.leaves.values():
@@ -178,13 +176,14 @@ class Fleet:
 
     async def map(self) -> ClusterMap:
         """The map as the coordinator holds it."""
-        coordinator = connect(self.coordinator, SystemClock())
-        try:
-            found = assemble((await coordinator.get_prefix(PREFIX)).items)
-        finally:
-            await coordinator.close()
+        found = assemble((await self._store().get_prefix(PREFIX)).items)
         assert found is not None
         return found
+
+    def _store(self) -> Coordinator:
+        if self._opened is None:
+            self._opened = connect(self.coordinator, SystemClock())
+        return self._opened
 
     async def primary(self, shard: int) -> str:
         """The leaf that leads a shard."""
@@ -218,14 +217,21 @@ class Fleet:
         for process in self.processes.values():
             process.stop()
 
+    async def close(self) -> None:
+        """End everything."""
+        self.stop()
+        if self._opened is not None:
+            await self._opened.close()
+            self._opened = None
+
     async def __aenter__(self) -> Self:
         try:
             return await self.start()
         except BaseException:
-            self.stop()
+            await self.close()
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.stop()
+        await self.close()

@@ -1,7 +1,7 @@
 """A TCP proxy that makes the network between two processes bad: slow, silent, half dead or cut, in one direction or both.
 
-It stands before a server and knows who dials it: the kernel tells which process owns the other end of a connection. So a fault
-can be meant for one pair of processes, and from several such proxies a partition is made.
+It stands before a server and may know who dials it (`socket_owner.py`). So a fault can be meant for one pair of processes, and
+from several such proxies a partition is made.
 
     delay    bytes come later, in their order
     stall    bytes stay where they are until the fault is over, as in a network that repeats what was lost
@@ -14,8 +14,6 @@ A stall and a drop hold for connections made meanwhile too.
 
 import asyncio
 import contextlib
-import os
-import pathlib
 import socket
 import struct
 from collections import deque
@@ -369,31 +367,3 @@ def _reset(transport: asyncio.Transport) -> None:
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
-
-
-def owner_of(local_port: int, remote_port: int, pids: dict[str, int]) -> str:
-    """Which of these processes (name -> pid) has the loopback socket from one port to the other; '' if none."""
-    inode = _inode_of(local_port, remote_port)
-    if inode is None:
-        return ANYBODY
-    wanted = f"socket:[{inode}]"
-    for name, pid in pids.items():
-        folder = f"/proc/{pid}/fd"
-        with contextlib.suppress(OSError):  # It may be gone.
-            for entry in os.listdir(folder):
-                with contextlib.suppress(OSError):
-                    if os.readlink(f"{folder}/{entry}") == wanted:
-                        return name
-    return ANYBODY
-
-
-def _inode_of(local_port: int, remote_port: int) -> str | None:
-    local, remote = f":{local_port:04X}", f":{remote_port:04X}"
-    # gRPC dials from IPv6 sockets, also to IPv4 addresses.
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(OSError):
-            for line in pathlib.Path(table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[1].endswith(local) and fields[2].endswith(remote):
-                    return fields[9]
-    return None

@@ -13,7 +13,8 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from harness.cluster import free_port
-from harness.fault_proxy import Direction, Fault, FaultProxy, Mode, owner_of
+from harness.fault_proxy import Direction, Fault, FaultProxy, Mode
+from harness.socket_owner import owner_of
 
 from benchmarks.fleet import ROUTER, Fleet
 
@@ -52,7 +53,7 @@ class FaultyCluster(Fleet):
 
     async def close(self) -> None:
         """Stop the processes, then the network."""
-        self.stop()
+        await super().close()
         for proxy in self.proxies.values():
             await proxy.close()
 

@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import pytest_asyncio
-from harness.fault_proxy import FINE, Direction, Fault, FaultProxy, Mode, owner_of
+from harness import socket_owner
+from harness.fault_proxy import FINE, Direction, Fault, FaultProxy, Mode
+from harness.socket_owner import owner_of
 
 STALLED = Fault(Mode.STALL)
 DROPPED = Fault(Mode.DROP)
@@ -268,8 +270,10 @@ async def test_a_server_that_is_not_there(proxy: FaultProxy, echo: Echo, dial: D
     assert proxy.sources == []
 
 
-async def test_finds_the_process_that_dialled(echo: Echo, dial: Dial) -> None:
+@pytest.mark.parametrize("way", ["asked", "looked up"])
+async def test_finds_the_process_that_dialled(echo: Echo, dial: Dial, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
+    monkeypatch.setattr(socket_owner, "_looked_up" if way == "asked" else "_asked", lambda local, remote: None)
 
     def who(local: int, remote: int) -> str:
         seen.append(owner_of(local, remote, {"nobody": 1 << 22, "us": os.getpid()}))
