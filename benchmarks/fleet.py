@@ -44,6 +44,7 @@ class ServiceProcess:
         self.command = [*prefix, sys.executable, "-m", module, *arguments]
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
+        self._address = ""
         self._lifeline: int | None = None
 
     def __repr__(self) -> str:
@@ -66,6 +67,7 @@ class ServiceProcess:
     def start(self) -> None:
         """Start it. From the main thread: the kernel ties the child's life to the thread that made it."""
         self.stop(signal.SIGKILL)
+        self._address = ""
         read_end, self._lifeline = os.pipe()
         environment = {**os.environ, SUPERVISOR_FD_VARIABLE: str(read_end), SUPERVISOR_PID_VARIABLE: str(os.getpid())}
         try:
@@ -78,6 +80,8 @@ class ServiceProcess:
 
     async def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> str:
         """Its address, once it serves. Raises RuntimeError when it ends before, or takes too long."""
+        if self._address:
+            return self._address
         assert self.process is not None
         assert self.process.stdout is not None
         out, deadline = self.process.stdout, time.monotonic() + timeout_s
@@ -88,7 +92,8 @@ class ServiceProcess:
         line = out.readline().decode()
         if not line.startswith("ready: "):
             raise RuntimeError(f"ended before it was ready: {self!r}")
-        return line.removeprefix("ready: ").strip()
+        self._address = line.removeprefix("ready: ").strip()
+        return self._address
 
     def send(self, signal_number: int) -> None:
         """Send a signal: SIGSTOP pauses it, SIGCONT lets it go on."""

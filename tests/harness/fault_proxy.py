@@ -259,6 +259,8 @@ class _Way:
 
     def take(self, data: bytes) -> None:
         """Bytes have come."""
+        if self.writer is not None and self.writer.is_closing():
+            return  # Its end could not be told to this side, for a cut lies in between.
         if self.fault.mode is Mode.DROP:
             self.has_hole = True
             return
@@ -290,6 +292,9 @@ class _Way:
             self._timer = None
         if self.fault.mode is Mode.DROP and self.held:
             self.has_hole = True
+            self.held.clear()
+            self._held_bytes = 0
+        if self.writer is not None and self.writer.is_closing():
             self.held.clear()
             self._held_bytes = 0
         if self.fault.mode is not Mode.PASS or self.writer is None:

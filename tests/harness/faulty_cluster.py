@@ -25,6 +25,10 @@ WHOLE_WITHIN_S = 25.0
 """Time to be in sync again after a fault: a restart, a grace, a catch-up of little data, on a busy machine."""
 
 
+NOTICED_WITHIN_S = 0.7 * FAILURE_TIMEOUT_S
+"""A little more than the silence after which a replica is put out."""
+
+
 class FaultyCluster(Fleet):
     """Three leaves, a router, the embedded coordinator, and a proxy before each leaf."""
 
@@ -127,9 +131,15 @@ class FaultyCluster(Fleet):
         """Heal the network, start what is down, and wait until all is in sync; returns the seconds that took."""
         began = time.monotonic()
         self.heal()
-        down = [name for name, process in self.processes.items() if not process.is_running]
-        for name in down:
-            self.processes[name].start()
-        await asyncio.gather(*(self.processes[name].wait_ready() for name in down))
-        await self.wait_whole(WHOLE_WITHIN_S)
-        return time.monotonic() - began
+        for process in self.processes.values():
+            if not process.is_running:
+                process.start()
+        for process in self.processes.values():
+            await process.wait_ready()
+        while True:
+            await self.wait_whole(WHOLE_WITHIN_S)
+            ended = time.monotonic()
+            # What just happened may not have been noticed yet.
+            await asyncio.sleep(NOTICED_WITHIN_S)
+            if not await self.what_is_missing():
+                return ended - began

@@ -204,6 +204,25 @@ async def test_the_end_of_one_side_is_not_heard_through_a_cut(proxy: FaultProxy,
         await caller.hear(1)
 
 
+async def test_bytes_for_one_who_has_gone_behind_a_cut_are_thrown_away(
+    proxy: FaultProxy, echo: Echo, dial: Dial, caplog: pytest.LogCaptureFixture
+) -> None:
+    caller = await dial(proxy)
+    caller.say(b"a")
+    assert await caller.hear(1) == b"a"
+    proxy.set(STALLED, directions=[Direction.TO_SERVER])
+    caller.writer.transport.abort()
+    await asyncio.sleep(0.05)
+    for _ in range(20):  # More than the loop bears before it complains.
+        echo.writers[0].write(b"to nobody")
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.05)
+    assert not caplog.records
+    assert proxy.sources == [""]
+    proxy.heal()
+    await echo.until(lambda: echo.lost == 1)
+
+
 async def test_half_open_tells_the_server_only(proxy: FaultProxy, echo: Echo, dial: Dial) -> None:
     caller = await dial(proxy)
     caller.say(b"a")

@@ -210,7 +210,7 @@ async def test_a_wiped_data_directory_comes_back_as_a_learner(cluster: FaultyClu
     }
     async with running(cluster.address, seed=SEED, prefix="wipe") as load:
         await load.progress(200)
-        cluster.leaves[leaf].stop()
+        await asyncio.to_thread(cluster.leaves[leaf].stop)
         cluster.wipe(leaf)
         # At once: the map still has it in sync, and would have it lead.
         cluster.leaves[leaf].start()
@@ -282,7 +282,7 @@ async def test_a_full_disk_on_one_leaf(cluster: FaultyCluster) -> None:
     leaf = await cluster.primary(0)
     data = cluster.data_dir(leaf)
     async with running(cluster.address, seed=SEED, prefix="disk", timeout_s=20.0) as load:
-        cluster.leaves[leaf].stop()
+        await asyncio.to_thread(cluster.leaves[leaf].stop)
         cluster.wipe(leaf)
         with small_disk(data, 160):
             await cluster.mend()
