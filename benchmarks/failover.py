@@ -219,8 +219,11 @@ def _key(number: int) -> bytes:
 
 
 async def repeated_writes(fleet: Fleet, count: int = WRITES) -> list[Figure]:
-    """Each write is sent three times, with the death of a leaf in between. Every second key is overwritten by others after the
-    first sending: a write that were done again would show, by its version or by what it overwrites."""
+    """Each write is sent three times, with the death of its shard's primary in between.
+
+    Every second key is overwritten by others after the first sending: a write that were done again would show, by its version
+    or by what it overwrites.
+    """
     async with aio_channel(fleet.address) as channel, Client(fleet.address, timeout=RESUME_TIMEOUT_S) as client:
         stub = kv_pb2_grpc.KVStub(channel)
         id = types_pb2.RequestId(client="bench-first", number=1, wants_watermarks=True)
@@ -230,8 +233,8 @@ async def repeated_writes(fleet: Fleet, count: int = WRITES) -> list[Figure]:
         overwritten = {_key(number).decode(): b"second" for number in range(0, count, 2)}
         (await client.put_many(overwritten)).raise_for_failures()
         are_same = [True] * count
-        for shard in range(SENDINGS - 1):
-            victim = fleet.leaves[await fleet.primary(shard)]
+        for _ in range(SENDINGS - 1):
+            victim = fleet.leaves[await fleet.primary(0)]
             victim.kill()
             again = await repeater.send_all(count, is_retry=True)
             are_same = [same and one == other for same, one, other in zip(are_same, versions, again, strict=True)]
@@ -246,5 +249,5 @@ async def repeated_writes(fleet: Fleet, count: int = WRITES) -> list[Figure]:
         assert not isinstance(item, KvShardError)
         is_right = item.value == b"second" if number % 2 == 0 else (item.value, item.version) == (b"first", versions[number])
         once += same and is_right
-    note = f"each sent {SENDINGS} times, a leaf killed in between"
+    note = f"each sent {SENDINGS} times, its primary killed in between"
     return [Figure("repeated writes applied exactly once", once, "", count, count, is_upper_bound=False, note=note)]

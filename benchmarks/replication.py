@@ -27,7 +27,7 @@ async def measure(folder: pathlib.Path, parts: Sequence[str], kills: int) -> lis
             async with Fleet(home) as fleet:
                 figures += await failover.kills(fleet, kills)
         elif part == "repeated":
-            async with Fleet(home) as fleet:
+            async with Fleet(home, shards=1) as fleet:  # So that every write meets every failover.
                 figures += await failover.repeated_writes(fleet)
         elif part == "replicas":
             figures += await replicas.compare(home)
