@@ -60,10 +60,19 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedSplit:
+    """A split that was asked for and is not done: the slots from at_slot on are to leave for a new shard, the child."""
+
+    child: int
+    at_slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShardConfig:
     """Where a shard lives. Its token range is [first_slot, last_slot] in token slots, both inclusive.
 
-    epoch: version of the replica set, only grows. desired: where the balancer wants it to live.
+    epoch: version of the replica set, only grows. desired: where the balancer wants it to live. split: the shard is to be cut
+    in two. Neither a wish nor the split itself changes the epoch: the replica set stays what it is.
     """
 
     id: int
@@ -74,6 +83,7 @@ class ShardConfig:
     in_sync: tuple[Replica, ...]
     learners: tuple[Replica, ...] = ()
     desired: tuple[str, ...] = ()
+    split: WantedSplit | None = None
 
     @property
     def first_token(self) -> int:
@@ -89,6 +99,11 @@ class ShardConfig:
     def replicas(self) -> tuple[Replica, ...]:
         """Every replica, in sync or learning."""
         return self.in_sync + self.learners
+
+    @property
+    def middle_slot(self) -> int:
+        """Where a split cuts: the first slot of the upper half. Of a shard of one slot, which cannot be split, that slot."""
+        return (self.first_slot + self.last_slot + 1) // 2
 
     def succeeded_by(self, asked: "ShardConfig") -> "ShardConfig":
         """What the coordinator is to hold instead of this when a replica set is asked for.
@@ -196,6 +211,7 @@ def check(cluster_map: ClusterMap) -> None:
 
     The shards' ranges cover every slot exactly once. A shard's replicas are on different known leaves and its primary is in
     sync. Names and ids agree with the keys they stand under. Collection numbers differ, and the default collection is there.
+    A wanted split cuts inside its shard, and its child is a new shard, of one split only.
     """
     _require(cluster_map.version >= 0, f"version {cluster_map.version} is negative")
     _require(0 <= cluster_map.seed <= hashing.SEED_MAX, f"seed {cluster_map.seed} does not fit 32 bits")
@@ -207,6 +223,7 @@ def check(cluster_map: ClusterMap) -> None:
     _check_ranges(cluster_map.shards)
     for shard in cluster_map.shards.values():
         _check_shard(shard, cluster_map.leaves)
+    _check_splits(cluster_map.shards)
     _check_collections(cluster_map.collections)
 
 
@@ -238,6 +255,18 @@ def _check_shard(shard: ShardConfig, leaves: Mapping[str, Leaf]) -> None:
         _require(len(set(held)) == len(held), f"{where}: two {role} on one leaf: {', '.join(held)}")
         unknown = [leaf for leaf in held if leaf not in leaves]
         _require(not unknown, f"{where}: {role} on unknown leaves: {', '.join(unknown)}")
+
+
+def _check_splits(shards: Mapping[int, ShardConfig]) -> None:
+    children = [shard.split.child for shard in shards.values() if shard.split is not None]
+    _require(len(set(children)) == len(children), "two shards are to be split into the same one")
+    for shard in shards.values():
+        if shard.split is not None:
+            child, at_slot = shard.split.child, shard.split.at_slot
+            where = f"shard {shard.id}"
+            _require(shard.first_slot < at_slot <= shard.last_slot, f"{where} is to be cut at slot {at_slot}, outside of it")
+            is_new = child not in shards and 0 <= child <= SHARD_ID_MAX
+            _require(is_new, f"{where} is to be split into {child}, which is no new shard")
 
 
 def _check_collections(collections: Mapping[str, Collection]) -> None:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import TypeVar
 
-from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig
+from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig, WantedSplit
 
 FORMAT = 1
 """Raised when an older reader would misunderstand the text."""
@@ -64,8 +64,8 @@ def leaf_of(data: dict[str, object]) -> Leaf:
 
 
 def shard_data(shard: ShardConfig) -> dict[str, object]:
-    """A shard as plain data."""
-    return {
+    """A shard as plain data; "split" is there only while one is wanted."""
+    data: dict[str, object] = {
         "id": shard.id,
         "first_slot": shard.first_slot,
         "last_slot": shard.last_slot,
@@ -75,6 +75,9 @@ def shard_data(shard: ShardConfig) -> dict[str, object]:
         "learners": [[replica.leaf, replica.incarnation] for replica in shard.learners],
         "desired": list(shard.desired),
     }
+    if shard.split is not None:
+        data["split"] = {"child": shard.split.child, "at_slot": shard.split.at_slot}
+    return data
 
 
 def shard_of(data: dict[str, object]) -> ShardConfig:
@@ -88,6 +91,7 @@ def shard_of(data: dict[str, object]) -> ShardConfig:
         in_sync=tuple(_replica_of(each) for each in _items(data, "in_sync")),
         learners=tuple(_replica_of(each) for each in _items(data, "learners")),
         desired=tuple(_texts(_items(data, "desired"), "desired")),
+        split=_split_of(data),
     )
 
 
@@ -152,7 +156,10 @@ def pretty(cluster_map: ClusterMap) -> str:
         )
         for leaf in cluster_map.leaves.values()
     ]
-    shards = [_shard_row(shard) for shard in cluster_map.shards.values()]
+    shard_heads = ["shard", "slots", "epoch", "primary", "in sync", "learners", "desired"]
+    if any(shard.split is not None for shard in cluster_map.shards.values()):
+        shard_heads.append("to be split")
+    shards = [_shard_row(shard)[: len(shard_heads)] for shard in cluster_map.shards.values()]
     collections = [
         (each.name, str(each.id), ", ".join(f"{name}: {kind}" for name, kind in each.schema.items()) or "-")
         for each in cluster_map.collections.values()
@@ -163,7 +170,7 @@ def pretty(cluster_map: ClusterMap) -> str:
             "",
             *_table(("leaf", "address", "zone", "weight", "replicas", "marks"), leaves),
             "",
-            *_table(("shard", "slots", "epoch", "primary", "in sync", "learners", "desired"), shards),
+            *_table(tuple(shard_heads), shards),
             "",
             *_table(("collection", "id", "schema"), collections),
             "",
@@ -202,10 +209,19 @@ def _replica_of(value: object) -> Replica:
     return Replica(*_pair(value, "replica"))
 
 
+def _split_of(data: dict[str, object]) -> WantedSplit | None:
+    if data.get("split") is None:
+        return None
+    split = _object(data["split"], "split")
+    return WantedSplit(read(split, "child", int), read(split, "at_slot", int))
+
+
 def _shard_row(shard: ShardConfig) -> tuple[str, ...]:
     slots = f"{shard.first_slot:#06x}-{shard.last_slot:#06x}"
     desired = ", ".join(shard.desired) or "-"
-    return str(shard.id), slots, str(shard.epoch), shard.primary, _names(shard.in_sync), _names(shard.learners), desired
+    split = f"into {shard.split.child} at {shard.split.at_slot:#06x}" if shard.split is not None else "-"
+    members = _names(shard.in_sync), _names(shard.learners)
+    return str(shard.id), slots, str(shard.epoch), shard.primary, *members, desired, split
 
 
 def _names(replicas: Sequence[Replica]) -> str:

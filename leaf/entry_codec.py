@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from kvshard.errors import DataLoss
-from leaf.operations import DropCollection, Operation, WriteOperation, keys_of, size_of
+from leaf.operations import DropCollection, Operation, Split, WriteOperation, keys_of, size_of
 from leaf.replication.messages import Entry, RequestId
 
 KEPT_ROWS: Final = 1_024
@@ -22,8 +22,9 @@ KEPT_ROWS_BYTES: Final = 8 * 1024 * 1024
 _BARRIER: Final = 0
 _WRITE: Final = 1
 _DROP: Final = 2
+_SPLIT: Final = 3
 
-_FIELDS: Final = {_BARRIER: 3, _WRITE: 7, _DROP: 4}
+_FIELDS: Final = {_BARRIER: 3, _WRITE: 7, _DROP: 4, _SPLIT: 6}
 """Length of the array, by kind, of an entry without a request."""
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -47,6 +48,8 @@ def encode_entry(entry: Entry) -> bytes:
         ]
     elif isinstance(payload, DropCollection):
         fields = [entry.epoch, entry.seqno, _DROP, payload.collection_id]
+    elif isinstance(payload, Split):
+        fields = [entry.epoch, entry.seqno, _SPLIT, payload.child, payload.at_slot, payload.last_slot]
     else:
         assert payload is None, f"unknown payload {payload!r}"
         fields = [entry.epoch, entry.seqno, _BARRIER]
@@ -100,6 +103,8 @@ def _operation(fields: list[Any]) -> Operation:
         return WriteOperation(fields[3], fields[4], fields[5], fields[6])
     if kind == _DROP:
         return DropCollection(fields[3])
+    if kind == _SPLIT:
+        return Split(fields[3], fields[4], fields[5])
     if kind == _BARRIER:
         return None
     raise ValueError(f"unknown kind of operation {kind!r}")

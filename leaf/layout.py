@@ -7,6 +7,7 @@ A row's key is a one-byte tag and big-endian fields, so that byte order is the o
     x shard expires_at collection key -> nothing                            expiry index
     l shard seqno                   -> entry                                log
     c shard collection              -> documents, bytes                     counts
+    r shard                         -> last_slot                            its range was cut here by a split
     d shard client [number]         -> what is known of the client, or the result of its request    see dedup_rows.py
     m shard name                    -> anything                             meta
 
@@ -28,10 +29,10 @@ LEAF_SHARD: Final = 0xFFFF_FFFF
 FORMAT: Final = b"1"
 """Version of this layout, kept in the leaf's meta rows."""
 
-STATE_TAGS: Final = b"bcvx"
+STATE_TAGS: Final = b"bcrvx"
 """Tags, in byte order, of the rows that are a shard's state: what its log amounts to, the same on every replica."""
 
-ALL_TAGS: Final = b"bcdlmvx"
+ALL_TAGS: Final = b"bcdlmrvx"
 """Tags of all rows that a shard has."""
 
 
@@ -113,6 +114,11 @@ _COUNTS: Final = Struct(">QQ")
 _NUMBER: Final = Struct(">Q")
 
 HEADER_BYTES: Final = _HEADER.size
+
+PLACE_AT: Final = 1 + _SHARD.size
+KEY_AT: Final = 1 + _SHARD_COLLECTION.size
+"""Where collection and key, or the key alone, begin in the key of a row of tag v or b."""
+
 VERSION_BYTES: Final = _NUMBER.size
 
 pack_header = _HEADER.pack
@@ -179,6 +185,22 @@ def counts_key(shard: int, collection_id: int) -> bytes:
 def counts_prefix(shard: int) -> bytes:
     """What the keys of a shard's counts begin with."""
     return b"c" + _SHARD.pack(shard)
+
+
+def range_key(shard: int) -> bytes:
+    """Key of the row that says how far a shard's range goes; a shard without one was never part of a split."""
+    return b"r" + _SHARD.pack(shard)
+
+
+def place_of(collection_id: int, key: bytes) -> bytes:
+    """Where a key stands among its shard's rows, of tag v and b: what follows tag and shard."""
+    return _SHARD.pack(collection_id) + key
+
+
+def key_of_place(row_key: bytes) -> tuple[int, bytes]:
+    """(collection, key) in the key of a row of tag v or b."""
+    collection_id: int = _SHARD_COLLECTION.unpack_from(row_key, 1)[1]
+    return collection_id, row_key[KEY_AT:]
 
 
 def collection_of_counts(key: bytes) -> int:

@@ -23,6 +23,7 @@ from leaf.layout import (
     pack_counts,
     pack_header,
     pack_number,
+    range_key,
     value_prefix,
 )
 from leaf.replication.messages import Entry
@@ -51,7 +52,19 @@ class DropCollection:
     collection_id: int
 
 
-Operation: TypeAlias = WriteOperation | DropCollection | None
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The slots [at_slot, last_slot] leave this shard for the shard `child`, with what is in them after this entry.
+
+    Proposed with keys None: until it is applied every key is dirty, so that no replica shows what the child may have changed.
+    """
+
+    child: int
+    at_slot: int
+    last_slot: int
+
+
+Operation: TypeAlias = WriteOperation | DropCollection | Split | None
 """Payload of a log entry. None is a barrier: it changes nothing, and its commit proves that a primary's epoch holds."""
 
 
@@ -70,7 +83,7 @@ def keys_of(payload: object) -> tuple[tuple[int, bytes], ...] | None:
     if isinstance(payload, WriteOperation):
         collection_id = payload.collection_id
         return tuple([(collection_id, key) for key in payload.keys])
-    return None if isinstance(payload, DropCollection) else ()
+    return None if isinstance(payload, DropCollection | Split) else ()
 
 
 def size_of(payload: object) -> int:
@@ -89,7 +102,8 @@ def apply_entries(
 ) -> dict[int, Counts]:
     """Put what the entries change into the batch, the changed counts among it. Returns the counts afterwards.
 
-    The entries must follow, without a gap, those that made the state that `headers` and `counts` show.
+    The entries must follow, without a gap, those that made the state that `headers` and `counts` show. Of a split this makes
+    the new end of the range; the rows that leave are the matter of `splitting.py`.
     """
     after = dict(counts)
     known: dict[int, dict[bytes, Header | None]] = {}
@@ -110,6 +124,8 @@ def apply_entries(
             dropped.add(operation.collection_id)
             touched.discard(operation.collection_id)
             after.pop(operation.collection_id, None)
+        elif isinstance(operation, Split):
+            batch.put(range_key(shard), pack_number(operation.at_slot - 1))
     for collection_id in sorted(touched):
         batch.put(counts_key(shard, collection_id), pack_counts(*after[collection_id]))
     return after

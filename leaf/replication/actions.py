@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from kvshard.clustermap import Replica, ShardConfig
+from leaf.replication.dedup import DedupTable
 from leaf.replication.messages import DedupRecord, Entry, Message
 
 
@@ -69,9 +70,14 @@ class InstallSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Write the entries, and what `dedup` has of them, into the state; readers see it when this returns."""
+    """Write the entries, and what `dedup` has of them, into the state; readers see it when this returns.
+
+    An entry that concerns every key is the last one of its action. table: the requests done as of that entry, where `dedup` may
+    have later ones already; else None.
+    """
 
     entries: tuple[Entry, ...]
+    table: DedupTable | None = None
 
 
 @dataclass(frozen=True, slots=True)

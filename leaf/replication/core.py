@@ -81,7 +81,12 @@ class _Unsynced:
 
 
 class Core:
-    """State and mechanisms that the roles share. `out` gathers the actions of the step under way."""
+    """State and mechanisms that the roles share. `out` gathers the actions of the step under way.
+
+    is_dividing, ready_for: set by the driver. Part of the state has left for another shard which the coordinator does not know
+    yet, so that only replicas that took part hold it: nobody new is taken in sync. This replica is ready to divide off that
+    shard; the primary is told with every answer to a beacon.
+    """
 
     def __init__(
         self,
@@ -108,6 +113,8 @@ class Core:
         self.durable = self.log.last
         self.is_whole = True
         self.is_stopping = False
+        self.is_dividing = False
+        self.ready_for: int | None = None
         self.in_flight_bytes = 0
         self.pinned: int | None = None
         self.snapshots = boot % 1_000_003 * 1_000
@@ -223,6 +230,7 @@ class Core:
         if through <= self.committed:
             return
         entries = self.log.between(self.committed, through)
+        begun = before = self.committed
         for entry in entries:
             self.in_flight_bytes -= entry.size
             for key in entry.keys or ():
@@ -231,8 +239,11 @@ class Core:
             if entry.request is not None:
                 self.in_flight.pop((entry.request.client, entry.request.number), None)
                 self.dedup.record(entry.request, entry.seqno, entry.result)
+            if entry.keys is None and entry.seqno < through:
+                self.out.append(Apply(self.log.between(begun, entry.seqno), self.dedup.copy()))
+                begun = entry.seqno
         self.committed = through
-        self.out.append(Apply(entries))
+        self.out.append(Apply(entries if begun == before else self.log.between(begun, through)))
         if self.writers:
             for entry in entries:
                 for token, seqno, result in self.writers.pop(entry.seqno, ()):
@@ -277,6 +288,11 @@ class Core:
         if by_name or self._all_dirty <= self.committed:
             return named
         return max(named or 0, self._all_dirty)
+
+    @property
+    def latest_of_all(self) -> int:
+        """Seqno of the newest entry, not yet applied, that concerns every key; 0: there is none."""
+        return self._all_dirty if self._all_dirty > self.committed else 0
 
     def clean_after(self, keys: Iterable[Hashable] | None) -> int:
         """The seqno that must be committed before these keys (None: any) may be read here; 0: they are clean."""

@@ -149,6 +149,12 @@ class DedupTable:
         for known in self._by_client.values():
             self._count(known, sum(size_of(done.result) for done in known.results.values()))
 
+    def copy(self) -> "DedupTable":
+        """Another table with the same contents."""
+        made = DedupTable(self.window, self.clients, self.result_bytes)
+        made.restore(self.records(), self.forgotten_through)
+        return made
+
     def check_invariants(self) -> None:
         """Raise AssertionError unless the invariants of the class hold."""
         assert len(self._by_client) <= self.clients, repr(self)

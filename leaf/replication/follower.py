@@ -125,7 +125,8 @@ class Follower:
                 self._fresh = (beacon.committed, beacon.echo.clock)
         self._learn_commit(beacon.committed, now)
         self._note_fresh()
-        ack = BeaconAck(core.epoch, beacon.sent_at, Echo(core.boot, now), self.acked(), core.is_stopping)
+        clock = Echo(core.boot, now)
+        ack = BeaconAck(core.epoch, beacon.sent_at, clock, self.acked(), core.is_stopping, core.ready_for)
         if core.saved_epoch >= core.epoch:
             self._answer(sender, ack, now)
         else:

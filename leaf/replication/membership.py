@@ -140,6 +140,8 @@ def _promote(reign: "Reign", now: float) -> Change | None:
     """Take in who is level. Commits wait first for one who is not quite, for a bounded time: under constant writes he never
     would be, since a primary with nobody in sync, or with nearer ones, commits before a learner's answer can be there."""
     config = reign.config
+    if reign.core.is_dividing:
+        return None  # It may have come by a snapshot, which lacks what has left.
     for leaf, peer in reign.peers.items():
         if peer.is_in_sync or leaf not in config.desired or not keeps_pace(reign, peer, now):
             continue

@@ -79,6 +79,7 @@ class BeaconAck:
     """sent_at: of the beacon answered, by the primary's clock. clock: the sender's own. acked: as in PrepareAck.
 
     is_stopping: the sender's leaf is about to stop and wants to be put out before, so that no commit waits for it.
+    ready_for: the shard that the sender is ready to divide off (`Core.ready_for`).
     """
 
     epoch: int
@@ -86,6 +87,7 @@ class BeaconAck:
     clock: Echo
     acked: int
     is_stopping: bool = False
+    ready_for: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ class Peer:
         self.unacked_since: float | None = None
         self.is_leaving = False
         self.is_stopping = False
+        self.ready_for: int | None = None
         self.sending: Sending | None = None
         self.since = now
         self.level_as_of = float("-inf")

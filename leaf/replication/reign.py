@@ -219,6 +219,10 @@ class Reign:
         """The evaluated write changes nothing; what it saw must be committed before it may be told."""
         self.core.await_commit(conclude.token, conclude.depends_on, 0, conclude.result)
 
+    def are_ready_for(self, shard: int) -> bool:
+        """Whether all other replicas in sync have said that they are ready to divide off that shard."""
+        return all(peer.ready_for == shard for peer in self.peers.values() if peer.is_in_sync)
+
     # -- messages -------------------------------------------------------------------------------------------------------
 
     def peer_of(self, sender: Replica) -> Peer | None:
@@ -236,6 +240,7 @@ class Reign:
         peer.last_ack_at = now
         peer.is_stopping = ack.is_stopping
         peer.known_epoch = ack.epoch
+        peer.ready_for = ack.ready_for
         if ack.sent_at > peer.beacon_acked_sent_at:
             peer.beacon_acked_sent_at = ack.sent_at
             peer.echo, peer.echo_came_at = ack.clock, now

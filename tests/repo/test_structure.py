@@ -46,6 +46,7 @@ PURE = (
     "leaf.recovery",
     "leaf.refusals",
     "leaf.replication",
+    "leaf.splitting",
     "leaf.write_plan",
     "leaf.write_result",
 )
