@@ -32,6 +32,14 @@ FORMAT: Final = b"1"
 STATE_TAGS: Final = b"bcrvx"
 """Tags, in byte order, of the rows that are a shard's state: what its log amounts to, the same on every replica."""
 
+APPLIED: Final = b"applied"
+EPOCH: Final = b"epoch"
+GENERATION: Final = b"generation"
+INCARNATION: Final = b"incarnation"
+STAGING: Final = b"staging"
+TRIMMED: Final = b"trimmed"
+"""Names of a shard's meta rows; see `ShardStore`."""
+
 ALL_TAGS: Final = b"bcdlmrvx"
 """Tags of all rows that a shard has."""
 

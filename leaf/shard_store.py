@@ -5,7 +5,7 @@ Everything here is synchronous and quick: bounded chunks, no waiting. State chan
 write them, in order with all else that must be durable.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,17 +13,19 @@ from kvshard.errors import DataLoss, ErrorDetails, ErrorRecord, InvalidArgument,
 from kvshard.limits import KEY_MAX_BYTES
 from kvshard.model import ABSENT, NEVER, ShardRead, ShardReadReply, ShardScan, ShardScanReply
 from leaf import layout
+from leaf.count_rows import read_counts
 from leaf.dedup_rows import DedupRows
 from leaf.engine import Engine
 from leaf.entry_codec import EntryRows, epoch_of
 from leaf.layout import HEADER_BYTES, INLINE_MAX_BYTES, VERSION_BYTES, Changes, Header, header_of, unpack_header
 from leaf.log import LogWindow
 from leaf.log_rows import read_tail
-from leaf.operations import NO_COUNTS, Counts, DropCollection, apply_entries, soonest_expiry
+from leaf.operations import NO_COUNTS, Counts, DropCollection, Split, apply_entries, soonest_expiry
 from leaf.recovery import Held
 from leaf.replication.dedup import DedupTable
 from leaf.replication.messages import DedupRecord, Entry
 from leaf.snapshots import SnapshotSource, StagedSnapshot
+from leaf.split_rows import SplitRows, SplitState
 
 READ_CHUNK_KEYS: Final = 512
 """Rows of one multi-get: at most 8 MiB, since large values stand apart."""
@@ -34,13 +36,6 @@ READ_REPLY_MAX_BYTES: Final = 32 * 1024 * 1024
 SCAN_REPLY_MAX_BYTES: Final = 4 * 1024 * 1024
 SCAN_REPLY_MAX_KEYS: Final = 4_096
 """Of one chunk of a scan: the loop is held for a few milliseconds, and a merge over many shards holds one chunk of each."""
-
-_APPLIED: Final = b"applied"
-_EPOCH: Final = b"epoch"
-_GENERATION: Final = b"generation"
-_INCARNATION: Final = b"incarnation"
-_STAGING: Final = b"staging"
-_TRIMMED: Final = b"trimmed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +64,7 @@ class ShardState:
     remembered: headers of keys that entries in flight write, as `remember` was told; always equal to what the engine holds.
     expires_from: no expiry row is earlier. The engine keeps tombstones of those that were removed, a look from the first on
     would pass over all of them.
-    is_staging: a snapshot is arriving, there is no state.
+    is_staging: a snapshot is arriving, there is no state. splits: what has left the shard, and what is to.
     """
 
     applied: int
@@ -81,6 +76,7 @@ class ShardState:
     remembered: dict[int, dict[bytes, Header | None]] = field(default_factory=dict)
     expires_from: int = 0
     is_staging: bool = False
+    splits: SplitState = field(default_factory=SplitState)
 
 
 class ShardStore:
@@ -89,6 +85,7 @@ class ShardStore:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.rows = EntryRows()
+        self.splits = SplitRows(engine)
         self._states: dict[int, ShardState] = {}
 
     def __repr__(self) -> str:
@@ -115,19 +112,19 @@ class ShardStore:
 
     def held(self, shard: int) -> Held:
         """The identity of what the disk holds."""
-        has_history = self._number(shard, _APPLIED) > 0 or bool(self.engine.scan(*layout.log_range(shard, 0), 1).rows)
-        incarnation = (self.engine.get(layout.meta_key(shard, _INCARNATION)) or b"").decode()
-        return Held(incarnation, has_history, self.engine.get(layout.meta_key(shard, _STAGING)) is None)
+        has_history = self._number(shard, layout.APPLIED) > 0 or bool(self.engine.scan(*layout.log_range(shard, 0), 1).rows)
+        incarnation = (self.engine.get(layout.meta_key(shard, layout.INCARNATION)) or b"").decode()
+        return Held(incarnation, has_history, self.engine.get(layout.meta_key(shard, layout.STAGING)) is None)
 
     @staticmethod
     def incarnation_row(shard: int, incarnation: str) -> tuple[bytes, bytes]:
         """The row that gives the shard's data its identity."""
-        return layout.meta_key(shard, _INCARNATION), incarnation.encode()
+        return layout.meta_key(shard, layout.INCARNATION), incarnation.encode()
 
     def load(self, shard: int) -> Loaded:
         """Read what a replica begins with. Raises DataLoss when the log is damaged, StorageError."""
-        applied = self._number(shard, _APPLIED)
-        row = self.engine.get(layout.meta_key(shard, _TRIMMED))
+        applied = self._number(shard, layout.APPLIED)
+        row = self.engine.get(layout.meta_key(shard, layout.TRIMMED))
         trimmed = layout.unpack_position(row) if row else (0, 0)
         tail = read_tail(self.engine, shard, trimmed, applied)
         dedup_rows = DedupRows(shard)
@@ -135,23 +132,14 @@ class ShardStore:
         window = LogWindow(trimmed[0], tail.base_seqno)
         for entry, size in zip(tail.entries, tail.sizes, strict=True):
             window.append(entry.seqno, size)
-        has_staging = self.engine.get(layout.meta_key(shard, _STAGING)) is not None
-        counts, generation = self._read_counts(shard), self._number(shard, _GENERATION)
+        has_staging = self.engine.get(layout.meta_key(shard, layout.STAGING)) is not None
+        counts, generation = read_counts(self.engine, shard), self._number(shard, layout.GENERATION)
+        splits = self.splits.load(shard)
         self._states[shard] = ShardState(
-            applied, counts, window, dedup_rows, generation, trim_through=tail.base_seqno, is_staging=has_staging
+            applied, counts, window, dedup_rows, generation, tail.base_seqno, is_staging=has_staging, splits=splits
         )
-        epoch = self._number(shard, _EPOCH)
+        epoch = self._number(shard, layout.EPOCH)
         return Loaded(epoch, tail.base_seqno, tail.base_epoch, applied, tail.entries, dedup, has_staging)
-
-    def _read_counts(self, shard: int) -> dict[int, Counts]:
-        start, end = layout.shard_range(ord("c"), shard)
-        counts: dict[int, Counts] = {}
-        has_more = True
-        while has_more:
-            rows, has_more = self.engine.scan(start, end, READ_CHUNK_KEYS)
-            counts |= {layout.collection_of_counts(key): Counts(*layout.unpack_counts(value)) for key, value in rows}
-            start = rows[-1][0] + b"\0" if rows else start
-        return counts
 
     def _number(self, shard: int, name: bytes) -> int:
         row = self.engine.get(layout.meta_key(shard, name))
@@ -162,9 +150,10 @@ class ShardStore:
         return f"{self.held(shard).incarnation}/{self.state(shard).generation}"
 
     def wipe(self, shard: int) -> Changes:
-        """Remove everything of a shard that is not served any more."""
+        """Remove everything of a shard that is not served any more, and what was being made of it for a split."""
         self._states.pop(shard, None)
         changes = Changes()
+        self.splits.wipe(shard, changes)
         for tag in layout.ALL_TAGS:
             changes.delete_range(*layout.shard_range(tag, shard))
         return changes
@@ -194,7 +183,7 @@ class ShardStore:
     def epoch_changes(self, shard: int, epoch: int) -> Changes:
         """Remember the epoch."""
         changes = Changes()
-        changes.put(layout.meta_key(shard, _EPOCH), layout.pack_number(epoch))
+        changes.put(layout.meta_key(shard, layout.EPOCH), layout.pack_number(epoch))
         return changes
 
     def trim_point(self, shard: int, indexed_through: int | None) -> int | None:
@@ -213,7 +202,7 @@ class ShardStore:
             raise DataLoss(f"entry {through} of the log of shard {shard} is missing", ErrorDetails(shards=(shard,)))
         batch = self.engine.new_batch()
         batch.delete_range(layout.log_key(shard, state.window.trimmed), layout.log_key(shard, through + 1))
-        batch.put(layout.meta_key(shard, _TRIMMED), layout.pack_position(through, epoch_of(row)))
+        batch.put(layout.meta_key(shard, layout.TRIMMED), layout.pack_position(through, epoch_of(row)))
         # Marked before the rows go: a reader on another thread that finds none must see why.
         state.window.trim(through)
         self.engine.write(batch)
@@ -228,21 +217,33 @@ class ShardStore:
         state = self.state(shard)
         assert not state.is_staging, f"shard {shard}: entries are applied while a snapshot arrives"
         assert entries[0].seqno == state.applied + 1, f"shard {shard}: {entries[0].seqno} after {state.applied}"
+        splits = state.splits
+        if splits.late and any(isinstance(entry.payload, DropCollection) for entry in entries):
+            # The drop removes rows that are still to be copied. It takes a drop while a replica that was not ready for a split
+            # catches up on it; then the loop is held for as long as the copy takes.
+            state.counts = self.splits.finish_late(shard, splits, state.counts)
         batch = self.engine.new_batch()
+        learned: dict[int, dict[bytes, Header | None]] = {}
 
         def headers(collection_id: int, keys: Sequence[bytes]) -> Sequence[Header | None]:
-            return self._recall(shard, state.remembered.get(collection_id), collection_id, keys)
+            found = self._recall(shard, state.remembered.get(collection_id), collection_id, keys)
+            if splits.shadow is not None:
+                learned.setdefault(collection_id, {}).update(zip(keys, found, strict=True))
+            return found
 
         counts = apply_entries(shard, entries, headers, state.counts, batch)
+        counts = self.splits.follow(shard, splits, entries, learned, counts, dedup, batch)
         state.dedup_rows.write(entries, dedup, batch)
         last = entries[-1].seqno
         # Before the rows are there: a reader on another thread that sees them must not look behind them.
         state.expires_from = min(state.expires_from, soonest_expiry(entries))
-        batch.put(layout.meta_key(shard, _APPLIED), layout.pack_number(last))
+        batch.put(layout.meta_key(shard, layout.APPLIED), layout.pack_number(last))
         self.engine.write(batch)
         for entry in entries:
             if isinstance(entry.payload, DropCollection):
                 state.remembered.pop(entry.payload.collection_id, None)
+            elif isinstance(entry.payload, Split):
+                state.remembered.clear()
         state.counts = counts
         state.applied = last
 
@@ -250,7 +251,7 @@ class ShardStore:
         """A view of the state as it is now. Raises StorageError."""
         state = self.state(shard)
         assert not state.is_staging, f"shard {shard} has no state to send"
-        return SnapshotSource(self.engine.snapshot(), shard, state.counts.values())
+        return SnapshotSource(self.engine.snapshot(), shard, state.counts, self._filter(state))
 
     def stage_snapshot(self, shard: int) -> StagedSnapshot:
         """Begin to replace the state by a snapshot: it is gone when this returns. Raises StorageError.
@@ -262,10 +263,12 @@ class ShardStore:
         state.is_staging = True
         state.remembered.clear()
         batch = self.engine.new_batch()
-        batch.put(layout.meta_key(shard, _STAGING), b"")
+        batch.put(layout.meta_key(shard, layout.STAGING), b"")
         for tag in layout.STATE_TAGS:
             batch.delete_range(*layout.shard_range(tag, shard))
+        self.splits.wipe(shard, batch)
         self.engine.write(batch)
+        state.splits = SplitState()
 
         def install(seqno: int, epoch: int, dedup: Sequence[DedupRecord], forgotten_through: int) -> Changes:
             return self._install(shard, seqno, epoch, dedup, forgotten_through)
@@ -277,14 +280,15 @@ class ShardStore:
         generation = self.state(shard).generation + 1
         changes = Changes()
         changes.delete_range(*layout.log_range(shard, 0))
-        changes.put(layout.meta_key(shard, _TRIMMED), layout.pack_position(seqno, epoch))
-        changes.put(layout.meta_key(shard, _APPLIED), layout.pack_number(seqno))
-        changes.put(layout.meta_key(shard, _GENERATION), layout.pack_number(generation))
+        changes.put(layout.meta_key(shard, layout.TRIMMED), layout.pack_position(seqno, epoch))
+        changes.put(layout.meta_key(shard, layout.APPLIED), layout.pack_number(seqno))
+        changes.put(layout.meta_key(shard, layout.GENERATION), layout.pack_number(generation))
         dedup_rows = DedupRows(shard)
         dedup_rows.replace(dedup, forgotten_through, changes)
-        changes.delete(layout.meta_key(shard, _STAGING))
+        changes.delete(layout.meta_key(shard, layout.STAGING))
+        counts, splits = read_counts(self.engine, shard), self.splits.load(shard)
         window = LogWindow(seqno, seqno)
-        self._states[shard] = ShardState(seqno, self._read_counts(shard), window, dedup_rows, generation, trim_through=seqno)
+        self._states[shard] = ShardState(seqno, counts, window, dedup_rows, generation, trim_through=seqno, splits=splits)
         return changes
 
     def remember(self, shard: int, collection_id: int, headers: Mapping[bytes, Header | None]) -> None:
@@ -304,6 +308,22 @@ class ShardStore:
         if unknown:
             found.update(zip(unknown, self.headers(shard, collection_id, unknown), strict=True))
         return [found[key] for key in keys]
+
+    def _filter(self, state: ShardState) -> Callable[[bytes], bool] | None:
+        """Tells the shard's keys from those that have left it; None: all that are stored are its own."""
+        if not state.splits.has_leftovers:
+            return None
+        last_slot, slot_of = state.splits.last_slot, self.splits.slot_of
+        return lambda key: slot_of(key) <= last_slot
+
+    def filter_of(self, shard: int) -> Callable[[bytes], bool] | None:
+        """Tells the shard's keys from those that have left it and are not removed yet; None: there are none of those."""
+        return self._filter(self.state(shard))
+
+    def copy_chunk(self, shard: int) -> None:
+        """Copy the next piece of what is to leave the shard, or has left it. Raises StorageError."""
+        state = self.state(shard)
+        state.counts = self.splits.copy(shard, state.splits, state.counts)
 
     def counts(self, shard: int, collection_id: int) -> Counts:
         """Documents and bytes of a collection."""
@@ -380,10 +400,11 @@ class ShardStore:
         documents = self._whole(request.shard).counts.get(request.collection_id, NO_COUNTS).documents
         reply = ShardScanReply([], [], [], [], chunk.has_more, b"", documents)
         room = SCAN_REPLY_MAX_BYTES
+        is_own = self.filter_of(request.shard)
         for row_key, row in chunk.rows:
             version, expires_at_ms, size = unpack_header(row)
             key = row_key[len(prefix) :]
-            if expires_at_ms and expires_at_ms <= now_ms:
+            if (expires_at_ms and expires_at_ms <= now_ms) or (is_own is not None and not is_own(key)):
                 continue
             if not request.keys_only:
                 if size > room and reply.keys:

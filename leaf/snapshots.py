@@ -7,14 +7,14 @@ The receiver's old state goes when the first chunk comes, and a mark says so unt
 finds the mark when it starts knows that what it has is nothing whole.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from kvshard.errors import DataLoss, ErrorDetails
 from leaf import layout
 from leaf.engine import Engine, View
 from leaf.layout import HEADER_BYTES, Changes
-from leaf.operations import Counts
+from leaf.operations import NO_COUNTS, Counts
 from leaf.replication.messages import DedupRecord
 
 CHUNK_MAX_BYTES: Final = 1024 * 1024
@@ -31,15 +31,23 @@ Install: TypeAlias = Callable[[int, int, Sequence[DedupRecord], int], Changes]
 
 
 class SnapshotSource:
-    """The state of a shard at one instant, read chunk by chunk. Used from one thread at a time, any one.
+    """The state of a shard at one instant, read chunk by chunk, once and in order. Used from one thread at a time, any one.
 
     total_bytes: about what all chunks will have, for a progress bar.
     """
 
-    def __init__(self, view: View, shard: int, counts: Iterable[Counts]) -> None:
-        self.total_bytes = sum(each.bytes + each.documents * _ROW_BYTES for each in counts)
+    def __init__(
+        self, view: View, shard: int, counts: Mapping[int, Counts], is_own: Callable[[bytes], bool] | None = None
+    ) -> None:
+        """is_own: tells the shard's keys from those that have left it and are not removed yet; None: all are its own."""
+        self.total_bytes = sum(each.bytes + each.documents * _ROW_BYTES for each in counts.values())
         self._view = view
-        self._ranges = [layout.shard_range(tag, shard) for tag in layout.STATE_TAGS]
+        self._shard = shard
+        self._is_own = is_own
+        # With keys that have left, stored counts may count these too: what is sent is counted instead.
+        self._counts = dict.fromkeys(counts, NO_COUNTS) if is_own is not None else None
+        tags = layout.STATE_TAGS if is_own is None else layout.STATE_TAGS.replace(b"c", b"")
+        self._ranges = [layout.shard_range(tag, shard) for tag in tags]
 
     def __repr__(self) -> str:
         return f"SnapshotSource({self._view!r}, total_bytes={self.total_bytes})"
@@ -48,18 +56,39 @@ class SnapshotSource:
         """(rows, cursor of the next chunk or None) after a cursor (None: from the begin). Raises StorageError."""
         assert cursor is None or isinstance(cursor, bytes)
         rows: list[Row] = []
-        room = CHUNK_MAX_BYTES
+        room, left = CHUNK_MAX_BYTES, CHUNK_MAX_ROWS
         for begin, end in self._ranges:
             if cursor is not None and cursor >= end:
                 continue
             start = begin if cursor is None else max(begin, cursor + b"\0")
-            found, has_more = self._view.scan(start, end, CHUNK_MAX_ROWS - len(rows), room)
-            rows += found
+            found, has_more = self._view.scan(start, end, left, room)
+            rows += found if self._is_own is None else self._own(found)
+            left -= len(found)
             room -= sum([len(key) + len(value) for key, value in found])
-            if has_more or room <= 0 or len(rows) >= CHUNK_MAX_ROWS:
+            if has_more or room <= 0 or left <= 0:
                 # Perhaps nothing follows: then the last chunk is empty.
-                return rows, rows[-1][0]
+                return rows, found[-1][0]
+        rows += [(layout.counts_key(self._shard, each), layout.pack_counts(*n)) for each, n in (self._counts or {}).items()]
         return rows, None
+
+    def _own(self, found: Sequence[Row]) -> list[Row]:
+        """The rows of the shard's own keys among these; counts those that are keys."""
+        assert self._is_own is not None
+        assert self._counts is not None
+        kept: list[Row] = []
+        for row_key, row in found:
+            tag = row_key[:1]
+            if tag == b"r":
+                kept.append((row_key, row))
+                continue
+            collection_id, key = layout.expiry_of(row_key)[1:] if tag == b"x" else layout.key_of_place(row_key)
+            if not self._is_own(key):
+                continue
+            kept.append((row_key, row))
+            if tag == b"v":
+                documents, size = self._counts.get(collection_id, NO_COUNTS)
+                self._counts[collection_id] = Counts(documents + 1, size + len(key) + layout.header_of(row)[2])
+        return kept
 
     def close(self) -> None:
         """Let the view go."""
