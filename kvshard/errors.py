@@ -198,6 +198,15 @@ class NotReady(Unavailable):
     reason = "NOT_READY"
 
 
+class ShardMoved(Unavailable):
+    """A split has given the keys, or a part of the range asked for, to another shard; refresh the map and ask that one.
+
+    Nothing was done. Routers handle it; clients never see it unless the deadline passes meanwhile.
+    """
+
+    reason = "SHARD_MOVED"
+
+
 class DataLoss(KvShardError):
     """Stored data is damaged."""
 

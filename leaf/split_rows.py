@@ -16,6 +16,7 @@ from typing import Final
 
 from kvshard import hashing
 from kvshard.clustermap import TOKEN_SLOTS
+from kvshard.splitting import derived_incarnation
 from leaf import layout
 from leaf.count_rows import read_counts
 from leaf.dedup_rows import DedupRows
@@ -24,7 +25,7 @@ from leaf.layout import Batch, Header
 from leaf.operations import Counts, Split, apply_entries
 from leaf.replication.dedup import DedupTable
 from leaf.replication.messages import Entry
-from leaf.splitting import Departed, Part, Shadow, clean_rows, copy_rows, derived_incarnation, mirrored, without
+from leaf.splitting import Departed, Part, Shadow, clean_rows, copy_rows, mirrored, without
 
 CHUNK_ROWS: Final = 512
 CHUNK_BYTES: Final = 512 * 1024
@@ -166,7 +167,7 @@ class SplitRows:
         _clear(child, layout.ALL_TAGS, batch)
 
     def copy(self, shard: int, state: SplitState, counts: dict[int, Counts]) -> dict[int, Counts]:
-        """Copy the next piece of a shadow that is not complete. Returns the shard's counts, which change with a late one's end."""
+        """Copy the next piece of a shadow that is not complete. Returns the shard's counts: a late one's end changes them."""
         shadow = next(iter(state.late.values()), state.shadow)
         assert shadow is not None, f"shard {shard} has nothing to copy"
         batch = self._engine.new_batch()

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
-from kvshard.clustermap import Replica, ShardConfig, WantedSplit
+from kvshard.clustermap import WantedSplit
 from kvshard.model import NEVER
 from leaf.layout import (
     INLINE_MAX_BYTES,
@@ -159,31 +159,6 @@ def next_task(now: Situation) -> Task | None:
     elif wanted is not None and not is_applied and now.may_begin and not now.is_in_flight:
         return Task.BEGIN
     return Task.CLEAN if any(each.part.child in now.known for each in now.departed) else None
-
-
-def derived_incarnation(parent: str, child: int) -> str:
-    """The identity of the child's data, made of the data of a replica of the parent. Every leaf can tell it."""
-    return f"{parent}.{child}"
-
-
-def origin_of(incarnation: str) -> str | None:
-    """The identity of the parent's data that this was made of; None: it was not made by a split."""
-    origin, dot, _ = incarnation.rpartition(".")
-    return origin if dot else None
-
-
-def divided(parent: ShardConfig) -> tuple[ShardConfig, ShardConfig]:
-    """(parent, child) as they are once the wanted split is done.
-
-    The child's epoch is higher than that of every entry it begins with, so its primary begins with a barrier of its own.
-    """
-    wanted = parent.split
-    assert wanted is not None, f"shard {parent.id} is not to be split"
-    in_sync = tuple(Replica(each.leaf, derived_incarnation(each.incarnation, wanted.child)) for each in parent.in_sync)
-    child = ShardConfig(
-        wanted.child, wanted.at_slot, parent.last_slot, parent.epoch + 1, parent.primary, in_sync, (), parent.desired
-    )
-    return replace(parent, last_slot=wanted.at_slot - 1, split=None), child
 
 
 def mirrored(entries: Iterable[Entry], shadow: Shadow, slot_of: SlotOf) -> list[Entry]:

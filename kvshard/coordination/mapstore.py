@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import structlog
 
 from kvshard.clock import Clock
-from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, ShardConfig
-from kvshard.coordination import mapwriter, placements, replica_sets
+from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, ShardConfig, WantedSplit
+from kvshard.coordination import mapwriter, placements, replica_sets, splits
 from kvshard.coordination.base import Coordinator, CoordinatorUnavailable, Event, HistoryCompacted, KeyValue
 from kvshard.coordination.mapwriter import BootstrapPlan, MapMeta, bootstrap
 from kvshard.coordination.placements import Removal
-from kvshard.coordination.replica_sets import CasResult
+from kvshard.coordination.replica_sets import CasOutcome, CasResult
 from kvshard.errors import DeadlineExceeded, Unavailable
 
 __all__ = ["BootstrapPlan", "MapMeta", "MapStore", "assemble", "bootstrap"]
@@ -216,6 +216,19 @@ class MapStore:
         moved = await placements.move_primary(self._coordinator, shard, target)
         await self._refresh_after_write()
         return moved
+
+    async def request_splits(self, shards: Sequence[int] | None) -> dict[int, WantedSplit]:
+        """Wish that shards (None: all) be split; see `splits.request_splits`."""
+        wanted = await splits.request_splits(self._coordinator, shards)
+        await self._refresh_after_write()
+        return wanted
+
+    async def finish_split(self, shard: int, epoch: int, wanted: WantedSplit) -> CasResult:
+        """Write parent and child of a split, if the parent still is in this epoch; tried once. Shows in the map at once."""
+        result = await splits.finish_split(self._coordinator, shard, epoch, wanted)
+        if result.outcome is CasOutcome.SUCCEEDED:
+            await self._refresh_after_write()
+        return result
 
     async def _refresh_after_write(self) -> None:
         """Let the writer see its own write. The write is made: a read that fails now is the follower's business."""

@@ -316,7 +316,7 @@ async def create_collection(coordinator: Coordinator, name: str, schema: Mapping
             if dict(existing.schema) != wanted:
                 raise CollectionExists(f"collection {name!r} exists with another schema")
             return existing
-        meta_item, meta = await _read_meta(coordinator)
+        meta_item, meta = await read_meta(coordinator)
         if len((await coordinator.get_prefix(COLLECTION_PREFIX)).items) >= COLLECTIONS_MAX:
             raise ResourceExhausted(
                 f"the cluster has {COLLECTIONS_MAX} collections already", ErrorDetails(limit=COLLECTIONS_MAX)
@@ -344,7 +344,7 @@ async def drop_collection(coordinator: Coordinator, name: str) -> Collection:
                 return seen  # our own drop whose answer was lost, or another's: it is gone either way
             raise CollectionNotFound(f"there is no collection {name!r}")
         seen = decode_collection(item)
-        meta_item, meta = await _read_meta(coordinator)
+        meta_item, meta = await read_meta(coordinator)
         writes: list[Put | Delete] = [Delete(item.key), Put(META_KEY, encode_meta(meta))]
         return seen if await replace_keys(coordinator, [(item.key, item), (META_KEY, meta_item)], writes) else None
 
@@ -367,7 +367,8 @@ async def read_shard(coordinator: Coordinator, shard: int) -> tuple[KeyValue, Sh
     return item, decode_shard(item)
 
 
-async def _read_meta(coordinator: Coordinator) -> tuple[KeyValue, MapMeta]:
+async def read_meta(coordinator: Coordinator) -> tuple[KeyValue, MapMeta]:
+    """The map's meta as it is stored. Raises FailedPrecondition when there is no map."""
     item = await coordinator.get(META_KEY)
     if item is None:
         raise FailedPrecondition("the cluster has no map yet")

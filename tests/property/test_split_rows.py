@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvshard import hashing
+from kvshard.splitting import derived_incarnation
 from leaf import layout
 from leaf.layout import INLINE_MAX_BYTES, STATE_TAGS
 from leaf.memory_engine import MemoryEngine
@@ -13,7 +14,7 @@ from leaf.operations import DropCollection, Operation, Split, WriteOperation, ke
 from leaf.replication.dedup import DedupTable
 from leaf.replication.messages import Entry, RequestId
 from leaf.shard_store import ShardStore
-from leaf.splitting import Part, derived_incarnation
+from leaf.splitting import Part
 
 PARENT, CHILD = 3, 9
 AT, LAST = 1 << 15, (1 << 16) - 1

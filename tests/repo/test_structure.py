@@ -26,6 +26,7 @@ PURE = (
     "kvshard.clustermap_text",
     "kvshard.coordination.etcd_url",
     "kvshard.hashing",
+    "kvshard.splitting",
     "kvshard.tail.attempts",
     "kvshard.tail.deadlines",
     "kvshard.tail.hedging",
