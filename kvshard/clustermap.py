@@ -72,7 +72,8 @@ class ShardConfig:
     """Where a shard lives. Its token range is [first_slot, last_slot] in token slots, both inclusive.
 
     epoch: version of the replica set, only grows. desired: where the balancer wants it to live. split: the shard is to be cut
-    in two. Neither a wish nor the split itself changes the epoch: the replica set stays what it is.
+    in two. cuts: how often it was; each time its range lost its upper part. Neither a wish nor the split itself changes the
+    epoch: the replica set stays what it is.
     """
 
     id: int
@@ -84,6 +85,7 @@ class ShardConfig:
     learners: tuple[Replica, ...] = ()
     desired: tuple[str, ...] = ()
     split: WantedSplit | None = None
+    cuts: int = 0
 
     @property
     def first_token(self) -> int:
@@ -248,6 +250,7 @@ def _check_ranges(shards: Mapping[int, ShardConfig]) -> None:
 def _check_shard(shard: ShardConfig, leaves: Mapping[str, Leaf]) -> None:
     where = f"shard {shard.id}"
     _require(shard.epoch >= 1, f"{where}: epoch {shard.epoch} is below 1")
+    _require(shard.cuts >= 0, f"{where}: {shard.cuts} cuts")
     _require(
         any(replica.leaf == shard.primary for replica in shard.in_sync), f"{where}: primary {shard.primary!r} is not in sync"
     )

@@ -64,7 +64,7 @@ def leaf_of(data: dict[str, object]) -> Leaf:
 
 
 def shard_data(shard: ShardConfig) -> dict[str, object]:
-    """A shard as plain data; "split" is there only while one is wanted."""
+    """A shard as plain data; "split" is there only while one is wanted, "cuts" once there was one."""
     data: dict[str, object] = {
         "id": shard.id,
         "first_slot": shard.first_slot,
@@ -77,6 +77,8 @@ def shard_data(shard: ShardConfig) -> dict[str, object]:
     }
     if shard.split is not None:
         data["split"] = {"child": shard.split.child, "at_slot": shard.split.at_slot}
+    if shard.cuts:
+        data["cuts"] = shard.cuts
     return data
 
 
@@ -92,6 +94,7 @@ def shard_of(data: dict[str, object]) -> ShardConfig:
         learners=tuple(_replica_of(each) for each in _items(data, "learners")),
         desired=tuple(_texts(_items(data, "desired"), "desired")),
         split=_split_of(data),
+        cuts=read(data, "cuts", int) if "cuts" in data else 0,
     )
 
 

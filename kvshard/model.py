@@ -26,6 +26,8 @@ class ShardRead:
     """Read keys of one shard. epoch: the replica set the sender routed by; a leaf with an older one looks for a newer map.
 
     is_stale_ok: any replica may answer with the committed state it has; else only one that holds a lease (a strong read).
+    cuts: the splits that took a part of the shard, as the sender knows it (`clustermap.ShardConfig`); where the replica has
+    applied another number, or it is None, each key is looked at: one that has left the shard fails with SHARD_MOVED.
     """
 
     shard: int
@@ -33,6 +35,7 @@ class ShardRead:
     collection_id: int
     keys: list[bytes]
     is_stale_ok: bool = False
+    cuts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,10 @@ class ShardWrite:
     client, number: the request id, which makes the write take effect once however often it is sent; empty client: none.
     since: a committed seqno of the shard that the sender knew before it first sent the write (0: none); see
     `leaf/replication/dedup.py`.
+
+    positions, total: where the keys stand in the write that the id names, and how many keys that has (empty, 0: these are all
+    of them, in order). After a split, or at another router, the same write may come in other parts: what was done of it is
+    found by position. cuts: as in ShardRead.
     """
 
     shard: int
@@ -76,6 +83,9 @@ class ShardWrite:
     client: str = ""
     number: int = 0
     since: int = 0
+    positions: list[int] = field(default_factory=list)
+    total: int = 0
+    cuts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +106,8 @@ class ShardWriteReply:
 class ShardScan:
     """Read live keys in [start, end) of one shard, ascending; end None: no upper end. At most limit keys.
 
-    is_stale_ok: as in ShardRead.
+    is_stale_ok: as in ShardRead. cuts: the splits that took a part of the shard, as the sender knows it. A replica that has
+    applied more answers SHARD_MOVED, one that has applied fewer NOT_READY; None: it is not looked at.
     """
 
     shard: int
@@ -107,6 +118,7 @@ class ShardScan:
     limit: int
     keys_only: bool = False
     is_stale_ok: bool = False
+    cuts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +144,7 @@ class ShardScanReply:
 class ShardSearch:
     """Search one shard. offset: hits of this shard's own order to pass over. limit: hits wanted after them; 0 only counts.
 
-    min_seqno: answer only when the index holds the writes through this entry (0: as it is).
+    min_seqno: answer only when the index holds the writes through this entry (0: as it is). cuts: as in ShardScan.
 
     sort: field name, "-" in front for descending; empty: by score. facets: keyword fields to count, facet_limit values each.
     """
@@ -151,6 +163,7 @@ class ShardSearch:
     refresh: bool = False
     keys_only: bool = False
     min_seqno: int = 0
+    cuts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +234,25 @@ class CatchUpRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SplitRecord:
+    """A split that is wanted or not wound up, at one replica. walked, total: keys of the shard looked at for the copy, and all.
+
+    is_copied: the child's part is copied. is_done: the split is in the log and applied; what is left is to clean up.
+    """
+
+    child: int
+    at_slot: int
+    walked: int
+    total: int
+    is_copied: bool
+    is_done: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaStatusRecord:
     """State of one replica. role: "primary", "secondary", "learner", "idle", "confirming", "recovering" or "failed".
 
-    error says why it does not serve. catching_up: of a primary, its learners.
+    error says why it does not serve. catching_up: of a primary, its learners. split: None while there is none.
     """
 
     shard: int
@@ -235,6 +263,7 @@ class ReplicaStatusRecord:
     collections: list[CollectionCountRecord]
     error: str = ""
     catching_up: list[CatchUpRecord] = field(default_factory=list)
+    split: SplitRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)

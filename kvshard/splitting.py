@@ -30,4 +30,4 @@ def divided(parent: ShardConfig) -> tuple[ShardConfig, ShardConfig]:
     child = ShardConfig(
         wanted.child, wanted.at_slot, parent.last_slot, parent.epoch + 1, parent.primary, in_sync, (), parent.desired
     )
-    return replace(parent, last_slot=wanted.at_slot - 1, split=None), child
+    return replace(parent, last_slot=wanted.at_slot - 1, split=None, cuts=parent.cuts + 1), child

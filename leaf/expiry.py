@@ -9,7 +9,7 @@ from typing import Final
 from leaf import layout
 from leaf.driver import Driver
 from leaf.operations import WriteOperation, keys_of
-from leaf.pending import latest_of
+from leaf.pending import latest_of, writable_last_slot
 from leaf.write_plan import plan_expiry
 
 SWEEP_MAX_KEYS: Final = 1_000
@@ -24,8 +24,13 @@ def sweep(driver: Driver, shard: int, now_ms: int) -> bool:
     due = driver.store.due(shard, now_ms, SWEEP_MAX_KEYS)
     driver.store.note_due(shard, now_ms, due)
     by_collection: dict[int, list[tuple[bytes, int, bytes]]] = defaultdict(list)
+    splits = driver.store.state(shard).splits
+    last_slot = writable_last_slot(machine, splits.last_slot)
+    is_cut = splits.has_leftovers or last_slot < splits.last_slot
     for row_key in due:
         expires_at_ms, collection_id, key = layout.expiry_of(row_key)
+        if is_cut and driver.store.splits.slot_of(key) > last_slot:
+            continue  # It leaves, or has left, for another shard; what is still here goes with the cleaning.
         by_collection[collection_id].append((key, expires_at_ms, row_key))
     stale: list[bytes] = []
     for collection_id, rows in by_collection.items():

@@ -7,7 +7,7 @@ A row's key is a one-byte tag and big-endian fields, so that byte order is the o
     x shard expires_at collection key -> nothing                            expiry index
     l shard seqno                   -> entry                                log
     c shard collection              -> documents, bytes                     counts
-    r shard                         -> last_slot                            its range was cut here by a split
+    r shard                         -> last_slot, cuts                      its range was cut by a split
     d shard client [number]         -> what is known of the client, or the result of its request    see dedup_rows.py
     m shard name                    -> anything                             meta
 
@@ -120,6 +120,7 @@ _EXPIRY: Final = Struct(">IQI")
 _HEADER: Final = Struct(">QQI")
 _COUNTS: Final = Struct(">QQ")
 _NUMBER: Final = Struct(">Q")
+_RANGE: Final = Struct(">II")
 
 HEADER_BYTES: Final = _HEADER.size
 
@@ -134,6 +135,16 @@ unpack_header = _HEADER.unpack_from
 pack_counts = _COUNTS.pack
 unpack_counts = _COUNTS.unpack
 pack_number = _NUMBER.pack
+
+
+def pack_range(last_slot: int, cuts: int) -> bytes:
+    """How far a shard's range goes, and how often it was cut."""
+    return _RANGE.pack(last_slot, cuts)
+
+
+def unpack_range(row: bytes) -> tuple[int, int]:
+    """(last_slot, cuts)."""
+    return cast(tuple[int, int], _RANGE.unpack(row))
 
 
 def pack_position(seqno: int, epoch: int) -> bytes:
@@ -196,7 +207,7 @@ def counts_prefix(shard: int) -> bytes:
 
 
 def range_key(shard: int) -> bytes:
-    """Key of the row that says how far a shard's range goes; a shard without one was never part of a split."""
+    """Key of the row that says how far a shard's range goes and how often it was cut; without one it never was."""
     return b"r" + _SHARD.pack(shard)
 
 

@@ -23,7 +23,6 @@ from leaf.layout import (
     pack_counts,
     pack_header,
     pack_number,
-    range_key,
     value_prefix,
 )
 from leaf.replication.messages import Entry
@@ -102,8 +101,8 @@ def apply_entries(
 ) -> dict[int, Counts]:
     """Put what the entries change into the batch, the changed counts among it. Returns the counts afterwards.
 
-    The entries must follow, without a gap, those that made the state that `headers` and `counts` show. Of a split this makes
-    the new end of the range; the rows that leave are the matter of `splitting.py`.
+    The entries must follow, without a gap, those that made the state that `headers` and `counts` show. What a split changes is
+    the matter of `split_rows.py`.
     """
     after = dict(counts)
     known: dict[int, dict[bytes, Header | None]] = {}
@@ -124,8 +123,6 @@ def apply_entries(
             dropped.add(operation.collection_id)
             touched.discard(operation.collection_id)
             after.pop(operation.collection_id, None)
-        elif isinstance(operation, Split):
-            batch.put(range_key(shard), pack_number(operation.at_slot - 1))
     for collection_id in sorted(touched):
         batch.put(counts_key(shard, collection_id), pack_counts(*after[collection_id]))
     return after

@@ -23,11 +23,13 @@ from kvshard.errors import (
     KvShardError,
     NotReady,
     ResourceExhausted,
+    ShardMoved,
     StaleEpoch,
     record_of,
 )
 from kvshard.limits import BATCH_MAX_KEYS, KEY_MAX_BYTES
 from kvshard.model import (
+    ABSENT,
     UNKNOWN_AGE,
     ShardRead,
     ShardReadReply,
@@ -44,14 +46,14 @@ from leaf.driver import Driver
 from leaf.engine import StorageError
 from leaf.indexer import Indexer
 from leaf.operations import keys_of
-from leaf.pending import latest_of
+from leaf.pending import latest_of, writable_last_slot
 from leaf.refusals import RETRY_AFTER_MS, error_of, storage_failed
-from leaf.replica import Replica, Served
+from leaf.replica import Replica, Served, Written
 from leaf.replication.actions import Reason
 from leaf.replication.events import Conclude, Propose
 from leaf.replication.messages import RequestId
 from leaf.write_plan import Validate, WritePlan, check_key, check_request, invalid_keys, plan_write
-from leaf.write_result import decode_result, encode_result
+from leaf.write_result import decode_part, encode_result
 
 _decode_json = msgspec.json.Decoder().decode
 
@@ -133,8 +135,32 @@ class Requests:
             reply = self._store.read(request, self._clock.wall_ms())
         except StorageError as error:
             raise storage_failed(request.shard, str(error)) from error
+        for index, moved in self._departed(request).items():
+            reply.values[index], reply.versions[index], reply.errors[index] = None, ABSENT, moved
         reply.errors.update(_illegal(request.keys))
         return replace(reply, seqno=served.seqno, age_ms=_age_ms(served))
+
+    def _departed(self, request: ShardRead | ShardWrite) -> dict[int, ErrorRecord]:
+        """Errors of the keys that have left the shard by a split, applied or, for a write, in flight."""
+        splits = self._store.state(request.shard).splits
+        last_slot, cuts = splits.last_slot, splits.cuts
+        if isinstance(request, ShardWrite):
+            last_slot = writable_last_slot(self._replica(request.shard).opened(), last_slot)
+        if last_slot == splits.last_slot and (request.cuts == cuts or not cuts):
+            return {}  # All that the sender took for this shard's keys are its own.
+        slot_of = self._store.splits.slot_of
+        moved = record_of(_moved(request.shard))
+        return {index: moved for index, key in enumerate(request.keys) if slot_of(key) > last_slot}
+
+    def _check_cuts(self, request: ShardScan | ShardSearch) -> None:
+        """Raise ShardMoved, or NotReady, unless this replica's range is the one that the sender asks for."""
+        cuts = self._store.state(request.shard).splits.cuts
+        if request.cuts is None or request.cuts == cuts:
+            return
+        if request.cuts < cuts:
+            raise _moved(request.shard)
+        details = ErrorDetails(shards=(request.shard,), retry_after_ms=RETRY_AFTER_MS)
+        raise NotReady(f"the replica of shard {request.shard} has not applied its split yet", details)
 
     def scan(self, request: ShardScan) -> ShardScanReply | None:
         """Answer a scan with one chunk, or None when it must wait (`scan_later`); `prepare` or `is_ready` came before."""
@@ -150,6 +176,7 @@ class Requests:
         return reply
 
     def _scan(self, request: ShardScan, served: Served) -> ShardScanReply:
+        self._check_cuts(request)
         try:
             reply = self._store.scan(request, self._clock.wall_ms())
         except StorageError as error:
@@ -178,18 +205,28 @@ class Requests:
             plan = self._plan(replica, collection, request)
             if plan.operation is None:
                 return Conclude(token, plan.depends_on, b"")
-            result = encode_result(plan.reply) if identity is not None else b""
+            result = encode_result(plan.reply, request.positions, request.total) if identity is not None else b""
             return Propose(token, identity, plan.operation, keys_of(plan.operation), plan.size, result)
 
         written = await self._driver.write(request.shard, identity, size, evaluate, deadline)
-        if plan is not None:
-            reply = plan.reply
-        else:  # A repetition: the first one's outcome.
-            assert isinstance(written.result, bytes)
-            reply = decode_result(written.result, written.seqno, len(request.keys))
+        reply = plan.reply if plan is not None else self._repeated(request, written)
         if request.wait_for_refresh and collection.schema:
             await self._refreshed(request.shard, written.seqno or replica.applied, deadline)
         return replace(reply, seqno=written.seqno)
+
+    def _repeated(self, request: ShardWrite, written: Written) -> ShardWriteReply:
+        """What became of a write when it came first, perhaps in other parts than now. Raises InvalidArgument, DataLoss."""
+        assert isinstance(written.result, bytes)
+        count = len(request.keys)
+        positions, total = (request.positions, request.total) if request.positions else (range(count), count)
+        reply, unknown = decode_part(written.result, written.seqno, positions, total)
+        if unknown:
+            departed = self._departed(replace(request, cuts=None))
+            if not departed.keys() >= set(unknown):
+                text = "the request id was used before, for a write of other keys"
+                raise InvalidArgument(text, ErrorDetails(field="number"))
+            reply.errors.update({index: departed[index] for index in unknown})
+        return reply
 
     def _refusal(self, size: int) -> KvShardError | None:
         committer = self._driver.committer
@@ -202,7 +239,8 @@ class Requests:
         validate: Validate | None = None
         if collection.schema:
             validate = partial(validate_document, collection.schema, json_decode=_decode_json)
-        errors = invalid_keys(request, validate)
+        errors = self._departed(request)
+        errors.update(invalid_keys(request, validate))
         try:
             stored = self._store.headers(request.shard, request.collection_id, request.keys)
         except StorageError as error:
@@ -236,6 +274,7 @@ class Requests:
                 await self._driver.wait_readable(request.shard, None, True, deadline)
         else:
             self._may_read(request.shard, (), False)
+        self._check_cuts(request)
         if request.min_seqno:
             await self._indexed(request, deadline)
         return await self._indexer.search(request, collection, deadline)
@@ -247,6 +286,10 @@ class Requests:
         except TimeoutError:
             text = f"the index of shard {request.shard} does not hold entry {request.min_seqno} yet"
             raise NotReady(text, ErrorDetails(shards=(request.shard,))) from None
+
+
+def _moved(shard: int) -> ShardMoved:
+    return ShardMoved(f"a split of shard {shard} has given this to another shard", ErrorDetails(shards=(shard,)))
 
 
 def _age_ms(served: Served) -> int:

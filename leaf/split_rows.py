@@ -47,11 +47,13 @@ Learned = Mapping[int, Mapping[bytes, Header | None]]
 class SplitState:
     """What a replica has of splits.
 
-    last_slot: end of the range in the applied state. shadow: of the split to come. late: shadows of departed parts that are not
-    copied, by child. cleaned: place of the last row that was cleaned of a departed part, by child.
+    last_slot: end of the range in the applied state, if it was cut; cuts: how often. shadow: of the split to come. late:
+    shadows of departed parts that are not copied, by child. cleaned: place of the last row that was cleaned of a departed part,
+    by child.
     """
 
     last_slot: int = TOKEN_SLOTS - 1
+    cuts: int = 0
     shadow: Shadow | None = None
     departed: tuple[Departed, ...] = ()
     late: dict[int, Shadow] = field(default_factory=dict)
@@ -82,7 +84,8 @@ class SplitRows:
 
     def load(self, shard: int) -> SplitState:
         """What the disk has of a shard's splits. A shadow that is not complete is removed; a late one begins anew."""
-        state = SplitState(self.last_slot(shard))
+        row = self._engine.get(layout.range_key(shard))
+        state = SplitState(*layout.unpack_range(row)) if row is not None else SplitState()
         changes = layout.Changes()
         row = self._engine.get(layout.meta_key(shard, _SHADOW))
         if row is not None:
@@ -103,11 +106,6 @@ class SplitRows:
             changes.write_to(batch)
             self._engine.write(batch)
         return state
-
-    def last_slot(self, shard: int) -> int:
-        """The end of the range as the rows have it; the last slot of all when the shard was never part of a split."""
-        row = self._engine.get(layout.range_key(shard))
-        return layout.unpack_number(row) if row is not None else TOKEN_SLOTS - 1
 
     def parent_of_shadow(self, shard: int) -> int | None:
         """The shard whose shadow the rows of this one are; None: they are no shadow."""
@@ -232,6 +230,8 @@ class SplitRows:
         """A part leaves with this entry."""
         assert part.at_slot <= part.last_slot <= state.last_slot, f"shard {shard}: {part} leaves of [.., {state.last_slot}]"
         state.last_slot = part.at_slot - 1
+        state.cuts += 1
+        batch.put(layout.range_key(shard), layout.pack_range(state.last_slot, state.cuts))
         # A replica of the child may have been made anew here; then nothing is derived of this one.
         is_derived = self.may_begin(part.child)
         departed = Departed(part, entry.seqno, entry.epoch, is_copied=not is_derived)
@@ -258,7 +258,7 @@ class SplitRows:
         batch.put(layout.meta_key(child, layout.APPLIED), layout.pack_number(departed.seqno))
         batch.put(layout.meta_key(child, layout.TRIMMED), layout.pack_position(departed.seqno, departed.epoch))
         batch.put(layout.meta_key(child, layout.EPOCH), layout.pack_number(departed.epoch))
-        batch.put(layout.range_key(child), layout.pack_number(shadow.part.last_slot))
+        batch.put(layout.range_key(child), layout.pack_range(shadow.part.last_slot, 0))
         batch.delete(layout.meta_key(child, _SHADOW_OF))
         for collection_id, each in shadow.counts.items():
             if not each.documents:  # Emptied while it was mirrored; where it was not there is no row.

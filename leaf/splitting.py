@@ -122,13 +122,13 @@ class Task(Enum):
 class Situation:
     """A replica of a shard that is being split.
 
-    wanted: by the newest map. last_slot: end of the range in the applied state. may_begin: the child has no data here. others:
-    whether all other replicas in sync are ready; waited_s: how long this replica has been ready itself. known: the shards of
-    the map.
+    wanted: by the newest map. is_applied: this replica has applied it, the map does not show it yet. may_begin: the child has
+    no data here. are_others_ready: all other replicas in sync have a complete shadow; waited_s: how long this one has had its
+    own. known: the shards of the map.
     """
 
     wanted: WantedSplit | None
-    last_slot: int
+    is_applied: bool
     shadow: Shadow | None
     departed: Sequence[Departed]
     is_primary: bool
@@ -142,10 +142,9 @@ class Situation:
 def next_task(now: Situation) -> Task | None:
     """What to do next; None: nothing, or nothing yet."""
     wanted, shadow = now.wanted, now.shadow
-    is_applied = wanted is not None and now.last_slot < wanted.at_slot
     if any(not each.is_copied for each in now.departed):
         return Task.COPY
-    if is_applied and now.is_primary:
+    if now.is_applied and now.is_primary:
         return Task.FINISH
     if shadow is not None:
         is_wanted = wanted is not None and (wanted.child, wanted.at_slot) == shadow.part[:2]
@@ -156,7 +155,7 @@ def next_task(now: Situation) -> Task | None:
         is_time = now.are_others_ready or now.waited_s >= READY_PATIENCE_S
         if is_wanted and now.is_primary and not now.is_in_flight and is_time:
             return Task.PROPOSE
-    elif wanted is not None and not is_applied and now.may_begin and not now.is_in_flight:
+    elif wanted is not None and not now.is_applied and now.may_begin and not now.is_in_flight:
         return Task.BEGIN
     return Task.CLEAN if any(each.part.child in now.known for each in now.departed) else None
 

@@ -44,10 +44,15 @@ def check_request(request: ShardWrite) -> int:
     for name, column, is_optional in (
         ("values", request.values, False),
         ("ttl_ms", request.ttl_ms, True),
+        ("positions", request.positions, True),
         ("conditions", request.conditions, True),
     ):
         if len(column) != count and not (is_optional and not column):
             raise InvalidArgument(f"{name} has {len(column)} entries for {count} keys", ErrorDetails(field=name))
+    places = request.positions
+    if places and (min(places) < 0 or max(places) >= request.total or request.total > BATCH_MAX_KEYS):
+        text = f"positions must lie below total, and that may be {BATCH_MAX_KEYS} at most, not {request.total}"
+        raise InvalidArgument(text, ErrorDetails(field="positions", limit=BATCH_MAX_KEYS))
     size = sum(map(len, request.keys)) + sum(len(value) for value in request.values if value)
     if size > BATCH_MAX_BYTES:
         message = f"a batch may have at most {BATCH_MAX_BYTES} bytes, not {size}"

@@ -1,8 +1,12 @@
 """The outcome of a write as the few bytes that are kept for a caller who repeats it.
 
-    count of keys, existed and done as bitmaps,
+    count of the write's keys; number of reasons, 128 more if only a part of the keys came here: then which, as a bitmap,
+    existed and done as bitmaps,
     then for each reason of failure: its name, and which keys failed by it as a bitmap,
-    then JSON: [index, message, details] of failed keys, as many as have room
+    then JSON: [position, message, details] of failed keys, as many as have room
+
+Keys are known by their position in the write that the request id names, not in the part of it that came to this shard: when it
+is repeated after a split, or by another router, it may have been cut into other parts.
 
 Versions need no room: every key that was done has the seqno of the entry.
 
@@ -29,63 +33,83 @@ NOT_KEPT: Final = "this is the outcome of a repeated write, whose details are no
 
 _OTHER: Final = "FAILED_PRECONDITION"
 _HEAD: Final = Struct(">IB")
+_PART: Final = 128
 _DEFAULTS: Final = asdict(ErrorDetails())
 _NAMES: Final = frozenset(each.name for each in fields(ErrorDetails))
 
 _Json: TypeAlias = dict[str, object]
 
 
-def encode_result(reply: ShardWriteReply) -> bytes:
-    """What to keep of a reply. At most DETAILS_MAX_BYTES and a bitmap for each of REASONS_MAX + 2 besides a few names."""
-    count = len(reply.existed)
+def encode_result(reply: ShardWriteReply, positions: Sequence[int] = (), total: int = 0) -> bytes:
+    """What to keep of a reply. positions, total: as in ShardWrite.
+
+    At most DETAILS_MAX_BYTES and a bitmap of `total` for each of REASONS_MAX + 3 besides a few names.
+    """
+    count = total if positions else len(reply.existed)
+    at: Sequence[int] = positions or range(count)
     failed = _by_reason(reply.errors)
-    parts = [
-        _HEAD.pack(count, len(failed)),
-        _bitmap(reply.existed),
-        _bitmap([version != ABSENT for version in reply.versions]),
-    ]
+    parts = [_HEAD.pack(count, len(failed) | (_PART if positions else 0))]
+    if positions:
+        parts.append(_bitmap(at, count))
+    parts += (
+        _bitmap([place for place, existed in zip(at, reply.existed, strict=True) if existed], count),
+        _bitmap([place for place, version in zip(at, reply.versions, strict=True) if version != ABSENT], count),
+    )
     if not failed:
         return b"".join(parts)
     for reason, indices in failed.items():
         name = reason.encode()
-        parts += (bytes((len(name),)), name, _bitmap([index in indices for index in range(count)]))
-    parts.append(_details(reply.errors))
+        parts += (bytes((len(name),)), name, _bitmap([at[index] for index in indices], count))
+    parts.append(_details(reply.errors, at))
     return b"".join(parts)
 
 
 def decode_result(data: bytes, seqno: int, count: int) -> ShardWriteReply:
-    """The reply again. count: keys of the repeated request.
+    """The reply to a write of `count` keys that all came here. Raises as `decode_part`."""
+    return decode_part(data, seqno, range(count), count)[0]
+
+
+def decode_part(data: bytes, seqno: int, positions: Sequence[int], total: int) -> tuple[ShardWriteReply, list[int]]:
+    """The outcome of some keys of a write, in their order, and the indices of those that did not come here then.
 
     Raises InvalidArgument when the first request had another number of keys: its id was used for two different writes;
     DataLoss when this is no result.
     """
     try:
         known, reasons = _HEAD.unpack_from(data)
-        if known != count:
-            text = f"the request id was used before, for a write of {known} keys instead of {count}"
+        if known != total:
+            text = f"the request id was used before, for a write of {known} keys instead of {total}"
             raise InvalidArgument(text, ErrorDetails(field="number"))
-        return _decode(data, seqno, count, reasons)
+        return _decode(data, seqno, positions, total, reasons)
     except (StructError, ValueError, IndexError, TypeError, KeyError) as error:
         raise DataLoss(f"damaged result of a write: {error!r}") from error
 
 
-def _decode(data: bytes, seqno: int, count: int, reasons: int) -> ShardWriteReply:
-    size = (count + 7) // 8
+def _decode(data: bytes, seqno: int, positions: Sequence[int], total: int, reasons: int) -> tuple[ShardWriteReply, list[int]]:
+    size = (total + 7) // 8
     at = _HEAD.size
-    existed = _bools(data[at : at + size], count)
-    done = _bools(data[at + size : at + 2 * size], count)
+    unknown: list[int] = []
+    if reasons & _PART:
+        came = _bools(data[at : at + size], total)
+        unknown = [index for index, place in enumerate(positions) if not came[place]]
+        at += size
+        reasons -= _PART
+    existed = _bools(data[at : at + size], total)
+    done = _bools(data[at + size : at + 2 * size], total)
     at += 2 * size
     names: dict[int, str] = {}
     for _ in range(reasons):
         end = at + 1 + data[at]
-        failed = _bools(data[end : end + size], count)
-        names |= dict.fromkeys((index for index in range(count) if failed[index]), data[at + 1 : end].decode())
+        failed = _bools(data[end : end + size], total)
+        names |= dict.fromkeys((place for place in range(total) if failed[place]), data[at + 1 : end].decode())
         at = end + size
-    errors = {index: ErrorRecord(name, NOT_KEPT) for index, name in sorted(names.items())}
+    found = {place: ErrorRecord(name, NOT_KEPT) for place, name in names.items()}
     if reasons:
-        for index, message, details in json.loads(data[at:]):
-            errors[index] = ErrorRecord(names[index], message, _read_details(details))
-    return ShardWriteReply([seqno if each else ABSENT for each in done], existed, errors, seqno)
+        for place, message, details in json.loads(data[at:]):
+            found[place] = ErrorRecord(names[place], message, _read_details(details))
+    errors = {index: found[place] for index, place in enumerate(positions) if place in found}
+    versions = [seqno if done[place] else ABSENT for place in positions]
+    return ShardWriteReply(versions, [existed[place] for place in positions], errors, seqno), unknown
 
 
 def _by_reason(errors: dict[int, ErrorRecord]) -> dict[str, set[int]]:
@@ -96,11 +120,11 @@ def _by_reason(errors: dict[int, ErrorRecord]) -> dict[str, set[int]]:
     return found
 
 
-def _details(errors: dict[int, ErrorRecord]) -> bytes:
+def _details(errors: dict[int, ErrorRecord], at: Sequence[int]) -> bytes:
     kept: list[str] = []
     room = DETAILS_MAX_BYTES
     for index, record in sorted(errors.items()):
-        text = json.dumps([index, record.message, _write_details(record.details)], separators=(",", ":"))
+        text = json.dumps([at[index], record.message, _write_details(record.details)], separators=(",", ":"))
         room -= len(text) + 1
         if room < 2:
             break
@@ -118,13 +142,15 @@ def _read_details(found: _Json) -> ErrorDetails:
     return ErrorDetails(**known)  # type: ignore[arg-type]
 
 
-def _bitmap(flags: Sequence[bool]) -> bytes:
-    text = "".join(["1" if flag else "0" for flag in flags])
-    return int(text, 2).to_bytes((len(flags) + 7) // 8, "big") if text else b""
+def _bitmap(places: Sequence[int], count: int) -> bytes:
+    bits = bytearray((count + 7) // 8)
+    for place in places:
+        bits[place >> 3] |= 0x80 >> (place & 7)
+    return bytes(bits)
 
 
 def _bools(bitmap: bytes, count: int) -> list[bool]:
     if len(bitmap) != (count + 7) // 8:
         raise ValueError("the bitmap is cut off")
-    text: Iterable[str] = format(int.from_bytes(bitmap, "big"), f"0{count}b") if count else ""
-    return [digit == "1" for digit in text]
+    text: Iterable[str] = format(int.from_bytes(bitmap, "big"), f"0{8 * len(bitmap)}b") if count else ""
+    return [digit == "1" for digit in text][:count]

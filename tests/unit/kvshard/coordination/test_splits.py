@@ -86,7 +86,7 @@ async def test_the_end_writes_parent_and_child_together() -> None:
     result = await finish_split(coordinator, 1, 1, wanted)
     assert result.outcome is CasOutcome.SUCCEEDED
     after = await map_of(coordinator)
-    assert after.shards[1] == replace(before, last_slot=wanted.at_slot - 1, split=None)
+    assert after.shards[1] == replace(before, last_slot=wanted.at_slot - 1, split=None, cuts=1)
     child = after.shards[wanted.child]
     assert (child.first_slot, child.last_slot, child.epoch) == (wanted.at_slot, before.last_slot, 2)
     assert child.in_sync == tuple(Replica(each.leaf, f"{each.incarnation}.4") for each in before.in_sync)
