@@ -23,17 +23,20 @@ from leaf.committer import Committer
 from leaf.disk_guard import DiskGuard
 from leaf.engine import StorageError
 from leaf.hosting import Hosting, Index, Maps
+from leaf.operations import Split
 from leaf.refusals import RETRY_AFTER_MS, storage_failed
 from leaf.replica import Evaluate, OpenSnapshot, Outcome, Replica, Served, Written
 from leaf.replica_status import status_of
 from leaf.replication import actions as act
 from leaf.replication import events as ev
 from leaf.replication.actions import Action
+from leaf.replication.dedup import DedupTable
 from leaf.replication.events import Event
 from leaf.replication.events import Outcome as CasOutcome
 from leaf.replication.messages import Entry, Message, RequestId
 from leaf.replication.timings import Timings
 from leaf.shard_store import ShardStore
+from leaf.splitter import Splitter
 
 OPEN_RETRY_S: Final = 0.1
 """Pause after a coordinator that did not answer when replicas were to be opened, doubled up to a maximum."""
@@ -81,6 +84,7 @@ class Driver:
         self.replicas: dict[int, Replica] = {}
         self._sender = sender
         self._hosting = Hosting(self, new_incarnation, open_retry_s)
+        self.splitter = Splitter(self)
         self._by_number: dict[int, Replica] = {}
         self._next_token = 1
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,8 +97,10 @@ class Driver:
 
     def start(self) -> None:
         """Begin to open the replicas that the map places here."""
+        self.store.splits.set_seed(self.maps.current.seed)
         self.committer.start()
         self._hosting.start()
+        self.splitter.start()
         self._ticker = asyncio.create_task(self._tick(), name="replication-tick")
 
     async def wait_open(self) -> None:
@@ -137,6 +143,7 @@ class Driver:
         """Commit what is in flight, then stop. The engine stays open."""
         self._is_closing = True
         await self._hosting.close()
+        await self.splitter.close()
         tasks = [*self._tasks, *([self._ticker] if self._ticker is not None else [])]
         for task in tasks:
             task.cancel()
@@ -257,7 +264,12 @@ class Driver:
 
     def observe(self, replica: Replica, config: ShardConfig) -> None:
         """The map says this of the replica's shard."""
+        self.splitter.note_dividing(replica)
         self._step(replica, ev.ConfigSeen(config))
+
+    def look_at_places(self) -> None:
+        """What hosting waits for may have come."""
+        self._hosting.look()
 
     # -- the interpreter ------------------------------------------------------------------------------------------------
 
@@ -306,8 +318,8 @@ class Driver:
                 changes = self.store.append(shard, entries)
                 self.guard.note_written(changes.bytes)
                 self.committer.append(replica.number, ticket, changes, len(entries))
-            case act.Apply(entries):
-                self._apply(replica, entries)
+            case act.Apply(entries, table):
+                self._apply(replica, entries, table)
             case act.Evaluate(token):
                 return self._evaluate(replica, token)
             case act.Answer(token, seqno, result):
@@ -356,10 +368,15 @@ class Driver:
             replica.machine.step(ev.Cancel(token), self.clock.monotonic())
             raise
 
-    def _apply(self, replica: Replica, entries: Sequence[Entry]) -> None:
+    def _apply(self, replica: Replica, entries: Sequence[Entry], table: DedupTable | None) -> None:
         assert replica.machine is not None
-        self.store.apply(replica.shard, entries, replica.machine.dedup)
+        self.store.apply(replica.shard, entries, table or replica.machine.dedup)
         self.index.notify(replica.shard, entries[-1].seqno)
+        if isinstance(entries[-1].payload, Split):
+            self.splitter.on_split(replica)
+            self._hosting.look()
+        elif replica.machine.is_dividing:
+            self.splitter.wake()  # It may be the barrier of a new primary, who ends what its predecessor began.
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name="replication")

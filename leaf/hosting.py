@@ -12,11 +12,12 @@ from typing import Final, Protocol
 import structlog
 
 from kvshard.clock import Clock
-from kvshard.clustermap import ClusterMap, Collection, ShardConfig
+from kvshard.clustermap import ClusterMap, Collection, ShardConfig, WantedSplit
 from kvshard.clustermap import Replica as Member
 from kvshard.coordination.base import CoordinatorUnavailable
 from kvshard.coordination.replica_sets import CasResult
 from kvshard.errors import ErrorDetails, KvShardError, StaleEpoch, Unavailable
+from kvshard.splitting import origin_of
 from leaf.committer import Committer
 from leaf.engine import StorageError
 from leaf.left_overs import left_over
@@ -60,6 +61,10 @@ class Maps(Protocol):
 
     async def read_shard(self, shard: int) -> ShardConfig:
         """Read a shard now."""
+        ...
+
+    async def finish_split(self, shard: int, epoch: int, wanted: WantedSplit) -> CasResult:
+        """Write parent and child of a split if the parent is still in the epoch."""
         ...
 
 
@@ -149,6 +154,10 @@ class Hosting:
         """Return when every replica that the map placed here has been opened, or has failed to."""
         await self._opened.wait()
 
+    def look(self) -> None:
+        """What was waited for may have come."""
+        self._map_changed.set()
+
     def give_up(self) -> None:
         """The storage failed: nothing more will be opened."""
         self._opened.set()
@@ -208,6 +217,8 @@ class Hosting:
             # A map older than what the replica knows says nothing: it may just have been added.
             if config is None or self._is_placed_here(config) or config.epoch < replica.epoch:
                 continue
+            if host.store.splits.has_uncopied(shard):
+                continue  # The child of a split is still being made of its rows.
             _log.info("replica is placed elsewhere now", shard=shard)
             details = ErrorDetails(maybe_applied=True, shards=(shard,))
             was_failed = replica.error is not None
@@ -239,6 +250,8 @@ class Hosting:
         claims: dict[int, str] = {}
         for config in missing:
             replica = host.replicas.setdefault(config.id, self._new_replica(config.id))
+            if self._is_being_made(config):
+                continue
             try:
                 incarnation, is_claimed = await self._prepare(config)
             except KvShardError as error:
@@ -264,6 +277,21 @@ class Hosting:
             return
         for shard, parts in found.items():
             self._open(shard, *parts)
+
+    def _is_being_made(self, config: ShardConfig) -> bool:
+        """Whether the shard's data here is still to come out of a split that its parent's replica here has not done yet."""
+        store = self._host.store
+        if store.splits.parent_of_shadow(config.id) is not None:
+            return True
+        expected = next((each.incarnation for each in config.in_sync if each.leaf == self._host.leaf), "")
+        origin = origin_of(expected)
+        if origin is None or store.held(config.id).incarnation:
+            return False
+        return any(
+            store.held(shard).incarnation == origin and store.splits.range_of(shard)[0] >= config.first_slot
+            for shard in self._host.replicas
+            if shard != config.id
+        )
 
     def _is_missing(self, shard: int) -> bool:
         replica = self._host.replicas.get(shard)

@@ -84,8 +84,7 @@ class SplitRows:
 
     def load(self, shard: int) -> SplitState:
         """What the disk has of a shard's splits. A shadow that is not complete is removed; a late one begins anew."""
-        row = self._engine.get(layout.range_key(shard))
-        state = SplitState(*layout.unpack_range(row)) if row is not None else SplitState()
+        state = SplitState(*self.range_of(shard))
         changes = layout.Changes()
         row = self._engine.get(layout.meta_key(shard, _SHADOW))
         if row is not None:
@@ -106,6 +105,11 @@ class SplitRows:
             changes.write_to(batch)
             self._engine.write(batch)
         return state
+
+    def range_of(self, shard: int) -> tuple[int, int]:
+        """(last_slot, cuts) as the rows have it."""
+        row = self._engine.get(layout.range_key(shard))
+        return layout.unpack_range(row) if row is not None else (TOKEN_SLOTS - 1, 0)
 
     def parent_of_shadow(self, shard: int) -> int | None:
         """The shard whose shadow the rows of this one are; None: they are no shadow."""

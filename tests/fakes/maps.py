@@ -3,9 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection, Leaf, Replica, ShardConfig, equal_ranges
+from kvshard.clustermap import (
+    DEFAULT_COLLECTION,
+    ClusterMap,
+    Collection,
+    Leaf,
+    Replica,
+    ShardConfig,
+    WantedSplit,
+    equal_ranges,
+)
 from kvshard.coordination.replica_sets import CasOutcome, CasResult
 from kvshard.errors import FailedPrecondition
+from kvshard.splitting import divided
 
 
 def one_leaf_map(leaf: str = "leaf-1", shards: int = 2, collections: Sequence[Collection] = ()) -> ClusterMap:
@@ -77,6 +87,22 @@ class FakeMaps:
             return CasResult(CasOutcome.FAILED, held)
         self.install(shards={**self.current.shards, config.id: held.succeeded_by(config)})
         return CasResult(CasOutcome.SUCCEEDED, self.current.shards[config.id])
+
+    async def finish_split(self, shard: int, epoch: int, wanted: WantedSplit) -> CasResult:
+        self._raise_refusal()
+        held = self.current.shards[shard]
+        if held.split != wanted or held.epoch != epoch:
+            done = CasOutcome.SUCCEEDED if wanted.child in self.current.shards else CasOutcome.FAILED
+            return CasResult(done, held)
+        parent, child = divided(held)
+        self.install(shards={**self.current.shards, shard: parent, child.id: child})
+        return CasResult(CasOutcome.SUCCEEDED, parent)
+
+    def wish_split(self, shard: int = 0) -> WantedSplit:
+        """A newer map in which a shard is to be split in the middle."""
+        wanted = WantedSplit(max(self.current.shards) + 1, self.current.shards[shard].middle_slot)
+        self.change_shard(shard, split=wanted)
+        return wanted
 
     async def read_shard(self, shard: int) -> ShardConfig:
         self._raise_refusal()

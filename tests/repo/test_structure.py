@@ -77,6 +77,7 @@ TASK_OWNERS = (
     "leaf.driver",
     "leaf.hosting",
     "leaf.peers",
+    "leaf.splitter",
     "leaf.committer",
     "leaf.indexer",
     "leaf.expiry",
