@@ -1,5 +1,7 @@
 """Point and batch operations: a key goes to its shard's leaf, a batch is cut into one leg a shard and put together again.
 
+Keys that a split has moved meanwhile are sent to their new shard, under the same request id (`moved`).
+
 Requests come checked (`requests`), answers go out in the order of the request. Each write has an id, its client's or one of
 this router's own, so that it may be sent again. A batch write never fails whole because a shard is silent: each of its keys
 then has a failure of its own.
@@ -11,7 +13,7 @@ from random import Random
 
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection
-from kvshard.errors import ErrorDetails, ErrorRecord, Internal, ResourceExhausted, error_of, record_of
+from kvshard.errors import ErrorDetails, ErrorRecord, Internal, ResourceExhausted, ShardMoved, error_of, record_of
 from kvshard.model import ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
 from kvshard.request_ids import WriteName, WriteNames
 from kvshard.rpc.leaf_client import LeafClient
@@ -19,6 +21,7 @@ from router.coverage import Coverage, KnownCounts
 from router.gather import ReadState, verdict
 from router.ledger import Timing, micros, timing_of
 from router.leg import REPEATED, USUALLY, Heard, How, how_to_read
+from router.moved import Rounds, is_moved
 from router.requests import ReadPolicy, RequestIdentity, WriteColumns
 from router.routes import MapSource, resolve
 from router.scatter import LegResult, Scatter
@@ -77,7 +80,8 @@ class KeyValueOperations:
         rng: Random | None = None,
     ) -> None:
         # The name must differ from that of every other router and of its own earlier runs.
-        self._names = WriteNames(f"router-{(rng or Random()).getrandbits(96):024x}")
+        self._rng = rng or Random()
+        self._names = WriteNames(f"router-{self._rng.getrandbits(96):024x}")
         self._maps = maps
         self._leaves = leaves
         self._scatter = scatter
@@ -87,15 +91,26 @@ class KeyValueOperations:
     async def get(self, collection_name: str, key: bytes, policy: ReadPolicy, deadline: float) -> PointRead:
         """Read one key."""
         cluster_map, collection = await resolve(self._maps, collection_name)
-        shard = cluster_map.shard_of_key(key)
-        request = ShardRead(shard, cluster_map.shards[shard].epoch, collection.id, [key], policy.is_stale)
-        leg = await self._scatter.ask("Get", self._leaves.read, request, deadline, how_to_read(policy))
-        reply = leg.reply
-        if reply.errors:
-            raise error_of(reply.errors[0])
+        rounds: Rounds | None = None
+        while True:
+            shard = cluster_map.shard_of_key(key)
+            config = cluster_map.shards[shard]
+            request = ShardRead(shard, config.epoch, collection.id, [key], policy.is_stale, config.cuts)
+            leg = await self._scatter.ask("Get", self._leaves.read, request, deadline, how_to_read(policy))
+            reply = leg.reply
+            if not reply.errors:
+                break
+            rounds = rounds or self._rounds(deadline)
+            newer = await rounds.next() if is_moved(reply.errors[0]) else None
+            if newer is None:
+                raise error_of(reply.errors[0])
+            cluster_map = newer
         expires_at_ms = reply.expires_at_ms[0] if reply.expires_at_ms else 0
         state = ReadState(shard, reply.seqno, reply.age_ms)
         return PointRead(reply.values[0], reply.versions[0], expires_at_ms, leg, state)
+
+    def _rounds(self, deadline: float) -> Rounds:
+        return Rounds(self._maps, self._clock, deadline, self._rng)
 
     def watermarks(self) -> bytes:
         """What this router knows of the shards, for a client to give back with the repetition of a later write."""
@@ -111,42 +126,60 @@ class KeyValueOperations:
         identity: RequestIdentity | None = None,
     ) -> tuple[int, bool]:
         """Write or delete the one key of the columns; returns its version and whether it was there before."""
-        cluster_map, collection = await resolve(self._maps, collection_name)
-        shard = cluster_map.shard_of_key(columns.keys[0])
-        with _WriteId(identity, self._names, self._scatter.heard) as id:
-            request = _shard_write(cluster_map, shard, collection, columns, wait_for_refresh, id)
-            leg = await self._scatter.ask(method, self._leaves.write, request, deadline, id.how)
-        self._note_refreshed([request], [leg])
-        reply = leg.reply
-        if reply.errors:
-            raise error_of(reply.errors[0])
-        return reply.versions[0], reply.existed[0]
+        written = await self._write(method, collection_name, columns, wait_for_refresh, deadline, identity)
+        if written.failures:
+            raise error_of(written.failures[0][1])
+        return written.versions[0], written.existed[0]
 
     async def batch_get(self, collection_name: str, keys: list[bytes], policy: ReadPolicy, deadline: float) -> BatchRead:
         """Read many keys. Raises Unavailable when the coverage falls short and the policy does not accept a part."""
         began = self._clock.monotonic()
         cluster_map, collection = await resolve(self._maps, collection_name)
-        parts = _split(cluster_map, keys)
-        requests = [
-            ShardRead(shard, cluster_map.shards[shard].epoch, collection.id, [keys[i] for i in indices], policy.is_stale)
-            for shard, indices in parts.items()
-        ]
-        legs = await self._scatter.gather("BatchGet", self._leaves.read, requests, deadline, how_to_read(policy))
-        for leg in legs:
-            if leg.answer is not None:
-                self._known.learn(collection.id, leg.shard, leg.answer.reply.documents)
-        answered = {leg.shard: leg.answer.reply.documents for leg in legs if leg.answer is not None}
-        coverage = verdict(legs, answered, self._known.of(collection.id), policy)
-        gathered = self._clock.monotonic()
         columns = _ReadColumns(len(keys))
-        for leg in legs:
-            columns.take(parts[leg.shard], leg)
+        rounds: Rounds | None = None
+        legs: list[LegResult[ShardReadReply]] = []
+        newest: dict[int, LegResult[ShardReadReply]] = {}
+        wanted: Sequence[int] = range(len(keys))
+        gathered = began
+        while wanted:
+            parts = _split(cluster_map, keys, wanted)
+            requests = [_shard_read(cluster_map, shard, collection, keys, parts[shard], policy) for shard in parts]
+            asked = await self._scatter.gather("BatchGet", self._leaves.read, requests, deadline, how_to_read(policy))
+            gathered = self._clock.monotonic()
+            legs += asked
+            newest |= {leg.shard: leg for leg in asked}
+            moved = {leg.shard: columns.take(parts[leg.shard], leg) for leg in asked}
+            wanted = sorted(index for indices in moved.values() for index in indices)
+            if wanted:
+                rounds = rounds or self._rounds(deadline)
+                newer = await rounds.next()
+                if newer is None:
+                    newest |= {shard: _as_moved(newest[shard], columns, moved[shard]) for shard in moved if moved[shard]}
+                    break
+                cluster_map = newer
+        return self._batch_read(collection.id, columns, legs, list(newest.values()), policy, began, gathered)
+
+    def _batch_read(
+        self,
+        collection_id: int,
+        columns: "_ReadColumns",
+        legs: Sequence[LegResult[ShardReadReply]],
+        newest: Sequence[LegResult[ShardReadReply]],
+        policy: ReadPolicy,
+        began: float,
+        gathered: float,
+    ) -> BatchRead:
+        """legs: all that were sent. newest: the last one of each shard, by which the coverage counts."""
+        answered = {leg.shard: leg.answer.reply for leg in newest if leg.answer is not None}
+        for shard, reply in answered.items():
+            self._known.learn(collection_id, shard, reply.documents)
+        documents = {shard: reply.documents for shard, reply in answered.items()}
+        coverage = verdict(newest, documents, self._known.of(collection_id), policy)
         columns.failures.sort(key=lambda failure: failure[0])
         ended = self._clock.monotonic()
         timing = timing_of((leg.as_time() for leg in legs), micros(ended - began), micros(ended - gathered))
         expires_at_ms = columns.expires_at_ms if any(columns.expires_at_ms) else []
-        answers = ((leg.shard, leg.answer.reply) for leg in legs if leg.answer is not None)
-        states = [ReadState(shard, reply.seqno, reply.age_ms) for shard, reply in sorted(answers, key=lambda pair: pair[0])]
+        states = [ReadState(shard, reply.seqno, reply.age_ms) for shard, reply in sorted(answered.items())]
         return BatchRead(columns.values, columns.versions, expires_at_ms, columns.failures, coverage, timing, states)
 
     async def batch_write(
@@ -158,20 +191,51 @@ class KeyValueOperations:
         identity: RequestIdentity | None = None,
     ) -> BatchWritten:
         """Write many keys; those of one shard take effect together, in order, those of different shards independently."""
+        return await self._write("BatchWrite", collection_name, columns, wait_for_refresh, deadline, identity)
+
+    async def _write(
+        self,
+        method: str,
+        collection_name: str,
+        columns: WriteColumns,
+        wait_for_refresh: bool,
+        deadline: float,
+        identity: RequestIdentity | None,
+    ) -> BatchWritten:
         cluster_map, collection = await resolve(self._maps, collection_name)
-        parts = _split(cluster_map, columns.keys)
+        count = len(columns.keys)
+        written = BatchWritten([0] * count, [False] * count, [])
+        rounds: Rounds | None = None
+        wanted: Sequence[int] = range(count)
         with _WriteId(identity, self._names, self._scatter.heard) as id:
-            requests = [
-                _shard_write(cluster_map, shard, collection, _pick(columns, indices), wait_for_refresh, id)
-                for shard, indices in parts.items()
-            ]
-            legs = await self._scatter.gather("BatchWrite", self._leaves.write, requests, deadline, id.how)
-        self._note_refreshed(requests, legs)
-        written = BatchWritten([0] * len(columns.keys), [False] * len(columns.keys), [])
-        for leg in legs:
-            _take_written(written, parts[leg.shard], leg)
+            while wanted:
+                parts = _split(cluster_map, columns.keys, wanted)
+                requests = [
+                    _shard_write(cluster_map, shard, collection, columns, parts[shard], wait_for_refresh, id) for shard in parts
+                ]
+                legs = await self._send(method, requests, deadline, id)
+                self._note_refreshed(requests, legs)
+                moved = [index for leg in legs for index in _take_written(written, parts[leg.shard], leg)]
+                if not moved:
+                    break
+                rounds = rounds or self._rounds(deadline)
+                newer = await rounds.next()
+                if newer is None:
+                    record = record_of(_gone(count, moved))
+                    written.failures.extend((index, record) for index in moved)
+                    break
+                if any(leg.attempts > 1 for leg in legs):
+                    id.note_doubt()
+                cluster_map, wanted = newer, sorted(moved)
         written.failures.sort(key=lambda failure: failure[0])
         return written
+
+    async def _send(
+        self, method: str, requests: Sequence[ShardWrite], deadline: float, id: "_WriteId"
+    ) -> list[LegResult[ShardWriteReply]]:
+        if len(requests) == 1:
+            return [await self._scatter.ask(method, self._leaves.write, requests[0], deadline, id.how)]
+        return await self._scatter.gather(method, self._leaves.write, requests, deadline, id.how)
 
     def _note_refreshed(self, requests: Sequence[ShardWrite], legs: Sequence[LegResult[ShardWriteReply]]) -> None:
         """A search through this router must see these writes, whichever replica answers it."""
@@ -201,6 +265,11 @@ class _WriteId:
             if identity.is_retry:
                 self.known, self.how = identity.known, REPEATED
 
+    def note_doubt(self) -> None:
+        """A sending may have taken effect: what is known by now of a shard may be from after it."""
+        if not self.how.is_repetition:
+            self.how, self.known = REPEATED, Watermarks()
+
     def __enter__(self) -> "_WriteId":
         return self
 
@@ -209,12 +278,12 @@ class _WriteId:
             self._names.give_back(self._own)
 
 
-def _split(cluster_map: ClusterMap, keys: Sequence[bytes]) -> dict[int, list[int]]:
-    """Shard -> indices of its keys, in order."""
+def _split(cluster_map: ClusterMap, keys: Sequence[bytes], wanted: Sequence[int]) -> dict[int, list[int]]:
+    """Shard -> indices of its keys among the wanted ones, in order."""
     parts: dict[int, list[int]] = {}
     shard_of_key = cluster_map.shard_of_key
-    for index, key in enumerate(keys):
-        shard = shard_of_key(key)
+    for index in wanted:
+        shard = shard_of_key(keys[index])
         if shard in parts:
             parts[shard].append(index)
         else:
@@ -234,23 +303,53 @@ def _pick(columns: WriteColumns, indices: list[int]) -> WriteColumns:
     )
 
 
+def _shard_read(
+    cluster_map: ClusterMap, shard: int, collection: Collection, keys: list[bytes], indices: list[int], policy: ReadPolicy
+) -> ShardRead:
+    config = cluster_map.shards[shard]
+    picked = keys if len(indices) == len(keys) else [keys[i] for i in indices]
+    return ShardRead(shard, config.epoch, collection.id, picked, policy.is_stale, config.cuts)
+
+
 def _shard_write(
-    cluster_map: ClusterMap, shard: int, collection: Collection, columns: WriteColumns, wait_for_refresh: bool, id: _WriteId
+    cluster_map: ClusterMap,
+    shard: int,
+    collection: Collection,
+    columns: WriteColumns,
+    indices: list[int],
+    wait_for_refresh: bool,
+    id: _WriteId,
 ) -> ShardWrite:
+    config, part = cluster_map.shards[shard], _pick(columns, indices)
+    is_all = len(indices) == len(columns.keys)
     return ShardWrite(
         shard=shard,
-        epoch=cluster_map.shards[shard].epoch,
+        epoch=config.epoch,
         collection_id=collection.id,
-        keys=columns.keys,
-        values=columns.values,
-        ttl_ms=columns.ttl_ms,
-        conditions=columns.conditions,
+        keys=part.keys,
+        values=part.values,
+        ttl_ms=part.ttl_ms,
+        conditions=part.conditions,
         # A collection of plain values has no index that could be refreshed.
         wait_for_refresh=wait_for_refresh and bool(collection.schema),
         client=id.client,
         number=id.number,
         since=id.known.of(shard),
+        positions=[] if is_all else indices,
+        total=0 if is_all else len(columns.keys),
+        cuts=config.cuts,
     )
+
+
+def _gone(count: int, moved: Sequence[int]) -> ShardMoved:
+    return ShardMoved(f"{len(moved)} of {count} keys belong to a shard that a split is just making", ErrorDetails())
+
+
+def _as_moved(leg: LegResult[ShardReadReply], columns: "_ReadColumns", indices: Sequence[int]) -> LegResult[ShardReadReply]:
+    """A leg of which keys could not be found until the deadline counts as one that failed."""
+    error = _gone(len(columns.values), indices)
+    columns.failures.extend((index, record_of(error)) for index in indices)
+    return leg._replace(answer=None, error=error)
 
 
 class _ReadColumns:
@@ -263,16 +362,18 @@ class _ReadColumns:
         self.failures: list[tuple[int, ErrorRecord]] = []
         self._size = 0
 
-    def take(self, indices: list[int], leg: LegResult[ShardReadReply]) -> None:
-        """Put a leg's keys at their places; all of them fail when the leg did, or when the answer would get too large."""
+    def take(self, indices: list[int], leg: LegResult[ShardReadReply]) -> list[int]:
+        """Put a leg's keys at their places; all of them fail when the leg did, or when the answer would get too large.
+
+        Returns the indices of the keys that a split has moved.
+        """
         failure = _leg_failure(leg, len(indices))
         if failure is None:
             reply = leg.reply
             size = sum(len(value) for value in reply.values if value)
             if self._size + size <= ANSWER_MAX_BYTES:
                 self._size += size
-                self._place(indices, reply)
-                return
+                return self._place(indices, reply)
             failure = record_of(
                 ResourceExhausted(
                     f"the answer would exceed {ANSWER_MAX_BYTES} bytes; ask for fewer keys at once",
@@ -280,8 +381,9 @@ class _ReadColumns:
                 )
             )
         self.failures.extend((index, failure) for index in indices)
+        return []
 
-    def _place(self, indices: list[int], reply: ShardReadReply) -> None:
+    def _place(self, indices: list[int], reply: ShardReadReply) -> list[int]:
         for index, value, version in zip(indices, reply.values, reply.versions, strict=True):
             if value is not None:
                 self.values[index] = value
@@ -289,19 +391,28 @@ class _ReadColumns:
         if reply.expires_at_ms:
             for index, expires_at_ms in zip(indices, reply.expires_at_ms, strict=True):
                 self.expires_at_ms[index] = expires_at_ms
-        self.failures.extend((indices[place], record) for place, record in reply.errors.items())
+        return _note_failures(self.failures, indices, reply.errors)
 
 
-def _take_written(written: BatchWritten, indices: list[int], leg: LegResult[ShardWriteReply]) -> None:
+def _note_failures(
+    failures: list[tuple[int, ErrorRecord]], indices: Sequence[int], errors: dict[int, ErrorRecord]
+) -> list[int]:
+    """Note the failures of a leg's keys, but those that a split has moved: their indices are returned."""
+    failures.extend((indices[place], record) for place, record in errors.items() if not is_moved(record))
+    return [indices[place] for place, record in errors.items() if is_moved(record)]
+
+
+def _take_written(written: BatchWritten, indices: list[int], leg: LegResult[ShardWriteReply]) -> list[int]:
+    """Put what became of a leg's keys at their places. Returns the indices of those that a split has moved."""
     failure = _leg_failure(leg, len(indices))
     if failure is not None:
         written.failures.extend((index, failure) for index in indices)
-        return
+        return []
     reply = leg.reply
     for index, version, existed in zip(indices, reply.versions, reply.existed, strict=True):
         written.versions[index] = version
         written.existed[index] = existed
-    written.failures.extend((indices[place], record) for place, record in reply.errors.items())
+    return _note_failures(written.failures, indices, reply.errors)
 
 
 def _leg_failure(leg: LegResult[ShardReadReply] | LegResult[ShardWriteReply], count: int) -> ErrorRecord | None:

@@ -101,6 +101,16 @@ class ScanMerge:
         self._advance()
         return cursor.is_finished or cursor.frontier > before
 
+    def divide(self, shard: int, heirs: Iterable[int]) -> None:
+        """A shard was split while its next chunk was asked for: its heirs, itself among them, go on where it stands.
+
+        What it delivered it delivered for all of them.
+        """
+        cursor = self._cursors[shard]
+        cursor.is_fetching = False
+        for heir in heirs:
+            self._cursors.setdefault(heir, _Cursor(cursor.frontier))
+
     def fail(self, shard: int) -> None:
         """Expect nothing more of a shard; what it delivered is kept."""
         cursor = self._cursors[shard]

@@ -1,5 +1,7 @@
 """Scan: every shard is read in chunks, and the chunks are merged into one ordered stream.
 
+A shard that is split meanwhile goes on as two, each behind what the shard had delivered.
+
 Owns the tasks that fetch chunks; leaving the stream early, by cancellation too, cancels and awaits them. Back-pressure: while
 the caller does not ask for the next page, at most one further chunk a shard is fetched (`merge.ScanMerge` bounds it).
 """
@@ -7,16 +9,18 @@ the caller does not ask for the next page, at most one further chunk a shard is 
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from random import Random
 
 from kvshard.clock import Clock
-from kvshard.clustermap import ClusterMap, Collection
-from kvshard.errors import ErrorDetails, Internal, record_of
+from kvshard.clustermap import Collection, ShardConfig
+from kvshard.errors import ErrorDetails, Internal, ShardMoved, record_of
 from kvshard.model import ShardScan, ShardScanReply
 from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, FailedLeg, KnownCounts, coverage_of, shortfall
 from router.gather import ReadState, raise_request_fault
 from router.leg import how_to_read
 from router.merge import Row, ScanMerge
+from router.moved import Rounds, heirs
 from router.requests import KeyRange, ReadPolicy
 from router.routes import MapSource, resolve
 from router.scatter import LegResult, Scatter
@@ -68,9 +72,9 @@ class ScanPage:
 
 @dataclass(slots=True)
 class _Progress:
-    """One scan under way."""
+    """One scan under way. configs: the shards, as they are asked. moved: those that were split since; rounds: see `Rounds`."""
 
-    cluster_map: ClusterMap
+    configs: dict[int, ShardConfig]
     collection: Collection
     request: ScanRequest
     policy: ReadPolicy
@@ -81,6 +85,8 @@ class _Progress:
     documents: dict[int, int] = field(default_factory=dict)
     failed: dict[int, FailedLeg] = field(default_factory=dict)
     states: dict[int, ReadState] = field(default_factory=dict)
+    moved: set[int] = field(default_factory=set)
+    rounds: Rounds | None = None
     fetches: set[asyncio.Task[LegResult[ShardScanReply]]] = field(default_factory=set)
     rows_left: int | None = None
 
@@ -109,6 +115,7 @@ class ScanOperation:
         self._known = known
         self._tokens = tokens
         self._clock = clock
+        self._rng = Random()
 
     async def scan(
         self, collection_name: str, request: ScanRequest, policy: ReadPolicy, deadline: float
@@ -120,6 +127,8 @@ class ScanOperation:
         progress = await self._begin(collection_name, request, policy, deadline)
         try:
             while True:
+                if progress.moved:
+                    await self._follow_split(progress)
                 self._fetch(progress)
                 if progress.merge.ready_rows or progress.merge.is_done:
                     page = self._page(progress)
@@ -147,7 +156,7 @@ class ScanOperation:
         if request.limit:
             chunk_keys = min(chunk_keys, request.limit)
         return _Progress(
-            cluster_map=cluster_map,
+            configs={shard: cluster_map.shards[shard] for shard in shards},
             collection=collection,
             request=request,
             policy=policy,
@@ -166,13 +175,14 @@ class ScanOperation:
         for shard, start in progress.merge.wanted():
             request = ShardScan(
                 shard=shard,
-                epoch=progress.cluster_map.shards[shard].epoch,
+                epoch=progress.configs[shard].epoch,
                 collection_id=progress.collection.id,
                 start=start,
                 end=progress.request.range.end,
                 limit=progress.chunk_keys,
                 keys_only=progress.request.is_keys_only,
                 is_stale_ok=progress.policy.is_stale,
+                cuts=progress.configs[shard].cuts,
             )
             leg = self._scatter.ask("Scan", self._leaves.scan, request, deadline, how_to_read(progress.policy))
             progress.fetches.add(asyncio.create_task(leg, name=f"scan-shard-{shard}"))
@@ -186,9 +196,13 @@ class ScanOperation:
     def _take_in(self, progress: _Progress, done: set[asyncio.Task[LegResult[ShardScanReply]]]) -> None:
         progress.fetches -= done
         for leg in (task.result() for task in done):
+            if isinstance(leg.error, ShardMoved):
+                progress.moved.add(leg.shard)
+                continue
             if leg.answer is None:
                 progress.fail(leg.as_failed())
                 continue
+            progress.rounds = None
             reply = leg.answer.reply
             progress.documents[leg.shard] = reply.documents
             self._known.learn(progress.collection.id, leg.shard, reply.documents)
@@ -197,6 +211,25 @@ class ScanOperation:
             if not progress.merge.add(leg.shard, reply):
                 stuck = Internal(f"the scan of shard {leg.shard} does not get further", ErrorDetails(shards=(leg.shard,)))
                 progress.fail(FailedLeg(leg.shard, record_of(stuck), leg.replicas_tried))
+
+    async def _follow_split(self, progress: _Progress) -> None:
+        """Go on in the shards that those were split into which said so."""
+        if progress.rounds is None:
+            deadline = min(progress.deadline, self._clock.monotonic() + CHUNK_TIMEOUT_S)
+            progress.rounds = Rounds(self._maps, self._clock, deadline, self._rng)
+        newer = await progress.rounds.next()
+        for shard in progress.moved:
+            if newer is None:
+                error = ShardMoved(f"shard {shard} is just being split", ErrorDetails(shards=(shard,)))
+                progress.fail(FailedLeg(shard, record_of(error), ()))
+                continue
+            found = heirs(newer, progress.configs[shard])
+            # While the map does not show the split the shard is the only one, and is asked again.
+            progress.merge.divide(shard, [each.id for each in found])
+            progress.configs |= {each.id: each for each in found}
+        progress.moved.clear()
+        if progress.failed and not progress.policy.is_partial_accepted:
+            await self._raise_if_short(progress)
 
     async def _raise_if_short(self, progress: _Progress) -> None:
         """Fail the scan when what is missing is more than the policy forgives."""

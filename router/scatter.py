@@ -18,7 +18,17 @@ from typing import Generic, NamedTuple
 import structlog
 
 from kvshard.clock import Clock
-from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, KvShardError, NotReady, StaleEpoch, Unavailable, record_of
+from kvshard.errors import (
+    DeadlineExceeded,
+    ErrorDetails,
+    Internal,
+    KvShardError,
+    NotReady,
+    ShardMoved,
+    StaleEpoch,
+    Unavailable,
+    record_of,
+)
 from kvshard.model import ShardWrite
 from kvshard.rpc.leaf_client import Answer
 from kvshard.tail.attempts import MAX_REFRESHES, MAX_REPEATS, Candidate, Config
@@ -151,7 +161,8 @@ class Scatter:
         try:
             answer = await leg.send(candidates[0], deadline)
         except Unavailable as error:
-            if not isinstance(error, (StaleEpoch, NotReady)) and not has_failover:
+            is_refusal = isinstance(error, (StaleEpoch, NotReady))
+            if isinstance(error, ShardMoved) or not (is_refusal or has_failover):
                 raise
         else:
             ended = self._clock.monotonic()

@@ -6,11 +6,12 @@ after that. So a page costs each shard its offset + limit, which is why the dept
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 
 from kvshard import limits
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap
-from kvshard.errors import ErrorDetails, InvalidArgument
+from kvshard.errors import ErrorDetails, InvalidArgument, ShardMoved
 from kvshard.model import ShardHit, ShardSearch, ShardSearchReply
 from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, KnownCounts
@@ -18,6 +19,7 @@ from router.gather import verdict
 from router.ledger import Timing, micros, timing_of
 from router.leg import how_to_read
 from router.merge import MergedFacet, MergedHits, merge_facet, merge_hits
+from router.moved import Rounds
 from router.requests import ReadPolicy, SearchQuery, check_limit, check_search, check_shards
 from router.routes import MapSource, resolve
 from router.scatter import LegResult, Scatter
@@ -61,6 +63,7 @@ class SearchOperation:
         self._known = known
         self._tokens = tokens
         self._clock = clock
+        self._rng = Random()
 
     async def search(
         self, collection_name: str, query: SearchQuery, token: bytes, policy: ReadPolicy, deadline: float
@@ -70,15 +73,12 @@ class SearchOperation:
         check_limit(query.limit)  # Before the collection is looked up: the cheapest check first.
         cluster_map, collection = await resolve(self._maps, collection_name)
         check_search(query, collection.name, collection.schema)
-        shards = sorted(cluster_map.shards) if query.shards is None else check_shards(query.shards, cluster_map.shards)
         request_print = fingerprint(query.fingerprint_parts())
         position = SearchPosition({})
         if token:
             position = self._tokens.decode_search(token, collection.id, request_print)
             _check_depth(position, query.limit)
-        refreshed = self._scatter.heard.refreshed
-        requests = _leg_requests(cluster_map, collection.id, shards, query, position.offsets, refreshed)
-        legs = await self._scatter.gather("Search", self._leaves.search, requests, deadline, how_to_read(policy))
+        legs = await self._ask(cluster_map, collection.id, query, position.offsets, policy, deadline)
         gathered = self._clock.monotonic()
         replies = {leg.shard: leg.answer.reply for leg in legs if leg.answer is not None}
         coverage = self._coverage(collection.id, legs, replies, policy, position)
@@ -94,6 +94,29 @@ class SearchOperation:
             next_token=next_token,
             timing=timing_of((leg.as_time() for leg in legs), micros(ended - began), micros(ended - gathered)),
         )
+
+    async def _ask(
+        self,
+        cluster_map: ClusterMap,
+        collection_id: int,
+        query: SearchQuery,
+        offsets: Mapping[int, int],
+        policy: ReadPolicy,
+        deadline: float,
+    ) -> list[LegResult[ShardSearchReply]]:
+        """Ask every shard; all of them anew when one was split meanwhile: its documents would be missing, or counted twice."""
+        rounds = Rounds(self._maps, self._clock, deadline, self._rng)
+        while True:
+            known = cluster_map.shards
+            shards = sorted(known) if query.shards is None else check_shards(query.shards, known)
+            requests = _leg_requests(cluster_map, collection_id, shards, query, offsets, self._scatter.heard.refreshed)
+            legs = await self._scatter.gather("Search", self._leaves.search, requests, deadline, how_to_read(policy))
+            if not any(isinstance(leg.error, ShardMoved) for leg in legs):
+                return legs
+            newer = await rounds.next()
+            if newer is None:
+                return legs
+            cluster_map = newer
 
     def _coverage(
         self,
@@ -152,6 +175,7 @@ def _leg_requests(
             refresh=query.is_refresh_wanted,
             keys_only=query.is_keys_only,
             min_seqno=refreshed.of(shard),
+            cuts=cluster_map.shards[shard].cuts,
         )
         for shard in shards
     ]

@@ -42,6 +42,7 @@ from kvshard.errors import (
     InvalidArgument,
     KvShardError,
     NotReady,
+    ShardMoved,
     StaleEpoch,
     Unavailable,
     VersionConflict,
@@ -65,8 +66,17 @@ LONGEST_PAUSE_S = 0.1
 LOOK_INTERVAL_S = 0.25
 """How often a write that waits looks whether its leaf is still the primary: no message, and a small part of a failover."""
 
-_ANSWERS = (InvalidArgument, CollectionNotFound, CollectionExists, FailedPrecondition, VersionConflict, Expired, Compacted)
-"""Errors that are the answer: asking another replica would only repeat them."""
+_ANSWERS = (
+    InvalidArgument,
+    CollectionNotFound,
+    CollectionExists,
+    FailedPrecondition,
+    VersionConflict,
+    Expired,
+    Compacted,
+    ShardMoved,
+)
+"""Errors that are the answer: asking another replica would only repeat them. What has moved is asked of another shard."""
 
 
 @dataclass(frozen=True, slots=True)
