@@ -372,7 +372,9 @@ class Driver:
         assert replica.machine is not None
         self.store.apply(replica.shard, entries, table or replica.machine.dedup)
         self.index.notify(replica.shard, entries[-1].seqno)
-        if isinstance(entries[-1].payload, Split):
+        split = entries[-1].payload
+        if isinstance(split, Split):
+            self.index.split(replica.shard, split.child, split.at_slot, split.last_slot, entries[-1].seqno)
             self.splitter.on_split(replica)
             self._hosting.look()
         elif replica.machine.is_dividing:

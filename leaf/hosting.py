@@ -83,8 +83,12 @@ class Index(Protocol):
         """The map's collections now."""
         ...
 
+    def split(self, shard: int, child: int, first_slot: int, last_slot: int, seqno: int) -> None:
+        """These slots have left the shard for the child with this entry."""
+        ...
+
     def remove_shard(self, shard: int) -> None:
-        """Remove the files of a shard that is not open."""
+        """Remove what is kept for a shard that is not open."""
         ...
 
     def notify(self, shard: int, applied_seqno: int) -> None:

@@ -64,10 +64,13 @@ class IndexFeed:
         found: list[tuple[bytes, bytes, int, int]] = []
         room, has_more = DOCUMENTS_CHUNK_BYTES, True
         with self._steady(shard):
+            is_own = self._store.filter_of(shard)
             while has_more and not found:
                 rows, has_more = self._store.engine.scan(start, end, limit)
                 for row_key, row in rows:
                     key = row_key[len(prefix) :]
+                    if is_own is not None and not is_own(key):
+                        continue
                     document = self._document(shard, collection_id, key, row)
                     if document is not None:
                         found.append((key, *document))
@@ -81,6 +84,14 @@ class IndexFeed:
     def applied_seqno(self, shard: int) -> int:
         """The last applied seqno; every entry through it is visible to the other methods."""
         return self._store.state(shard).applied
+
+    def last_slot(self, shard: int) -> int:
+        """The end of the shard's range in the applied state, if a split has cut it; else the last slot of all."""
+        return self._store.state(shard).splits.last_slot
+
+    def slot_of(self, key: bytes) -> int:
+        """The token slot of a key."""
+        return self._store.splits.slot_of(key)
 
     def history(self, shard: int) -> str:
         """Names the past of the shard's data: it changes when the data is created anew or replaced by a snapshot."""

@@ -4,6 +4,7 @@ Each schema field `x` becomes `f_x`, which is searched, and unless it is text `s
 sorted by. The index's own fields have no prefix, so no schema can collide with them:
 - `key`: the key, each byte as the character of that number; such text sorts as the bytes do;
 - `expires`: when the document expires (absent: never);
+- `slot`: the token slot of the key, by which a split tells the documents that leave;
 - `present`: names of the text fields that have a value, for `field:*`.
 
 Keywords are stored in hexadecimal after a "k": tantivy knows ranges over text only through its query parser, which cannot
@@ -22,6 +23,7 @@ from kvshard.schema import FLOAT, KEYWORD, TEXT, Scalar, Schema, field_values
 KEY = "key"
 EXPIRES = "expires"
 PRESENT = "present"
+SLOT = "slot"
 
 SortValue: TypeAlias = int | float | str | None
 
@@ -61,6 +63,7 @@ def index_schema(schema: Schema) -> tantivy.Schema:
     builder = tantivy.SchemaBuilder()
     builder.add_text_field(KEY, stored=True, fast=True, tokenizer_name="raw", index_option="basic")
     builder.add_unsigned_field(EXPIRES, fast=True)
+    builder.add_unsigned_field(SLOT, fast=True)
     builder.add_text_field(PRESENT, tokenizer_name="raw", index_option="basic")
     for name, field_type in schema.items():
         if field_type == TEXT:
@@ -75,6 +78,11 @@ def index_schema(schema: Schema) -> tantivy.Schema:
             builder.add_integer_field(searched(name), indexed=True, fast=True)
             builder.add_integer_field(sorted_by(name), fast=True)
     return builder.build()
+
+
+def slots(fields: tantivy.Schema, first: int, last: int) -> tantivy.Query:
+    """The documents whose keys lie in these slots, both inclusive."""
+    return tantivy.Query.range_query(fields, SLOT, tantivy.FieldType.Unsigned, first, last)
 
 
 def text_analyzer() -> tantivy.TextAnalyzer:
@@ -94,10 +102,11 @@ def sort_value_type(field_type: str) -> tantivy.FieldType:
 
 
 class DocumentBuilder:
-    """Makes index documents of the values of one collection."""
+    """Makes index documents of the values of one collection. slot_of: key -> its token slot."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, slot_of: Callable[[bytes], int]) -> None:
         self._schema = dict(schema)
+        self._slot_of = slot_of
         self._decode: Callable[[bytes], object] = msgspec.json.Decoder().decode
 
     def build(self, key: bytes, value: bytes, expires_at_ms: int) -> tantivy.Document:
@@ -107,6 +116,7 @@ class DocumentBuilder:
             raise ValueError("not a JSON object")
         document = tantivy.Document()
         document.add_text(KEY, key.decode("latin-1"))
+        document.add_unsigned(SLOT, self._slot_of(key))
         if expires_at_ms != NEVER:
             document.add_unsigned(EXPIRES, expires_at_ms)
         for name, values in field_values(self._schema, decoded).items():

@@ -8,7 +8,7 @@ import msgspec
 import tantivy
 
 from kvshard.clock import Clock
-from kvshard.clustermap import Collection
+from kvshard.clustermap import TOKEN_SLOTS, Collection
 from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArgument, ResourceExhausted
 from kvshard.limits import BATCH_MAX_BYTES, FACET_MAX_VALUES, SEARCH_MAX_DEPTH, SEARCH_MAX_LIMIT
 from kvshard.model import HighlightFragment, ShardHit, ShardSearch, ShardSearchReply
@@ -65,9 +65,11 @@ class SearchJob:
         node = prepare(request.query, self._schema)
         filters = [prepare(text, self._schema, f"filters[{at}]") for at, text in enumerate(request.filters)]
         indexed_through = index.indexed_through  # before the snapshot: never more than it holds
+        own_slot = self._source.last_slot(request.shard)
+        last_slot = own_slot if index.last_slot > own_slot else TOKEN_SLOTS - 1
         with tantivy_failures():
             searcher = index.searcher()
-            query = index.compiler.compile(node, filters, self._expired_at_ms())
+            query = index.compiler.compile(node, filters, self._expired_at_ms(), last_slot)
             self._check()
             view = IndexView(searcher, index.fields, self._schema)
             has_one_score = index.compiler.has_one_score(node)

@@ -7,11 +7,16 @@ are single attributes that the step sets last, so it never sees a half made chan
     OPENING -> REBUILDING -> SERVING      it is missing, damaged, or of another schema
     SERVING -> REBUILDING                 the log it needs is compacted away, or damage showed
 
+When the shard is split (`split`), the child's index is forked off this one once it holds the split's entry: a copy that shares
+the files, each without the other's documents. Until they are removed here, searches leave them out. The slot of the child waits
+meanwhile (`is_awaited`); should the fork fail, it builds its index from the values.
+
 An index that cannot be written is tried again with growing pauses; meanwhile searches see its last commit.
 """
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -54,6 +59,17 @@ Changes: TypeAlias = dict[bytes, tuple[bytes, int] | None]
 logger = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """The index of a part that leaves the shard with an entry: where it is to be, and which slots it holds."""
+
+    path: Path
+    child: int
+    first_slot: int
+    last_slot: int
+    seqno: int
+
+
 class Phase(Enum):
     """Where a slot is in its life."""
 
@@ -70,6 +86,8 @@ class IndexSlot:
         self.collection = collection
         self.phase = Phase.OPENING
         self.index: TextIndex | None = None
+        self.is_awaited = False
+        self.forks: tuple[Fork, ...] = ()
         self._path = path
         self._source = source
         self._clock = clock
@@ -103,8 +121,16 @@ class IndexSlot:
         index = self.index or self._rebuilding
         return index is not None and index.has_writer
 
+    def split(self, fork: Fork) -> None:
+        """A part has left the shard, and its index is to be forked off. On the event loop."""
+        self.forks += (fork,)
+
     def due_at(self, applied: int, wanted: int, interval_s: float) -> float | None:
         """When the next step is due; None: not until something happens. wanted: a search waits for this seqno (0: none)."""
+        if self.is_awaited and self.phase is Phase.OPENING:
+            return None
+        if self.forks or self._is_uncut():
+            return self._not_before
         if self.phase is not Phase.SERVING or self._damaged is not None or self._is_behind:
             return self._not_before
         if not self.covers(wanted):
@@ -114,6 +140,11 @@ class IndexSlot:
         if self.has_writer:
             return max(self._not_before, self._written_at + WRITER_IDLE_S)
         return None
+
+    def _is_uncut(self) -> bool:
+        """Whether the index may hold documents that have left the shard."""
+        index = self.index
+        return index is not None and index.last_slot > self._source.last_slot(self.shard)
 
     def report_damage(self, index: TextIndex) -> bool:
         """A search found this index damaged. True if it will be rebuilt."""
@@ -156,16 +187,30 @@ class IndexSlot:
             self._rebuild_chunk()
         elif self.index is not None:
             applied = self._source.applied_seqno(self.shard)
-            if self.index.indexed_through < applied:
+            if self.forks and self.index.indexed_through >= self.forks[0].seqno:
+                self._fork(self.index, self.forks[0])
+            elif self._is_uncut() and not self.forks:
+                self.index.cut(self._source.last_slot(self.shard))
+                self.index.commit(self.index.indexed_through)
+                self._written_at = self._clock.monotonic()
+            elif self.index.indexed_through < applied:
                 self._catch_up(self.index, applied, should_stop)
             elif self._clock.monotonic() >= self._written_at + WRITER_IDLE_S:
                 self.index.close_writer()
             else:
                 self._not_before = self._clock.monotonic() + 0.005  # woken for a seqno that the source does not show yet
 
+    def _fork(self, index: TextIndex, fork: Fork) -> None:
+        try:
+            if not fork.path.exists():
+                index.fork(fork.path, fork.first_slot, fork.last_slot, fork.seqno, self._source.slot_of)
+        except IndexFailed as error:
+            self._log.warning("the index of a split's child will be built from its values", child=fork.child, error=str(error))
+        self.forks = tuple(each for each in self.forks if each is not fork)
+
     def _open(self) -> None:
         try:
-            self.index = TextIndex.open(self._path, self.collection.schema)
+            self.index = TextIndex.open(self._path, self.collection.schema, self._source.slot_of)
         except IndexFailed as error:
             if not error.is_damage:
                 raise
@@ -181,6 +226,7 @@ class IndexSlot:
         if self._path.exists():
             self._log.warning("search index is rebuilt", reason=reason)
         self.phase = Phase.REBUILDING
+        self.forks = ()
         self.close()
         self.index = None
         self._rebuilding = None
@@ -191,7 +237,8 @@ class IndexSlot:
             # Noted before the first document is read: what changes during the scan is replayed from the log.
             self._rebuild_through = self._source.applied_seqno(self.shard)
             self._rebuild_from = b""
-            self._rebuilding = TextIndex.create(self._path, self.collection.schema)
+            last_slot = self._source.last_slot(self.shard)
+            self._rebuilding = TextIndex.create(self._path, self.collection.schema, self._source.slot_of, last_slot)
         index = self._rebuilding
         try:
             documents = self._source.scan_documents(self.shard, self.collection.id, self._rebuild_from, REBUILD_CHUNK)

@@ -20,7 +20,7 @@ from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, InvalidArgu
 from kvshard.model import ShardSearch, ShardSearchReply
 from leaf.heap import trim_heap
 from leaf.index_search import SearchJob
-from leaf.index_slot import IndexSlot, Phase
+from leaf.index_slot import Fork, IndexSlot, Phase
 from leaf.log_source import LogSource
 from leaf.search_pool import SearchPool
 from leaf.text_index import IndexFailed, TextIndex, remove_index
@@ -63,6 +63,7 @@ class Indexer:
         self._news: set[int] = set()
         self._waiters: dict[IndexSlot, list[tuple[int, asyncio.Future[None]]]] = {}
         self._unwanted: list[Path] = []
+        self._awaited: set[tuple[int, int]] = set()
         self._index_pool = ThreadPoolExecutor(1, thread_name_prefix="indexing")
         self._search_pool: SearchPool[ShardSearchReply] = SearchPool(SEARCH_THREADS, clock)
         self._searches = 0
@@ -92,8 +93,19 @@ class Indexer:
             self._forget(slot)
 
     def remove_shard(self, shard: int) -> None:
-        """Remove the files of a shard that is not open and went elsewhere."""
-        self._unwanted += self._root.glob(f"{shard}-*")
+        """Remove the files of a shard that is not open here."""
+        if shard not in self._shards:
+            self._unwanted += self._root.glob(f"{shard}-*")
+            self._start()
+
+    def split(self, shard: int, child: int, first_slot: int, last_slot: int, seqno: int) -> None:
+        """The slots have left the shard for the child with this entry, which is applied: fork its indexes off."""
+        for slot in self._slots_of(shard):
+            collection_id = slot.collection.id
+            if (child, collection_id) in self._slots:
+                continue
+            self._awaited.add((child, collection_id))
+            slot.split(Fork(self._path(child, collection_id), child, first_slot, last_slot, seqno))
         self._start()
 
     def notify(self, shard: int, applied_seqno: int) -> None:
@@ -221,6 +233,7 @@ class Indexer:
     def _add(self, shard: int, collection: Collection) -> IndexSlot:
         path = self._path(shard, collection.id)
         slot = IndexSlot(path, shard, collection, self._source, self._clock)
+        slot.is_awaited = (shard, collection.id) in self._awaited
         self._slots[shard, collection.id] = slot
         self._start()
         return slot
@@ -230,12 +243,22 @@ class Indexer:
 
     def _forget(self, slot: IndexSlot, remove: bool = False) -> None:
         del self._slots[slot.shard, slot.collection.id]
+        self._end_waiting(slot.forks, slot.collection.id)
         for _, future in self._waiters.pop(slot, []):
             if not future.done():
                 future.set_exception(_gone(slot))
         if remove:
             self._unwanted.append(self._path(slot.shard, slot.collection.id))
         self._index_pool.submit(slot.close)
+
+    def _end_waiting(self, forks: Iterable[Fork], collection_id: int) -> None:
+        """These indexes are made, or will not be."""
+        for fork in forks:
+            self._awaited.discard((fork.child, collection_id))
+            child = self._slots.get((fork.child, collection_id))
+            if child is not None:
+                child.is_awaited = False
+                self._wake.set()
 
     def _start(self) -> None:
         """There is something to do: wake the task, and start it if it does not run yet."""
@@ -284,8 +307,10 @@ class Indexer:
 
     async def _step(self, slot: IndexSlot) -> None:
         started, before, had_writer = self._clock.monotonic(), slot.indexed_through(), slot.has_writer
+        forks = slot.forks
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._index_pool, slot.step, lambda: self._is_closing)
+        self._end_waiting([fork for fork in forks if fork not in slot.forks], slot.collection.id)
         if slot.indexed_through() > before:
             self._on_refresh_seconds(self._clock.monotonic() - started)
         if had_writer and not any(each.has_writer for each in self._slots.values()):

@@ -41,6 +41,14 @@ class LogSource(Protocol):
         """
         ...
 
+    def last_slot(self, shard: int) -> int:
+        """The end of the shard's range in the applied state, if a split has cut it; else the last slot of all."""
+        ...
+
+    def slot_of(self, key: bytes) -> int:
+        """The token slot of a key."""
+        ...
+
     def read_documents(self, shard: int, collection_id: int, keys: Sequence[bytes]) -> Sequence[tuple[bytes, int, int] | None]:
         """Live (value, version, expires_at_ms) of each key now, None where there is none; parallel to the keys."""
         ...

@@ -17,6 +17,7 @@ import tantivy
 from tantivy import Occur as TantivyOccur
 from tantivy import Query
 
+from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.query import (
     Boost,
     Clause,
@@ -34,7 +35,7 @@ from kvshard.query import (
     interval_of,
 )
 from kvshard.schema import FLOAT, KEYWORD, TEXT, Schema
-from leaf.index_fields import EXPIRES, PRESENT, keyword_term, searched, sorted_by, text_analyzer
+from leaf.index_fields import EXPIRES, PRESENT, keyword_term, searched, slots, sorted_by, text_analyzer
 
 HIGHLIGHT_MAX_PREFIX_WORDS = 32
 """Words a prefix is spelled out to for highlighting: the most frequent ones of the shard; the rest is found but not marked."""
@@ -52,8 +53,12 @@ class QueryCompiler:
         self._analyzer = text_analyzer()
         self._defaults = default_fields(schema)
 
-    def compile(self, node: Node, filters: Sequence[Node], expired_at_ms: int | None) -> Query:
-        """The query, restricted to what the filters match, without documents whose time had passed at expired_at_ms."""
+    def compile(
+        self, node: Node, filters: Sequence[Node], expired_at_ms: int | None, last_slot: int = TOKEN_SLOTS - 1
+    ) -> Query:
+        """The query, restricted to what the filters match, without documents whose time had passed at expired_at_ms, and
+        without those beyond last_slot, which have left the shard by a split.
+        """
         query = self._compile(node) or Query.empty_query()
         clauses = [(TantivyOccur.Must, query)]
         for each in filters:
@@ -62,6 +67,8 @@ class QueryCompiler:
         if expired_at_ms is not None:
             expired = Query.range_query(self._fields, EXPIRES, tantivy.FieldType.Unsigned, 0, expired_at_ms)
             clauses.append((TantivyOccur.MustNot, expired))
+        if last_slot < TOKEN_SLOTS - 1:
+            clauses.append((TantivyOccur.MustNot, slots(self._fields, last_slot + 1, TOKEN_SLOTS - 1)))
         return query if len(clauses) == 1 else Query.boolean_query(clauses)
 
     def _compile(self, node: Node) -> Query | None:

@@ -277,7 +277,9 @@ class Requests:
         self._check_cuts(request)
         if request.min_seqno:
             await self._indexed(request, deadline)
-        return await self._indexer.search(request, collection, deadline)
+        reply = await self._indexer.search(request, collection, deadline)
+        self._check_cuts(request)  # A split that was applied meanwhile has taken documents out of what was searched.
+        return reply
 
     async def _indexed(self, request: ShardSearch, deadline: float) -> None:
         try:

@@ -17,7 +17,7 @@ from kvshard.coordination.replica_sets import CasOutcome
 from kvshard.errors import KvShardError
 from leaf.committer import Committer
 from leaf.engine import StorageError
-from leaf.hosting import Maps
+from leaf.hosting import Index, Maps
 from leaf.operations import Split
 from leaf.pending import is_splitting
 from leaf.replica import Replica
@@ -50,6 +50,7 @@ class SplitHost(Protocol):
     leaf: str
     store: ShardStore
     maps: Maps
+    index: Index
     clock: Clock
     committer: Committer
     replicas: dict[int, Replica]
@@ -233,6 +234,7 @@ class Splitter:
         is_placed = host.leaf in config.desired or any(each.leaf == host.leaf for each in config.replicas)
         if not is_placed and child not in host.replicas:
             _log.info("the split's child is placed elsewhere", shard=shard, child=child)
+            host.index.remove_shard(child)
             await host.committer.make_durable(host.store.wipe(child))
 
     # -- the map --------------------------------------------------------------------------------------------------------

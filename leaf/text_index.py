@@ -1,9 +1,10 @@
 """One tantivy index on disk: opened and checked, written, committed.
 
-The folder of an index holds `segments/` (tantivy's own) and `indexed.json` (the sidecar): the schema it was built for and
-`indexed_through`, the seqno whose effects the last commit holds. The sidecar is renamed into place after tantivy's commit, so
-after a crash it is never ahead, and entries replayed on top of a newer commit change nothing. A sidecar that a power cut left
-empty or old costs a replay or a rebuild, never a document: that is why it is not synced.
+The folder of an index holds `segments/` (tantivy's own) and `indexed.json` (the sidecar): the schema it was built for,
+`indexed_through`, the seqno whose effects the last commit holds, and `last_slot`, beyond which it holds no document. The
+sidecar is renamed into place after tantivy's commit, so after a crash it is never ahead, and entries replayed on top of a newer
+commit change nothing. A sidecar that a power cut left empty or old costs a replay or a rebuild, never a document: that is why
+it is not synced.
 
 Every failure of tantivy leaves this file as IndexFailed, which says whether the files are to blame.
 """
@@ -13,27 +14,31 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 import tantivy
 
+from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.schema import Schema
-from leaf.index_fields import KEY, DocumentBuilder, index_schema, key_text
+from leaf.index_fields import KEY, DocumentBuilder, index_schema, key_text, slots
 from leaf.query import QueryCompiler
 
 WRITER_HEAP_BYTES: Final = 15_000_000
 """The least that tantivy takes. A leaf may hold a writer for each of its shards; a segment of this size is large enough."""
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the layout of index folders; another one is rebuilt."""
 
 _SIDECAR: Final = "indexed.json"
 _SEGMENTS: Final = "segments"
 _DAMAGE_SIGNS: Final = ("corrupt", "ioerror", "invaliddata", "no such file", "does not exist", "filedoesnotexist", "footer")
+
+SlotOf: TypeAlias = Callable[[bytes], int]
+"""key -> its token slot."""
 
 logger = structlog.get_logger(__name__)
 
@@ -76,13 +81,17 @@ class TextIndex:
     `write`, `commit`, `close_writer` belong to one thread; searches run on others, on the snapshot that `searcher` gives.
     """
 
-    def __init__(self, path: Path, schema: Schema, index: tantivy.Index, indexed_through: int) -> None:
+    def __init__(
+        self, path: Path, schema: Schema, index: tantivy.Index, slot_of: SlotOf, indexed_through: int, last_slot: int
+    ) -> None:
         self.path = path
         self.schema = schema
         self.indexed_through = indexed_through
+        self.last_slot = last_slot
+        self._cut_at: int | None = None
         self.compiler = QueryCompiler(schema, index)
         self._index = index
-        self._builder = DocumentBuilder(schema)
+        self._builder = DocumentBuilder(schema, slot_of)
         self._writer: tantivy.IndexWriter | None = None
         self._has_changes = False
 
@@ -90,9 +99,9 @@ class TextIndex:
         return f"TextIndex({self.path.name}, through {self.indexed_through}, writer {'open' if self._writer else 'closed'})"
 
     @classmethod
-    def open(cls, path: Path, schema: Schema) -> "TextIndex":
+    def open(cls, path: Path, schema: Schema, slot_of: SlotOf) -> "TextIndex":
         """The index in this folder. Raises IndexFailed (is_damage) if there is none that fits the schema."""
-        through = _read_sidecar(path / _SIDECAR, schema)
+        through, last_slot = _read_sidecar(path / _SIDECAR, schema)
         segments = path / _SEGMENTS
         with tantivy_failures():
             if not segments.is_dir() or not tantivy.Index.exists(str(segments)):
@@ -102,10 +111,10 @@ class TextIndex:
             index.reload()
             # Opens every segment's files, so that a truncated one is found here rather than by the first search.
             index.searcher().search(tantivy.Query.all_query(), 1)
-        return cls(path, schema, index, through)
+        return cls(path, schema, index, slot_of, through, last_slot)
 
     @classmethod
-    def create(cls, path: Path, schema: Schema) -> "TextIndex":
+    def create(cls, path: Path, schema: Schema, slot_of: SlotOf, last_slot: int = TOKEN_SLOTS - 1) -> "TextIndex":
         """An empty index in the place of whatever is there. It counts as damaged until its first commit."""
         remove_index(path)
         segments = path / _SEGMENTS
@@ -113,7 +122,7 @@ class TextIndex:
             segments.mkdir(parents=True)
             index = tantivy.Index(index_schema(schema), str(segments), reuse=False)
             index.config_reader("manual")
-        return cls(path, schema, index, 0)
+        return cls(path, schema, index, slot_of, 0, last_slot)
 
     @property
     def has_writer(self) -> bool:
@@ -153,6 +162,41 @@ class TextIndex:
             self._open_writer().delete_all_documents()
             self._has_changes = True
 
+    def cut(self, last_slot: int) -> None:
+        """Remove the documents beyond a slot, with the next commit."""
+        with tantivy_failures():
+            self._open_writer().delete_documents_by_query(slots(self.fields, last_slot + 1, TOKEN_SLOTS - 1))
+            self._has_changes = True
+            self._cut_at = last_slot
+
+    def fork(self, path: Path, first_slot: int, last_slot: int, through: int, slot_of: SlotOf) -> None:
+        """Make an index of the last commit's documents in these slots, at a path where none is. through: see `commit`.
+
+        Its files are shared with this one until either merges them. It is at its place whole or not at all.
+        """
+        self.close_writer()  # With its merges: no file may go while it is linked.
+        made = path.with_name(f"{path.name}.new")
+        remove_index(made)
+        with tantivy_failures():
+            (made / _SEGMENTS).mkdir(parents=True)
+            for source in (self.path / _SEGMENTS).iterdir():
+                if source.suffix == ".json":
+                    shutil.copyfile(source, made / _SEGMENTS / source.name)
+                elif source.suffix != ".lock":
+                    os.link(source, made / _SEGMENTS / source.name)
+            index = tantivy.Index.open(str(made / _SEGMENTS))
+        forked = TextIndex(made, self.schema, index, slot_of, through, last_slot)
+        with tantivy_failures():
+            if first_slot:
+                forked._open_writer().delete_documents_by_query(slots(forked.fields, 0, first_slot - 1))
+                forked._has_changes = True
+        if self.last_slot > last_slot:
+            forked.cut(last_slot)
+        forked.commit(through)
+        forked.close_writer()
+        with tantivy_failures():
+            os.rename(made, path)
+
     def commit(self, through: int) -> None:
         """Make what was written durable and visible, and note that it holds everything through this seqno."""
         if self._has_changes and self._writer is not None:
@@ -164,6 +208,8 @@ class TextIndex:
                     self._drop_writer()
                     raise
             self._has_changes = False
+            if self._cut_at is not None:
+                self.last_slot, self._cut_at = self._cut_at, None
         self._write_sidecar(through)
         self.indexed_through = through
 
@@ -174,7 +220,7 @@ class TextIndex:
     def close_writer(self) -> None:
         """Free the writer's memory; the next write opens another."""
         writer, self._writer = self._writer, None
-        self._has_changes = False
+        self._has_changes, self._cut_at = False, None
         if writer is not None:
             with tantivy_failures():
                 writer.wait_merging_threads()
@@ -199,10 +245,12 @@ class TextIndex:
     def _drop_writer(self) -> None:
         """Close without a commit. The lock on the folder goes with the last reference."""
         self._writer = None
+        self._cut_at = None
         self._has_changes = False
 
     def _write_sidecar(self, through: int) -> None:
         content = {"format": FORMAT, "schema": schema_digest(self.schema), "indexed_through": through}
+        content["last_slot"] = self.last_slot
         temporary = self.path / f"{_SIDECAR}.new"
         with tantivy_failures():
             temporary.write_text(json.dumps(content))
@@ -219,13 +267,15 @@ def remove_index(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _read_sidecar(path: Path, schema: Schema) -> int:
+def _read_sidecar(path: Path, schema: Schema) -> tuple[int, int]:
+    """(indexed_through, last_slot)."""
     try:
         content = json.loads(path.read_bytes())
         found = (content["format"], content["schema"])
-        through = content["indexed_through"]
+        through, last_slot = content["indexed_through"], content.get("last_slot")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IndexFailed(f"the sidecar cannot be read: {error}", is_damage=True) from error
-    if found != (FORMAT, schema_digest(schema)) or type(through) is not int or through < 0:
+    is_sound = type(through) is int and through >= 0 and type(last_slot) is int
+    if found != (FORMAT, schema_digest(schema)) or not is_sound:
         raise IndexFailed("the index was built for another schema or by another version", is_damage=True)
-    return through
+    return through, last_slot

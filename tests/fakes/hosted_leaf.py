@@ -32,6 +32,7 @@ class FakeIndex:
         self.removed: list[int] = []
         self.collections: list[str] = []
         self.refreshed: list[tuple[int, int]] = []
+        self.splits: list[tuple[int, int, int, int, int]] = []
         self.through = 10**9
 
     def open_shard(self, shard, collections) -> None:
@@ -43,6 +44,9 @@ class FakeIndex:
 
     def close_shard(self, shard: int) -> None:
         self.closed.append(shard)
+
+    def split(self, shard: int, child: int, first_slot: int, last_slot: int, seqno: int) -> None:
+        self.splits.append((shard, child, first_slot, last_slot, seqno))
 
     def remove_shard(self, shard: int) -> None:
         self.removed.append(shard)

@@ -4,7 +4,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from leaf.operations import DropCollection, Operation, WriteOperation
+from kvshard import hashing
+from kvshard.clustermap import TOKEN_SLOTS
+from leaf.operations import DropCollection, Operation, Split, WriteOperation
 
 
 @dataclass
@@ -15,6 +17,7 @@ class FakeShard:
     documents: dict[tuple[int, bytes], tuple[bytes, int, int]] = field(default_factory=dict)
     applied: int = 0
     trimmed: int = 0
+    last_slot: int = TOKEN_SLOTS - 1
 
 
 class FakeLogSource:
@@ -60,6 +63,16 @@ class FakeLogSource:
         state.applied = seqno
         return seqno
 
+    def split(self, shard: int, child: int, at_slot: int) -> int:
+        """Commit and apply a split; returns its seqno. The child's log begins behind it."""
+        state = self.shards[shard]
+        seqno = self.commit(shard, Split(child, at_slot, state.last_slot))
+        moved = {at: row for at, row in state.documents.items() if self.slot_of(at[1]) >= at_slot}
+        self.shards[child] = FakeShard([], moved, seqno, seqno, state.last_slot)
+        state.documents = {at: row for at, row in state.documents.items() if at not in moved}
+        state.last_slot = at_slot - 1
+        return seqno
+
     def trim(self, shard: int) -> None:
         """Forget the whole log of a shard."""
         state = self.shards[shard]
@@ -91,6 +104,12 @@ class FakeLogSource:
 
     def applied_seqno(self, shard: int) -> int:
         return self.shards.setdefault(shard, FakeShard()).applied
+
+    def last_slot(self, shard: int) -> int:
+        return self.shards.setdefault(shard, FakeShard()).last_slot
+
+    def slot_of(self, key: bytes) -> int:
+        return hashing.slot(key, 0)
 
     def history(self, shard: int) -> str:
         return "one"

@@ -19,6 +19,7 @@ from leaf import indexer as indexer_module
 from leaf.index_slot import fold
 from leaf.indexer import Indexer
 from leaf.operations import DropCollection, WriteOperation
+from leaf.text_index import IndexFailed, TextIndex
 from tests.fakes.log_source import FakeLogSource
 
 DOCS = Collection("docs", 2, {"body": "text", "tag": "keyword", "n": "integer"})
@@ -448,3 +449,70 @@ def test_fold_keeps_the_last_state_of_each_key():
     assert fold(entries, 2) == (False, {b"a": (b"4", 0), b"b": (b"2", 9)})
     assert fold([*entries, (5, DropCollection(2)), (6, WriteOperation(2, [b"z"], [b"5"]))], 2) == (True, {b"z": (b"5", 0)})
     assert fold([*entries, (5, DropCollection(3))], 3) == (True, {})
+
+
+def split(house, child=7, at_slot=1 << 15):
+    seqno = house.source.split(0, child, at_slot)
+    house.indexer.notify(0, seqno)
+    house.indexer.split(0, child, at_slot, (1 << 16) - 1, seqno)
+    house.indexer.open_shard(child, [DOCS])
+    return seqno
+
+
+async def test_a_split_gives_each_shard_its_half_without_a_rebuild(house):
+    house.indexer.open_shard(0, [DOCS])
+    keys = [b"k%02d" % n for n in range(40)]
+    house.put(0, {key: {"body": "word"} for key in keys})
+    assert (await house.search("word", refresh=True)).total == 40
+    house.put(0, {b"late": {"body": "word"}})
+    scans = house.source.scans
+    split(house)
+    found = [await house.search("word", shard=shard, limit=100) for shard in (0, 7)]
+    by_half = [{hit.key for hit in reply.hits} for reply in found]
+    everything = {*keys, b"late"}
+    high = {key for key in everything if house.source.slot_of(key) >= 1 << 15}
+    assert by_half == [everything - high, high]
+    assert [reply.total for reply in found] == [len(half) for half in by_half]
+    assert house.source.scans == scans, "the child's index was forked, not built"
+    await house.indexer.refresh(7, house.source.applied_seqno(7))
+    house.put(7, {max(high): None})
+    assert (await house.search("word", shard=7, refresh=True)).total == len(high) - 1
+
+
+async def test_without_a_fork_the_childs_index_is_built_from_its_values(house, monkeypatch):
+    house.indexer.open_shard(0, [DOCS])
+    def fails(*_):
+        raise IndexFailed("no links on this disk")
+
+    monkeypatch.setattr(TextIndex, "fork", fails)
+    house.put(0, {b"k%02d" % n: {"body": "word"} for n in range(40)})
+    await house.search("word", refresh=True)
+    split(house)
+    totals = [(await house.search("word", shard=shard)).total for shard in (0, 7)]
+    assert sum(totals) == 40
+    assert min(totals) > 0
+
+
+async def test_a_parent_that_is_closed_in_a_split_lets_the_child_build_its_own(house):
+    house.indexer.open_shard(0, [DOCS])
+    house.put(0, {b"k%02d" % n: {"body": "word"} for n in range(40)})
+    await house.search("word", refresh=True)
+    seqno = house.source.split(0, 7, 1 << 15)
+    house.indexer.split(0, 7, 1 << 15, (1 << 16) - 1, seqno)
+    house.indexer.close_shard(0)
+    house.indexer.open_shard(7, [DOCS])
+    assert (await house.search("word", shard=7)).total > 0
+
+
+async def test_an_index_that_was_not_cut_before_a_restart_is_cut_after_it(house):
+    house.indexer.open_shard(0, [DOCS])
+    house.put(0, {b"k%02d" % n: {"body": "word"} for n in range(40)})
+    await house.search("word", refresh=True)
+    await house.indexer.close()
+    house.source.split(0, 7, 1 << 15)
+    again = house.reopened()
+    again.indexer.open_shard(0, [DOCS])
+    again.indexer.open_shard(7, [DOCS])
+    totals = [(await again.search("word", shard=shard)).total for shard in (0, 7)]
+    assert sum(totals) == 40
+    await again.indexer.close()

@@ -3,9 +3,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from kvshard import hashing
 from kvshard.query import prepare
 from leaf.text_index import TextIndex
 from leaf.text_search import IndexView
+
+
+def slot_of(key: bytes) -> int:
+    return hashing.slot(key, 0)
+
 
 SCHEMA = {
     "title": "text",
@@ -29,7 +35,7 @@ DOCUMENTS = {
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    index = TextIndex.create(tmp_path_factory.mktemp("index") / "i", SCHEMA)
+    index = TextIndex.create(tmp_path_factory.mktemp("index") / "i", SCHEMA, slot_of)
     for at, (key, document) in enumerate(DOCUMENTS.items()):
         index.write({key: (json.dumps(document).encode(), 0)})
         if at % 3 == 2:

@@ -3,17 +3,23 @@ import random
 
 import pytest
 
+from kvshard import hashing
 from kvshard.query import prepare
 from leaf.index_fields import keyword_of, keyword_term
 from leaf.text_index import IndexFailed, TextIndex, remove_index
 from leaf.text_search import IndexView
+
+
+def slot_of(key: bytes) -> int:
+    return hashing.slot(key, 0)
+
 
 SCHEMA = {"body": "text", "tag": "keyword", "n": "integer", "x": "float", "on": "boolean", "at": "date"}
 
 
 def make(path, documents, schema=SCHEMA, commits=1):
     """An index of key -> document, spread over several commits and so over several segments."""
-    index = TextIndex.create(path, schema)
+    index = TextIndex.create(path, schema, slot_of)
     items = list(documents.items())
     for part in range(commits):
         index.write({key: (json.dumps(document).encode(), 0) for key, document in items[part::commits]})
@@ -116,7 +122,7 @@ def test_sort_values(tmp_path):
 
 
 def test_expired_documents_are_left_out(tmp_path):
-    index = TextIndex.create(tmp_path / "i", SCHEMA)
+    index = TextIndex.create(tmp_path / "i", SCHEMA, slot_of)
     index.write({b"a": (b"{}", 1000), b"b": (b"{}", 2000), b"c": (b"{}", 0)})
     index.commit(1)
     assert keys(index) == [b"a", b"b", b"c"]
@@ -143,7 +149,7 @@ def test_reopening_finds_what_was_committed(tmp_path):
     index.write({b"b": (b'{"body": "hello"}', 0)})  # never committed
     index.discard_changes()
     index.close_writer()
-    again = TextIndex.open(tmp_path / "i", dict(reversed(SCHEMA.items())))
+    again = TextIndex.open(tmp_path / "i", dict(reversed(SCHEMA.items())), slot_of)
     assert again.indexed_through == 1
     assert keys(again, "hello") == [b"a"]
     again.write({b"b": (b'{"body": "hello"}', 0)})
@@ -151,7 +157,7 @@ def test_reopening_finds_what_was_committed(tmp_path):
     assert again.has_writer
     again.close_writer()
     assert not again.has_writer
-    assert TextIndex.open(tmp_path / "i", SCHEMA).indexed_through == 9
+    assert TextIndex.open(tmp_path / "i", SCHEMA, slot_of).indexed_through == 9
 
 
 def segment_files(path, suffix):
@@ -185,7 +191,7 @@ def test_damage_is_found_when_opening(tmp_path, kind):
     make(path, {b"a": {"body": "hello"}}).close_writer()
     DAMAGE[kind](path)
     with pytest.raises(IndexFailed) as caught:
-        TextIndex.open(path, SCHEMA)
+        TextIndex.open(path, SCHEMA, slot_of)
     assert caught.value.is_damage
     assert keys(make(path, {b"b": {"body": "hello"}}), "hello") == [b"b"]
 
@@ -193,12 +199,12 @@ def test_damage_is_found_when_opening(tmp_path, kind):
 def test_another_schema_is_damage(tmp_path):
     make(tmp_path / "i", {b"a": {}}).close_writer()
     with pytest.raises(IndexFailed) as caught:
-        TextIndex.open(tmp_path / "i", SCHEMA | {"more": "text"})
+        TextIndex.open(tmp_path / "i", SCHEMA | {"more": "text"}, slot_of)
     assert caught.value.is_damage
 
 
 def test_a_document_that_does_not_fit_is_left_out_alone(tmp_path):
-    index = TextIndex.create(tmp_path / "i", SCHEMA)
+    index = TextIndex.create(tmp_path / "i", SCHEMA, slot_of)
     index.write({b"a": (b'{"n": 1}', 0), b"b": (b'{"n": "x"}', 0), b"c": (b"garbage", 0), b"d": (b"[]", 0), b"e": (b"{}", 0)})
     index.commit(1)
     assert keys(index) == [b"a", b"e"]
@@ -211,3 +217,64 @@ def test_keyword_terms(tmp_path, value):
     view = IndexView(index.searcher(), index.fields, SCHEMA)
     counts = view.facets(index.compiler.compile(prepare("*", SCHEMA), [], None), ["tag"], 10)["tag"]
     assert counts.values == {value: 1, "other": 1}
+
+
+def halves(keys, at_slot=1 << 15):
+    return {key for key in keys if slot_of(key) < at_slot}, {key for key in keys if slot_of(key) >= at_slot}
+
+
+def found_in(index):
+    return {found.key for found in page(index, limit=1_000).found}
+
+
+@pytest.mark.parametrize("commits", [1, 5])
+def test_a_fork_and_what_is_left_have_each_their_documents(tmp_path, commits) -> None:
+    documents = {b"k%02d" % n: {"body": f"word w{n}", "n": n} for n in range(60)}
+    index = make(tmp_path / "parent", documents, commits=commits)
+    index.fork(tmp_path / "child", 1 << 15, (1 << 16) - 1, 77, slot_of)
+    index.cut((1 << 15) - 1)
+    index.commit(commits)
+    low, high = halves(documents)
+    for at in ("now", "reopened"):
+        child = TextIndex.open(tmp_path / "child", SCHEMA, slot_of)
+        if at == "reopened":
+            index = TextIndex.open(tmp_path / "parent", SCHEMA, slot_of)
+        assert (found_in(index), found_in(child)) == (low, high)
+        assert (index.last_slot, child.last_slot, child.indexed_through) == ((1 << 15) - 1, (1 << 16) - 1, 77)
+    child.write({b"new": (b'{"n": 1}', 0)})
+    child.commit(78)
+    index.write(dict.fromkeys(low))
+    index.commit(commits + 1)
+    child.close_writer()
+    index.close_writer()
+    assert found_in(TextIndex.open(tmp_path / "child", SCHEMA, slot_of)) == {*high, b"new"}
+    assert found_in(TextIndex.open(tmp_path / "parent", SCHEMA, slot_of)) == set()
+
+
+def test_a_search_leaves_out_what_has_left_before_it_is_removed(tmp_path) -> None:
+    documents = {b"k%02d" % n: {"body": "word"} for n in range(40)}
+    index = make(tmp_path / "i", documents)
+    query = index.compiler.compile(prepare("word", index.schema), [], None, (1 << 15) - 1)
+    view = IndexView(index.searcher(), index.fields, index.schema)
+    result = view.page(query, "", 0, 100)
+    assert {found.key for found in result.found} == halves(documents)[0]
+    assert result.total == len(halves(documents)[0])
+
+
+def test_a_cut_that_was_not_committed_is_forgotten(tmp_path) -> None:
+    documents = {b"k%02d" % n: {"body": "word"} for n in range(10)}
+    index = make(tmp_path / "i", documents)
+    index.cut((1 << 15) - 1)
+    index.discard_changes()
+    index.commit(2)
+    assert index.last_slot == (1 << 16) - 1
+    assert found_in(TextIndex.open(tmp_path / "i", SCHEMA, slot_of)) == set(documents)
+
+
+def test_a_fork_of_a_fork_is_cut_on_both_sides(tmp_path) -> None:
+    documents = {b"k%02d" % n: {"body": "word"} for n in range(60)}
+    index = make(tmp_path / "i", documents)
+    index.fork(tmp_path / "middle", 1 << 14, (1 << 15) - 1, 5, slot_of)
+    assert found_in(TextIndex.open(tmp_path / "middle", SCHEMA, slot_of)) == {
+        key for key in documents if 1 << 14 <= slot_of(key) < 1 << 15
+    }
