@@ -481,6 +481,7 @@ async def test_a_split_gives_each_shard_its_half_without_a_rebuild(house):
 
 async def test_without_a_fork_the_childs_index_is_built_from_its_values(house, monkeypatch):
     house.indexer.open_shard(0, [DOCS])
+
     def fails(*_):
         raise IndexFailed("no links on this disk")
 
