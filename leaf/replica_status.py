@@ -1,7 +1,7 @@
 """What a leaf reports of its replicas: their places, their contents, and how far those are who catch up from them."""
 
 from kvshard.clustermap import ClusterMap
-from kvshard.model import CatchUpRecord, CollectionCountRecord, ReplicaStatusRecord
+from kvshard.model import CatchUpRecord, CollectionCountRecord, ReplicaStatusRecord, SplitRecord
 from leaf.hosting import Index
 from leaf.replica import Replica
 from leaf.shard_store import ShardStore
@@ -24,7 +24,24 @@ def status_of(replica: Replica, store: ShardStore, index: Index, known: ClusterM
         records,
         replica.error.message if replica.error else "",
         _catching_up(replica, now),
+        _split_of(replica, store),
     )
+
+
+def _split_of(replica: Replica, store: ShardStore) -> SplitRecord | None:
+    """The split that is under way; of several that are not cleaned up, one that is not copied, else the oldest."""
+    if not store.has(replica.shard):
+        return None
+    state = store.state(replica.shard)
+    splits, total = state.splits, sum(each.documents for each in state.counts.values())
+    departed = min(splits.departed, key=lambda each: each.is_copied, default=None)
+    shadow = splits.shadow if departed is None else splits.late.get(departed.part.child)
+    if departed is not None:
+        walked = shadow.walked if shadow is not None else total
+        return SplitRecord(departed.part.child, departed.part.at_slot, walked, total, departed.is_copied, True)
+    if shadow is None:
+        return None
+    return SplitRecord(shadow.part.child, shadow.part.at_slot, shadow.walked, total, shadow.is_complete, False)
 
 
 def _catching_up(replica: Replica, now: float) -> list[CatchUpRecord]:

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from kvshard.clock import Clock
-from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection, Leaf, ShardConfig
+from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection, Leaf, ShardConfig, WantedSplit
 from kvshard.coordination.placements import Removal
 from kvshard.errors import CollectionNotFound, DeadlineExceeded, ErrorDetails, InvalidArgument, KvShardError, Unavailable
 from kvshard.model import LeafStatusReply, LeafStatusRequest
@@ -53,6 +53,10 @@ class MapEditor(MapSource, Protocol):
 
     async def move_primary(self, shard: int, target: str) -> ShardConfig:
         """Want another primary of a shard."""
+        ...
+
+    async def request_splits(self, shards: Sequence[int] | None) -> dict[int, WantedSplit]:
+        """Want shards (None: all) to be split."""
         ...
 
 
@@ -127,6 +131,18 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
             except CollectionNotFound:
                 raise CollectionNotFound(f"there is no collection {request.name!r}", ErrorDetails(field="name")) from None
         return cluster_pb2.DropCollectionResponse()
+
+    async def SplitShards(self, request: cluster_pb2.SplitShardsRequest, context: Context) -> cluster_pb2.SplitShardsResponse:
+        """Has shards cut in two."""
+        async with self._calls.call("SplitShards", context):
+            if request.all == bool(request.shards):
+                raise InvalidArgument("name shards, or say all", ErrorDetails(field="shards"))
+            wanted = await self._maps.request_splits(None if request.all else sorted(set(request.shards)))
+            splits = [
+                cluster_pb2.ShardSplit(shard=shard, split=convert.split_to_proto(split))
+                for shard, split in sorted(wanted.items())
+            ]
+            return cluster_pb2.SplitShardsResponse(splits=splits)
 
     async def GetStatus(self, request: cluster_pb2.GetStatusRequest, context: Context) -> cluster_pb2.GetStatusResponse:
         """Asks every leaf at once for its state."""

@@ -1,4 +1,4 @@
-"""`kvshard shard list` and `shard move`: where the shards live, and where they are to live."""
+"""`kvshard shard list`, `shard move` and `shard split`: where the shards live, where they are to live, and how many."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,17 +8,21 @@ from kvshard.cli.console import EXIT_OK, EXIT_USAGE, Connect, complain, print_js
 from kvshard.cli.waiting import MAX_WAIT_S, refused_is_conflict, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kvshard.client.client import Client
     from kvshard.client.status import ClusterStatus
+    from kvshard.clustermap import WantedSplit
 
 _DEFAULTS = Connect()
 
 
 def register(app: App) -> None:
     """Add the verbs to the command line."""
-    shard = App(name="shard", help="Look at the shards, and move them.")
+    shard = App(name="shard", help="Look at the shards, move them, and cut them in two.")
     shard.command(show, name="list")
     shard.command(move)
+    shard.command(split)
     app.command(shard)
 
 
@@ -83,6 +87,63 @@ def move(
         return EXIT_OK
 
     return refused_is_conflict(lambda: with_client(connect, work))
+
+
+def split(
+    shard: int | None = None,
+    /,
+    *,
+    every: Annotated[bool, Parameter(name="--all", negative="")] = False,
+    wait: Annotated[bool, Parameter(negative="")] = False,
+    max_wait: float = MAX_WAIT_S,
+    connect: Connect = _DEFAULTS,
+) -> int:
+    """Cut a shard in two while it serves; or every shard, which doubles their number.
+
+    Parameters
+    ----------
+    shard
+        Its number.
+    every
+        Every shard that there is now.
+    wait
+        Return only when the new shards serve.
+    max_wait
+        Seconds to wait at most.
+    """
+    if every == (shard is not None):
+        complain("say which shard, or --all")
+        return EXIT_USAGE
+
+    async def work(kv: "Client[bytes]") -> int:
+        wanted = await kv.split_shards(None if shard is None else [shard])
+        if wait:
+            await wait_until(kv, lambda found: _still_to_split(found, wanted), "the new shards", max_wait)
+        if connect.as_json:
+            done = [{"shard": each, "child": split.child, "is_done": wait} for each, split in wanted.items()]
+            print_json({"splits": done})
+        else:
+            verb = "was split into itself and" if wait else "is being split into itself and"
+            for each, split in wanted.items():
+                print(f"shard {each} {verb} {split.child}")
+            if not wait:
+                print("`kvshard status` shows how far")
+        return EXIT_OK
+
+    return refused_is_conflict(lambda: with_client(connect, work))
+
+
+def _still_to_split(found: "ClusterStatus", wanted: "Mapping[int, WantedSplit]") -> str | None:
+    """What keeps splits from being done, in words; None when all children serve."""
+    from kvshard.cli.status import split_text
+
+    left = [each for each, split in wanted.items() if split.child not in found.map.shards]
+    if left:
+        first = found.map.shards[left[0]]
+        return f"{len(left)} of {len(wanted)} shards to be split; shard {first.id}: {split_text(found, first) or 'not begun'}"
+    children = [split.child for split in wanted.values()]
+    silent = [child for child in children if (replica := found.primary_replica(child)) is None or replica.role != "primary"]
+    return f"{len(silent)} of {len(children)} new shards to serve" if silent else None
 
 
 def _still_to_do(found: "ClusterStatus", shard: int) -> str | None:

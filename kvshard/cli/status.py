@@ -138,11 +138,25 @@ def _shards(found: "ClusterStatus") -> "Table":
 
 
 def _way_of(found: "ClusterStatus", shard: "ShardConfig") -> str:
-    """What a shard still has to do to be where it is wanted."""
-    if not found.is_changing(shard.id):
-        return "-"
-    parts = [progress_text(each) for each in found.catching_up(shard.id)]
-    return "; ".join(parts) or f"to {', '.join(shard.desired)}"
+    """What a shard still has to do to be where it is wanted, and as it is wanted."""
+    split = split_text(found, shard)
+    parts = [split] if split else []
+    if found.is_changing(shard.id):
+        parts += [progress_text(each) for each in found.catching_up(shard.id)] or [f"to {', '.join(shard.desired)}"]
+    return "; ".join(parts) or "-"
+
+
+def split_text(found: "ClusterStatus", shard: "ShardConfig") -> str:
+    """How far the split of a shard is, in words; empty when none is under way."""
+    progress = found.splitting(shard.id)
+    if progress is None or (shard.split is not None and shard.split.child != progress.child):
+        return f"split into {shard.split.child}: not begun" if shard.split is not None else ""
+    if progress.is_done:
+        return f"split into {progress.child}: cleaning up"
+    if progress.is_copied:
+        return f"split into {progress.child}: waiting for the other replicas"
+    share = progress.walked / progress.total if progress.total else 0.0
+    return f"split into {progress.child}: {min(share, 1.0):.0%} looked through"
 
 
 def _collections(found: "ClusterStatus") -> "Table":
@@ -175,6 +189,7 @@ def _as_json(found: "ClusterStatus") -> dict[str, object]:
             {
                 **asdict(shard),
                 "is_changing": found.is_changing(shard.id),
+                "splitting": None if (progress := found.splitting(shard.id)) is None else asdict(progress),
                 "catching_up": [{**asdict(each), "eta_s": eta_s(each)} for each in found.catching_up(shard.id)],
             }
             for shard in found.map.shards.values()

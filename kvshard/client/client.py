@@ -13,8 +13,8 @@ from kvshard.client.results import CollectionInfo, K
 from kvshard.client.retries import RetryPolicy
 from kvshard.client.status import ClusterStatus
 from kvshard.client.wire import cluster_status_of, collection_info_of
-from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Leaf, ShardConfig
-from kvshard.rpc.convert import cluster_map_from_proto, leaf_from_proto, shard_from_proto
+from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Leaf, ShardConfig, WantedSplit
+from kvshard.rpc.convert import cluster_map_from_proto, leaf_from_proto, shard_from_proto, split_from_proto
 from kvshard.v1 import cluster_pb2
 
 DEFAULT_ROUTER = "127.0.0.1:7700"
@@ -167,6 +167,23 @@ class Client(Keyspace[K, bytes]):
         Raises ShardNotFound, LeafNotFound; FailedPrecondition when the shard is not wanted on that leaf.
         """
         return await self._move_shard(cluster_pb2.MoveShardRequest(shard=shard, primary=leaf), timeout)
+
+    async def split_shards(
+        self, shards: Sequence[int] | None = None, *, timeout: float | None = None
+    ) -> dict[int, WantedSplit]:
+        """Have shards (None: every one that there is now) cut in two while they serve; `status` shows how far it is.
+
+        Returns the splits that are wanted, by shard; of a shard that is to be split already the one that is. Raises
+        ShardNotFound; FailedPrecondition for a shard that cannot be cut any finer; ResourceExhausted when there would be too
+        many. Then nothing is done.
+        """
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.SplitShards,
+            cluster_pb2.SplitShardsRequest(shards=shards or (), all=shards is None),
+            deadline=self._deadline(timeout),
+            is_repeatable=False,  # It may have been done, and a repetition would split once more.
+        )
+        return {each.shard: split_from_proto(each.split) for each in response.splits}
 
     async def _move_shard(self, request: cluster_pb2.MoveShardRequest, timeout: float | None) -> ShardConfig:
         response = await self._connection.unary(

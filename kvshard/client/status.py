@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kvshard.clustermap import ClusterMap, Leaf
-from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
+from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
 from kvshard.rebalancing import Situation, is_changing
 
 
@@ -52,6 +52,11 @@ class ClusterStatus:
         """How far the learners of a shard are; empty when its primary did not answer."""
         replica = self.primary_replica(shard)
         return [] if replica is None else replica.catching_up
+
+    def splitting(self, shard: int) -> SplitRecord | None:
+        """How far the split of a shard is, at its primary; None when there is none, or its primary did not answer."""
+        replica = self.primary_replica(shard)
+        return None if replica is None else replica.split
 
     def documents(self, collection_id: int | None = None) -> int:
         """Live keys of the cluster, each shard counted at its primary; of one collection where an id is given."""

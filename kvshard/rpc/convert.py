@@ -5,10 +5,10 @@ Only translation lives here, field by field, for what both the router's services
 
 from collections.abc import Iterable, Mapping
 
-from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig
+from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig, WantedSplit
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.hashing import SLOT_BITS, TOKEN_BITS
-from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
+from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
 from kvshard.v1 import cluster_pb2
 
 _SLOT_SHIFT = TOKEN_BITS - SLOT_BITS
@@ -86,6 +86,16 @@ def leaf_from_proto(message: cluster_pb2.LeafEntry) -> Leaf:
     return Leaf(message.id, message.address, message.zone, message.weight, message.is_draining, message.is_removed)
 
 
+def split_to_proto(split: WantedSplit) -> cluster_pb2.WantedSplit:
+    """A wanted split; its slot becomes a token."""
+    return cluster_pb2.WantedSplit(child=split.child, at_token=split.at_slot << _SLOT_SHIFT)
+
+
+def split_from_proto(message: cluster_pb2.WantedSplit) -> WantedSplit:
+    """A wanted split."""
+    return WantedSplit(message.child, message.at_token >> _SLOT_SHIFT)
+
+
 def shard_to_proto(shard: ShardConfig) -> cluster_pb2.ShardEntry:
     """A shard of the map; its slots become tokens."""
     return cluster_pb2.ShardEntry(
@@ -97,6 +107,8 @@ def shard_to_proto(shard: ShardConfig) -> cluster_pb2.ShardEntry:
         in_sync=[_replica_to_proto(replica) for replica in shard.in_sync],
         learners=[_replica_to_proto(replica) for replica in shard.learners],
         desired=shard.desired,
+        split=None if shard.split is None else split_to_proto(shard.split),
+        cuts=shard.cuts,
     )
 
 
@@ -111,6 +123,8 @@ def shard_from_proto(message: cluster_pb2.ShardEntry) -> ShardConfig:
         in_sync=tuple(Replica(replica.leaf, replica.incarnation) for replica in message.in_sync),
         learners=tuple(Replica(replica.leaf, replica.incarnation) for replica in message.learners),
         desired=tuple(message.desired),
+        split=split_from_proto(message.split) if message.HasField("split") else None,
+        cuts=message.cuts,
     )
     if (shard.first_token, shard.last_token) != (message.first_token, message.last_token):
         raise InvalidMap(f"shard {shard.id} begins or ends inside a token slot")
@@ -198,7 +212,24 @@ def _replica_status_to_proto(record: ReplicaStatusRecord) -> cluster_pb2.Replica
             )
             for each in record.catching_up
         ],
+        split=None if record.split is None else _progress_to_proto(record.split),
     )
+
+
+def _progress_to_proto(record: SplitRecord) -> cluster_pb2.SplitProgress:
+    return cluster_pb2.SplitProgress(
+        child=record.child,
+        at_token=record.at_slot << _SLOT_SHIFT,
+        walked=record.walked,
+        total=record.total,
+        is_copied=record.is_copied,
+        is_done=record.is_done,
+    )
+
+
+def _progress_from_proto(message: cluster_pb2.SplitProgress) -> SplitRecord:
+    at_slot = message.at_token >> _SLOT_SHIFT
+    return SplitRecord(message.child, at_slot, message.walked, message.total, message.is_copied, message.is_done)
 
 
 def _replica_status_from_proto(message: cluster_pb2.ReplicaStatus) -> ReplicaStatusRecord:
@@ -218,4 +249,5 @@ def _replica_status_from_proto(message: cluster_pb2.ReplicaStatus) -> ReplicaSta
         counts,
         message.error,
         catching_up,
+        _progress_from_proto(message.split) if message.HasField("split") else None,
     )

@@ -141,6 +141,8 @@ class ShardEntry(_message.Message):
     IN_SYNC_FIELD_NUMBER: _builtins.int
     LEARNERS_FIELD_NUMBER: _builtins.int
     DESIRED_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    CUTS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The shard."""
     first_token: _builtins.int
@@ -151,6 +153,8 @@ class ShardEntry(_message.Message):
     """Version of its replica set; only grows."""
     primary: _builtins.str
     """The leaf that orders its writes."""
+    cuts: _builtins.int
+    """How often it has been cut; each time its range lost its upper part."""
     @_builtins.property
     def in_sync(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaEntry]:
         """The in-sync replicas."""
@@ -163,6 +167,10 @@ class ShardEntry(_message.Message):
     def desired(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Leaves on which it is to live."""
 
+    @_builtins.property
+    def split(self) -> Global___WantedSplit:
+        """Set while it is to be cut in two."""
+
     def __init__(
         self,
         *,
@@ -174,14 +182,42 @@ class ShardEntry(_message.Message):
         in_sync: _abc.Iterable[Global___ReplicaEntry] | None = ...,
         learners: _abc.Iterable[Global___ReplicaEntry] | None = ...,
         desired: _abc.Iterable[_builtins.str] | None = ...,
+        split: Global___WantedSplit | None = ...,
+        cuts: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["desired", b"desired", "epoch", b"epoch", "first_token", b"first_token", "id", b"id", "in_sync", b"in_sync", "last_token", b"last_token", "learners", b"learners", "primary", b"primary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cuts", b"cuts", "desired", b"desired", "epoch", b"epoch", "first_token", b"first_token", "id", b"id", "in_sync", b"in_sync", "last_token", b"last_token", "learners", b"learners", "primary", b"primary", "split", b"split"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShardEntry: _TypeAlias = ShardEntry  # noqa: Y015
+
+@_typing.final
+class WantedSplit(_message.Message):
+    """A split of a shard that is not done yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHILD_FIELD_NUMBER: _builtins.int
+    AT_TOKEN_FIELD_NUMBER: _builtins.int
+    child: _builtins.int
+    """The new shard."""
+    at_token: _builtins.int
+    """First token that leaves for it."""
+    def __init__(
+        self,
+        *,
+        child: _builtins.int = ...,
+        at_token: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_token", b"at_token", "child", b"child"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantedSplit: _TypeAlias = WantedSplit  # noqa: Y015
 
 @_typing.final
 class SchemaField(_message.Message):
@@ -573,6 +609,7 @@ class ReplicaStatus(_message.Message):
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     CATCHING_UP_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """The shard."""
     epoch: _builtins.int
@@ -595,6 +632,10 @@ class ReplicaStatus(_message.Message):
     def catching_up(self) -> _containers.RepeatedCompositeFieldContainer[Global___CatchUp]:
         """Of a primary: its learners, and how far they are."""
 
+    @_builtins.property
+    def split(self) -> Global___SplitProgress:
+        """Set while a split of the shard is under way here."""
+
     def __init__(
         self,
         *,
@@ -606,14 +647,57 @@ class ReplicaStatus(_message.Message):
         collections: _abc.Iterable[Global___CollectionCount] | None = ...,
         error: _builtins.str = ...,
         catching_up: _abc.Iterable[Global___CatchUp] | None = ...,
+        split: Global___SplitProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "catching_up", b"catching_up", "collections", b"collections", "committed", b"committed", "epoch", b"epoch", "error", b"error", "role", b"role", "shard", b"shard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "catching_up", b"catching_up", "collections", b"collections", "committed", b"committed", "epoch", b"epoch", "error", b"error", "role", b"role", "shard", b"shard", "split", b"split"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaStatus: _TypeAlias = ReplicaStatus  # noqa: Y015
+
+@_typing.final
+class SplitProgress(_message.Message):
+    """How far one replica is with a split of its shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHILD_FIELD_NUMBER: _builtins.int
+    AT_TOKEN_FIELD_NUMBER: _builtins.int
+    WALKED_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    IS_COPIED_FIELD_NUMBER: _builtins.int
+    IS_DONE_FIELD_NUMBER: _builtins.int
+    child: _builtins.int
+    """The new shard."""
+    at_token: _builtins.int
+    """First token that leaves for it."""
+    walked: _builtins.int
+    """Keys of the shard that have been looked at for the copy."""
+    total: _builtins.int
+    """Keys of the shard, about."""
+    is_copied: _builtins.bool
+    """The part that leaves has been copied."""
+    is_done: _builtins.bool
+    """The shard has been cut; what is left is to clean up."""
+    def __init__(
+        self,
+        *,
+        child: _builtins.int = ...,
+        at_token: _builtins.int = ...,
+        walked: _builtins.int = ...,
+        total: _builtins.int = ...,
+        is_copied: _builtins.bool = ...,
+        is_done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_token", b"at_token", "child", b"child", "is_copied", b"is_copied", "is_done", b"is_done", "total", b"total", "walked", b"walked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SplitProgress: _TypeAlias = SplitProgress  # noqa: Y015
 
 @_typing.final
 class CatchUp(_message.Message):
@@ -928,3 +1012,83 @@ class MoveShardResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MoveShardResponse: _TypeAlias = MoveShardResponse  # noqa: Y015
+
+@_typing.final
+class SplitShardsRequest(_message.Message):
+    """Request of Cluster.SplitShards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARDS_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """Every shard that there is now, instead of those named."""
+    @_builtins.property
+    def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The shards."""
+
+    def __init__(
+        self,
+        *,
+        shards: _abc.Iterable[_builtins.int] | None = ...,
+        all: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "shards", b"shards"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SplitShardsRequest: _TypeAlias = SplitShardsRequest  # noqa: Y015
+
+@_typing.final
+class ShardSplit(_message.Message):
+    """A shard's part in Cluster.SplitShards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """The shard."""
+    @_builtins.property
+    def split(self) -> Global___WantedSplit:
+        """Its split."""
+
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        split: Global___WantedSplit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["split", b"split"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shard", b"shard", "split", b"split"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShardSplit: _TypeAlias = ShardSplit  # noqa: Y015
+
+@_typing.final
+class SplitShardsResponse(_message.Message):
+    """Response of Cluster.SplitShards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPLITS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def splits(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardSplit]:
+        """The splits that are wanted now, by shard."""
+
+    def __init__(
+        self,
+        *,
+        splits: _abc.Iterable[Global___ShardSplit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["splits", b"splits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SplitShardsResponse: _TypeAlias = SplitShardsResponse  # noqa: Y015

@@ -80,6 +80,11 @@ class ClusterStub(object):
                 request_serializer=kvshard_dot_v1_dot_cluster__pb2.MoveShardRequest.SerializeToString,
                 response_deserializer=kvshard_dot_v1_dot_cluster__pb2.MoveShardResponse.FromString,
                 _registered_method=True)
+        self.SplitShards = channel.unary_unary(
+                '/kvshard.v1.Cluster/SplitShards',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.SplitShardsRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.SplitShardsResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -149,6 +154,15 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SplitShards(self, request, context):
+        """Has shards cut in two while they serve. Returns at once; GetStatus shows how far it is. A shard that is to be split already is
+        returned as it is. NOT_FOUND for a shard that there is not, FAILED_PRECONDITION for one that cannot be cut any finer,
+        RESOURCE_EXHAUSTED when the map would have too many; then nothing is done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -196,6 +210,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.MoveShard,
                     request_deserializer=kvshard_dot_v1_dot_cluster__pb2.MoveShardRequest.FromString,
                     response_serializer=kvshard_dot_v1_dot_cluster__pb2.MoveShardResponse.SerializeToString,
+            ),
+            'SplitShards': grpc.unary_unary_rpc_method_handler(
+                    servicer.SplitShards,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.SplitShardsRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.SplitShardsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -442,6 +461,33 @@ class Cluster(object):
             '/kvshard.v1.Cluster/MoveShard',
             kvshard_dot_v1_dot_cluster__pb2.MoveShardRequest.SerializeToString,
             kvshard_dot_v1_dot_cluster__pb2.MoveShardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SplitShards(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/SplitShards',
+            kvshard_dot_v1_dot_cluster__pb2.SplitShardsRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.SplitShardsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,11 @@ class ClusterStub:
     """Takes a leaf out of the cluster. FAILED_PRECONDITION while it holds something; see RemoveLeafRequest.force."""
     MoveShard: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.MoveShardRequest, _cluster_pb2.MoveShardResponse]
     """Says on which leaf a replica, or the primary, of a shard is wanted. Returns at once; GetStatus shows how far it is."""
+    SplitShards: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.SplitShardsRequest, _cluster_pb2.SplitShardsResponse]
+    """Has shards cut in two while they serve. Returns at once; GetStatus shows how far it is. A shard that is to be split already is
+    returned as it is. NOT_FOUND for a shard that there is not, FAILED_PRECONDITION for one that cannot be cut any finer,
+    RESOURCE_EXHAUSTED when the map would have too many; then nothing is done.
+    """
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
@@ -75,6 +80,11 @@ class ClusterAsyncStub(ClusterStub):
     """Takes a leaf out of the cluster. FAILED_PRECONDITION while it holds something; see RemoveLeafRequest.force."""
     MoveShard: _aio.UnaryUnaryMultiCallable[_cluster_pb2.MoveShardRequest, _cluster_pb2.MoveShardResponse]  # type: ignore[assignment]
     """Says on which leaf a replica, or the primary, of a shard is wanted. Returns at once; GetStatus shows how far it is."""
+    SplitShards: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SplitShardsRequest, _cluster_pb2.SplitShardsResponse]  # type: ignore[assignment]
+    """Has shards cut in two while they serve. Returns at once; GetStatus shows how far it is. A shard that is to be split already is
+    returned as it is. NOT_FOUND for a shard that there is not, FAILED_PRECONDITION for one that cannot be cut any finer,
+    RESOURCE_EXHAUSTED when the map would have too many; then nothing is done.
+    """
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
     """The map, the collections and the state of the cluster. Served by every router."""
@@ -150,5 +160,16 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.MoveShardResponse, _abc.Awaitable[_cluster_pb2.MoveShardResponse]]:
         """Says on which leaf a replica, or the primary, of a shard is wanted. Returns at once; GetStatus shows how far it is."""
+
+    @_abc_1.abstractmethod
+    def SplitShards(
+        self,
+        request: _cluster_pb2.SplitShardsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.SplitShardsResponse, _abc.Awaitable[_cluster_pb2.SplitShardsResponse]]:
+        """Has shards cut in two while they serve. Returns at once; GetStatus shows how far it is. A shard that is to be split already is
+        returned as it is. NOT_FOUND for a shard that there is not, FAILED_PRECONDITION for one that cannot be cut any finer,
+        RESOURCE_EXHAUSTED when the map would have too many; then nothing is done.
+        """
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
