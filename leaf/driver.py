@@ -33,6 +33,7 @@ from leaf.replication.actions import Action
 from leaf.replication.dedup import DedupTable
 from leaf.replication.events import Event
 from leaf.replication.events import Outcome as CasOutcome
+from leaf.replication.machine import Role
 from leaf.replication.messages import Entry, Message, RequestId
 from leaf.replication.timings import Timings
 from leaf.shard_store import ShardStore
@@ -40,6 +41,9 @@ from leaf.splitter import Splitter
 
 OPEN_RETRY_S: Final = 0.1
 """Pause after a coordinator that did not answer when replicas were to be opened, doubled up to a maximum."""
+
+IN_SYNC: Final = (Role.PRIMARY, Role.SECONDARY)
+"""What a replica is while it answers searches."""
 
 _log = structlog.get_logger(__name__)
 
@@ -286,12 +290,15 @@ class Driver:
         machine = replica.machine
         if machine is None:
             return
+        was_in_sync = machine.role in IN_SYNC
         try:
             actions = deque(machine.step(event, self.clock.monotonic()))
             while actions:
                 following = self._perform(replica, actions.popleft())
                 if following is not None:
                     actions.extend(machine.step(following, self.clock.monotonic()))
+            if machine.role in IN_SYNC and not was_in_sync:
+                self.index.require(replica.shard, machine.applied)
         except StorageError as error:
             self.committer.fail(str(error))
         except KvShardError:

@@ -83,6 +83,10 @@ class Index(Protocol):
         """The map's collections now."""
         ...
 
+    def require(self, shard: int, seqno: int) -> None:
+        """Answer no search of the shard before its index holds the entries through a seqno."""
+        ...
+
     def split(self, shard: int, child: int, first_slot: int, last_slot: int, seqno: int) -> None:
         """These slots have left the shard for the child with this entry."""
         ...

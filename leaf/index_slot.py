@@ -88,6 +88,7 @@ class IndexSlot:
         self.index: TextIndex | None = None
         self.is_awaited = False
         self.forks: tuple[Fork, ...] = ()
+        self._forkable_after = 0
         self._path = path
         self._source = source
         self._clock = clock
@@ -129,11 +130,9 @@ class IndexSlot:
         """When the next step is due; None: not until something happens. wanted: a search waits for this seqno (0: none)."""
         if self.is_awaited and self.phase is Phase.OPENING:
             return None
-        if self.forks or self._is_uncut():
-            return self._not_before
         if self.phase is not Phase.SERVING or self._damaged is not None or self._is_behind:
             return self._not_before
-        if not self.covers(wanted):
+        if not self.covers(wanted) or self.forks or self._is_uncut():
             return self._not_before
         if not self.covers(applied):
             return max(self._not_before, self._refreshed_at + interval_s)
@@ -202,7 +201,8 @@ class IndexSlot:
 
     def _fork(self, index: TextIndex, fork: Fork) -> None:
         try:
-            if not fork.path.exists():
+            # Of what had left before a rebuild ended it has read only a part.
+            if fork.seqno > self._forkable_after and not fork.path.exists():
                 index.fork(fork.path, fork.first_slot, fork.last_slot, fork.seqno, self._source.slot_of)
         except IndexFailed as error:
             self._log.warning("the index of a split's child will be built from its values", child=fork.child, error=str(error))
@@ -226,7 +226,6 @@ class IndexSlot:
         if self._path.exists():
             self._log.warning("search index is rebuilt", reason=reason)
         self.phase = Phase.REBUILDING
-        self.forks = ()
         self.close()
         self.index = None
         self._rebuilding = None
@@ -246,6 +245,7 @@ class IndexSlot:
                 index.write({key: (value, expires_at_ms) for key, value, _, expires_at_ms in documents})
                 self._rebuild_from = documents[-1][0] + b"\0"
                 return
+            self._forkable_after = self._source.applied_seqno(self.shard)
             index.commit(self._rebuild_through)
         except IndexFailed:
             self.close()

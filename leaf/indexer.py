@@ -60,6 +60,7 @@ class Indexer:
         self._slots: dict[tuple[int, int], IndexSlot] = {}
         self._shards: set[int] = set()
         self._applied: dict[int, int] = {}
+        self._floor: dict[int, int] = {}
         self._news: set[int] = set()
         self._waiters: dict[IndexSlot, list[tuple[int, asyncio.Future[None]]]] = {}
         self._unwanted: list[Path] = []
@@ -78,6 +79,7 @@ class Indexer:
         """Start to keep the indexes of this shard, which has recovered. Collections without a schema have none."""
         self._shards.add(shard)
         self._applied[shard] = self._source.applied_seqno(shard)
+        self.require(shard, self._applied[shard])
         self._set_collections(shard, collections)
 
     def set_collections(self, shards: Iterable[int], collections: Sequence[Collection]) -> None:
@@ -91,6 +93,13 @@ class Indexer:
         self._shards.discard(shard)
         for slot in self._slots_of(shard):
             self._forget(slot)
+
+    def require(self, shard: int, seqno: int) -> None:
+        """Answer no search of this shard before its index holds the entries through a seqno.
+
+        An index that was opened, or whose replica was learning, may be behind by any time; afterwards it is by one refresh.
+        """
+        self._floor[shard] = seqno
 
     def remove_shard(self, shard: int) -> None:
         """Remove the files of a shard that is not open here."""
@@ -162,8 +171,8 @@ class Indexer:
         await loop.run_in_executor(None, self._index_pool.shutdown)
 
     async def _search(self, request: ShardSearch, collection: Collection, slot: IndexSlot, deadline: float) -> ShardSearchReply:
-        if request.refresh:
-            await self._wait_for(slot, self._source.applied_seqno(request.shard))
+        applied = self._source.applied_seqno(request.shard)
+        await self._wait_for(slot, applied if request.refresh else min(applied, self._floor.get(request.shard, 0)))
         for _ in range(2):
             index = await self._serving_index(slot)
             try:

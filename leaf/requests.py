@@ -153,14 +153,15 @@ class Requests:
         return {index: moved for index, key in enumerate(request.keys) if slot_of(key) > last_slot}
 
     def _check_cuts(self, request: ShardScan | ShardSearch) -> None:
-        """Raise ShardMoved, or NotReady, unless this replica's range is the one that the sender asks for."""
-        cuts = self._store.state(request.shard).splits.cuts
-        if request.cuts is None or request.cuts == cuts:
-            return
-        if request.cuts < cuts:
+        """Raise ShardMoved, or NotReady, unless this replica's range is the one that the sender asks for, and is counted."""
+        splits = self._store.state(request.shard).splits
+        if request.cuts is not None and request.cuts < splits.cuts:
             raise _moved(request.shard)
         details = ErrorDetails(shards=(request.shard,), retry_after_ms=RETRY_AFTER_MS)
-        raise NotReady(f"the replica of shard {request.shard} has not applied its split yet", details)
+        if request.cuts is not None and request.cuts > splits.cuts:
+            raise NotReady(f"the replica of shard {request.shard} has not applied its split yet", details)
+        if not splits.is_counted:  # How much of what is counted has left shows when it is copied, or removed.
+            raise NotReady(f"the replica of shard {request.shard} does not know yet how much has left it", details)
 
     def scan(self, request: ShardScan) -> ShardScanReply | None:
         """Answer a scan with one chunk, or None when it must wait (`scan_later`); `prepare` or `is_ready` came before."""

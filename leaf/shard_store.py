@@ -325,6 +325,12 @@ class ShardStore:
         state = self.state(shard)
         state.counts = self.splits.copy(shard, state.splits, state.counts)
 
+    def clean_chunk(self, shard: int, child: int) -> bool:
+        """Remove the next piece of what has left the shard for a child. Returns whether that was all. Raises StorageError."""
+        state = self.state(shard)
+        state.counts = self.splits.clean(shard, state.splits, child, state.counts)
+        return all(each.part.child != child for each in state.splits.departed)
+
     def counts(self, shard: int, collection_id: int) -> Counts:
         """Documents and bytes of a collection."""
         return self.state(shard).counts.get(collection_id, NO_COUNTS)

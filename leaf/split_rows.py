@@ -1,7 +1,8 @@
 """A shard's split in the engine: the shadow of what is to leave, what has left, and the marks that survive a crash.
 
     m parent "shadow"           -> child, at_slot, last_slot, is_complete     before the split
-    m parent "departed" child   -> child, at_slot, last_slot, seqno, epoch, is_copied     after it, until the parent is cleaned
+    m parent "departed" child   -> child, at_slot, last_slot, seqno, epoch, is_copied, is_counted     after it, until the
+                                   parent is cleaned
     m child "shadow-of"         -> parent     the child's rows here are no replica yet
 
 A shadow that is not complete is begun anew after a restart: its cursor is kept in memory only. A complete one stays equal to
@@ -32,7 +33,7 @@ CHUNK_BYTES: Final = 512 * 1024
 """Rows walked in one piece: it holds the event loop for about 2 ms."""
 
 _MARK: Final = Struct(">IIIB")
-_DEPARTED: Final = Struct(">IIIQQB")
+_DEPARTED: Final = Struct(">IIIQQBB")
 _CHILD: Final = Struct(">I")
 
 _SHADOW: Final = b"shadow"
@@ -58,6 +59,11 @@ class SplitState:
     departed: tuple[Departed, ...] = ()
     late: dict[int, Shadow] = field(default_factory=dict)
     cleaned: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the shard's counts are without everything that has left."""
+        return all(each.is_counted for each in self.departed)
 
     @property
     def has_leftovers(self) -> bool:
@@ -94,8 +100,8 @@ class SplitRows:
             else:
                 self._remove(shard, child, changes)
         for row in self._departed_rows(shard):
-            child, at_slot, last_slot, seqno, epoch, is_copied = _DEPARTED.unpack(row)
-            each = Departed(Part(child, at_slot, last_slot), seqno, epoch, bool(is_copied))
+            child, at_slot, last_slot, seqno, epoch, is_copied, is_counted = _DEPARTED.unpack(row)
+            each = Departed(Part(child, at_slot, last_slot), seqno, epoch, bool(is_copied), bool(is_counted))
             state.departed += (each,)
             if not is_copied:
                 state.late[child] = Shadow(each.part)
@@ -118,7 +124,7 @@ class SplitRows:
 
     def has_uncopied(self, shard: int) -> bool:
         """Whether a part has left the shard that is still to be copied from its rows."""
-        return any(not _DEPARTED.unpack(row)[-1] for row in self._departed_rows(shard))
+        return any(not _DEPARTED.unpack(row)[-2] for row in self._departed_rows(shard))
 
     def _departed_rows(self, shard: int) -> list[bytes]:
         # A shard of n slots can be split n - 1 times at most, so one look finds all.
@@ -131,7 +137,7 @@ class SplitRows:
         if row is not None:
             self._remove(shard, _MARK.unpack(row)[0], batch)
         for row in self._departed_rows(shard):
-            child, *_, is_copied = _DEPARTED.unpack(row)
+            child, *_, is_copied, _ = _DEPARTED.unpack(row)
             if not is_copied:
                 self._remove(shard, child, batch)
         prefix = layout.meta_key(shard, _DEPARTED_NAME)
@@ -238,7 +244,7 @@ class SplitRows:
         batch.put(layout.range_key(shard), layout.pack_range(state.last_slot, state.cuts))
         # A replica of the child may have been made anew here; then nothing is derived of this one.
         is_derived = self.may_begin(part.child)
-        departed = Departed(part, entry.seqno, entry.epoch, is_copied=not is_derived)
+        departed = Departed(part, entry.seqno, entry.epoch, is_copied=not is_derived, is_counted=False)
         state.departed += (departed,)
         batch.put(_departed_key(shard, part.child), _pack(departed))
         if not is_derived:
@@ -269,7 +275,7 @@ class SplitRows:
                 batch.delete(layout.counts_key(child, collection_id))
         after = without(counts, shadow.counts)
         _put_counts(shard, {each: after[each] for each in shadow.counts}, batch)
-        copied = replace(departed, is_copied=True)
+        copied = replace(departed, is_copied=True, is_counted=True)
         batch.put(_departed_key(shard, child), _pack(copied))
         state.departed = tuple(copied if each is departed else each for each in state.departed)
         del state.late[child]
@@ -283,23 +289,29 @@ class SplitRows:
             counts = self.copy(shard, state, counts)
         return counts
 
-    def clean(self, shard: int, state: SplitState, child: int) -> bool:
-        """Remove the next piece of the rows that have left for a child. Returns whether that was the last one."""
+    def clean(self, shard: int, state: SplitState, child: int, counts: dict[int, Counts]) -> dict[int, Counts]:
+        """Remove the next piece of the rows that have left for a child; `departed` has the child until the last one.
+
+        Returns the shard's counts.
+        """
         departed = next(each for each in state.departed if each.part.child == child)
         assert departed.is_copied, f"shard {shard}: rows that left for {child} are still needed"
         start, end = layout.shard_range(ord("v"), shard)
         rows, has_more = self._engine.scan(_behind(start, state.cleaned.get(child, b"")), end, self.chunk_rows, CHUNK_BYTES)
         batch = self._engine.new_batch()
-        clean_rows(shard, departed.part, rows, self.slot_of, batch)
+        removed = clean_rows(shard, departed.part, rows, self.slot_of, batch)
+        if not departed.is_counted:
+            counts = without(counts, removed)
+            _put_counts(shard, {each: counts[each] for each in removed}, batch)
         if not has_more:
             batch.delete(_departed_key(shard, child))
         self._engine.write(batch)
         if has_more:
             state.cleaned[child] = rows[-1][0][layout.PLACE_AT :]
-            return False
-        state.cleaned.pop(child, None)
-        state.departed = tuple(each for each in state.departed if each is not departed)
-        return True
+        else:
+            state.cleaned.pop(child, None)
+            state.departed = tuple(each for each in state.departed if each is not departed)
+        return counts
 
 
 def _behind(start: bytes, place: bytes) -> bytes:
@@ -311,7 +323,7 @@ def _departed_key(shard: int, child: int) -> bytes:
 
 
 def _pack(departed: Departed) -> bytes:
-    return _DEPARTED.pack(*departed.part, departed.seqno, departed.epoch, departed.is_copied)
+    return _DEPARTED.pack(*departed.part, departed.seqno, departed.epoch, departed.is_copied, departed.is_counted)
 
 
 def _put_counts(shard: int, counts: Mapping[int, Counts], batch: Batch) -> None:

@@ -228,7 +228,7 @@ class Splitter:
         host = self._host
         known = host.maps.current.shards
         child = next(each.part.child for each in splits.departed if each.part.child in known)
-        if not host.store.splits.clean(shard, splits, child):
+        if not host.store.clean_chunk(shard, child):
             return
         config = known[child]
         is_placed = host.leaf in config.desired or any(each.leaf == host.leaf for each in config.replicas)

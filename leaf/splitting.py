@@ -99,12 +99,17 @@ class Shadow:
 
 @dataclass(frozen=True, slots=True)
 class Departed:
-    """A part that has left by the entry (epoch, seqno). is_copied: the child's state here is whole."""
+    """A part that has left by the entry (epoch, seqno).
+
+    is_copied: the child's state here is whole, or was made in another way, so that these rows are not needed. is_counted: the
+    parent's counts are without it.
+    """
 
     part: Part
     seqno: int
     epoch: int
     is_copied: bool
+    is_counted: bool
 
 
 class Task(Enum):
@@ -222,9 +227,9 @@ def copy_rows(
         shadow.cursor, shadow.walked = rows[-1][0][PLACE_AT:], shadow.walked + len(rows)
 
 
-def clean_rows(parent: int, part: Part, rows: Iterable[Row], slot_of: SlotOf, batch: Batch) -> int:
-    """Remove what of these value rows belongs to the part, and what belongs to it; no counts. Returns how many keys."""
-    removed = 0
+def clean_rows(parent: int, part: Part, rows: Iterable[Row], slot_of: SlotOf, batch: Batch) -> dict[int, Counts]:
+    """Remove what of these value rows belongs to the part, with what hangs on it. Returns the counts of that."""
+    removed: dict[int, Counts] = {}
     for row_key, row in rows:
         collection_id, key = key_of_place(row_key)
         if not part.holds(slot_of(key)):
@@ -235,7 +240,8 @@ def clean_rows(parent: int, part: Part, rows: Iterable[Row], slot_of: SlotOf, ba
             batch.delete(large_prefix(parent, collection_id) + key)
         if expires_at_ms != NEVER:
             batch.delete(expiry_key(parent, expires_at_ms, collection_id, key))
-        removed += 1
+        documents, size_sum = removed.get(collection_id, NO_COUNTS)
+        removed[collection_id] = Counts(documents + 1, size_sum + len(key) + size)
     return removed
 
 

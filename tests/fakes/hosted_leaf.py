@@ -33,6 +33,7 @@ class FakeIndex:
         self.collections: list[str] = []
         self.refreshed: list[tuple[int, int]] = []
         self.splits: list[tuple[int, int, int, int, int]] = []
+        self.required: list[tuple[int, int]] = []
         self.through = 10**9
 
     def open_shard(self, shard, collections) -> None:
@@ -44,6 +45,9 @@ class FakeIndex:
 
     def close_shard(self, shard: int) -> None:
         self.closed.append(shard)
+
+    def require(self, shard: int, seqno: int) -> None:
+        self.required.append((shard, seqno))
 
     def split(self, shard: int, child: int, first_slot: int, last_slot: int, seqno: int) -> None:
         self.splits.append((shard, child, first_slot, last_slot, seqno))
