@@ -43,6 +43,9 @@ def summary(count: int, counts: Counter[str], virtual_s: float, cpu_s: float, el
         f"{counts['primary changes']:,} changes of a primary, {counts['evictions']:,} evictions, {counts['taken in sync']:,} "
         f"learners taken in sync, {counts['snapshots']:,} snapshots, {counts['truncated']:,} entries truncated, "
         f"{counts['moves']:,} moves",
+        f"{counts['splits wanted']:,} splits of shards wanted, {counts['splits committed']:,} in the log, "
+        f"{counts['splits finished']:,} in the map; {counts['moved']:,} requests met a key that had moved, "
+        f"{counts['parted']:,} writes went on in two shards",
         f"{sum(faults.values()):,} faults: " + ", ".join(f"{number:,} {name}" for name, number in faults.items()),
         f"healing {counts['healing ms'] / max(count, 1):.0f} ms on average, {counts['undecided keys']} histories undecided",
         f"{counts['acknowledged writes']:,} acknowledged writes looked for in the end, lost: {counts['lost writes']}",

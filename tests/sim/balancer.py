@@ -21,7 +21,7 @@ class Balancer:
         if self.sim.faults.is_over:
             return
         sim, rng = self.sim, self.sim.world.rng
-        shard = rng.randrange(sim.shards)
+        shard = rng.choice(list(sim.coordinator.configs))
         desired = list(sim.coordinator.configs[shard].desired)
         spare = [name for name in sim.names if name not in desired]
         if spare and rng.random() < 0.6:

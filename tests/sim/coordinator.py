@@ -6,7 +6,8 @@ from typing import Protocol
 
 from sim.world import World
 
-from kvshard.clustermap import Replica, ShardConfig
+from kvshard.clustermap import Replica, ShardConfig, WantedSplit
+from kvshard.splitting import divided
 from leaf.replication.events import CasAnswer, Outcome
 
 
@@ -15,6 +16,9 @@ class Judge(Protocol):
 
     def config_changes(self, before: ShardConfig, after: ShardConfig) -> None:
         """Raise Violation when it must not happen."""
+
+    def shard_divided(self, parent: ShardConfig, child: ShardConfig) -> None:
+        """The same, of a split's end."""
 
 
 class Watcher(Protocol):
@@ -119,13 +123,44 @@ class Coordinator:
         """Change where a shard is wanted; the epoch stays."""
         self._store(dataclasses.replace(self.configs[shard], desired=desired))
 
+    # Splits
+
+    def set_split(self, shard: int, wanted: WantedSplit) -> None:
+        """Wish for a split; the epoch stays."""
+        self._store(dataclasses.replace(self.configs[shard], split=wanted))
+
+    def finish_split(self, leaf: str, shard: int, epoch: int, wanted: WantedSplit) -> None:
+        """Ask for the end of a split. Nobody is answered: the watch tells, else it is asked for again."""
+        self.world.at(self._pause(), self._serve_finish, leaf, shard, epoch, wanted)
+
+    def _serve_finish(self, leaf: str, shard: int, epoch: int, wanted: WantedSplit) -> None:
+        rng = self.world.rng
+        fate = 0.0 if self.reaches(leaf) and rng.random() >= self.ambiguity else rng.random()
+        if fate < 0.35:
+            self._finish(shard, epoch, wanted)
+        elif fate < 0.65:
+            self.world.at(rng.random() ** 2 * 4.0, self._finish, shard, epoch, wanted)
+
+    def _finish(self, shard: int, epoch: int, wanted: WantedSplit) -> None:
+        """As `kvshard/coordination/splits.py` does it."""
+        held = self.configs[shard]
+        if held.split != wanted or held.epoch != epoch or not all(each.incarnation for each in held.in_sync):
+            return
+        parent, child = divided(held)
+        self.judge.shard_divided(parent, child)
+        for config in (parent, child):
+            self._put(config)
+
     # Watches
 
     def _store(self, config: ShardConfig) -> None:
         before = self.configs[config.id]
         self.judge.config_changes(before, config)
+        self._put(config)
+
+    def _put(self, config: ShardConfig) -> None:
         self.configs[config.id] = config
-        self.revisions[config.id] += 1
+        self.revisions[config.id] = self.revisions.get(config.id, 0) + 1
         self.world.note("coordinator", config.id, config)
         for watcher in self.watchers:
             self._watch(watcher, config.id, self.watch_delay * self.world.rng.expovariate(1.0))

@@ -1,6 +1,7 @@
 """The disk of a leaf: operations of all its shards in one order, made durable by one flush at a time.
 
-A crash keeps any prefix of what was not yet flushed. A wipe keeps nothing.
+A split that is applied makes the child's image in the same operation, of the parent's as it is at that entry. A crash keeps any
+prefix of what was not yet flushed. A wipe keeps nothing.
 """
 
 from collections.abc import Callable
@@ -8,6 +9,9 @@ from dataclasses import dataclass, field
 
 from sim.world import World
 
+from kvshard.clustermap import ShardConfig
+from kvshard.splitting import derived_incarnation, origin_of
+from leaf.operations import Split
 from leaf.replication.actions import Append, Apply, InstallSnapshot, SaveEpoch, TrimLog, Truncate
 from leaf.replication.dedup import DedupTable
 from leaf.replication.messages import Entry
@@ -16,7 +20,12 @@ State = dict[int, tuple[int, int]]
 """Key -> (value, version)."""
 
 CLEAR = "clear"
-"""Payload of an entry that removes every key; any other payload is None (a barrier) or (key, value or None) pairs."""
+"""Payload of an entry that removes every key; others are None (a barrier), a Split, or (key, value or None) pairs.
+
+A key is its own token slot."""
+
+RANGE = -1
+"""Key of the row of a snapshot that says where the range ends."""
 
 
 def contribution(key: int, item: tuple[int, int]) -> int:
@@ -40,6 +49,10 @@ def fold(state: State, entry: Entry, digest: int = 0) -> int:
     if payload == CLEAR:
         state.clear()
         return 0
+    if isinstance(payload, Split):
+        for key in [key for key in state if key >= payload.at_slot]:
+            digest ^= contribution(key, state.pop(key))
+        return digest
     assert isinstance(payload, tuple)
     for key, value in payload:
         before = state.pop(key, None)
@@ -51,12 +64,26 @@ def fold(state: State, entry: Entry, digest: int = 0) -> int:
     return digest
 
 
+Rows = tuple[tuple[int, tuple[int, int]], ...]
+
+
+def rows_of(state: State, last_slot: int) -> Rows:
+    """A state as it travels."""
+    return ((RANGE, (last_slot, 0)), *sorted(state.items()))
+
+
+def split_rows(rows: Rows) -> tuple[State, int]:
+    """The state that has travelled, and where its range ends."""
+    state = dict(rows)
+    return state, state.pop(RANGE)[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Install:
     """An InstallSnapshot with the rows that were staged for it."""
 
     action: InstallSnapshot
-    rows: tuple[tuple[int, tuple[int, int]], ...]
+    rows: Rows
 
 
 Operation = SaveEpoch | Append | Truncate | Install | Apply | TrimLog
@@ -64,16 +91,18 @@ Operation = SaveEpoch | Append | Truncate | Install | Apply | TrimLog
 
 @dataclass(slots=True)
 class Image:
-    """What is durable of one replica."""
+    """What is durable of one replica. departed: splits applied here, by child: (seqno, first slot that left)."""
 
     incarnation: str
     dedup: DedupTable
+    last_slot: int
     epoch: int = 0
     base_seqno: int = 0
     base_epoch: int = 0
     entries: list[Entry] = field(default_factory=list)
     applied: int = 0
     state: State = field(default_factory=dict)
+    departed: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def last(self) -> int:
@@ -88,18 +117,18 @@ class Image:
             return self.entries[seqno - self.base_seqno - 1].epoch
         return None
 
-    def perform(self, operation: Operation) -> None:
-        """Make one operation durable."""
+    def perform(self, operation: Operation) -> "dict[int, Image]":
+        """Make one operation durable. Returns the images of children that it made."""
+        children: dict[int, Image] = {}
         if isinstance(operation, Append):
             assert operation.entries[0].seqno == self.last + 1, f"a gap in the log on disk: {operation} after {self.last}"
             self.entries.extend(operation.entries)
         elif isinstance(operation, Apply):
             for entry in operation.entries:
                 if entry.seqno > self.applied:
-                    fold(self.state, entry)
-                    self.applied = entry.seqno
-                    if entry.request is not None:
-                        self.dedup.record(entry.request, entry.seqno, entry.result)
+                    if isinstance(entry.payload, Split):
+                        children[entry.payload.child] = self.divide(entry, entry.payload)
+                    self._apply(entry)
         elif isinstance(operation, SaveEpoch):
             self.epoch = operation.epoch
         elif isinstance(operation, Truncate):
@@ -109,6 +138,29 @@ class Image:
             self._trim(operation.through)
         else:
             self._install(operation)
+        return children
+
+    def _apply(self, entry: Entry) -> None:
+        fold(self.state, entry)
+        self.applied = entry.seqno
+        if entry.request is not None:
+            self.dedup.record(entry.request, entry.seqno, entry.result)
+        if isinstance(entry.payload, Split):
+            self.last_slot = entry.payload.at_slot - 1
+            self.departed[entry.payload.child] = (entry.seqno, entry.payload.at_slot)
+
+    def divide(self, entry: Entry, split: Split) -> "Image":
+        """The child's image, of what this one holds when the entry is applied."""
+        state = {key: item for key, item in self.state.items() if key >= split.at_slot}
+        return Image(
+            derived_incarnation(self.incarnation, split.child),
+            self.dedup.copy(),
+            split.last_slot,
+            base_seqno=entry.seqno,
+            base_epoch=entry.epoch,
+            applied=entry.seqno,
+            state=state,
+        )
 
     def _trim(self, through: int) -> None:
         if through > self.base_seqno:
@@ -122,7 +174,8 @@ class Image:
         action = operation.action
         self.entries = []
         self.base_seqno, self.base_epoch = action.seqno, action.seqno_epoch
-        self.state = dict(operation.rows)
+        self.state, self.last_slot = split_rows(operation.rows)
+        self.departed = {}
         self.applied = action.seqno
         self.dedup.restore(action.dedup, action.forgotten_through)
 
@@ -156,15 +209,25 @@ class Disk:
         kept = self.world.rng.choice((0, len(pending), self.world.rng.randint(0, len(pending))))
         for shard, _, operation in pending[:kept]:
             if shard in self.images:
-                self.images[shard].perform(operation)
+                self._perform(shard, operation)
         self._waiting, self._flushing = [], []
         self._boot = 0
+
+    def _perform(self, shard: int, operation: Operation) -> None:
+        for child, image in self.images[shard].perform(operation).items():
+            self.images.setdefault(child, image)  # What is there already is of a replica that joined by itself.
 
     def drop(self, shard: int) -> None:
         """Delete a replica's data."""
         self.images.pop(shard, None)
         self._waiting = [each for each in self._waiting if each[0] != shard]
         self._flushing = [each for each in self._flushing if each[0] != shard]
+
+    def will_divide(self, leaf: str, config: ShardConfig) -> bool:
+        """The leaf has the data of which that of this replica in sync will be made, when a split is applied."""
+        origin = next((origin_of(each.incarnation) for each in config.in_sync if each.leaf == leaf), None)
+        parent = next((image for image in self.images.values() if image.incarnation == origin), None)
+        return parent is not None and config.id not in parent.departed and parent.last_slot >= config.first_slot
 
     def _begin(self) -> None:
         self._flushing, self._waiting = self._waiting, []
@@ -178,9 +241,8 @@ class Disk:
         if boot != self._boot:
             return
         tickets: dict[int, int] = {}
-        images = self.images
         for shard, ticket, operation in self._flushing:
-            images[shard].perform(operation)
+            self._perform(shard, operation)
             if ticket > tickets.get(shard, 0):
                 tickets[shard] = ticket
         self._flushing = []

@@ -16,6 +16,7 @@ FAULT = "fault: "
 KINDS = (
     "crash",
     "crash all",
+    "leave",
     "wipe",
     "pause",
     "cut",
@@ -103,6 +104,12 @@ class Faults:
     def _crash_all(self, _: str) -> None:
         for name in self.sim.names:
             self._crash(name)
+
+    def _leave(self, name: str) -> None:
+        """A stop as a person asks for it: the leaf hands over what it leads, as far as it can in time, and ends."""
+        leaf = self.sim.leaves[name]
+        leaf.leave(self.sim.timings.failure_timeout)
+        self.world.at(self.sim.timings.failure_timeout + self._length(), leaf.start)
 
     def _wipe(self, name: str) -> None:
         """Only where each shard keeps another in-sync copy: no replication survives the loss of all of them."""

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sim.disk import CLEAR, Image, Install, digest_of, fold
+from sim.disk import CLEAR, Image, Install, Rows, digest_of, fold, rows_of, split_rows
+from sim.splits import pending_split
 
 from kvshard.clustermap import ShardConfig
+from leaf.operations import Split
 from leaf.replication import actions as act
 from leaf.replication.events import CasAnswer, Conclude, Event, Propose, Read, Receive, SnapshotRows, Write
 from leaf.replication.machine import ReadNow, ReplicationMachine, Role
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 ROWS_PER_CHUNK = 4
 """Small, so that a snapshot takes several chunks and faults fall between them."""
 
-Rows = tuple[tuple[int, tuple[int, int]], ...]
 Found = dict[int, tuple[int, int] | None]
 
 
@@ -55,7 +56,11 @@ class ReadCall:
 
 
 class Host:
-    """A machine with the state it applies to. `state` is what readers see; the disk follows behind."""
+    """A machine with the state it applies to. `state` is what readers see; the disk follows behind.
+
+    last_slot: the end of its range. departed: splits applied, by child: (seqno, first slot that left). proposals: splits that
+    are being put into the log, by token. finish_at: when the end of a split may be asked for again.
+    """
 
     def __init__(self, leaf: "Leaf", shard: int, machine: ReplicationMachine, image: Image) -> None:
         self.leaf = leaf
@@ -69,6 +74,10 @@ class Host:
         self.digest = digest_of(self.state)
         self.log_base = image.base_seqno
         self.log = list(image.entries)
+        self.last_slot = image.last_slot
+        self.departed = dict(image.departed)
+        self.proposals: dict[int, Split] = {}
+        self.finish_at = float("-inf")
         self.is_dropped = False
         self.seen_committed = 0
         self.seen_epoch = 0
@@ -79,6 +88,7 @@ class Host:
         self.snapshots: dict[int, Rows] = {}
         self.staged: dict[int, Rows] = {}
         self.boot = leaf.boot
+        self.note_map()
         self.oracle.recovered(self)
 
     def __repr__(self) -> str:
@@ -101,6 +111,10 @@ class Host:
         for action in actions:
             HANDLERS[type(action)](self, action)
         self.oracle.after_actions(self)
+
+    def note_map(self) -> None:
+        """Tell the machine whether something has left that the map, as this leaf knows it, does not name yet."""
+        self.machine.is_dividing = any(child not in self.leaf.seen for child in self.departed)
 
     @property
     def marks(self) -> tuple[object, ...]:
@@ -135,14 +149,26 @@ class Host:
         self.step(Read(token, keys, is_strong))
         return token
 
+    def left_by(self, key: int) -> int | None:
+        """Seqno of the split by which a key has left, 0 when it is not known any more; None: it is here."""
+        if key <= self.last_slot:
+            return None
+        return min((seqno for seqno, at_slot in self.departed.values() if at_slot <= key), default=0)
+
     def _serve(self, call: ReadCall, seqno: int, age_s: float | None) -> None:
+        left = [by for by in map(self.left_by, call.keys or ()) if by is not None]
+        if left:
+            call.answer("MOVED", min(left), None)
+            return
         found = self.values_of(call.keys)
         self.oracle.read_served(self, call, seqno, age_s, found)
         call.answer("read", self.applied, found)
 
     def values_of(self, keys: tuple[int, ...] | None) -> Found:
-        """(value, version) of keys as readers see them; None: all there are."""
-        return {key: self.state.get(key) for key in (self.state if keys is None else keys)}
+        """(value, version) of keys as readers see them; None: all that are in its range."""
+        if keys is None:
+            keys = tuple(key for key in self.oracle.keys if key <= self.last_slot)
+        return {key: self.state.get(key) for key in keys}
 
     # Actions
 
@@ -172,7 +198,9 @@ class Host:
     def _install(self, action: act.InstallSnapshot) -> None:
         rows = tuple(row for index in sorted(self.staged) for row in self.staged[index])
         self.staged = {}
-        self.state = dict(rows)
+        self.state, self.last_slot = split_rows(rows)
+        self.departed = {}
+        self.note_map()
         self.applied = action.seqno
         self.digest = digest_of(self.state)
         self.log, self.log_base = [], action.seqno
@@ -184,9 +212,17 @@ class Host:
         self.oracle.applying(self, action.entries)
         for entry in action.entries:
             self.digest = fold(self.state, entry, self.digest)
+            if isinstance(entry.payload, Split):
+                self._divided(entry.seqno, entry.payload, action)
         self.applied = action.entries[-1].seqno
         self.oracle.applied(self)
         self.leaf.disk.put(self.shard, 0, action)
+
+    def _divided(self, seqno: int, split: Split, action: act.Apply) -> None:
+        self.last_slot = split.at_slot - 1
+        self.departed[split.child] = (seqno, split.at_slot)
+        self.note_map()
+        self.oracle.divided(self, seqno, action.table or self.machine.dedup)
 
     def _trim(self, action: act.TrimLog) -> None:
         if action.through > self.log_base:
@@ -195,28 +231,48 @@ class Host:
         self.leaf.disk.put(self.shard, 0, action)
 
     def _evaluate(self, action: act.Evaluate) -> None:
+        split = self.proposals.pop(action.token, None)
+        if split is not None:
+            self.step(Propose(action.token, None, split, None, 0, None))
+            return
         call = self.calls[action.token]
         assert isinstance(call, WriteCall)
-        request = call.request
-        event: Event
+        refusal = self._refusal(call.request)
+        if refusal is not None:
+            del self.calls[action.token]
+            call.answer(*refusal, None)
+            return
+        self.step(self._evaluated(action.token, call.request))
+
+    def _refusal(self, request: WriteRequest) -> tuple[str, int] | None:
+        """What leaves with a split in flight belongs to the child: a write behind it would be lost to it."""
+        pending = pending_split(self.machine)
+        if pending is not None and not request.values:
+            return "NOT_READY", 0  # One entry of all keys at a time.
+        for key, _ in request.values:
+            by = self.left_by(key)
+            if by is None and pending is not None and key >= pending[1].at_slot:
+                by = pending[0]
+            if by is not None:
+                return "MOVED", by
+        return None
+
+    def _evaluated(self, token: int, request: WriteRequest) -> Event:
         if not request.values:
-            event = Propose(action.token, request.id, CLEAR, None, 20, ("clear", 0))
-        else:
-            key, value = request.values[0]
-            held, depends_on = self.latest(key)
-            version = held[1] if held else 0
-            if request.expected is not None and request.expected != version:
-                event = Conclude(action.token, depends_on, ("conflict", held))
-            elif value is None and held is None:
-                event = Conclude(action.token, depends_on, ("absent", None))
-            else:
-                keys = tuple(key for key, _ in request.values)
-                event = Propose(action.token, request.id, request.values, keys, 40 * len(keys), ("done", value))
-        self.step(event)
+            return Propose(token, request.id, CLEAR, None, 20, ("clear", 0))
+        key, value = request.values[0]
+        held, depends_on = self.latest(key)
+        version = held[1] if held else 0
+        if request.expected is not None and request.expected != version:
+            return Conclude(token, depends_on, ("conflict", held))
+        if value is None and held is None:
+            return Conclude(token, depends_on, ("absent", None))
+        keys = tuple(key for key, _ in request.values)
+        return Propose(token, request.id, request.values, keys, 40 * len(keys), ("done", keys))
 
     def latest(self, key: int) -> tuple[tuple[int, int] | None, int]:
         """(value, version) of a key with pending writes (None: it does not exist), and the seqno this rests on."""
-        pending = self.machine.latest_write(key)
+        pending = self.machine.latest_write(key, by_name=pending_split(self.machine) is not None)
         if pending is None:
             held = self.state.get(key)
             return held, held[1] if held else 0
@@ -228,8 +284,25 @@ class Host:
         call = self.calls.pop(action.token, None)
         if call is not None:
             assert isinstance(call, WriteCall)
+            left = self.left_out(call.request, action.seqno, action.result)
+            if left is not None:
+                call.answer("MOVED", left, None)
+                return
             self.oracle.answering(self, call, action.seqno, action.result)
             call.answer("done", action.seqno, action.result)
+
+    def left_out(self, request: WriteRequest, seqno: int, result: object) -> int | None:
+        """By which split a key of a request has left that was done here without it; None: it was done whole.
+
+        A write that went on as two bears one id in both shards: that the id is known here says nothing of the other keys.
+        """
+        assert isinstance(result, tuple)
+        missing = [key for key, _ in request.values if key not in result[1]] if seqno else []
+        if not missing:
+            return None
+        left = self.left_by(missing[0])
+        self.oracle.require(left is not None, "I12", self, f"the id of {request} was used for {result}")
+        return left
 
     def _refuse(self, action: act.Refuse) -> None:
         call = self.calls.pop(action.token, None)
@@ -257,7 +330,7 @@ class Host:
         self.leaf.post(self.boot, self.leaf.learn, config, revision)
 
     def _open_snapshot(self, action: act.OpenSnapshot) -> None:
-        self.snapshots[action.snapshot] = tuple(sorted(self.state.items()))
+        self.snapshots[action.snapshot] = rows_of(self.state, self.last_slot)
 
     def _read_snapshot(self, action: act.ReadSnapshot) -> None:
         delay = 0.001 + 0.01 * self.world.rng.random()

@@ -38,13 +38,17 @@ healing (`Simulation.heal`).
 
 from bisect import bisect_right
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sim.disk import State, digest_of, fold
 from sim.host import Found, Host, ReadCall, WriteCall
+from sim.splits import all_keys
 from sim.world import Violation
 
 from kvshard.clustermap import Replica, ShardConfig
+from kvshard.splitting import origin_of
+from leaf.operations import Split
 from leaf.replication.actions import Action, CompareAndSet, InstallSnapshot
 from leaf.replication.dedup import DedupTable
 from leaf.replication.events import Event
@@ -61,12 +65,37 @@ MACHINE_CHECK_EVERY = 8
 """The machine's own `check_invariants` may look at whole tables, so it is not asked at every step."""
 
 
-class Oracle:
-    """The truth about one shard."""
+SERVED_ELSEWHERE = 1 << 62
+"""As what must be shown at least, of a key that a child of the shard has served: the shard can show nothing of it any more."""
 
-    def __init__(self, sim: "Simulation", shard: int) -> None:
+
+@dataclass
+class Part:
+    """What has left a shard: by the entry at `seqno`, for the child whose truth is `oracle`."""
+
+    seqno: int
+    split: Split
+    oracle: "Oracle"
+    table: DedupTable
+
+
+class Oracle:
+    """The truth about one shard.
+
+    first_slot, last_slot: its range at first. base, base_epoch: the position that its history begins after, of the entry of
+    the parent that split it off; all that lists hold is after it.
+    """
+
+    def __init__(
+        self, sim: "Simulation", shard: int, first_slot: int, last_slot: int, base: int = 0, base_epoch: int = 0
+    ) -> None:
         self.sim = sim
         self.shard = shard
+        self.first_slot = first_slot
+        self.last_slot = last_slot
+        self.base = base
+        self.base_epoch = base_epoch
+        self.keys = [key for key in all_keys() if first_slot <= key <= last_slot]
         self.log: list[Entry] = []
         self.digests = [0]
         self.state: State = {}
@@ -76,16 +105,30 @@ class Oracle:
         self.configs: dict[int, ShardConfig] = {}
         self.named: dict[tuple[int, int], tuple[Entry, int]] = {}
         self.counts: Counter[str] = Counter()
+        self.parts: list[Part] = []
         self._floor: dict[int, int] = {}
         self._floor_of_all = 0
         self._ack_times: list[float] = []
         self._ack_seqnos: list[int] = []
         self._steps = 0
 
+    def entry_at(self, seqno: int) -> Entry | None:
+        """The committed entry at a seqno; None where none is, or none of this shard."""
+        return self.log[seqno - self.base - 1] if self.base < seqno <= self.frontier else None
+
+    def digest_at(self, seqno: int) -> int:
+        """Of the state after that entry. Before the first one, and before a split's child began, there is nothing."""
+        return self.digests[seqno - self.base] if seqno >= self.base else 0
+
+    def keys_at(self, seqno: int) -> list[int]:
+        """The keys that the shard had when that entry was applied."""
+        last_slot = min([self.last_slot, *(part.split.at_slot - 1 for part in self.parts if part.seqno < seqno)])
+        return [key for key in self.keys if key <= last_slot]
+
     @property
     def frontier(self) -> int:
         """The highest committed seqno."""
-        return len(self.log)
+        return self.base + len(self.log)
 
     def require(self, is_so: bool, rule: str, host: object, what: str) -> None:
         """Raise Violation unless it is so."""
@@ -102,7 +145,7 @@ class Oracle:
         self.require(machine.epoch >= host.image.epoch, "I8", host, f"recovered below the epoch on disk, {host.image.epoch}")
         self.require(machine.committed <= self.frontier, "I10", host, "recovered more than was ever committed")
         self.require(
-            host.digest == self.digests[host.applied], "I13", host, f"the recovered state is not that of {host.applied}"
+            host.digest == self.digest_at(host.applied), "I13", host, f"the recovered state is not that of {host.applied}"
         )
 
     def heard_older(self, host: Host, event: Event, before: tuple[object, ...] | None) -> None:
@@ -159,7 +202,7 @@ class Oracle:
         frontier = self.frontier
         for entry in entries:
             if entry.seqno <= frontier:
-                truth = self.log[entry.seqno - 1]
+                truth = self.entry_at(entry.seqno)
                 self.require(entry is truth or entry == truth, "I3", host, f"{entry} is committed here, elsewhere {truth}")
         if after > frontier:
             acting = machine.reign is not None and self.acting.get(machine.epoch) == (host.leaf.id, host.boot)
@@ -174,6 +217,8 @@ class Oracle:
         host.seen_committed = after
 
     def _commit(self, host: Host, entry: Entry) -> None:
+        if isinstance(entry.payload, Split):
+            self._divide(entry, entry.payload)
         self.log.append(entry)
         self.digests.append(fold(self.state, entry, self.digests[-1]))
         self.counts["commits"] += 1
@@ -183,16 +228,53 @@ class Oracle:
             self.requests[name] = entry
             self.dedup.record(entry.request, entry.seqno, entry.result)
 
+    def _divide(self, entry: Entry, split: Split) -> None:
+        """A split is committed: from here on the part that leaves has a history of its own, which goes on from this one's."""
+        self.counts["splits committed"] += 1
+        child = Oracle(self.sim, split.child, split.at_slot, split.last_slot, entry.seqno, entry.epoch)
+        child.state = {key: item for key, item in self.state.items() if key >= split.at_slot}
+        child.digests = [digest_of(child.state)]
+        child.dedup = self.dedup.copy()
+        child.requests = dict(self.requests)
+        child._floor = {key: seqno for key, seqno in self._floor.items() if key >= split.at_slot}
+        child._floor_of_all = self._floor_of_all
+        child._ack_times, child._ack_seqnos = list(self._ack_times), list(self._ack_seqnos)
+        self.parts.append(Part(entry.seqno, split, child, self.dedup.copy()))
+        self.sim.oracles[split.child] = child
+
+    def divided(self, host: Host, seqno: int, table: DedupTable) -> None:
+        """A replica has applied a split: what it takes for the table of requests at that entry, the child begins with."""
+        (part,) = (part for part in self.parts if part.seqno == seqno)
+        is_same = (table.records(), table.forgotten_through) == (part.table.records(), part.table.forgotten_through)
+        self.require(is_same, "I12", host, f"the table of requests at the split {seqno} is not the log's")
+
+    def born(self, config: ShardConfig) -> None:
+        """The coordinator is about to store the shard for the first time."""
+        self._check_members(config, "coordinator")
+        self.configs[config.epoch] = config
+
     def _check_members(self, config: ShardConfig, about: object) -> None:
+        seqno = self.frontier
+        epoch = self.log[-1].epoch if self.log else self.base_epoch
         for replica in config.in_sync:
             image = self.sim.leaves[replica.leaf].disk.images.get(self.shard)
-            if image is None or image.incarnation != replica.incarnation or not self.log:
+            if not seqno:
+                continue
+            if image is None or image.incarnation != replica.incarnation:
+                self._check_unborn(replica, about)
                 continue  # Lost, not trusted, not yet there: holds nothing and cannot speak.
-            seqno = self.frontier
-            holds = image.base_seqno > seqno or image.epoch_at(seqno) == self.log[-1].epoch
+            holds = image.base_seqno > seqno or image.epoch_at(seqno) == epoch
             self.require(
-                holds, "I4", about, f"{replica} in sync of {config} holds through {image.last}, {self.log[-1]} is committed"
+                holds, "I4", about, f"{replica} in sync of {config} holds through {image.last}, {seqno} of {epoch} is committed"
             )
+
+    def _check_unborn(self, replica: Replica, about: object) -> None:
+        """Data that is to come of a split will come: the parent's still holds the entry."""
+        origin = origin_of(replica.incarnation)
+        parent = next((each for each in self.sim.leaves[replica.leaf].disk.images.values() if each.incarnation == origin), None)
+        if parent is not None and self.shard not in parent.departed:
+            is_there = parent.epoch_at(self.base) == self.base_epoch and parent.applied < self.base
+            self.require(is_there, "I4", about, f"{replica} is to be made of {origin}, which does not hold the split any more")
 
     def config_changes(self, before: ShardConfig, after: ShardConfig) -> None:
         """The coordinator is about to store a configuration."""
@@ -241,7 +323,7 @@ class Oracle:
         """Entries leave the end of a log."""
         self.counts["truncated"] += len(removed)
         for entry in removed:
-            is_committed = entry.seqno <= self.frontier and self.log[entry.seqno - 1] == entry
+            is_committed = self.entry_at(entry.seqno) == entry
             self.require(not is_committed, "I5", host, f"truncates {entry}, which is committed")
 
     def applying(self, host: Host, entries: tuple[Entry, ...]) -> None:
@@ -250,13 +332,13 @@ class Oracle:
         for entry in entries:
             seqno += 1
             self.require(entry.seqno == seqno, "I13", host, f"applies {entry} after {seqno - 1}")
-            is_committed = seqno <= self.frontier and (self.log[seqno - 1] is entry or self.log[seqno - 1] == entry)
+            is_committed = self.entry_at(seqno) == entry
             self.require(is_committed, "I10", host, f"applies {entry}, which is not committed")
         self.require(host.image.last >= seqno, "I10", host, f"applies {seqno}, on disk are entries through {host.image.last}")
 
     def applied(self, host: Host) -> None:
         """They have."""
-        self.require(host.digest == self.digests[host.applied], "I13", host, f"the state at {host.applied} is not the log's")
+        self.require(host.digest == self.digest_at(host.applied), "I13", host, f"the state at {host.applied} is not the log's")
         if host.applied & 31 == 0:
             host.is_dedup_due = True
 
@@ -264,7 +346,9 @@ class Oracle:
         """A snapshot has become the state."""
         self.counts["snapshots"] += 1
         self.require(action.seqno <= self.frontier, "I10", host, "installs a snapshot of what is not committed")
-        self.require(host.digest == self.digests[action.seqno], "I13", host, f"the snapshot is not the state at {action.seqno}")
+        self.require(
+            host.digest == self.digest_at(action.seqno), "I13", host, f"the snapshot is not the state at {action.seqno}"
+        )
 
     def _check_dedup(self, host: Host) -> None:
         mine, truth = host.machine.dedup, self.dedup
@@ -277,6 +361,9 @@ class Oracle:
         """The newest seqno of these keys that anybody has been told of: a strong read that comes now must show it."""
         if keys is None:
             return max(self._floor.values(), default=self._floor_of_all)
+        for part in self.parts:
+            if any(key >= part.split.at_slot and part.oracle.floor_of((key,)) > part.seqno for key in keys):
+                return SERVED_ELSEWHERE
         return max((self._floor.get(key, 0) for key in keys), default=0) or self._floor_of_all
 
     def _raise_floor(self, key: int, seqno: int) -> None:
@@ -335,13 +422,13 @@ class Oracle:
     # The end of a run
 
     def has_request(self, seqno: int, request: RequestId) -> bool:
-        """The request was committed as that entry."""
-        entry = self.log[seqno - 1] if 0 < seqno <= self.frontier else None
-        return entry is not None and entry.request is not None and entry.request[:2] == request[:2]
+        """The request was committed as that entry, here or before the shard was split off."""
+        entry = self.requests.get((request.client, request.number))
+        return entry is not None and entry.seqno == seqno
 
     def is_state_true(self, host: Host) -> bool:
         """The state of a replica, looked at anew, is what the log makes of it."""
-        return host.applied <= self.frontier and digest_of(host.state) == self.digests[host.applied]
+        return self.base <= host.applied <= self.frontier and digest_of(host.state) == self.digest_at(host.applied)
 
     def holds(self, replica: Replica) -> bool:
         """The replica's data still exists."""

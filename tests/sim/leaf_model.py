@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 from sim.disk import Disk, Image
 from sim.host import Host
+from sim.splits import tend
 
 from kvshard.clustermap import Replica, ShardConfig
 from leaf.replication.dedup import DedupTable
-from leaf.replication.events import ConfigSeen, Durable, Fail, Receive, Tick
+from leaf.replication.events import ConfigSeen, Durable, Fail, Leave, Receive, Tick
 from leaf.replication.machine import Recovered, ReplicationMachine, Role
 from leaf.replication.messages import Message
 from leaf.replication.oplog import ReplicatedLog, Retention
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 TICK = Tick()
 MANAGE_EVERY_TICKS = 5
 """Hosting is looked at so often: what is wanted here gets data of its own, what was removed is deleted."""
+
+LEAVE_POLL_S = 0.05
 
 DROP_CHANCE = 0.3
 """That a look at a removed replica deletes it; else it may be taken in again as it is."""
@@ -88,6 +91,20 @@ class Leaf:
         self.hosts = {}
         self.disk.crash()
 
+    def leave(self, patience: float) -> None:
+        """SIGTERM: end as soon as no shard would miss this leaf, or when the patience, in seconds, has run out."""
+        if self.is_up and not self.is_paused:
+            self.world.note(self.id, "leaves")
+            for host in list(self.hosts.values()):
+                host.step(Leave())
+            self.world.at(LEAVE_POLL_S, self.post, self.boot, self._end_when_free, self.world.now + patience)
+
+    def _end_when_free(self, until: float) -> None:
+        if self.world.now >= until or all(host.machine.may_stop(self.clock()) for host in self.hosts.values()):
+            self.crash()
+        else:
+            self.world.at(LEAVE_POLL_S, self.post, self.boot, self._end_when_free, until)
+
     def wipe(self) -> None:
         """Lose the disk of a process that is down."""
         assert not self.is_up
@@ -145,6 +162,8 @@ class Leaf:
             return
         self._revisions[config.id] = revision
         self.seen[config.id] = config
+        for host in self.hosts.values():
+            host.note_map()
         self._manage(config.id)
         host = self.hosts.get(config.id)
         if host is not None:
@@ -167,8 +186,9 @@ class Leaf:
         self._ticks += 1
         for host in list(self.hosts.values()):
             host.step(TICK)
+            tend(host)
         if self._ticks % MANAGE_EVERY_TICKS == 0:
-            for shard in self.seen:
+            for shard in list(self.seen):
                 self._manage(shard)
         # An event loop is late at times, never early.
         delay = self.sim.timings.tick / self.rate * (1.0 + 0.3 * self.world.rng.random())
@@ -186,13 +206,18 @@ class Leaf:
             self.disk.drop(shard)
             host = None
         is_named = self.id in config.desired or any(each.leaf == self.id for each in config.replicas)
-        if host is None and is_named and shard not in self.disk.images:
-            self.disk.images[shard] = self.sim.new_image(self.id, shard)
+        if host is None and is_named and not self._is_awaited(config):
+            if shard not in self.disk.images:
+                self.disk.images[shard] = self.sim.new_image(self.id, shard)
             self._host(shard)
             self.hosts[shard].step(ConfigSeen(config))
         host = self.hosts.get(shard)
         if host is not None and Replica(self.id) in config.in_sync:
             self.world.at(self.world.rng.random() * 0.01, self.sim.coordinator.register, shard, host.machine.me)
+
+    def _is_awaited(self, config: ShardConfig) -> bool:
+        """The data of this replica will come into being when the shard that it was part of has applied the split."""
+        return config.id not in self.disk.images and self.disk.will_divide(self.id, config)
 
     def _host(self, shard: int) -> None:
         image = self.disk.images[shard]

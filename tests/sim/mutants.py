@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
-from sim import mutants_machine, mutants_shell
+from sim import mutants_machine, mutants_shell, mutants_splits
 from sim.invariants import Oracle
 from sim.planting import Plant, replace
 from sim.simulation import run
 
-MUTANTS: dict[str, Plant] = {**mutants_machine.MUTANTS, **mutants_shell.MUTANTS}
+MUTANTS: dict[str, Plant] = {**mutants_machine.MUTANTS, **mutants_shell.MUTANTS, **mutants_splits.MUTANTS}
 
 CLASSIC = (
     "reply before all acks",
@@ -37,6 +37,7 @@ CLASSIC = (
     "epoch not persisted",
     "ambiguous compare-and-set taken as failed",
     "applied before committed",
+    "split at different seqnos",
 )
 """The mistakes that the rules of the design exist to prevent. They come first in the table, and none may be taken off."""
 

@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sim.balancer import Balancer
@@ -14,6 +13,7 @@ from sim.invariants import Oracle
 from sim.leaf_model import Leaf
 from sim.linearizability import Operation, TooHard, is_linearizable, shortest_bad_prefix
 from sim.network import Network
+from sim.splits import SHARDS, SLOTS, Splitter, all_keys
 from sim.world import Violation, World
 
 from kvshard.clustermap import Replica, ShardConfig
@@ -67,8 +67,7 @@ class Simulation:
         self.timings = Timings.of(failure_timeout)
         rng = self.world.rng
         self.names = [f"leaf{number}" for number in range(rng.choice((3, 3, 4, 5)))]
-        self.shards = 2
-        self.keys = 5
+        self.keys = all_keys()
         self.replicas = rng.choice((1, 2, 2, 3, 3, 3, 3, 3))
         self.min_in_sync = rng.choice((1, max(1, self.replicas - 1)))
         self.retained_entries = rng.choice((4, 16, 4096))
@@ -85,18 +84,23 @@ class Simulation:
         self.clients: list[Client] = []
         self._values = 0
         self._incarnations = 0
-        self.oracles = {shard: Oracle(self, shard) for shard in range(self.shards)}
+        self._shards = SHARDS
+        self.parents: dict[int, int] = {}
+        self.oracles = {shard: Oracle(self, shard, shard * SLOTS, (shard + 1) * SLOTS - 1) for shard in range(SHARDS)}
         self.network = Network(self.world, self.names)
         self.coordinator = Coordinator(self.world, {shard: self._first_config(shard) for shard in self.oracles}, self)
         self.leaves = {name: Leaf(self, name) for name in self.names}
         self.coordinator.watchers.extend(self.leaves.values())
         self.faults = Faults(self)
         self.balancer = Balancer(self)
+        self.splitter = Splitter(self)
 
     def _first_config(self, shard: int) -> ShardConfig:
         names = self.world.rng.sample(self.names, self.replicas)
-        config = ShardConfig(shard, shard, shard, 1, names[0], tuple(Replica(name) for name in names), (), tuple(names))
-        self.oracles[shard].configs[1] = config
+        oracle = self.oracles[shard]
+        members = tuple(Replica(name) for name in names)
+        config = ShardConfig(shard, oracle.first_slot, oracle.last_slot, 1, names[0], members, (), tuple(names))
+        oracle.configs[1] = config
         return config
 
     # What the parts ask
@@ -108,6 +112,16 @@ class Simulation:
         for replica in before.in_sync:
             if replica.leaf not in stay or (replica.leaf == before.primary and before.primary != after.primary):
                 self._ask_the_outdated(self.leaves[replica.leaf], after.id)
+
+    def shard_divided(self, parent: ShardConfig, child: ShardConfig) -> None:
+        """The coordinator is about to store the end of a split."""
+        oracle = self.oracles.get(child.id)
+        if oracle is None:
+            raise Violation(f"I4: {child} is to be stored, but no entry that splits {parent} is committed")
+        oracle.born(child)
+        self.oracles[parent.id].config_changes(self.coordinator.configs[parent.id], parent)
+        self.parents[child.id] = parent.id
+        self.counts["splits finished"] += 1
 
     def _ask_the_outdated(self, leaf: Leaf, shard: int) -> None:
         """Clients that know an older map read where they must be given nothing, or nothing stale."""
@@ -122,25 +136,33 @@ class Simulation:
     def _ask(self, leaf: Leaf, shard: int, is_of_all: bool) -> None:
         host = leaf.hosts.get(shard)
         if host is not None:
-            host.read(None if is_of_all else (shard * 100,), True, lambda *_: None)
+            host.read(None if is_of_all else (host.oracle.first_slot,), True, lambda *_: None)
 
     def new_dedup(self) -> DedupTable:
         """An empty table, its bounds as in the whole of this run."""
         return DedupTable(self._dedup_window, self._dedup_clients)
 
     def new_image(self, leaf: str, shard: int) -> Image:
-        """Empty data of a new replica."""
+        """Empty data of a new replica. Violation where that of a replica in sync is still to come of a split."""
+        oracle = self.oracles[shard]
+        will_come = self.leaves[leaf].disk.will_divide(leaf, self.coordinator.configs[shard])
+        oracle.require(not will_come, "I4", leaf, "makes data anew that a split is about to bring")
         self._incarnations += 1
-        return Image(f"{leaf}.{shard}.{self._incarnations}", self.new_dedup())
+        return Image(f"{leaf}-{shard}-{self._incarnations}", self.new_dedup(), oracle.last_slot)
+
+    def new_shard(self) -> int:
+        """A number that no shard has had."""
+        self._shards += 1
+        return self._shards - 1
 
     def new_value(self) -> int:
         """A value that no other write has."""
         self._values += 1
         return self._values
 
-    def keys_of(self, shard: int) -> Iterable[int]:
-        """Every key of a shard."""
-        return range(shard * 100, shard * 100 + self.keys)
+    def shard_of(self, key: int) -> int:
+        """The shard that a key is in, by the newest map."""
+        return next(config.id for config in self.coordinator.configs.values() if config.first_slot <= key <= config.last_slot)
 
     def may_wipe(self, name: str) -> bool:
         """No shard would lose its last in-sync copy, not even by a change that was asked for and is not done yet."""
@@ -157,8 +179,8 @@ class Simulation:
 
     # The run
 
-    def start(self) -> None:
-        """Everything begins."""
+    def start(self, faults_s: float) -> None:
+        """Everything begins. faults_s: until when faults are to come."""
         for leaf in self.leaves.values():
             self.world.at(self.world.rng.random() * 0.5, leaf.start)
         self.clients = [Client(self, f"client{number}") for number in range(self._client_count)]
@@ -166,6 +188,7 @@ class Simulation:
             self.world.at(self.world.rng.random() * 0.5, client.begin)
         self.faults.start()
         self.balancer.start()
+        self.splitter.start(faults_s)
 
     def heal(self) -> None:
         """End the faults and wait until every shard is whole and takes writes; Violation when that takes too long."""
@@ -187,6 +210,7 @@ class Simulation:
         return all(
             {each.leaf for each in config.in_sync} == set(config.desired)
             and not config.learners
+            and config.split is None
             and all(self._is_in_place(each, config) for each in config.in_sync)
             for config in self.coordinator.configs.values()
         )
@@ -278,7 +302,7 @@ def run(
     sim = Simulation(seed, machine_class=machine_class, is_hashing=is_hashing)
     result = Result(seed)
     try:
-        sim.start()
+        sim.start(faults_s)
         sim.world.run(faults_s)
         sim.heal()
         sim.check_acknowledged()
