@@ -174,7 +174,6 @@ class Driver:
         Raises what `evaluate` raises, or why the replica refuses it; DeadlineExceeded (maybe_applied) after the deadline.
         """
         replica = self.replicas[shard]
-        replica.opened()
         token, caller = self._call(replica)
         replica.evaluations[token] = evaluate
         try:
@@ -193,7 +192,6 @@ class Driver:
     ) -> Served:
         """Wait until keys (None: any) may be read at this replica. Raises NotReady when that takes too long."""
         replica = self.replicas[shard]
-        replica.opened()
         token, caller = self._call(replica)
         self._step(replica, ev.Read(token, keys, is_strong))
         outcome = await self._await(replica, token, caller, deadline)
@@ -215,6 +213,10 @@ class Driver:
         return token
 
     def _call(self, replica: Replica) -> tuple[int, asyncio.Future[Outcome]]:
+        """A new call. Raises why the replica takes none: it would never be answered."""
+        replica.opened()
+        if replica.error is not None:
+            raise replica.error
         token = self._new_token()
         caller: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         replica.callers[token] = caller
@@ -286,9 +288,9 @@ class Driver:
             await asyncio.sleep(self.timings.tick)
 
     def _step(self, replica: Replica, event: Event) -> None:
-        """Take an event to a replica and perform what it wants."""
+        """Take an event to a replica and perform what it wants. One that has stopped hears no more."""
         machine = replica.machine
-        if machine is None:
+        if machine is None or (replica.error is not None and not isinstance(event, ev.Fail)):
             return
         was_in_sync = machine.role in IN_SYNC
         try:
@@ -301,16 +303,14 @@ class Driver:
                 self.index.require(replica.shard, machine.applied)
         except StorageError as error:
             self.committer.fail(str(error))
-        except KvShardError:
-            raise  # A caller's own: its evaluation refused the write.
         except Exception as defect:
-            # Whatever it is, this replica must not go on as if the step had been taken; the others may.
-            _log.exception("replica failed", shard=replica.shard, event=type(event).__name__)
-            text = f"shard {replica.shard} stopped: {type(defect).__name__}: {defect}"
-            self._stop(replica, Internal(text, ErrorDetails(shards=(replica.shard,), maybe_applied=True)))
+            self._stop(replica, type(event).__name__, defect)
 
-    def _stop(self, replica: Replica, error: KvShardError) -> None:
-        replica.error = error
+    def _stop(self, replica: Replica, step: str, defect: Exception) -> None:
+        """Whatever it is, this replica must not go on as if the step had been taken; the others may."""
+        _log.error("replica failed", shard=replica.shard, step=step, exc_info=defect)
+        text = f"shard {replica.shard} stopped: {type(defect).__name__}: {defect}"
+        replica.error = error = Internal(text, ErrorDetails(shards=(replica.shard,), maybe_applied=True))
         self._by_number.pop(replica.number, None)
         replica.abandon(error)
         replica.close_snapshots()
@@ -366,14 +366,15 @@ class Driver:
                 raise AssertionError(f"unknown action {action!r}")
 
     def _evaluate(self, replica: Replica, token: int) -> Event:
+        """The evaluated write. One that cannot be evaluated concerns nobody but its caller: it has changed nothing yet."""
         evaluate = replica.evaluations.pop(token)
         try:
             return evaluate(token)
-        except BaseException:
-            replica.callers.pop(token, None)
-            assert replica.machine is not None
-            replica.machine.step(ev.Cancel(token), self.clock.monotonic())
-            raise
+        except Exception as error:
+            caller = replica.callers.pop(token, None)
+            if caller is not None and not caller.done():
+                caller.set_exception(error)
+            return ev.Cancel(token)
 
     def _apply(self, replica: Replica, entries: Sequence[Entry], table: DedupTable | None) -> None:
         assert replica.machine is not None
@@ -428,6 +429,9 @@ class Driver:
                 rows, following = await asyncio.to_thread(snapshot.source.read, cursor)
             except StorageError as error:
                 self.committer.fail(str(error))
+                return
+            except Exception as defect:  # Unseen, the learner would wait for the rest for ever.
+                self._stop(replica, "ReadSnapshot", defect)
                 return
             finally:
                 snapshot.task = None

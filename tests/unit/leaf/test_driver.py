@@ -9,11 +9,15 @@ from fakes.hosted_leaf import DOCS, HostedLeaf, hosted_leaf
 from fakes.maps import FakeMaps, one_leaf_map
 
 from kvshard.clustermap import Replica as MapReplica
-from kvshard.errors import DataLoss, FailedPrecondition, NotReady, StaleEpoch, StorageFailed, Unavailable
+from kvshard.errors import DataLoss, FailedPrecondition, Internal, NotReady, StaleEpoch, StorageFailed, Unavailable
 from kvshard.model import ShardWrite
 from leaf import layout
 from leaf.memory_engine import MemoryEngine
 from leaf.replica import Replica
+from leaf.replication import events as ev
+from leaf.replication.actions import Action
+from leaf.replication.events import Propose
+from leaf.replication.messages import Outdated
 
 
 async def until(condition) -> None:
@@ -244,6 +248,64 @@ async def test_a_disk_that_fails_during_the_opening_fails_every_replica() -> Non
         assert [status.role for status in leaf.driver.status()] == ["failed"] * 3
         with pytest.raises(StorageFailed, match="checksum"):
             leaf.read(b"k")
+
+
+class Defect:
+    """Makes a replica's machine fail at events of one kind; notes all that it is given."""
+
+    def __init__(self, replica: Replica, kind: type, error: Exception) -> None:
+        assert replica.machine is not None
+        self.seen: list[object] = []
+        self._step = replica.machine.step
+        self._kind = kind
+        self._error = error
+        replica.machine.step = self  # type: ignore[method-assign]
+
+    def __call__(self, event: ev.Event, now: float) -> list[Action]:
+        self.seen.append(event)
+        if isinstance(event, self._kind):
+            raise self._error
+        return self._step(event, now)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a defect"), DataLoss("a damaged row")])
+async def test_a_defect_stops_its_replica_alone_and_the_others_have_their_ticks(error: Exception) -> None:
+    async with asyncio.timeout(5), hosted_leaf() as leaf:
+        broken, sound = leaf.driver.replicas[0], leaf.driver.replicas[1]
+        Defect(broken, ev.Tick, error)
+        watched = Defect(sound, DataLoss, error)
+        await until(lambda: broken.error is not None)
+        watched.seen.clear()
+        await until(lambda: watched.seen)
+        assert str(error) in leaf.driver.status()[0].error
+        await leaf.write({b"k": b"v"}, 1)
+
+
+async def test_a_replica_that_stopped_hears_no_more() -> None:
+    """Half a step was taken: what it said or acknowledged from then on would rest on nothing."""
+    async with hosted_leaf() as leaf:
+        replica = leaf.driver.replicas[0]
+        broken = Defect(replica, ev.ConfigSeen, RuntimeError("a defect"))
+        leaf.maps.change_shard(0, desired=("leaf-1",))
+        broken.seen.clear()
+        assert replica.machine is not None
+        leaf.driver.receive(0, MapReplica("leaf-2", "x"), replica.machine.me, Outdated(99))
+        with pytest.raises(Internal, match="a defect"):
+            await leaf.write({b"k": b"v"})
+        with pytest.raises(Internal, match="a defect"):
+            await leaf.driver.wait_readable(0, None, True, 1e9)
+        assert not broken.seen
+
+
+async def test_a_write_that_cannot_be_evaluated_concerns_its_caller_alone() -> None:
+    def evaluate(token: int) -> Propose:
+        raise ValueError("what nobody foresaw")
+
+    async with hosted_leaf() as leaf:
+        with pytest.raises(ValueError, match="nobody foresaw"):
+            await leaf.driver.write(0, None, 1, evaluate, 1e9)
+        await leaf.write({b"k": b"v"})
+        assert leaf.read(b"k") == b"v"
 
 
 async def test_opening_is_tried_again_after_a_failure_that_nobody_foresaw() -> None:
