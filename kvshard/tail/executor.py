@@ -181,10 +181,10 @@ class _Leg(Generic[ReplyT]):
             event = AttemptFailed(_FIRST, error)
         except asyncio.CancelledError:
             if not self._is_interrupted or owner.uncancel() > cancelling:
-                await _end([self._rest])
+                await self._end_rest()
                 raise
         except BaseException:
-            await _end([self._rest])
+            await self._end_rest()
             raise
         finally:
             timer.cancel()
@@ -192,6 +192,11 @@ class _Leg(Generic[ReplyT]):
         if self._first is not None and not self._first.done():
             self._first.set_result(event or AttemptSucceeded(_FIRST))
         return event
+
+    async def _end_rest(self) -> None:
+        """End what runs beside the first attempt, which has ended itself: its await must not be interrupted any more."""
+        self._owner = None
+        await _end([self._rest])
 
     def _take_over(self) -> None:
         """The first attempt is late: from now on a task runs the leg, to which that attempt is a future."""

@@ -214,6 +214,30 @@ async def test_being_overtaken_is_not_being_cancelled() -> None:
     await asyncio.sleep(0)  # A cancellation left behind would be raised here.
 
 
+async def test_a_deadline_of_the_caller_cancels_a_hedged_leg_once() -> None:
+    """The hedge takes some passes to end, and the caller's timeout must still see its own cancellation in what it gets back."""
+    hang, ended = Hang(), asyncio.Event()
+
+    async def slow_to_stop(request: Any) -> Any:
+        try:
+            return await hang(request)
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+            ended.set()
+
+    leaves = FakeLeafClient().on("a", ShardRead, Hang()).on("b", ShardRead, slow_to_stop)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(None) as timeout:
+            asyncio.get_running_loop().call_later(0.02, timeout.reschedule, 0.0)
+            await leg(leaves, (A, B), HEDGED)
+    owner = asyncio.current_task()
+    assert owner is not None
+    assert owner.cancelling() == 0
+    assert ended.is_set()
+    assert fates(leaves) == ["a cancelled", "b cancelled"]
+
+
 async def test_a_defect_in_a_hedge_ends_the_leg_and_the_first_attempt() -> None:
     def broken(request: Any) -> Any:
         raise ZeroDivisionError
