@@ -129,8 +129,9 @@ class Lane:
         if problem:
             self._note_failure(f"cannot connect to {self._peer}: {problem}")
         else:
-            self._session = LaneSession(channel, stream, self._clock, self._peer, self._on_session_broken)
-            self._sessions.add(self._session)
+            self._session = session = LaneSession(channel, stream, self._clock, self._peer, self._on_session_broken)
+            self._sessions.add(session)  # Until all of it has ended, which is after it broke.
+            session.when_gone(self._sessions.discard)
 
     def _note_failure(self, text: str) -> None:
         self._failures += 1

@@ -130,6 +130,10 @@ class LaneSession:
         if self.has_ended:
             raise Unavailable(f"the lane to {self._peer} broke before the request was sent")
 
+    def when_gone(self, tell: "Callable[[LaneSession], None]") -> None:
+        """Call it when the stream has ended and nothing of it runs any more."""
+        self._task.add_done_callback(lambda _: tell(self))
+
     async def close(self) -> None:
         """End the stream and wait until all of it is gone. Outstanding calls fail with Unavailable."""
         self._stream.cancel()

@@ -279,6 +279,20 @@ class TestBreaking:
             async with running(second, first.address):
                 assert (await until_reachable(lambda: client.read("leaf-1", read(), soon()))).reply.versions == [1]
 
+    async def test_broken_streams_are_not_kept(self) -> None:
+        """A leaf that comes and goes for weeks must not fill its callers' memory."""
+        address = f"127.0.0.1:{unused_port()}"
+        lane = Lane(address, CLOCK)
+        sessions = set()
+        for _ in range(3):
+            async with running(Leaf(), address):
+                await until_reachable(lambda: lane.call(READ.number, encode(read()), soon()))
+                sessions.add(lane._session)
+            await asyncio.gather(*(session._task for session in sessions))
+        assert len(sessions) == 3
+        assert lane._sessions == set()
+        await lane.close()
+
     async def test_a_leaf_that_moved_is_asked_at_its_new_address(self) -> None:
         async with running(Leaf()) as first, running(Leaf()) as second:
             where = [first.address]
