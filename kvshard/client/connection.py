@@ -84,6 +84,11 @@ class Connection:
         return f"Connection({', '.join(self.addresses)}; {state})"
 
     @property
+    def current(self) -> int:
+        """Which router is asked at present."""
+        return self._current
+
+    @property
     def stubs(self) -> RouterStubs:
         """The services of the router that is asked at present."""
         if self._is_closed:
@@ -113,11 +118,12 @@ class Connection:
         attempts = 0
         while True:
             attempts += 1
+            router = self._current
             try:
                 return await method(self.stubs)(request, timeout=max(0.0, deadline - self.clock.monotonic()))
             except (grpc.aio.AioRpcError, asyncio.CancelledError) as raised:
                 error = self.error_of_call(raised, is_write=not is_repeatable)
-            await self.pause_or_raise(error, is_repeatable=is_repeatable, attempts=attempts, deadline=deadline)
+            await self.pause_or_raise(error, router, is_repeatable=is_repeatable, attempts=attempts, deadline=deadline)
 
     async def write(
         self,
@@ -138,10 +144,13 @@ class Connection:
             while True:
                 attempts += 1
                 request.request_id.CopyFrom(id)
+                router = self._current
                 try:
                     response = await method(self.stubs)(request, timeout=max(0.0, deadline - self.clock.monotonic()))
                 except (grpc.aio.AioRpcError, asyncio.CancelledError) as raised:
                     error = self.error_of_call(raised, is_write=True)
+                except FailedPrecondition as closed:
+                    raise in_doubt(closed) if id.is_retry else closed from None
                 else:
                     self._watermarks = response.watermarks or self._watermarks
                     return response
@@ -149,7 +158,7 @@ class Connection:
                     id.is_retry, id.watermarks = True, known
                 if id.is_retry:
                     error = in_doubt(error)
-                await self.pause_or_raise(error, is_repeatable=True, attempts=attempts, deadline=deadline)
+                await self.pause_or_raise(error, router, is_repeatable=True, attempts=attempts, deadline=deadline)
         finally:
             self._names.give_back(name)
 
@@ -161,8 +170,10 @@ class Connection:
         self._watermarks_due_at = now + WATERMARKS_INTERVAL_S
         return True
 
-    async def pause_or_raise(self, error: KvShardError, *, is_repeatable: bool, attempts: int, deadline: float) -> None:
-        """Wait until the call may be made again, at the next router; raise the error when it may not."""
+    async def pause_or_raise(
+        self, error: KvShardError, router: int, *, is_repeatable: bool, attempts: int, deadline: float
+    ) -> None:
+        """Wait until the call may be made again, at another router than the one that failed; raise the error if it may not."""
         delay = retry_delay(
             self.retries,
             error,
@@ -174,7 +185,8 @@ class Connection:
         )
         if delay is None:
             raise error
-        self._current = (self._current + 1) % len(self.addresses)
+        if self._current == router:  # Else others that failed there have turned away already; back would be no better.
+            self._current = (router + 1) % len(self.addresses)
         await asyncio.sleep(delay)
 
     def error_of_call(self, raised: grpc.aio.AioRpcError | asyncio.CancelledError, *, is_write: bool) -> KvShardError:

@@ -90,6 +90,7 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
         self._given = 0
         self._is_at_end = False
         self._stream: grpc.aio.UnaryStreamCall[kv_pb2.ScanRequest, kv_pb2.ScanResponse] | None = None
+        self._router = 0
         self._has_progressed = False
         self._deadline: float | None = None
         self._attempts = 0
@@ -176,6 +177,7 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
             token=self._position.router_token,
             options=self._options.to_wire(),
         )
+        self._router = self._connection.current
         self._stream = self._connection.stubs.kv.Scan(request, timeout=max(0.0, self._deadline - clock.monotonic()))
         self._has_progressed = False
         return True
@@ -207,7 +209,9 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
         if deadline is None:
             deadline = self._deadline = self._connection.clock.monotonic() + self._options.timeout
         self._attempts += 1
-        await self._connection.pause_or_raise(error, is_repeatable=True, attempts=self._attempts, deadline=deadline)
+        await self._connection.pause_or_raise(
+            error, self._router, is_repeatable=True, attempts=self._attempts, deadline=deadline
+        )
 
     async def aclose(self) -> None:
         """Give the scan up; a stream under way is cancelled."""

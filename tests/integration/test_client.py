@@ -25,6 +25,7 @@ from kvshard import (
     Unavailable,
     VersionConflict,
 )
+from kvshard.client.retries import RetryPolicy
 from kvshard.errors import Cancelled, ErrorDetails, ResourceExhausted
 from kvshard.v1 import types_pb2
 
@@ -289,6 +290,33 @@ async def test_another_router_is_asked_when_one_is_down(router: FakeRouter) -> N
     async with Client(["127.0.0.1:1", router.address]) as kv:
         await kv.put("k", b"v")
         assert (await kv.get("k")).value == b"v"
+
+
+async def test_calls_that_fail_together_all_turn_to_the_next_router(router: FakeRouter) -> None:
+    with FakeRouter() as other:
+        other.put(b"k", b"v")
+        router.hold("Get")
+        router.fail("Get", grpc.StatusCode.UNAVAILABLE, times=100)
+        async with Client([router.address, other.address]) as kv:
+            calls = [asyncio.create_task(kv.get("k")) for _ in range(2)]
+            while len(router.requests["Get"]) < 2:
+                await asyncio.sleep(0.005)
+            router.release("Get")
+            assert [item.value for item in await asyncio.gather(*calls)] == [b"v", b"v"]
+    assert (len(router.requests["Get"]), len(other.requests["Get"])) == (2, 2)
+
+
+async def test_a_client_closed_before_a_write_in_doubt_is_repeated_says_that_it_is(router: FakeRouter) -> None:
+    router.fail("Put", grpc.StatusCode.UNAVAILABLE)
+    kv = Client([router.address, router.address], retries=RetryPolicy(base_delay_s=0.4, max_delay_s=0.4))
+    call = asyncio.create_task(kv.put("k", b"v"))
+    while kv._connection.current == 0:  # Until the first sending has failed.
+        await asyncio.sleep(0.001)
+    await kv.close()
+    with pytest.raises(KvShardError, match="closed") as closed:
+        await call
+    assert closed.value.details.maybe_applied
+    assert len(router.requests["Put"]) == 1
 
 
 async def test_a_cancelled_call_is_cancelled_and_a_closed_client_says_so(router: FakeRouter) -> None:
