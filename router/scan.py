@@ -13,7 +13,7 @@ from random import Random
 
 from kvshard.clock import Clock
 from kvshard.clustermap import Collection, ShardConfig
-from kvshard.errors import ErrorDetails, Internal, ShardMoved, record_of
+from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, ShardMoved, record_of
 from kvshard.model import ShardScan, ShardScanReply
 from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, FailedLeg, KnownCounts, coverage_of, shortfall
@@ -41,6 +41,9 @@ PAGE_MAX_BYTES = 1024 * 1024
 
 CHUNK_TIMEOUT_S = 10.0
 """A fetch that takes longer is a failed leg, also in a scan without a deadline."""
+
+PATIENCE = 0.5
+"""Of a stream's time: how long a scan that may go on without a shard waits for it. The rest is for the others' keys."""
 
 OTHER_FAILURES_WAIT_S = 0.1
 """After the first failed shard, how long the others that are being asked may take to fail too, so that the error names all."""
@@ -72,7 +75,10 @@ class ScanPage:
 
 @dataclass(slots=True)
 class _Progress:
-    """One scan under way. configs: the shards, as they are asked. moved: those that were split since; rounds: see `Rounds`."""
+    """One scan under way. configs: the shards, as they are asked. moved: those that were split since; rounds: see `Rounds`.
+
+    chunk_timeout_s: what a fetch may take.
+    """
 
     configs: dict[int, ShardConfig]
     collection: Collection
@@ -81,6 +87,7 @@ class _Progress:
     deadline: float
     merge: ScanMerge
     chunk_keys: int
+    chunk_timeout_s: float
     is_continuing_incomplete: bool
     documents: dict[int, int] = field(default_factory=dict)
     failed: dict[int, FailedLeg] = field(default_factory=dict)
@@ -155,6 +162,9 @@ class ScanOperation:
         chunk_keys = max(CHUNK_MIN_KEYS, min(CHUNK_MAX_KEYS, BUFFERED_KEYS_MAX // max(1, len(shards))))
         if request.limit:
             chunk_keys = min(chunk_keys, request.limit)
+        patience = deadline - self._clock.monotonic()
+        if _may_lack(policy):
+            patience *= PATIENCE
         return _Progress(
             configs={shard: cluster_map.shards[shard] for shard in shards},
             collection=collection,
@@ -163,6 +173,7 @@ class ScanOperation:
             deadline=deadline,
             merge=ScanMerge(shards, start, chunk_keys),
             chunk_keys=chunk_keys,
+            chunk_timeout_s=min(CHUNK_TIMEOUT_S, patience),
             is_continuing_incomplete=is_continuing_incomplete,
             rows_left=request.limit or None,
         )
@@ -171,7 +182,7 @@ class ScanOperation:
         """Start the fetches that are due, unless what is ready suffices."""
         if progress.rows_left is not None and progress.merge.ready_rows >= progress.rows_left:
             return
-        deadline = min(progress.deadline, self._clock.monotonic() + CHUNK_TIMEOUT_S)
+        deadline = min(progress.deadline, self._clock.monotonic() + progress.chunk_timeout_s)
         for shard, start in progress.merge.wanted():
             request = ShardScan(
                 shard=shard,
@@ -200,6 +211,9 @@ class ScanOperation:
                 progress.moved.add(leg.shard)
                 continue
             if leg.answer is None:
+                if _may_lack(progress.policy) and self._clock.monotonic() >= progress.deadline:
+                    # The stream's time is over: that says nothing of a shard. Its caller goes on behind the last page.
+                    raise DeadlineExceeded("the scan's deadline passed", ErrorDetails(shards=(leg.shard,)))
                 progress.fail(leg.as_failed())
                 continue
             progress.rounds = None
@@ -261,3 +275,8 @@ class ScanOperation:
         is_incomplete = bool(progress.failed) or progress.is_continuing_incomplete
         position = ScanPosition(rows[-1][0], is_incomplete)
         return self._tokens.encode_scan(progress.collection.id, fingerprint(progress.request.range_fields), position)
+
+
+def _may_lack(policy: ReadPolicy) -> bool:
+    """Whether the scan may go on without a shard."""
+    return policy.is_partial_accepted or policy.min_coverage < 1.0

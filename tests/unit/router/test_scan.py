@@ -4,13 +4,13 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from fakes.leaf_client import Hang
+from fakes.leaf_client import ANY_LEAF, Hang
 from fakes.map_source import FakeMapSource, cluster_map
 from fakes.memory_leaves import MemoryLeaves
 from prometheus_client import CollectorRegistry
 
 from kvshard.clock import SystemClock
-from kvshard.errors import InvalidToken, Unavailable
+from kvshard.errors import DeadlineExceeded, InvalidToken, Unavailable
 from kvshard.model import ShardScan, ShardScanReply
 from kvshard.telemetry import RouterMetrics
 from router import scan as scan_module
@@ -36,9 +36,12 @@ class Setting:
         for key in KEYS:
             self.leaves.shards.setdefault((self.maps.current.shard_of_key(key), 1), {})[key] = (b"v" + key, 1)
 
-    def scan(self, prefix=b"", start=b"", end=b"", limit=0, token=b"", policy=DEFAULT_READ_POLICY, keys_only=False):
+    def scan(
+        self, prefix=b"", start=b"", end=b"", limit=0, token=b"", policy=DEFAULT_READ_POLICY, keys_only=False, timeout_s=None
+    ):
         request = ScanRequest(key_range(prefix, start, end), (prefix, start, end), limit, keys_only, token)
-        return self.operation.scan("", request, policy, float("inf"))
+        deadline = float("inf") if timeout_s is None else CLOCK.monotonic() + timeout_s
+        return self.operation.scan("", request, policy, deadline)
 
     async def pages(self, **arguments) -> list[ScanPage]:
         async with aclosing(self.scan(**arguments)) as pages:
@@ -182,6 +185,36 @@ async def test_partial_scan_says_what_is_missing(setting: Setting) -> None:
     coverage.check_invariants()
     assert [leg.shard for leg in coverage.failed] == [1]
     assert (coverage.documents_considered, coverage.documents_total) == (100 - len(missing), 100)
+
+
+@pytest.mark.parametrize("policy", [PARTIAL, ReadPolicy(min_coverage=0.1)], ids=["partial", "min_coverage"])
+async def test_a_shard_that_hangs_leaves_time_for_the_others(setting: Setting, policy: ReadPolicy) -> None:
+    await setting.pages()  # The sizes of all shards are known now.
+
+    setting.maps.install(cluster_map(shards=4, leaves=4, replicas=2))
+    hang = Hang()
+    setting.leaves.client.on(
+        ANY_LEAF, ShardScan, lambda request: hang(request) if request.shard == 1 else setting.leaves._scan(request)
+    )
+    pages = await setting.pages(policy=policy, timeout_s=0.5)
+    missing = setting.living_on("leaf-2")
+    assert [row[0] for page in pages for row in page.rows] == [key for key in KEYS if key not in missing]
+    coverage = pages[-1].coverage
+    assert coverage is not None
+    assert [leg.shard for leg in coverage.failed] == [1]
+
+
+async def test_the_end_of_a_streams_time_is_not_taken_for_silent_shards(setting: Setting) -> None:
+    """Its reader was slow, every shard is well: a partial scan must not end there as if the rest were missing."""
+    setting.maps.install(cluster_map(shards=4, leaves=4, replicas=2))
+    async with aclosing(setting.scan(policy=PARTIAL, timeout_s=0.05)) as pages:
+        first = await anext(pages)
+        await asyncio.sleep(0.06)
+        with pytest.raises(DeadlineExceeded, match="deadline"):
+            async for page in pages:
+                first = page
+    rest = await setting.keys(policy=PARTIAL, token=first.token)
+    assert rest[-1] == KEYS[-1]
 
 
 async def test_scan_that_continues_an_incomplete_one_says_so(setting: Setting) -> None:
