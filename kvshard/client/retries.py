@@ -28,11 +28,11 @@ class RetryPolicy:
     Delay before attempt n + 1: min(max_delay_s, base_delay_s * 2**(n-1)), of which a random half is taken off, so that many
     clients that failed together do not come back together.
 
-    max_attempts 20: with these delays the attempts spread over about 14 s, more than a default call lasts, so that the
-    deadline ends it; the bound stands for calls with a very long timeout.
+    max_attempts 128: with these delays, even if the half is taken off all of them, the attempts last for 61 s, more than the
+    60 s to which a router cuts its calls, so that the deadline ends a call; the bound stands for one that has a longer timeout.
     """
 
-    max_attempts: int = 20
+    max_attempts: int = 128
     base_delay_s: float = 0.02
     max_delay_s: float = 1.0
 

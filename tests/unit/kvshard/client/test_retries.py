@@ -72,6 +72,18 @@ def test_a_random_half_is_taken_off() -> None:
     assert delays == pytest.approx([0.1, 0.075, 0.05])
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_deadline_of_the_longest_call_ends_it_and_not_the_number_of_attempts(share: float) -> None:
+    now, attempts = 0.0, 1
+    while now < 60.0:
+        policy, error = RetryPolicy(), Unavailable("connection refused at once")
+        delay = retry_delay(policy, error, is_repeatable=True, attempts=attempts, now=now, deadline=60.0, share=share)
+        if delay is None:
+            break
+        now, attempts = now + delay, attempts + 1
+    assert now >= 60.0 - RetryPolicy().max_delay_s
+
+
 def test_no_retries() -> None:
     error = Unavailable("x")
     assert retry_delay(NO_RETRIES, error, is_repeatable=True, attempts=1, now=0.0, deadline=9.0, share=0.0) is None
