@@ -19,6 +19,7 @@ from kvshard.errors import (
     CollectionNotFound,
     Compacted,
     ErrorDetails,
+    FailedPrecondition,
     InvalidArgument,
     InvalidToken,
     KvShardError,
@@ -100,7 +101,8 @@ def explain(error: KvShardError, query: str | None = None) -> None:
 
 def exit_code_of(error: KvShardError) -> int:
     """The exit code that tells a script what kind of error it was."""
-    if isinstance(error, InvalidArgument):
+    # A precondition that names a field: what the request asks for makes no sense there, and waiting changes nothing.
+    if isinstance(error, InvalidArgument) or (isinstance(error, FailedPrecondition) and error.details.field is not None):
         return EXIT_USAGE
     return EXIT_NOT_FOUND if isinstance(error, _NOT_FOUND_OR_CONFLICT) else EXIT_UNAVAILABLE
 

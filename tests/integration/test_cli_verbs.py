@@ -10,7 +10,7 @@ import pytest
 from fakes.router_service import FakeRouter
 
 from kvshard.cli import main
-from kvshard.errors import ErrorDetails, Expired, Internal, ResourceExhausted, Unavailable
+from kvshard.errors import ErrorDetails, Expired, FailedPrecondition, Internal, ResourceExhausted, Unavailable
 from kvshard.v1 import types_pb2
 
 Cli = Callable[..., int]
@@ -142,6 +142,18 @@ def test_what_the_service_cannot_do_is_exit_code_3(
     router.fail("Put", error, times=1_000)
     assert cli("put", "k", "v", "--timeout", "0.2") == 3
     assert error.message in capsys.readouterr().err
+
+
+def test_a_request_that_fits_no_state_of_what_it_names_is_exit_code_2(
+    cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A script that waits while the service is unavailable (3) would wait for ever."""
+    no_schema = FailedPrecondition("collection 'default' has no schema", ErrorDetails(field="collection"))
+    router.fail("Search", no_schema)
+    assert cli("search", "default", "x") == 2
+    assert "has no schema" in capsys.readouterr().err
+    router.fail("Search", FailedPrecondition("the cluster has no map yet"))
+    assert cli("search", "default", "x") == 3
 
 
 def test_an_unreachable_router_and_a_deadline_are_exit_code_3(
