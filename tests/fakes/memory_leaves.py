@@ -5,7 +5,8 @@ import json
 
 from fakes.leaf_client import ANY_LEAF, FakeLeafClient
 
-from kvshard.errors import VersionConflict, record_of
+from kvshard import hashing
+from kvshard.errors import ErrorRecord, NotReady, ShardMoved, VersionConflict, record_of
 from kvshard.model import (
     LeafStatusReply,
     LeafStatusRequest,
@@ -23,13 +24,16 @@ from kvshard.model import (
 
 class MemoryLeaves:
     """`client` is the LeafClient. Every leaf holds every shard it is asked for, so all are replicas of each other; search
-    matches documents by one word. A write that comes again under its request id gets its first reply (`repeated` counts).
+    matches documents by one word. A write that comes again under its request id gets its first reply (`repeated` counts), also
+    from the child of a split.
     """
 
     def __init__(self) -> None:
         self.shards: dict[tuple[int, int], dict[bytes, tuple[bytes, int]]] = {}
         self.seqno = 0
         self.done: dict[tuple[int, str, int], ShardWriteReply] = {}
+        self.came: dict[tuple[int, str, int], list[int]] = {}
+        self.cuts: dict[int, list[int]] = {}
         self.repeated = 0
         self.client = FakeLeafClient()
         self.serve(ANY_LEAF)
@@ -44,6 +48,27 @@ class MemoryLeaves:
         for kind in (ShardRead, ShardWrite, ShardScan, ShardSearch, LeafStatusRequest):
             self.client.on(leaf, kind, step)
 
+    def split(self, shard: int, child: int, at_slot: int) -> None:
+        """From now on the slots from at_slot on are the child's."""
+        for (each, collection_id), held in list(self.shards.items()):
+            if each == shard:
+                moved = {key: item for key, item in held.items() if hashing.slot(key, 0) >= at_slot}
+                self.shards[child, collection_id] = moved
+                self.shards[shard, collection_id] = {key: item for key, item in held.items() if key not in moved}
+        for table in (self.done, self.came):
+            table |= {(child, *id): value for (each, *id), value in table.items() if each == shard}
+        self.cuts.setdefault(shard, []).append(at_slot)
+
+    def _moved(self, request: ShardRead | ShardWrite) -> dict[int, ErrorRecord]:
+        end = min(self.cuts.get(request.shard, [1 << 16]))
+        record = record_of(ShardMoved("moved"))
+        return {index: record for index, key in enumerate(request.keys) if hashing.slot(key, 0) >= end}
+
+    def _check_cuts(self, request: ShardScan | ShardSearch) -> None:
+        cuts = len(self.cuts.get(request.shard, ()))
+        if request.cuts is not None and request.cuts != cuts:
+            raise ShardMoved("moved") if request.cuts < cuts else NotReady("not yet")
+
     def _keys(self, request: ShardRead | ShardWrite | ShardScan | ShardSearch) -> dict[bytes, tuple[bytes, int]]:
         return self.shards.setdefault((request.shard, request.collection_id), {})
 
@@ -51,6 +76,7 @@ class MemoryLeaves:
         held = self._keys(request)
         found = [held.get(key) for key in request.keys]
         return ShardReadReply(
+            errors=self._moved(request),
             values=[None if item is None else item[0] for item in found],
             versions=[0 if item is None else item[1] for item in found],
             documents=len(held),
@@ -59,17 +85,24 @@ class MemoryLeaves:
 
     def _write(self, request: ShardWrite) -> ShardWriteReply:
         id = (request.shard, request.client, request.number)
+        positions = request.positions or list(range(len(request.keys)))
         if request.client and id in self.done:
             self.repeated += 1
-            return self.done[id]
-        reply = self.done[id] = self._apply(request)
+            return _part(self.came[id], self.done[id], positions, self._moved(request))
+        reply = self._apply(request)
+        if len(reply.errors) < len(request.keys):
+            self.came[id], self.done[id] = positions, reply
         return reply
 
     def _apply(self, request: ShardWrite) -> ShardWriteReply:
         held = self._keys(request)
-        reply = ShardWriteReply([], [], {})
+        reply = ShardWriteReply([], [], self._moved(request))
         for index, (key, value) in enumerate(zip(request.keys, request.values, strict=True)):
             present = held.get(key)
+            if index in reply.errors:
+                reply.existed.append(False)
+                reply.versions.append(0)
+                continue
             reply.existed.append(present is not None)
             condition = request.conditions[index] if request.conditions else None
             if condition is not None and condition != (present[1] if present else 0):
@@ -85,6 +118,7 @@ class MemoryLeaves:
         return dataclasses.replace(reply, seqno=self.seqno)
 
     def _scan(self, request: ShardScan) -> ShardScanReply:
+        self._check_cuts(request)
         held = self._keys(request)
         inside = sorted(key for key in held if key >= request.start and (request.end is None or key < request.end))
         keys = inside[: request.limit]
@@ -101,6 +135,7 @@ class MemoryLeaves:
         )
 
     def _search(self, request: ShardSearch) -> ShardSearchReply:
+        self._check_cuts(request)
         held = self._keys(request)
         word = request.query.strip()
         matches = []
@@ -132,3 +167,17 @@ class MemoryLeaves:
 
     def __repr__(self) -> str:
         return f"MemoryLeaves({ {place: len(keys) for place, keys in self.shards.items()} })"
+
+
+def _part(came: list[int], reply: ShardWriteReply, positions: list[int], moved: dict[int, ErrorRecord]) -> ShardWriteReply:
+    """What a reply to keys at some positions says of others."""
+    part = ShardWriteReply([], [], {}, reply.seqno)
+    for index, position in enumerate(positions):
+        at = came.index(position) if position in came else None
+        part.versions.append(0 if at is None else reply.versions[at])
+        part.existed.append(False if at is None else reply.existed[at])
+        if at is None:
+            part.errors[index] = moved[index]
+        elif at in reply.errors:
+            part.errors[index] = reply.errors[at]
+    return part
