@@ -456,6 +456,8 @@ class Driver:
         replica.staged = None
         self.committer.append(replica.number, action.ticket, changes)
         self.index.open_shard(replica.shard, list(self.maps.current.collections.values()))
+        self.splitter.note_dividing(replica)
+        self._hosting.look()  # A split whose child was waited for may be part of it.
 
     # -- the disk -------------------------------------------------------------------------------------------------------
 

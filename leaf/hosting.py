@@ -240,10 +240,23 @@ class Hosting:
             return
         host = self._host
         for shard in left_over(host.store.engine, host.leaf, host.maps.current):
+            if host.store.splits.parent_of_shadow(shard) is not None:
+                continue  # It is being made of the rows of another shard, and goes with these.
+            await self._rescue(shard)
             _log.info("replica was placed elsewhere meanwhile", shard=shard)
             host.index.remove_shard(shard)
             await host.committer.make_durable(host.store.wipe(shard))
         self._has_looked_back = True
+
+    async def _rescue(self, shard: int) -> None:
+        """Finish the child of a split that is still being made of the rows of a shard which is not opened any more."""
+        store = self._host.store
+        if not store.splits.has_uncopied(shard):
+            return
+        store.load(shard)
+        while store.state(shard).splits.late:
+            store.copy_chunk(shard)
+            await asyncio.sleep(0)
 
     async def _wipe(self, shard: int) -> None:
         self._host.index.set_collections([shard], [])
