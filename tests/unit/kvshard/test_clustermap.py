@@ -15,6 +15,7 @@ from kvshard.clustermap import (
     Leaf,
     Replica,
     ShardConfig,
+    WantedSplit,
     equal_ranges,
 )
 from kvshard.errors import InvalidArgument, KvShardError
@@ -81,6 +82,10 @@ def test_equal_ranges_of_an_impossible_number(count: int) -> None:
         equal_ranges(count)
 
 
+def two(other: WantedSplit | None = None, **changes: object) -> dict[int, ShardConfig]:
+    return {0: shard(0, 0, 5, **changes), 1: shard(1, 6, 65535, split=other)}  # type: ignore[arg-type]
+
+
 INVALID = {
     "no shards": ({"shards": {}}, "0 shards"),
     "gap": ({"shards": {0: shard(0, 0, 5), 1: shard(1, 7, 65535)}}, "a gap before slot 7"),
@@ -97,6 +102,12 @@ INVALID = {
     "twice on a leaf": ({"shards": {0: shard(0, 0, 65535, learners=(Replica("leaf-2"),))}}, "two replicas on one leaf"),
     "primary not in sync": ({"shards": {0: shard(0, 0, 65535, primary="leaf-3")}}, "primary 'leaf-3' is not in sync"),
     "nobody in sync": ({"shards": {0: shard(0, 0, 65535, in_sync=())}}, "not in sync"),
+    "cut at its begin": ({"shards": two(split=WantedSplit(5, 0))}, "cut at slot 0, outside"),
+    "cut behind its end": ({"shards": two(split=WantedSplit(5, 6))}, "cut at slot 6, outside"),
+    "child is there": ({"shards": two(split=WantedSplit(1, 3))}, "split into 1, which is no new shard"),
+    "child too big": ({"shards": two(split=WantedSplit(65536, 3))}, "no new shard"),
+    "one child of two": ({"shards": two(WantedSplit(5, 9), split=WantedSplit(5, 3))}, "into the same one"),
+    "cuts": ({"shards": two(cuts=-1)}, "-1 cuts"),
     "misnamed leaf": ({"leaves": LEAVES | {"leaf-4": Leaf("leaf-5")}}, "'leaf-5' stands under the name 'leaf-4'"),
     "nameless leaf": ({"leaves": LEAVES | {"": Leaf("")}}, "stands under"),
     "weight": ({"leaves": LEAVES | {"leaf-1": Leaf("leaf-1", weight=float("nan"))}}, "weight nan"),
@@ -227,3 +238,15 @@ def test_a_change_of_a_replica_set_forgets_no_identity_and_leaves_the_range_and_
     assert stored.in_sync == (Replica("leaf-2", "y"), Replica("leaf-4"))
     assert (stored.epoch, stored.primary, stored.learners) == (6, "leaf-2", (Replica("leaf-1", "z"),))
     assert (stored.first_slot, stored.last_slot, stored.desired) == (1000, 2000, ("leaf-3", "leaf-1"))
+
+
+def test_a_wanted_split_and_the_cuts_survive_the_text() -> None:
+    split_map = new_map(shards={**SHARDS, 2: dataclasses.replace(SHARDS[2], split=WantedSplit(9, 20_000), cuts=3)})
+    assert clustermap_text.from_json(clustermap_text.to_json(split_map)) == split_map
+    assert "into 9 at 0x4e20" in clustermap_text.pretty(split_map)
+    without = json.loads(clustermap_text.to_json(new_map()))
+    assert not any("split" in each or "cuts" in each for each in without["shards"]), "older readers see what they know"
+
+
+def test_the_middle_of_a_shard() -> None:
+    assert [shard(0, *ends).middle_slot for ends in ((0, 65535), (0, 1), (4, 6), (7, 7))] == [32768, 1, 5, 7]

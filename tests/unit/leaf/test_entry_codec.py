@@ -3,7 +3,7 @@ import pytest
 
 from kvshard.errors import DataLoss
 from leaf.entry_codec import EntryRows, decode_entry, decode_operation, encode_entry, epoch_of
-from leaf.operations import DropCollection, WriteOperation, keys_of, size_of
+from leaf.operations import DropCollection, Split, WriteOperation, keys_of, size_of
 from leaf.replication.messages import Entry, RequestId
 
 PAYLOADS = [
@@ -11,6 +11,7 @@ PAYLOADS = [
     WriteOperation(2**32 - 1, [b"k"], [b""], [2**63 - 1]),
     WriteOperation(1, [], []),
     DropCollection(7),
+    Split(9, 1, 65535),
     None,
 ]
 

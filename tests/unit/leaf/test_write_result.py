@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from kvshard.errors import DataLoss, ErrorDetails, ErrorRecord, InvalidArgument, VersionConflict, record_of
 from kvshard.model import ShardWriteReply
-from leaf.write_result import DETAILS_MAX_BYTES, NOT_KEPT, decode_result, encode_result
+from leaf.write_result import DETAILS_MAX_BYTES, NOT_KEPT, decode_part, decode_result, encode_result
 
 SEQNO = 77
 
@@ -65,3 +65,39 @@ def test_damage_is_data_loss() -> None:
     for end in (*range(5), 6, 7, 12, len(whole) - 1):
         with pytest.raises(DataLoss):
             decode_result(whole[:end], SEQNO, 1)
+
+
+def test_a_part_of_a_write_is_known_by_its_positions() -> None:
+    positions, total = [1, 4, 9], 10
+    reply = ShardWriteReply([SEQNO, 0, SEQNO], [True, False, False], {1: conflict(3)}, SEQNO)
+    data = encode_result(reply, positions, total)
+    assert decode_part(data, SEQNO, positions, total) == (reply, [])
+    found, unknown = decode_part(data, SEQNO, [9, 2, 4], total)
+    assert (found.versions, found.errors, unknown) == ([SEQNO, 0, 0], {2: conflict(3)}, [1])
+    assert decode_part(data, SEQNO, [0, 3], total)[1] == [0, 1]
+    with pytest.raises(InvalidArgument, match="10 keys instead of 3"):
+        decode_result(data, SEQNO, 3)
+
+
+def test_a_part_can_be_taken_out_of_a_whole_write() -> None:
+    data = encode_result(ShardWriteReply([SEQNO, 0, SEQNO], [True, False, False], {1: conflict(3)}, SEQNO))
+    found, unknown = decode_part(data, SEQNO, [1, 2], 3)
+    assert (found.versions, found.existed, found.errors, unknown) == ([0, SEQNO], [False, False], {0: conflict(3)}, [])
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_part_of_any_part_is_told_or_unknown(data) -> None:
+    total = data.draw(st.integers(1, 20))
+    places = st.lists(st.integers(0, total - 1), min_size=1, unique=True).map(sorted)
+    came, asked = data.draw(places), data.draw(places)
+    done = [data.draw(st.booleans()) for _ in came]
+    failed = {index: conflict(index) for index, is_done in enumerate(done) if not is_done}
+    reply = ShardWriteReply([SEQNO if each else 0 for each in done], done, failed, SEQNO)
+    found, unknown = decode_part(encode_result(reply, came, total), SEQNO, asked, total)
+    assert [asked[index] for index in unknown] == [place for place in asked if place not in came]
+    for index, place in enumerate(asked):
+        if place in came:
+            at = came.index(place)
+            assert (found.versions[index], found.existed[index]) == (reply.versions[at], reply.existed[at])
+            assert found.errors.get(index) == reply.errors.get(at)

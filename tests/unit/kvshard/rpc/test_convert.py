@@ -1,8 +1,8 @@
 import pytest
 
-from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig
+from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig, WantedSplit
 from kvshard.errors import InvalidArgument
-from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
+from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
 from kvshard.rpc.convert import (
     cluster_map_from_proto,
     cluster_map_to_proto,
@@ -24,7 +24,7 @@ CLUSTER_MAP = ClusterMap(
     seed=2**32 - 1,
     leaves={"leaf-1": LEAF, "leaf-2": Leaf("leaf-2", is_draining=True), "leaf-3": Leaf("leaf-3", is_removed=True)},
     shards={
-        0: ShardConfig(0, 0, 32_767, 3, "leaf-1", (Replica("leaf-1", "abc"),), (), ("leaf-1",)),
+        0: ShardConfig(0, 0, 32_767, 3, "leaf-1", (Replica("leaf-1", "abc"),), (), ("leaf-1",), WantedSplit(7, 20_000), 2),
         1: ShardConfig(1, 32_768, 65_535, 4, "leaf-2", (Replica("leaf-2"),), (Replica("leaf-1", "d"),), ("leaf-2", "leaf-1")),
     },
     collections={"default": Collection("default", 1), "docs": Collection("docs", 2, SCHEMA)},
@@ -107,6 +107,7 @@ def test_the_state_of_a_leaf_survives() -> None:
             9,
             [CollectionCountRecord(1, 5, 600, 8)],
             catching_up=[CatchUpRecord("leaf-2", 7), CatchUpRecord("leaf-3", 4, 10**6, 10**9, 2.5e6)],
+            split=SplitRecord(7, 20_000, 10, 100, True, False),
         ),
         ReplicaStatusRecord(4, 1, "failed", 0, 0, [], "no space left on device"),
     ]
