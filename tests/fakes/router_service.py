@@ -13,7 +13,7 @@ from dataclasses import replace
 import grpc
 import msgspec
 
-from kvshard.clustermap import ClusterMap, Collection, Leaf, Replica, ShardConfig
+from kvshard.clustermap import ClusterMap, Collection, Leaf, Replica, ShardConfig, WantedSplit
 from kvshard.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -25,7 +25,7 @@ from kvshard.errors import (
     VersionConflict,
     record_of,
 )
-from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord
+from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
 from kvshard.rpc.channel import SERVER_OPTIONS
 from kvshard.rpc.convert import (
     cluster_map_to_proto,
@@ -34,6 +34,7 @@ from kvshard.rpc.convert import (
     leaf_to_proto,
     schema_from_proto,
     shard_to_proto,
+    split_to_proto,
 )
 from kvshard.rpc.status import DETAILS_KEY, failure_of, status_of
 from kvshard.schema import validate_document
@@ -74,6 +75,7 @@ class FakeRouter:
             1: ShardConfig(1, half, 2 * half - 1, 1, "leaf-2", (Replica("leaf-2", "b"),), (), ("leaf-2",)),
         }
         self.catching_up: dict[int, list[CatchUpRecord]] = {}
+        self.splitting: dict[int, SplitRecord] = {}
         self.on_status: list[Callable[[], None]] = []
         self.coverage = WHOLE
         self.watermarks = b""
@@ -390,13 +392,25 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
                 for row in cluster_map.collections.values()
             ]
             leaves = []
-            for shard, leaf in enumerate(cluster_map.leaves.values()):
+            for leaf in cluster_map.leaves.values():
                 if leaf.id in self._router.down_leaves:
                     leaves.append(leaf_status_to_proto(leaf, None, "cannot be reached"))
                     continue
-                learners = self._router.catching_up.get(shard, [])
-                replica = ReplicaStatusRecord(shard, 1, "primary", 5, 5, counts if shard == 0 else [], catching_up=learners)
-                reply = LeafStatusReply(leaf.id, [replica], 4242, 61.0, 70 << 20, 5 << 20, "0.1.0")
+                replicas = [
+                    ReplicaStatusRecord(
+                        shard.id,
+                        1,
+                        "primary",
+                        5,
+                        5,
+                        counts if shard.id == 0 else [],
+                        catching_up=self._router.catching_up.get(shard.id, []),
+                        split=self._router.splitting.get(shard.id),
+                    )
+                    for shard in cluster_map.shards.values()
+                    if shard.primary == leaf.id
+                ]
+                reply = LeafStatusReply(leaf.id, replicas, 4242, 61.0, 70 << 20, 5 << 20, "0.1.0")
                 leaves.append(leaf_status_to_proto(leaf, reply))
             return cluster_pb2.GetStatusResponse(map=cluster_map_to_proto(cluster_map), leaves=leaves)
 
@@ -423,6 +437,19 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
             return cluster_pb2.MoveShardResponse(shard=shard_to_proto(moved))
 
         return self._run("MoveShard", request, context, work)
+
+    def SplitShards(self, request, context):
+        def work():
+            router = self._router
+            chosen = sorted(router.shards) if request.all else list(request.shards)
+            next_id = max(router.shards) + 1
+            wanted = {shard: WantedSplit(next_id + n, router.shards[shard].middle_slot) for n, shard in enumerate(chosen)}
+            for shard, split in wanted.items():
+                router.shards[shard] = replace(router.shards[shard], split=split)
+            splits = [cluster_pb2.ShardSplit(shard=shard, split=split_to_proto(each)) for shard, each in wanted.items()]
+            return cluster_pb2.SplitShardsResponse(splits=splits)
+
+        return self._run("SplitShards", request, context, work)
 
     def WatchMap(self, request, context):
         yield cluster_pb2.WatchMapResponse(map=cluster_map_to_proto(self._router.map()))

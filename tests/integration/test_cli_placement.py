@@ -8,9 +8,10 @@ import pytest
 from fakes.router_service import FakeRouter
 
 from kvshard.cli import main, waiting
-from kvshard.clustermap import Replica
+from kvshard.clustermap import Replica, WantedSplit
 from kvshard.errors import ErrorDetails, FailedPrecondition, LeafNotFound, ShardNotFound, Unavailable
-from kvshard.model import CatchUpRecord
+from kvshard.model import CatchUpRecord, SplitRecord
+from kvshard.splitting import divided
 
 Cli = Callable[..., int]
 
@@ -135,3 +136,56 @@ def test_status_shows_what_is_on_its_way(cli: Cli, router: FakeRouter, capsys: p
     router.catching_up[0] = [CatchUpRecord("leaf-2", 40)]
     assert cli("status") == 0
     assert "leaf-2 lacks 40 entries" in capsys.readouterr().out
+
+
+def done(router: FakeRouter) -> None:
+    """Every split that is wanted is done."""
+    for shard in list(router.shards.values()):
+        if shard.split is not None:
+            parent, child = divided(shard)
+            router.shards |= {parent.id: parent, child.id: child}
+
+
+def test_split_one_shard(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("shard", "split", "1") == 0
+    assert capsys.readouterr().out == "shard 1 is being split into itself and 2\n`kvshard status` shows how far\n"
+    assert list(router.requests["SplitShards"][0].shards) == [1]
+    assert cli("shard", "list") == 0
+    assert "into 2 at 0xc000" in capsys.readouterr().out
+
+
+def test_split_all_waits_for_the_new_shards(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
+    router.on_status = [lambda: None, lambda: done(router)]
+    assert cli("shard", "split", "--all", "--wait", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["splits"]
+    assert found == [{"shard": 0, "child": 2, "is_done": True}, {"shard": 1, "child": 3, "is_done": True}]
+    assert router.requests["SplitShards"][0].all
+    assert len(router.requests["GetStatus"]) == 2
+    assert cli("shard", "split", "0", "--wait", "--max-wait", "0.01") == 3
+    assert "1 of 1 shards to be split; shard 0: split into 4: not begun" in capsys.readouterr().err
+
+
+def test_a_split_must_say_what_and_refusals_have_codes(
+    cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("shard", "split") == 2
+    assert cli("shard", "split", "1", "--all") == 2
+    for error, code in ((ShardNotFound("there is no shard 1"), 1), (FailedPrecondition("a single token slot"), 1)):
+        router.fail("SplitShards", error)
+        assert cli("shard", "split", "1") == code
+        assert error.message in capsys.readouterr().err
+
+
+def test_status_shows_how_far_a_split_is(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
+    router.shards[0] = replace(router.shards[0], split=WantedSplit(2, 100))
+    for record, text in (
+        (None, "split into 2: not begun"),
+        (SplitRecord(2, 100, 30, 120, False, False), "split into 2: 25% looked through"),
+        (SplitRecord(2, 100, 120, 120, True, False), "split into 2: waiting for the other replicas"),
+        (SplitRecord(2, 100, 120, 120, True, True), "split into 2: cleaning up"),
+    ):
+        router.splitting = {0: record} if record is not None else {}
+        assert cli("status") == 0
+        assert text in capsys.readouterr().out
+    assert cli("status", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["shards"][0]["splitting"]["is_done"]

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from kvshard import Client
 from kvshard.clock import SystemClock
-from kvshard.clustermap import Leaf
+from kvshard.clustermap import Leaf, WantedSplit
 from kvshard.coordination.base import Put
 from kvshard.coordination.leases import alive_key
 from kvshard.coordination.mapstore import BootstrapPlan, MapStore, bootstrap
@@ -93,3 +93,22 @@ async def test_wrong_names(front: Front) -> None:
     ):
         with pytest.raises(InvalidArgument, match="must not be empty"):
             await call
+
+
+async def test_splits_are_wanted_once(front: Front) -> None:
+    wanted = await front.kv.split_shards([1])
+    assert wanted == {1: WantedSplit(4, front.maps.current.shards[1].middle_slot)}
+    assert await front.kv.split_shards([1]) == wanted
+    everything = await front.kv.split_shards()
+    assert sorted(everything) == [0, 1, 2, 3]
+    assert everything[1] == wanted[1]
+    assert {shard.id: shard.split for shard in (await front.kv.map()).shards.values()} == everything
+
+
+async def test_what_cannot_be_split(front: Front) -> None:
+    with pytest.raises(ShardNotFound) as caught:
+        await front.kv.split_shards([1, 9])
+    assert caught.value.details.shards == (9,)
+    with pytest.raises(InvalidArgument, match="name shards, or say all"):
+        await front.kv.split_shards([])
+    assert not any(shard.split for shard in (await front.kv.map()).shards.values())
