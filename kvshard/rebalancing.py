@@ -230,8 +230,10 @@ def _begin(situation: Situation, changes: Mapping[int, Desired], forced: Collect
     begun: dict[int, Desired] = {}
     for shard in sorted(changes, key=need):
         has_begun = shard in changing
-        # One change after the other, unless a leaf that the shard was to go to cannot be waited for.
-        if (has_begun and shard not in forced) or (not has_begun and len(changing) >= CHANGING_MAX):
+        # One change after the other, unless a leaf that the shard was to go to cannot be waited for. What is being cut in two
+        # would be copied as a whole for one part of it.
+        is_busy = has_begun or shards[shard].split is not None
+        if (is_busy and shard not in forced) or (not has_begun and len(changing) >= CHANGING_MAX):
             continue
         before = _receivers(situation, shards[shard], shards[shard].desired) if has_begun else []
         added = [leaf for leaf in _receivers(situation, shards[shard], changes[shard]) if leaf not in before]

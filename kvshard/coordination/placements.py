@@ -102,7 +102,8 @@ async def _check_enough_stay(coordinator: Coordinator, leaf: str, entries: Mappi
     least = max(1, replicas - 1)
     stay = sum(decode_leaf(entry).may_hold for name, entry in entries.items() if name != leaf)
     if stay < least:
-        text = f"without leaf {leaf} only {stay} leaves may hold replicas, and writes need {least} of {replicas} in sync"
+        leaves = "1 leaf" if stay == 1 else f"{stay or 'no'} leaves"
+        text = f"without leaf {leaf} only {leaves} may hold replicas, and writes need {least} of {replicas} in sync"
         raise FailedPrecondition(f"{text}: add a leaf first", ErrorDetails(limit=least))
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from fakes.rebalanced import HEAL_AFTER, Shards
 
-from kvshard.clustermap import Leaf, Replica
+from kvshard.clustermap import Leaf, Replica, WantedSplit
 from kvshard.rebalancing import CHANGE_PATIENCE_S, CHANGING_MAX, Rebalancer, Situation, forgettable, plan
 
 
@@ -156,6 +156,20 @@ def test_a_primary_moved_by_hand_stays_though_its_leaf_has_none_left() -> None:
     shards.put_shard(replace(shard, desired=led))
     shards.settle()
     assert shards.map.shards[0].desired == led
+
+
+def test_what_is_being_cut_in_two_is_not_moved_for_the_spread_but_healed() -> None:
+    shards = Shards(leaves(3), 4, 3)
+    cut = replace(shards.map.shards[0], split=WantedSplit(9, shards.map.shards[0].last_slot // 2))
+    shards.put_shard(cut)
+    shards.put_leaf(Leaf("leaf-4", "h:1"))
+    shards.up.add("leaf-4")
+    shards.settle()
+    assert shards.map.shards[0].desired == cut.desired
+    assert loads(shards)["leaf-4"] == 2, "its share is 3, the last one waits"
+    shards.put_leaf(replace(shards.map.leaves[cut.desired[0]], is_draining=True))
+    shards.settle()
+    assert "leaf-4" in shards.map.shards[0].desired
 
 
 def test_two_replicas_beside_the_share_are_moved_back_and_evened_out() -> None:

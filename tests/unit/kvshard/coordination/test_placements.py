@@ -137,7 +137,7 @@ async def test_an_unknown_leaf_is_named_with_the_nearest_one(coordinator: Memory
 async def test_draining_that_would_stop_writes_is_refused(coordinator: MemoryCoordinator) -> None:
     await placements.set_draining(coordinator, "leaf-1", True)
     await placements.set_draining(coordinator, "leaf-2", True)
-    with pytest.raises(FailedPrecondition, match="only 1 leaves may hold replicas, and writes need 2 of 3"):
+    with pytest.raises(FailedPrecondition, match="only 1 leaf may hold replicas, and writes need 2 of 3"):
         await placements.set_draining(coordinator, "leaf-3", True)
 
 
