@@ -296,8 +296,13 @@ class Hosting:
             for shard, (replica, _) in found.items():
                 host.fail(replica, storage_failed(shard, host.committer.failure))
             return
-        for shard, parts in found.items():
-            self._open(shard, *parts)
+        for shard, (replica, incarnation) in found.items():
+            try:
+                self._open(shard, replica, incarnation)
+            except KvShardError as error:
+                _log.error("replica cannot be opened", shard=shard, reason=error.message)
+                host.fail(replica, error)
+            await asyncio.sleep(0)  # To read the end of one log takes a while.
 
     def _is_being_made(self, config: ShardConfig) -> bool:
         """Whether the shard's data here is still to come out of a split that its parent's replica here has not done yet."""

@@ -196,6 +196,20 @@ async def test_a_shard_that_moved_away_is_not_served() -> None:
             await leaf.requests.write(ShardWrite(0, 2, 1, [b"k"], [b"v"]), 1e9)
 
 
+async def test_a_damaged_log_stops_its_replica_alone() -> None:
+    engine, maps = MemoryEngine(), FakeMaps(one_leaf_map(shards=3))
+    async with hosted_leaf(engine, maps) as leaf:
+        for n in range(3):
+            await leaf.write({b"k": b"%d" % n}, 1)
+    rows = engine.crash(99).rows()
+    del rows[layout.log_key(1, 3)]
+    async with asyncio.timeout(5), hosted_leaf(MemoryEngine(rows), maps) as leaf:
+        assert [status.role for status in leaf.driver.status()] == ["primary", "failed", "primary"]
+        with pytest.raises(DataLoss, match="entry 3"):
+            leaf.read(b"k", 1)
+        await leaf.write({b"k": b"v"}, 2)
+
+
 async def test_a_coordinator_that_is_down_at_the_start_is_waited_for() -> None:
     maps = FakeMaps(one_leaf_map())
     maps.refuse = [Unavailable("down")] * 3
