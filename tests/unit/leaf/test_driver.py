@@ -196,6 +196,38 @@ async def test_a_shard_that_moved_away_is_not_served() -> None:
             await leaf.requests.write(ShardWrite(0, 2, 1, [b"k"], [b"v"]), 1e9)
 
 
+def place_elsewhere(maps: FakeMaps, shard: int) -> None:
+    """Another leaf has the shard now."""
+    held = maps.current.shards[shard]
+    other = replace(maps.current.leaves["leaf-1"], id="leaf-2")
+    members = (MapReplica("leaf-2", "another"),)
+    moved = replace(held, epoch=held.epoch + 5, primary="leaf-2", in_sync=members, learners=(), desired=("leaf-2",))
+    maps.install(leaves={**maps.current.leaves, "leaf-2": other}, shards={**maps.current.shards, shard: moved})
+
+
+@pytest.mark.parametrize("passes", [0, 1, 2, 3, 5, 50])
+async def test_a_shard_moves_away_and_back_with_entries_in_flight(passes: int) -> None:
+    engine = FaultyEngine()
+    async with asyncio.timeout(5), hosted_leaf(engine) as leaf:
+        engine.hold()
+        written = engine.writes
+        writes = [asyncio.ensure_future(leaf.write({b"flushing": b"v"}))]
+        await until(lambda: engine.writes > written)
+        writes.append(asyncio.ensure_future(leaf.write({b"queued": b"v"})))
+        await asyncio.sleep(0)
+        place_elsewhere(leaf.maps, 0)
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        leaf.maps.change_shard(0, desired=("leaf-2", "leaf-1"))
+        engine.release()
+        outcomes = await asyncio.gather(*writes, return_exceptions=True)
+        assert all(isinstance(each, Unavailable | StaleEpoch) and each.details.maybe_applied for each in outcomes), outcomes
+        await until(lambda: leaf.driver.status()[0].role in ("idle", "removed"))
+        await leaf.write({b"k": b"v"}, 1)
+        assert leaf.driver.committer.failure is None
+        assert not any(status.error for status in leaf.driver.status())
+
+
 async def test_a_damaged_log_stops_its_replica_alone() -> None:
     engine, maps = MemoryEngine(), FakeMaps(one_leaf_map(shards=3))
     async with hosted_leaf(engine, maps) as leaf:
