@@ -64,14 +64,20 @@ class Outbox:
         return sum(map(len, self._lanes))
 
     def put(self, envelope: Envelope, now: float) -> None:
-        """Add a message; the oldest of its kind go when there are too many, for they are the least worth."""
+        """Add a message. When there are too many the oldest go, for they are the least worth: of snapshots first, then of
+        entries; small messages make room only for their own kind."""
+        _, entries, snapshots = self._lanes
         message = envelope.message
         lane = self._lanes[2 if isinstance(message, SnapshotChunk) else 1 if isinstance(message, Prepare) else 0]
         size = size_of(message)
         lane.append((now, size, envelope))
         self.bytes += size
-        while len(lane) > 1 and (self.bytes > QUEUE_MAX_BYTES or len(lane) > QUEUE_MAX_MESSAGES):
+        if len(lane) > QUEUE_MAX_MESSAGES:
             self._drop(lane)
+        while self.bytes > QUEUE_MAX_BYTES and snapshots:
+            self._drop(snapshots)
+        while self.bytes > QUEUE_MAX_BYTES and len(entries) > 1:
+            self._drop(entries)
 
     def _drop(self, lane: deque[tuple[float, int, Envelope]]) -> None:
         self.bytes -= lane.popleft()[1]
