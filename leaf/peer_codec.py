@@ -67,7 +67,7 @@ def decode(payload: bytes, sender: str, receiver: str, decode_entry: DecodeEntry
             if 1 <= kind <= len(_KINDS):
                 message = _message(_KINDS[kind - 1], fields, decode_entry)
                 yield Envelope(shard, Replica(sender, sender_incarnation), Replica(receiver, receiver_incarnation), message)
-    except (msgspec.MsgspecError, TypeError, IndexError, KvShardError) as error:
+    except (msgspec.MsgspecError, TypeError, AttributeError, LookupError, KvShardError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
