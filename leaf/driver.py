@@ -34,7 +34,7 @@ from leaf.replication.dedup import DedupTable
 from leaf.replication.events import Event
 from leaf.replication.events import Outcome as CasOutcome
 from leaf.replication.machine import Role
-from leaf.replication.messages import Entry, Message, RequestId
+from leaf.replication.messages import Entry, Message, Prepare, RequestId, SnapshotChunk
 from leaf.replication.timings import Timings
 from leaf.shard_store import ShardStore
 from leaf.splitter import Splitter
@@ -202,9 +202,10 @@ class Driver:
         return outcome
 
     def receive(self, shard: int, sender: Member, receiver: Member, message: Message) -> None:
-        """A message of another leaf has come."""
+        """A message of another leaf has come. What a disk that is far behind cannot take is left to be sent again."""
         replica = self.replicas.get(shard)
-        if replica is not None and replica.machine is not None:
+        is_load = isinstance(message, SnapshotChunk) or (isinstance(message, Prepare) and bool(message.entries))
+        if replica is not None and not (is_load and self.committer.is_full):
             self._step(replica, ev.Receive(sender, receiver, message))
 
     def _new_token(self) -> int:

@@ -13,11 +13,12 @@ from kvshard.errors import DataLoss, FailedPrecondition, Internal, NotReady, Sta
 from kvshard.model import ShardWrite
 from leaf import layout
 from leaf.memory_engine import MemoryEngine
+from leaf.operations import WriteOperation, keys_of
 from leaf.replica import Replica
 from leaf.replication import events as ev
 from leaf.replication.actions import Action
 from leaf.replication.events import Propose
-from leaf.replication.messages import Outdated
+from leaf.replication.messages import Entry, Outdated, Prepare
 
 
 async def until(condition) -> None:
@@ -341,6 +342,43 @@ async def test_a_replica_that_stopped_hears_no_more() -> None:
         with pytest.raises(Internal, match="a defect"):
             await leaf.driver.wait_readable(0, None, True, 1e9)
         assert not broken.seen
+
+
+async def test_a_secondary_with_a_slow_disk_holds_no_more_than_the_committers_bound(monkeypatch) -> None:
+    """Each shard's primary has a window of entries under way here, and there may be hundreds of shards."""
+    maps = FakeMaps(one_leaf_map(shards=4))
+    primary = MapReplica("leaf-2", "another")
+    other = replace(maps.current.leaves["leaf-1"], id="leaf-2")
+    led = {
+        shard: replace(config, primary="leaf-2", in_sync=(primary, *config.in_sync), desired=("leaf-2", "leaf-1"))
+        for shard, config in maps.current.shards.items()
+    }
+    maps.install(leaves={**maps.current.leaves, "leaf-2": other}, shards=led)
+    engine = FaultyEngine()
+    async with asyncio.timeout(5), hosted_leaf(engine, maps) as leaf:
+        committer = leaf.driver.committer
+        await until(lambda: committer.queued_bytes == 0)
+        monkeypatch.setattr("leaf.committer.QUEUE_MAX_BYTES", 200_000)
+        engine.hold()
+        operation = WriteOperation(1, [b"k"], [bytes(10_000)])
+
+        def send(first: int) -> None:
+            for seqno in range(first, first + 20):
+                entry = Entry(1, seqno, operation, keys_of(operation), 10_001, None, b"")
+                for shard, replica in leaf.driver.replicas.items():
+                    assert replica.machine is not None
+                    message = Prepare(1, int(seqno > 1), seqno - 1, (entry,), 0)
+                    leaf.driver.receive(shard, primary, replica.machine.me, message)
+
+        send(1)
+        assert 200_000 <= committer.queued_bytes < 220_000
+        taken = [replica.last for replica in leaf.driver.replicas.values()]
+        assert max(taken) < 20
+        engine.release()
+        await until(lambda: committer.queued_bytes == 0)
+        send(min(taken) + 1)
+        await until(lambda: committer.queued_bytes == 0)
+        assert min(replica.last for replica in leaf.driver.replicas.values()) > max(taken), "it goes on when there is room"
 
 
 async def test_a_write_that_cannot_be_evaluated_concerns_its_caller_alone() -> None:
