@@ -20,6 +20,7 @@ def build_app() -> App:
         help="A sharded key-value service with full-text search.",
         version=kvshard.__version__,
         help_format="plaintext",  # the default renders Markdown, and loading that takes as long as all the rest
+        suppress_keyboard_interrupt=False,  # `run` tells that it was interrupted, with the exit code that shells expect
         help_epilogue="Exit codes: 0 ok, 1 not found or conflict, 2 usage, 3 unavailable.",
     )
     for verbs in (run_verbs, data, search, load, collections, status, leaves, shards, demo):

@@ -1,5 +1,7 @@
 """`kvshard load`: JSON lines or CSV, from a file or standard input, into a collection."""
 
+import asyncio
+import io
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ _STDIN = "-"
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is to be loaded, how and where to. file None: standard input, which cannot be resumed."""
+    """What is to be loaded, how and where to. file None: standard input, which cannot be resumed, as nothing but a file can."""
 
     file: Path | None
     format: str
@@ -120,14 +122,18 @@ async def _load(kv: "Client[bytes]", plan: _Plan, as_json: bool, clock: Clock) -
     from kvshard.cli.load_progress import shown_progress
     from kvshard.cli.load_state import LoadState, RejectFile, StateFile
     from kvshard.cli.loader import Loader, Progress
+    from kvshard.cli.stoppable_file import StoppableFile
 
     with ExitStack() as stack:
-        stream = sys.stdin.buffer if plan.file is None else stack.enter_context(plan.file.open("rb"))
+        raw = StoppableFile(sys.stdin.fileno() if plan.file is None else plan.file)
+        stream = stack.enter_context(io.BufferedReader(raw))
+        stack.callback(raw.stop)  # Whoever interrupts the load must not wait for the thread that reads.
         info = await _collection(kv, plan)
         target = f"{info.name}/{info.id} {plan.format} {plan.key_field} {sorted(info.schema.items())}"
         cluster_map = await kv.map()
         incarnations = sorted({replica.incarnation for shard in cluster_map.shards.values() for replica in shard.replicas})
-        state_file = None if plan.file is None else StateFile(plan.state, plan.file)
+        # What comes through a pipe is read once, and cannot be gone on with.
+        state_file = StateFile(plan.state, plan.file) if plan.file is not None and plan.file.is_file() else None
         state = _state_to_resume(state_file, plan, target, incarnations) or LoadState(target, incarnations)
         rejects = stack.enter_context(RejectFile(plan.rejects, state.rejects_bytes))
         show = stack.enter_context(shown_progress(state.offset, _size(plan.file), clock))
@@ -151,7 +157,7 @@ async def _load(kv: "Client[bytes]", plan: _Plan, as_json: bool, clock: Clock) -
         began = clock.monotonic()
         try:
             progress = await loader.run()
-        except KvShardError:
+        except (KvShardError, asyncio.CancelledError):
             _say_how_far(loader.progress, state_file)
             raise
         if state_file is not None:
@@ -197,7 +203,7 @@ def _source(stream: BinaryIO, plan: _Plan, info: "CollectionInfo", state: "LoadS
 
 
 def _size(file: Path | None) -> int | None:
-    return None if file is None else file.stat().st_size
+    return file.stat().st_size if file is not None and file.is_file() else None
 
 
 def _say_how_far(progress: "Progress", state_file: "StateFile | None") -> None:

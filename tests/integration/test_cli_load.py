@@ -1,6 +1,5 @@
 """`kvshard load` against a fake router: formats, bad lines, failures on the way, and going on after a crash."""
 
-import io
 import json
 import os
 import pathlib
@@ -94,11 +93,33 @@ def test_bad_lines_are_kept_in_order_with_number_and_reason(load: Load, docs: pa
 
 
 def test_stdin(load: Load, router: FakeRouter, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "input").write_bytes(b'{"id":1}\nbad\n')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"id":1}\nbad\n')))
-    assert load("-") == 1
+    with (tmp_path / "input").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert load("-") == 1
     assert router.items["default"][b"1"][0] == b'{"id":1}'
-    assert names(tmp_path) == ["stdin.rejects.jsonl"]
+    assert names(tmp_path) == ["input", "stdin.rejects.jsonl"]
+
+
+@pytest.mark.parametrize("source", ["-", "/dev/stdin"])
+def test_ctrl_c_while_the_input_says_nothing(router: FakeRouter, tmp_path: pathlib.Path, source: str) -> None:
+    verb = [sys.executable, "-m", "kvshard.cli", "load", source, "--format", "jsonl", "--batch-size", "2"]
+    flags = ["--router", router.address, "--state", "state", "--reject", "rejects"]
+    with subprocess.Popen([*verb, *flags], cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as loading:
+        try:
+            loading.stdin.write(b'{"id":1}\n{"id":2}\n{"id":3}\n')
+            loading.stdin.flush()
+            while not router.requests["BatchWrite"]:
+                assert loading.poll() is None
+                time.sleep(0.01)
+            loading.send_signal(signal.SIGINT)
+            assert loading.wait(timeout=10.0) == 130
+        finally:
+            loading.kill()
+        told = loading.stderr.read().decode()
+    assert "stopped behind line" in told
+    assert told.endswith("kvshard: interrupted\n")
 
 
 def test_of_two_lines_with_one_key_the_later_wins(load: Load, router: FakeRouter, tmp_path) -> None:
