@@ -157,6 +157,12 @@ async def open_map(coordinator: Coordinator, plan: ClusterPlan) -> ClusterMap:
                 "choose another directory with --data-dir",
                 ErrorDetails(field=name),
             )
+    if plan.replicas is not None and plan.replicas != current.replicas:
+        raise InvalidArgument(
+            f"{plan.data_dir} holds a cluster with {current.replicas} replicas of each shard, not {plan.replicas}; leave "
+            "--replicas out to continue it, or choose another directory with --data-dir",
+            ErrorDetails(field="replicas"),
+        )
     return current
 
 

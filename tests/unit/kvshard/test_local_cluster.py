@@ -94,6 +94,9 @@ async def test_the_first_start_makes_the_map_and_later_ones_keep_it(tmp_path):
         assert await open_map(coordinator, ClusterPlan(tmp_path, leaves=2, shards=4)) == made
         with pytest.raises(InvalidArgument, match="holds a cluster with 2 leaves, not 3"):
             await open_map(coordinator, ClusterPlan(tmp_path, leaves=3))
+        assert await open_map(coordinator, ClusterPlan(tmp_path, replicas=2)) == made
+        with pytest.raises(InvalidArgument, match="holds a cluster with 2 replicas of each shard, not 1"):
+            await open_map(coordinator, ClusterPlan(tmp_path, replicas=1))
         with pytest.raises(InvalidArgument, match="holds a cluster with 4 shards, not 8"):
             await open_map(coordinator, ClusterPlan(tmp_path, shards=8))
     finally:
