@@ -4,6 +4,8 @@ Whoever holds a `Connection` builds requests and reads responses; nobody else in
 """
 
 import asyncio
+import os
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -75,7 +77,8 @@ class Connection:
         self._current = 0
         self._opened: dict[int, tuple[grpc.aio.Channel, RouterStubs]] = {}
         self._is_closed = False
-        self._names = WriteNames(f"{self.random.getrandbits(96):024x}")
+        self._names: WriteNames | None = None
+        self._names_pid = 0
         self._watermarks = b""
         self._watermarks_due_at = float("-inf")
 
@@ -136,7 +139,8 @@ class Connection:
 
         An error says details.maybe_applied when the write may have taken effect, in whichever of its sendings.
         """
-        name = self._names.take()
+        names = self._own_names()
+        name = names.take()
         known = self._watermarks  # From before the first sending, as a repetition must tell it.
         id = types_pb2.RequestId(client=name.client, number=name.number, wants_watermarks=self._wants_watermarks())
         attempts = 0
@@ -160,7 +164,13 @@ class Connection:
                     error = in_doubt(error)
                 await self.pause_or_raise(error, router, is_repeatable=True, attempts=attempts, deadline=deadline)
         finally:
-            self._names.give_back(name)
+            names.give_back(name)
+
+    def _own_names(self) -> WriteNames:
+        """Names that nobody else gives: processes that are forked with a client, and with its random numbers, have others."""
+        if self._names is None or self._names_pid != os.getpid():
+            self._names, self._names_pid = WriteNames(secrets.token_hex(12)), os.getpid()
+        return self._names
 
     def _wants_watermarks(self) -> bool:
         """Whether it is this write's turn to ask."""

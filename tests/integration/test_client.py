@@ -1,6 +1,8 @@
 """The client against a fake router on a real port: what travels, what comes back, and what happens when things fail."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -317,6 +319,30 @@ async def test_a_client_closed_before_a_write_in_doubt_is_repeated_says_that_it_
         await call
     assert closed.value.details.maybe_applied
     assert len(router.requests["Put"]) == 1
+
+
+def test_processes_that_were_forked_with_a_client_write_under_ids_of_their_own(router: FakeRouter) -> None:
+    """Else the shards take the writes of one worker for repetitions of another's, and acknowledge what they do not do."""
+    program = """if True:
+        import asyncio, os, sys
+        from kvshard import Client
+
+        kv = Client(sys.argv[1])  # As a web application makes it before its server forks the workers.
+
+        async def work(worker):
+            async with kv:
+                await kv.put(f"worker-{worker}", b"v")
+
+        for worker in range(2):
+            if os.fork() == 0:
+                asyncio.run(work(worker))
+                os._exit(0)
+        for worker in range(2):
+            assert os.wait()[1] == 0
+    """
+    subprocess.run([sys.executable, "-c", program, router.address], check=True, timeout=30)
+    ids = [(request.request_id.client, request.request_id.number) for request in router.requests["Put"]]
+    assert len(ids) == len(set(ids)) == 2
 
 
 async def test_a_cancelled_call_is_cancelled_and_a_closed_client_says_so(router: FakeRouter) -> None:
