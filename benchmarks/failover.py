@@ -86,11 +86,11 @@ class ShardLoad:
                 seen.read_instants.append(time.monotonic())
             await asyncio.sleep(0.005)  # Enough to see a gap; more would only take the cores from the failover.
 
-    async def wait_writes_after(self, shards: list[int], instant: float) -> None:
-        """Wait until each of the shards has acknowledged a write after an instant. Raises TimeoutError."""
+    async def wait_calls_after(self, shards: list[int], instant: float) -> None:
+        """Wait until each of the shards has done a write and a read after an instant. Raises TimeoutError."""
         async with asyncio.timeout(RESUME_TIMEOUT_S):
-            for shard in shards:
-                instants = self.traffic[shard].write_instants
+            seen = [self.traffic[shard] for shard in shards]
+            for instants in (each for shard in seen for each in (shard.write_instants, shard.read_instants)):
                 while not instants or instants[-1] <= instant:  # noqa: ASYNC110 (an event a write would slow the load)
                     await asyncio.sleep(0.01)
 
@@ -158,7 +158,7 @@ async def kills(fleet: Fleet, count: int) -> list[Figure]:
             led = [shard for shard, config in cluster_map.shards.items() if config.primary == victim]
             killed_at = time.monotonic()
             fleet.leaves[victim].kill()
-            await load.wait_writes_after(led, killed_at + CALM_S)
+            await load.wait_calls_after(led, killed_at + CALM_S)
             write_gaps.append(max(_gap(load.traffic[shard].write_instants, killed_at) for shard in led))
             read_gaps.append(max(_gap(load.traffic[shard].read_instants, killed_at) for shard in led))
             fleet.leaves[victim].start()
