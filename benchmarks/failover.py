@@ -38,9 +38,10 @@ CONCURRENCY = 64
 
 @dataclass(slots=True)
 class Traffic:
-    """What the load of one shard has seen. Instants in seconds on the monotonic clock."""
+    """What the load of one shard has seen. keys: the acknowledged ones, in order. Instants are on the monotonic clock."""
 
     acked: dict[str, bytes] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
     write_instants: list[float] = field(default_factory=list)
     read_instants: list[float] = field(default_factory=list)
     read_errors: list[str] = field(default_factory=list)
@@ -67,19 +68,17 @@ class ShardLoad:
                 seen.write_errors.append(error.message)
                 continue
             seen.acked[key] = value
+            seen.keys.append(key)
             seen.write_instants.append(time.monotonic())
 
     async def _read(self, shard: int) -> None:
         seen, rng = self.traffic[shard], random.Random(shard)
-        recent: list[str] = []
         while not self._is_over.is_set():
-            if len(recent) < len(seen.acked):
-                recent += itertools.islice(seen.acked, len(recent), None)
-            if not recent:
+            if not seen.keys:
                 await asyncio.sleep(0.01)
                 continue
             try:
-                await self._client.get(rng.choice(recent))
+                await self._client.get(rng.choice(seen.keys))
             except KvShardError as error:
                 seen.read_errors.append(error.message)
             else:
@@ -110,9 +109,8 @@ class ShardLoad:
         """How many acknowledged writes are not there any more."""
         count = 0
         for seen in self.traffic.values():
-            keys = list(seen.acked)
-            for first in range(0, len(keys), CHECK_KEYS):
-                piece = keys[first : first + CHECK_KEYS]
+            for first in range(0, len(seen.keys), CHECK_KEYS):
+                piece = seen.keys[first : first + CHECK_KEYS]
                 items = await self._client.get_many(piece)
                 items.raise_for_failures()
                 for key, item in zip(piece, items, strict=True):
