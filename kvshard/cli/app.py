@@ -17,7 +17,7 @@ def build_app() -> App:
     """The `kvshard` command with all its verbs."""
     app = App(
         name="kvshard",
-        help="A sharded key-value service with full-text search.",
+        help="A sharded, replicated key-value service with full-text search.",
         version=kvshard.__version__,
         help_format="plaintext",  # the default renders Markdown, and loading that takes as long as all the rest
         suppress_keyboard_interrupt=False,  # `run` tells that it was interrupted, with the exit code that shells expect
