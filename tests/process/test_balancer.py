@@ -21,7 +21,7 @@ from kvshard import Client
 from kvshard.client.status import ClusterStatus
 from kvshard.supervision import EXIT_DONE
 
-TIMES = ("--heal-after", "2", "--failure-timeout", "1")
+TIMES = ("--heal-after", "2")
 SHARDS = 4
 WAIT_S = 25.0
 """For what takes a few seconds: other tests may hold the cores."""
@@ -192,7 +192,7 @@ async def test_moving_a_primary_disturbs_nobody(cluster: Cluster) -> None:
             f"shard 0 is on {', '.join(order)}; the first orders the writes\n",
         )
         moved = (await load.kv.map()).shards[0]
-        assert (moved.primary, moved.epoch) == (shard.desired[1], shard.epoch + 1)
+        assert moved.primary == shard.desired[1]
         (spare,) = {"leaf-1", "leaf-2", "leaf-3", "leaf-4"} - set(moved.desired)
         argv = ("--from", moved.primary, "--to", spare, "--wait", "--max-wait", "20")
         code, said = await cluster.cli("shard", "move", "0", *argv)
@@ -223,7 +223,7 @@ async def test_a_dead_leaf_is_healed_after_the_grace_and_gets_its_share_when_it_
 
 async def test_a_leaf_stopped_in_order_leaves_no_gap_without_writes(cluster: Cluster) -> None:
     async with traffic(cluster) as load:
-        await asyncio.sleep(0.3)
+        await until(load.kv, is_settled, "every shard has all of its replicas")
         before = cluster.up.leaf_pid("leaf-2")
         os.kill(before, signal.SIGTERM)
         while is_alive(before):
