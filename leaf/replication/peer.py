@@ -66,6 +66,7 @@ class Peer:
         self.granted_at = float("-inf")
         self.unacked_since: float | None = None
         self.is_leaving = False
+        self.is_greeted = False
         self.is_stopping = False
         self.ready_for: int | None = None
         self.sending: Sending | None = None

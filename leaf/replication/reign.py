@@ -248,7 +248,10 @@ class Reign:
         self._after(peer, now)
 
     def on_prepare_ack(self, peer: Peer, ack: PrepareAck, now: float) -> None:
-        """A peer has more of the log."""
+        """A peer has more of the log. One heard for the first time gets a beacon at once: the lease waits for its answer."""
+        if peer.last_ack_at is None and not peer.is_greeted:
+            peer.is_greeted = True
+            self._send_beacons(now)
         peer.on_ack(self.core, ack.acked, now, is_answer=True)
         self._after(peer, now)
 

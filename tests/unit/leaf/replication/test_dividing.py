@@ -11,7 +11,7 @@ from leaf.replication import actions as act
 from leaf.replication import events as ev
 from leaf.replication.dedup import DedupTable
 from leaf.replication.machine import Recovered
-from leaf.replication.messages import BeaconAck, Echo, RequestId
+from leaf.replication.messages import Beacon, BeaconAck, Echo, PrepareAck, RequestId
 from leaf.replication.oplog import ReplicatedLog
 
 D = Replica("d", "d1")
@@ -109,3 +109,19 @@ def test_a_copy_of_a_table_has_a_life_of_its_own() -> None:
     table.record(RequestId("client", 2), 6, b"r")
     assert [number for number, _, _ in copy.records()[0].results] == [1]
     copy.check_invariants()
+
+
+def test_a_peer_that_comes_up_later_is_greeted_at_once() -> None:
+    """A child's replicas open some milliseconds apart: its primary must not wait for the next beacon to get its lease."""
+    shard = ReplicatedShard()
+    machine = shard.machine("a")
+    reign = machine.reign
+    assert reign is not None
+    peer = reign.peers["b"]
+    peer.last_ack_at, peer.is_greeted = None, False
+    ack = PrepareAck(machine.epoch, machine.last)
+    sent = [machine.step(ev.Receive(peer.replica, machine.me, ack), shard.now) for _ in range(2)]
+    beacons = [
+        [each for each in actions if isinstance(each, act.Send) and isinstance(each.message, Beacon)] for actions in sent
+    ]
+    assert [len(each) for each in beacons] == [2, 0], "to all, once"
