@@ -14,7 +14,7 @@ from kvshard.cli.load_sources import Batch, Reject, Source
 from kvshard.client.keyspace import Keyspace
 from kvshard.client.retries import RetryPolicy
 from kvshard.clock import Clock
-from kvshard.errors import InvalidArgument, KvShardError
+from kvshard.errors import Expired, InvalidArgument, KvShardError
 
 BATCHES_IN_FLIGHT = 4
 """Enough to keep the leaves' disks and the router busy at once; with BATCH_BYTES it bounds the memory to some 16 MB."""
@@ -109,7 +109,7 @@ class Loader:
             try:
                 outcomes = list((await self._target.put_many((record.key, record.value) for record in pending)).outcomes)
             except KvShardError as error:
-                if not error.is_retryable:
+                if not _may_write_again(error):
                     raise
                 outcomes = [error] * len(pending)
             left, last = [], None
@@ -117,9 +117,8 @@ class Loader:
                 if isinstance(outcome, InvalidArgument):
                     refused.append(Reject(record.line, outcome.message, record.raw))
                 elif isinstance(outcome, KvShardError):
-                    if not outcome.is_retryable:
+                    if not _may_write_again(outcome):
                         raise outcome
-                    # Writing it again is harmless even where the outcome is unknown: it is the same value.
                     left.append(record)
                     last = outcome
             if len(left) < len(pending):
@@ -130,3 +129,8 @@ class Loader:
                     raise last
                 await asyncio.sleep(min(_PAUSES.max_delay_s, _PAUSES.base_delay_s * 2**attempts) * self._random.random())
         return refused
+
+
+def _may_write_again(error: KvShardError) -> bool:
+    """Whether it may help. It is harmless even where nobody knows whether the first one took effect: the value is the same."""
+    return error.is_retryable or isinstance(error, Expired)

@@ -14,7 +14,7 @@ from fakes.router_service import FakeRouter
 
 from kvshard.cli import main
 from kvshard.cli.load_progress import progress_line
-from kvshard.errors import ErrorDetails, Internal, StorageFailed, Unavailable
+from kvshard.errors import ErrorDetails, Expired, Internal, StorageFailed, Unavailable
 
 Load = Callable[..., int]
 SCHEMA = "title=text,year=integer"
@@ -207,6 +207,13 @@ def test_a_damaged_state_is_no_state(load: Load, router: FakeRouter, docs: pathl
     docs.with_name("docs.jsonl.load-state.json").write_text('{"target')
     assert load(docs) == 0
     assert loaded_again(router) == 20
+
+
+def test_a_repetition_that_came_too_late_is_written_anew(load: Load, router: FakeRouter, docs: pathlib.Path) -> None:
+    """A record put twice is the same record: nobody has to read and decide."""
+    router.fail("BatchWrite", Expired("nobody knows any more", ErrorDetails(maybe_applied=True)))
+    assert load(docs, "--batch-size", 5) == 0
+    assert len(router.items["default"]) == 20
 
 
 def test_a_disk_that_failed_ends_the_load(load: Load, router: FakeRouter, docs: pathlib.Path) -> None:
