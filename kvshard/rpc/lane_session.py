@@ -23,6 +23,12 @@ MAX_OUTSTANDING = 1_024
 MAX_WAITING = 4_096
 """Callers that wait for one of those places. Each holds its request in memory; further ones are refused at once."""
 
+MAX_WAITING_BYTES = 256 * 1024 * 1024
+"""Of their requests: eight of the largest batches. As much again is held by the callers' own copies."""
+
+REFUSED_RETRY_MS = 100
+"""A lane that is so full moves only when its leaf does."""
+
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """Requests not yet handed to gRPC: two of the largest batches. A leaf that does not read stops its callers here."""
 
@@ -75,6 +81,7 @@ class LaneSession:
         self._unsent_bytes = 0
         self._has_output = asyncio.Event()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting_bytes = 0
         self._task = asyncio.create_task(self._run())
 
     def has_room(self, size: int) -> bool:
@@ -112,10 +119,12 @@ class LaneSession:
 
     async def wait_for_room(self, size: int, deadline: float) -> None:
         """Wait for a place, first come first served. Raises ResourceExhausted when there is none by the deadline."""
-        if len(self._waiters) >= MAX_WAITING:
-            raise ResourceExhausted(f"{MAX_WAITING} callers wait for the lane to {self._peer}", ErrorDetails(limit=MAX_WAITING))
+        if len(self._waiters) >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
+            text = f"{len(self._waiters)} callers with {self._waiting_bytes} bytes wait for the lane to {self._peer}"
+            raise ResourceExhausted(text, ErrorDetails(limit=MAX_WAITING, retry_after_ms=REFUSED_RETRY_MS))
         place = (size, asyncio.get_running_loop().create_future())
         self._waiters.append(place)
+        self._waiting_bytes += size
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
                 await place[1]
@@ -126,6 +135,7 @@ class LaneSession:
             # Woken or gone, it keeps its place until now, so that no newcomer overtakes it. The next one's turn comes after
             # this caller has submitted, which it does without awaiting.
             self._waiters.remove(place)
+            self._waiting_bytes -= size
             asyncio.get_running_loop().call_soon(self._wake_waiter)
         if self.has_ended:
             raise Unavailable(f"the lane to {self._peer} broke before the request was sent")

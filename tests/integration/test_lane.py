@@ -28,7 +28,7 @@ from kvshard.rpc.codec import PAYLOAD_MAX_BYTES, READ, WRITE, decode, decode_err
 from kvshard.rpc.lane import Lane
 from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.lane_server import LaneServicer
-from kvshard.rpc.lane_session import MAX_OUTSTANDING
+from kvshard.rpc.lane_session import MAX_OUTSTANDING, MAX_WAITING_BYTES
 from kvshard.rpc.status import abort, error_from_rpc
 from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
 
@@ -364,6 +364,27 @@ class TestBounds:
         assert [len(decode(ShardReadReply, payload).values) for payload, _, _ in replies] == list(range(1, 11))
         await asyncio.gather(*held, impatient, return_exceptions=True)
         assert impatient.cancelled()
+        await lane.close()
+
+    async def test_waiting_bytes_are_bounded(self, leaf: Leaf) -> None:
+        """Large batches for a leaf that hangs must not fill the router's memory."""
+        lane = Lane(leaf.address, CLOCK)
+        held = [asyncio.create_task(lane.call(WRITE.number, encode(write(i)), soon())) for i in range(MAX_OUTSTANDING)]
+        for _ in range(MAX_OUTSTANDING):
+            await leaf.began.get()
+        large = bytes(MAX_WAITING_BYTES // 8)
+        waiting = [asyncio.create_task(lane.call(READ.number, large, soon())) for _ in range(8)]
+        await asyncio.sleep(0)
+        with pytest.raises(ResourceExhausted, match="wait for the lane") as caught:
+            await lane.call(READ.number, b"x", soon())
+        assert caught.value.details.retry_after_ms
+        waiting[0].cancel()
+        await asyncio.gather(waiting[0], return_exceptions=True)
+        with pytest.raises(ResourceExhausted, match="1024 requests"):  # It waits, until its deadline.
+            await lane.call(READ.number, large, soon(0.02))
+        for task in (*held, *waiting):
+            task.cancel()
+        await asyncio.gather(*held, *waiting, return_exceptions=True)
         await lane.close()
 
     async def test_waiting_callers_learn_of_a_break(self, leaf: Leaf) -> None:
