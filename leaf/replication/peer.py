@@ -150,12 +150,16 @@ class Peer:
             self.unacked_since = now
 
     def on_ack(self, core: Core, acked: int, now: float, *, is_answer: bool) -> None:
-        """It has the log through a seqno. is_answer: to a Prepare; a beacon's says nothing of what is under way."""
+        """It has the log through a seqno. is_answer: to a Prepare; a beacon's says nothing of what is under way.
+
+        What does not reach the place that was asked about is no answer to a probe: a replica also acknowledges unasked, what it
+        knows to be committed when it enters an epoch. The probe may have come before it did, and be lost.
+        """
         if self.sending is not None:
             if acked >= self.sending.seqno:
                 self._has_received(core, acked)  # Only the answer to the last chunk was lost.
             return
-        if is_answer:
+        if is_answer and acked >= self.sent:
             self.is_probing = False
         if acked > self.acked or self._asked_through <= acked:
             # Progress; merely to answer again what it had acknowledged is none.

@@ -146,3 +146,19 @@ def test_a_snapshot_survives_the_restart_of_either_side(restarted: str) -> None:
     assert D in shard.stored.in_sync
     assert shard.nodes["d"].state == shard.nodes[shard.primary].state
     assert shard.machine("d").dedup.records() == shard.machine("a").dedup.records()
+
+
+def test_an_acknowledgement_that_answers_no_probe_does_not_end_it() -> None:
+    """Else what the other has would never be verified, until a write comes or it is put out."""
+    shard = ReplicatedShard("ab")
+    shard.write("a", 1, "k", "v")
+    shard.settle()
+    primary = shard.machine("a")
+    assert primary.reign is not None
+    peer = primary.reign.peers["b"]
+    asked = peer.acked
+    peer.restart(primary)
+    peer.on_ack(primary, asked - 1, shard.now, is_answer=True)
+    assert peer.is_probing
+    peer.on_ack(primary, asked, shard.now, is_answer=True)
+    assert not peer.is_probing
