@@ -30,7 +30,9 @@ IDLE_S: Final = 0.25
 """Between two looks while nothing is due; news wake it at once."""
 
 SHARE: Final = 3
-"""After a piece of work the loop is left to others for so many times its length: a split takes a quarter of a leaf at most."""
+CLEAN_SHARE: Final = 7
+"""After a piece of work the loop is left to others for so many times its length: a split takes a quarter of a leaf at most, and
+cleaning up, which nobody waits for, an eighth."""
 
 FINISH_RETRY_S: Final = 0.05
 """Pause before the coordinator is asked again to write the end of a split; the part that leaves is not served meanwhile."""
@@ -141,17 +143,19 @@ class Splitter:
             if replica is None or replica.machine is None or replica.error is not None or self._host.committer.is_full:
                 continue
             began = self._host.clock.monotonic()
-            if await self._advance(replica):
+            done = await self._advance(replica)
+            if done is not None:
                 is_busy = True
-                await asyncio.sleep(SHARE * (self._host.clock.monotonic() - began))
+                share = CLEAN_SHARE if done is Task.CLEAN else SHARE
+                await asyncio.sleep(share * (self._host.clock.monotonic() - began))
         return is_busy
 
-    async def _advance(self, replica: Replica) -> bool:
-        """The next piece for one replica. Returns whether there was one."""
+    async def _advance(self, replica: Replica) -> Task | None:
+        """Do the next piece for one replica. Returns what was done, if that may go on at once."""
         host, shard = self._host, replica.shard
         config = host.maps.current.shards.get(shard)
         if config is None or host.store.state(shard).is_staging:
-            return False
+            return None
         splits = host.store.state(shard).splits
         task = next_task(self._situation(replica, config, splits))
         match task:
@@ -168,15 +172,16 @@ class Splitter:
                 host.store.splits.discard(shard, splits)
                 host.look_at_places()
             case Task.PROPOSE:
-                return self._propose(replica, splits)
+                self._propose(replica, splits)
+                return None
             case Task.FINISH:
                 assert config.split is not None
                 self._spawn("finish", shard, self._finish(shard, config.split))
-                return False
+                return None
             case Task.CLEAN:
                 await self._clean(shard, splits)
         self._note_ready(replica, splits)
-        return task is not None
+        return task
 
     def _situation(self, replica: Replica, config: ShardConfig, splits: SplitState) -> Situation:
         machine, shadow, known = replica.machine, splits.shadow, self._host.maps.current.shards
@@ -214,7 +219,7 @@ class Splitter:
         if len(splits.late) < late:
             self._host.look_at_places()
 
-    def _propose(self, replica: Replica, splits: SplitState) -> bool:
+    def _propose(self, replica: Replica, splits: SplitState) -> None:
         assert splits.shadow is not None
         assert replica.machine is not None
         part = splits.shadow.part
@@ -222,7 +227,6 @@ class Splitter:
         replica.machine.is_dividing = True
         self._host.propose(replica.shard, Split(part.child, part.at_slot, part.last_slot), None, 0)
         self.note_dividing(replica)
-        return False
 
     async def _clean(self, shard: int, splits: SplitState) -> None:
         host = self._host

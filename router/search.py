@@ -1,12 +1,14 @@
 """Search: scattered to every shard, gathered into one page of the best hits, with total, facets and coverage.
 
 Paging: a token holds, for each shard, the rank of its last hit that a page took; the next page asks every shard for the hits
-after that. So a page costs each shard its offset + limit, which is why the depth is bounded.
+after that. So a page costs each shard its offset + limit, which is why the depth is bounded. If a shard was split between two
+pages, its heirs are asked again for the hits that were taken, to see which of them has which.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
+from typing import NamedTuple
 
 from kvshard import limits
 from kvshard.clock import Clock
@@ -19,7 +21,7 @@ from router.gather import verdict
 from router.ledger import Timing, micros, timing_of
 from router.leg import how_to_read
 from router.merge import MergedFacet, MergedHits, merge_facet, merge_hits
-from router.moved import Rounds
+from router.moved import Rounds, heirs
 from router.requests import ReadPolicy, SearchQuery, check_limit, check_search, check_shards
 from router.routes import MapSource, resolve
 from router.scatter import LegResult, Scatter
@@ -43,6 +45,14 @@ class Found:
     facets: list[MergedFacet]
     next_token: bytes
     timing: Timing
+
+
+class _Asked(NamedTuple):
+    """The legs of a search, by this map; offsets: hits of each shard that earlier pages took."""
+
+    cluster_map: ClusterMap
+    offsets: dict[int, int]
+    legs: list[LegResult[ShardSearchReply]]
 
 
 class SearchOperation:
@@ -78,13 +88,14 @@ class SearchOperation:
         if token:
             position = self._tokens.decode_search(token, collection.id, request_print)
             _check_depth(position, query.limit)
-        legs = await self._ask(cluster_map, collection.id, query, position.offsets, policy, deadline)
+        asked = await self._ask(cluster_map, collection.id, query, position, policy, deadline)
+        legs, offsets = asked.legs, asked.offsets
         gathered = self._clock.monotonic()
         replies = {leg.shard: leg.answer.reply for leg in legs if leg.answer is not None}
         coverage = self._coverage(collection.id, legs, replies, policy, position)
-        page = merge_hits(replies, position.offsets, query.sort, query.limit, PAGE_MAX_BYTES)
+        page = merge_hits(replies, offsets, query.sort, query.limit, PAGE_MAX_BYTES)
         facets = [merge_facet(name, list(replies.values()), query.facet_limit) for name in query.facets]
-        next_token = self._next_token(collection.id, request_print, page, coverage)
+        next_token = self._next_token(collection.id, request_print, page, coverage, asked.cluster_map)
         ended = self._clock.monotonic()
         return Found(
             hits=page.hits,
@@ -100,23 +111,64 @@ class SearchOperation:
         cluster_map: ClusterMap,
         collection_id: int,
         query: SearchQuery,
-        offsets: Mapping[int, int],
+        position: SearchPosition,
         policy: ReadPolicy,
         deadline: float,
-    ) -> list[LegResult[ShardSearchReply]]:
+    ) -> "_Asked":
         """Ask every shard; all of them anew when one was split meanwhile: its documents would be missing, or counted twice."""
         rounds = Rounds(self._maps, self._clock, deadline, self._rng)
         while True:
             known = cluster_map.shards
             shards = sorted(known) if query.shards is None else check_shards(query.shards, known)
-            requests = _leg_requests(cluster_map, collection_id, shards, query, offsets, self._scatter.heard.refreshed)
-            legs = await self._scatter.gather("Search", self._leaves.search, requests, deadline, how_to_read(policy))
-            if not any(isinstance(leg.error, ShardMoved) for leg in legs):
-                return legs
-            newer = await rounds.next()
+            offsets, legs = await self._offsets(cluster_map, collection_id, query, position, policy, deadline)
+            if not legs:
+                requests = _leg_requests(cluster_map, collection_id, shards, query, offsets, self._scatter.heard.refreshed)
+                legs = await self._send(requests, policy, deadline)
+            newer = await rounds.next() if any(isinstance(leg.error, ShardMoved) for leg in legs) else None
             if newer is None:
-                return legs
+                return _Asked(cluster_map, offsets, legs)
             cluster_map = newer
+
+    async def _send(
+        self, requests: Sequence[ShardSearch], policy: ReadPolicy, deadline: float
+    ) -> list[LegResult[ShardSearchReply]]:
+        return await self._scatter.gather("Search", self._leaves.search, requests, deadline, how_to_read(policy))
+
+    async def _offsets(
+        self,
+        cluster_map: ClusterMap,
+        collection_id: int,
+        query: SearchQuery,
+        position: SearchPosition,
+        policy: ReadPolicy,
+        deadline: float,
+    ) -> tuple[dict[int, int], list[LegResult[ShardSearchReply]]]:
+        """Hits that earlier pages took of each shard, and the legs that failed when that was to be found out.
+
+        Of a shard that was split since, the hits taken are the first ones of its heirs' common order.
+        """
+        offsets = dict(position.offsets)
+        for shard, taken in position.offsets.items():
+            config = cluster_map.shards.get(shard)
+            last_slot = position.last_slots.get(shard)
+            if config is None or last_slot is None or config.last_slot == last_slot:
+                continue
+            found = dict.fromkeys((each.id for each in heirs(cluster_map, replace(config, last_slot=last_slot))), 0)
+            left = taken
+            while left > 0:
+                limit = min(left, limits.SEARCH_MAX_LIMIT)
+                again = replace(query, limit=limit, facets=[], highlight=[], is_keys_only=True)
+                requests = _leg_requests(cluster_map, collection_id, sorted(found), again, found, self._scatter.heard.refreshed)
+                legs = await self._send(requests, policy, deadline)
+                if any(leg.answer is None for leg in legs):
+                    return offsets, legs
+                replies = {leg.shard: leg.reply for leg in legs}
+                page = merge_hits(replies, found, query.sort, limit, PAGE_MAX_BYTES)
+                if not page.hits:
+                    break
+                found, left = page.offsets, left - len(page.hits)
+            offsets |= found
+        return offsets, []
 
     def _coverage(
         self,
@@ -131,10 +183,13 @@ class SearchOperation:
             self._known.learn(collection_id, shard, documents)
         return verdict(legs, answered, self._known.of(collection_id), policy, position.is_incomplete)
 
-    def _next_token(self, collection_id: int, request_print: bytes, page: MergedHits, coverage: Coverage) -> bytes:
+    def _next_token(
+        self, collection_id: int, request_print: bytes, page: MergedHits, coverage: Coverage, cluster_map: ClusterMap
+    ) -> bytes:
         if not page.has_more:
             return b""
-        position = SearchPosition(page.offsets, is_incomplete=not coverage.is_complete)
+        ends = {shard: cluster_map.shards[shard].last_slot for shard in page.offsets if shard in cluster_map.shards}
+        position = SearchPosition(page.offsets, not coverage.is_complete, ends)
         return self._tokens.encode_search(collection_id, request_print, position)
 
 

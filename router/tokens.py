@@ -11,22 +11,24 @@ Pure: imports only the standard library and other pure files.
 import hmac
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NoReturn
 
+from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.errors import ErrorDetails, InvalidToken
 from kvshard.limits import SHARDS_MAX
 
 _VERSION = 1
 _KIND_SCAN = 1
-_KIND_SEARCH = 2
+_KIND_SEARCH = 3
 _FLAG_INCOMPLETE = 1
 _DIGEST_BYTES = 16
 _FINGERPRINT_BYTES = 8
 _HEAD = struct.Struct(f">BBBI{_FINGERPRINT_BYTES}s")
-_OFFSET = struct.Struct(">II")
+_OFFSET = struct.Struct(">IIH")
 _LENGTH = struct.Struct(">I")
+_LAST_SLOT = TOKEN_SLOTS - 1
 
 TOKEN_MAX_BYTES = _DIGEST_BYTES + _HEAD.size + _OFFSET.size * SHARDS_MAX
 """A search token of the largest map; anything longer is refused before it is hashed."""
@@ -42,10 +44,14 @@ class ScanPosition:
 
 @dataclass(frozen=True, slots=True)
 class SearchPosition:
-    """A search goes on after this many hits of each shard's own order; a shard that is not listed begins at its first."""
+    """A search goes on after this many hits of each shard's own order; a shard that is not listed begins at its first.
+
+    last_slots: where the range of each ended then; it ends earlier now if the shard was split.
+    """
 
     offsets: Mapping[int, int]
     is_incomplete: bool = False
+    last_slots: Mapping[int, int] = field(default_factory=dict)
 
 
 def fingerprint(parts: Sequence[bytes]) -> bytes:
@@ -74,7 +80,9 @@ class TokenCodec:
 
     def encode_search(self, collection_id: int, request: bytes, position: SearchPosition) -> bytes:
         """A token of a search; request is its fingerprint."""
-        body = b"".join(_OFFSET.pack(shard, offset) for shard, offset in sorted(position.offsets.items()) if offset)
+        ends = position.last_slots
+        taken = sorted((shard, offset) for shard, offset in position.offsets.items() if offset)
+        body = b"".join(_OFFSET.pack(shard, offset, ends.get(shard, _LAST_SLOT)) for shard, offset in taken)
         return self._seal(_KIND_SEARCH, collection_id, request, position.is_incomplete, body)
 
     def decode_search(self, token: bytes, collection_id: int, request: bytes) -> SearchPosition:
@@ -82,7 +90,9 @@ class TokenCodec:
         is_incomplete, body = self._open(token, _KIND_SEARCH, collection_id, request)
         if len(body) % _OFFSET.size:
             _refuse("it was altered, cut, or comes from another cluster")
-        return SearchPosition(dict(_OFFSET.iter_unpack(body)), is_incomplete)
+        rows = list(_OFFSET.iter_unpack(body))
+        offsets = {shard: offset for shard, offset, _ in rows}
+        return SearchPosition(offsets, is_incomplete, {shard: last_slot for shard, _, last_slot in rows})
 
     def _seal(self, kind: int, collection_id: int, request: bytes, is_incomplete: bool, body: bytes) -> bytes:
         flags = _FLAG_INCOMPLETE if is_incomplete else 0

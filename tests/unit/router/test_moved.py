@@ -248,6 +248,28 @@ async def test_a_search_begins_anew(setting: Setting) -> None:
     assert {(each.shard, each.cuts) for each in setting.sent(ShardSearch)} >= {(0, 0), (0, 1), (2, 0)}
 
 
+@pytest.mark.parametrize("splits_before_page", [{1}, {2}, {1, 2}, {2, 3}])
+async def test_pages_of_a_search_go_on_across_splits(setting: Setting, splits_before_page: set[int]) -> None:
+    for number in range(40):
+        key = b"doc-%02d" % number
+        shard = setting.maps.current.shard_of_key(key)
+        title = "word " * (1 + number % 3)
+        setting.leaves.shards.setdefault((shard, 2), {})[key] = (b'{"title": "%s"}' % title.encode(), 1)
+    query = SearchQuery("word", [], 7, "", [], 10, [], False, False, None)
+    found: list[bytes] = []
+    token = b""
+    for page_number in range(10):
+        if page_number in splits_before_page:
+            setting.split(0)
+        page = await setting.searches.search("docs", query, token, DEFAULT_READ_POLICY, CLOCK.monotonic() + 5)
+        assert (page.total, page.coverage.is_complete) == (40, True)
+        found += [hit.key for _, hit in page.hits]
+        token = page.next_token
+        if not token:
+            break
+    assert found == sorted((b"doc-%02d" % n for n in range(40)), key=lambda key: (-(int(key[4:]) % 3), key))
+
+
 async def test_a_refusal_as_moved_ends_a_leg_at_once(setting: Setting) -> None:
     setting.leaves.client.on(ANY_LEAF, ShardSearch, ShardMoved("moved"))
     request = ShardSearch(0, 1, 2, "*", [], 0, 10)

@@ -17,7 +17,10 @@ def test_scan_round_trip(position: ScanPosition) -> None:
 
 def test_search_round_trip_keeps_only_shards_that_were_read() -> None:
     token = CODEC.encode_search(7, REQUEST, SearchPosition({3: 10, 1: 2, 2: 0}, is_incomplete=True))
-    assert CODEC.decode_search(token, 7, REQUEST) == SearchPosition({1: 2, 3: 10}, is_incomplete=True)
+    ends = {1: 65_535, 3: 65_535}
+    assert CODEC.decode_search(token, 7, REQUEST) == SearchPosition({1: 2, 3: 10}, True, ends), "none was told: none was cut"
+    token = CODEC.encode_search(7, REQUEST, SearchPosition({3: 10, 1: 2}, last_slots={3: 99, 1: 7, 5: 8}))
+    assert CODEC.decode_search(token, 7, REQUEST) == SearchPosition({1: 2, 3: 10}, False, {1: 7, 3: 99})
 
 
 def test_largest_search_token_is_accepted() -> None:
