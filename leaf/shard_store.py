@@ -217,6 +217,7 @@ class ShardStore:
         state = self.state(shard)
         assert not state.is_staging, f"shard {shard}: entries are applied while a snapshot arrives"
         assert entries[0].seqno == state.applied + 1, f"shard {shard}: {entries[0].seqno} after {state.applied}"
+        assert not any(isinstance(entry.payload, Split) for entry in entries[:-1]), f"shard {shard}: entries after a split"
         splits = state.splits
         if splits.late and any(isinstance(entry.payload, DropCollection) for entry in entries):
             # The drop removes rows that are still to be copied. It takes a drop while a replica that was not ready for a split

@@ -72,6 +72,7 @@ class Splitter:
     def __init__(self, host: SplitHost) -> None:
         self._host = host
         self._wake = asyncio.Event()
+        self._begun_at: dict[int, float] = {}
         self._ready_since: dict[int, float] = {}
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._worker: asyncio.Task[None] | None = None
@@ -157,6 +158,9 @@ class Splitter:
         if config is None or host.store.state(shard).is_staging:
             return None
         splits = host.store.state(shard).splits
+        if config.split is None and splits.shadow is None and not splits.departed:
+            self._note_ready(replica, splits)
+            return None
         task = next_task(self._situation(replica, config, splits))
         match task:
             case None:
@@ -166,6 +170,7 @@ class Splitter:
                 part = Part(config.split.child, config.split.at_slot, config.last_slot)
                 _log.info("copying what is to leave the shard", shard=shard, child=part.child, at_slot=part.at_slot)
                 host.store.splits.begin(shard, splits, part)
+                self._begun_at[shard] = host.clock.monotonic()
             case Task.COPY:
                 self._copy(replica, splits)
             case Task.DISCARD:
@@ -189,7 +194,8 @@ class Splitter:
         is_behind = splits.cuts < config.cuts
         wanted = None if is_behind or machine.role not in _MEMBERS else config.split
         child = wanted.child if wanted is not None else None
-        since = self._ready_since.get(replica.shard, self._host.clock.monotonic())
+        now = self._host.clock.monotonic()
+        since = self._ready_since.get(replica.shard, now)
         return Situation(
             wanted=wanted,
             is_applied=wanted is not None and splits.cuts > config.cuts,
@@ -199,7 +205,8 @@ class Splitter:
             is_in_flight=is_splitting(machine),
             may_begin=child is not None and child not in self._host.replicas and self._host.store.splits.may_begin(child),
             are_others_ready=child is not None and machine.reign is not None and machine.reign.are_ready_for(child),
-            waited_s=self._host.clock.monotonic() - since,
+            waited_s=now - since,
+            took_s=since - self._begun_at.get(replica.shard, since),
             known=known,
         )
 
@@ -212,6 +219,8 @@ class Splitter:
             self._ready_since.setdefault(replica.shard, self._host.clock.monotonic())
         else:
             self._ready_since.pop(replica.shard, None)
+            if splits.shadow is None:
+                self._begun_at.pop(replica.shard, None)
 
     def _copy(self, replica: Replica, splits: SplitState) -> None:
         late = len(splits.late)

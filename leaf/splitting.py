@@ -45,8 +45,9 @@ from leaf.operations import NO_COUNTS, Counts, DropCollection, Split, WriteOpera
 from leaf.replication.messages import Entry
 
 READY_PATIENCE_S: Final = 30.0
-"""How long a primary waits for the shadows of the other replicas in sync. One that is not ready when the split comes cannot
-serve the child at once; nothing is lost by it."""
+"""How long a primary waits for the shadows of the other replicas in sync, or as long as its own has taken, if that is longer.
+One that is not ready when the split comes cannot serve the child at once, and the child's writes wait until it is, or is put
+out; nothing is lost by it."""
 
 LARGE_CHUNK_BYTES: Final = 256 * 1024
 """Large values copied in one chunk, the last one over it: so much takes a millisecond."""
@@ -129,7 +130,7 @@ class Situation:
 
     wanted: by the newest map. is_applied: this replica has applied it, the map does not show it yet. may_begin: the child has
     no data here. are_others_ready: all other replicas in sync have a complete shadow; waited_s: how long this one has had its
-    own. known: the shards of the map.
+    own; took_s: how long that took to make. known: the shards of the map.
     """
 
     wanted: WantedSplit | None
@@ -142,6 +143,7 @@ class Situation:
     are_others_ready: bool
     waited_s: float
     known: Iterable[int]
+    took_s: float = 0.0
 
 
 def next_task(now: Situation) -> Task | None:
@@ -157,7 +159,7 @@ def next_task(now: Situation) -> Task | None:
             return Task.DISCARD
         if not shadow.is_complete:
             return Task.COPY
-        is_time = now.are_others_ready or now.waited_s >= READY_PATIENCE_S
+        is_time = now.are_others_ready or now.waited_s >= max(READY_PATIENCE_S, now.took_s)
         if is_wanted and now.is_primary and not now.is_in_flight and is_time:
             return Task.PROPOSE
     elif wanted is not None and not now.is_applied and now.may_begin and not now.is_in_flight:

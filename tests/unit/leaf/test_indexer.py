@@ -517,3 +517,31 @@ async def test_an_index_that_was_not_cut_before_a_restart_is_cut_after_it(house)
     totals = [(await again.search("word", shard=shard)).total for shard in (0, 7)]
     assert sum(totals) == 40
     await again.indexer.close()
+
+
+async def test_an_index_that_is_read_while_the_shard_is_split_is_not_forked(house):
+    """A part of what has left was not read any more: the child would lack it."""
+    keys = [b"k%04d" % n for n in range(1_500)]
+    house.put(0, {key: {"body": "word"} for key in keys})
+    house.source.scan_gate.clear()
+    house.indexer.open_shard(0, [DOCS])
+    searching = asyncio.create_task(house.search("word", limit=1))
+    await asyncio.to_thread(house.source.has_scan_begun.wait, 5)
+    seqno = house.source.split(0, 7, 1 << 15)
+    house.source.scan_gate.set()
+    house.indexer.notify(0, seqno)
+    house.indexer.split(0, 7, 1 << 15, (1 << 16) - 1, seqno)
+    house.indexer.open_shard(7, [DOCS])
+    low = [key for key in keys if house.source.slot_of(key) < 1 << 15]
+    assert (await searching).total == len(low)
+    assert (await house.search("word", shard=7)).total == len(keys) - len(low)
+
+
+async def test_an_index_behind_answers_nothing_before_it_has_what_is_required(house):
+    house.indexer.open_shard(0, [DOCS])
+    house.put(0, {b"a": {"body": "word"}})
+    assert (await house.search("word", refresh=True)).total == 1
+    seqno = house.put(0, {b"b": {"body": "word"}})
+    assert (await house.search("word")).total == 1, "as it is, until the next refresh"
+    house.indexer.require(0, seqno)
+    assert (await house.search("word")).total == 2

@@ -9,10 +9,13 @@ from fakes.hosted_leaf import DOCS, HostedLeaf, hosted_leaf
 from fakes.maps import FakeMaps, one_leaf_map
 
 from kvshard import hashing
-from kvshard.clustermap import ClusterMap, WantedSplit
+from kvshard.clustermap import ClusterMap, Leaf, Replica, WantedSplit
 from kvshard.errors import NotReady, ShardMoved, Unavailable
 from kvshard.model import ShardRead, ShardScan, ShardWrite
+from leaf import layout
 from leaf.memory_engine import MemoryEngine
+from leaf.operations import Split
+from leaf.replication.messages import Entry
 
 KEYS = [b"key-%03d" % n for n in range(100)]
 
@@ -213,3 +216,92 @@ async def test_a_stale_read_does_not_show_what_has_left() -> None:
         reply = leaf.requests.read(ShardRead(0, 1, 1, [high], is_stale_ok=True, cuts=0))
         assert reply is not None
         assert reply.errors[0].reason == "SHARD_MOVED"
+
+
+def in_a_set_of_two(maps: FakeMaps, primary: str = "leaf-2") -> None:
+    """Let another leaf be in sync of shard 0 too; nothing is heard of it."""
+    config = maps.current.shards[0]
+    maps.install(leaves={**maps.current.leaves, "leaf-2": Leaf("leaf-2", "127.0.0.1:2")})
+    members = (*config.in_sync, Replica("leaf-2", "other"))
+    maps.change_shard(0, epoch=config.epoch + 1, primary=primary, in_sync=members, desired=("leaf-2", "leaf-1"))
+
+
+async def end_elsewhere(maps: FakeMaps) -> None:
+    """The other leaf, as the primary, has split the shard and written it into the map."""
+    wanted = WantedSplit(1, 1 << 15)
+    maps.change_shard(0, split=wanted)
+    await maps.finish_split(0, maps.current.shards[0].epoch, wanted)
+
+
+def apply_split(leaf: HostedLeaf) -> None:
+    """What the replica does once the split is committed."""
+    replica = leaf.driver.replicas[0]
+    entry = Entry(replica.epoch, leaf.store.state(0).applied + 1, Split(1, 1 << 15, (1 << 16) - 1), None)
+    leaf.store.append(0, [entry])
+    leaf.driver._apply(replica, [entry], None)
+
+
+async def test_a_replica_in_sync_waits_for_the_split_instead_of_counting_its_data_as_lost() -> None:
+    async with hosted_leaf(maps=maps_of_one_shard()) as leaf:
+        await leaf.write(dict.fromkeys(KEYS, b"v"))
+        in_a_set_of_two(leaf.maps)
+        await end_elsewhere(leaf.maps)
+        await until(lambda: 1 in leaf.driver.replicas)
+        assert leaf.driver.replicas[1].role == "recovering"
+        assert leaf.store.held(1).incarnation == ""
+        with pytest.raises(NotReady):
+            leaf.read(KEYS[0], 1)
+        apply_split(leaf)
+        await until(lambda: leaf.driver.replicas[1].machine is not None)
+        machine = leaf.driver.replicas[1].machine
+        assert machine.me.incarnation == "incarnation-1.1"
+        assert (machine.applied, machine.role.value) == (leaf.store.state(0).applied, "secondary")
+        assert leaf.store.counts(1, 1).documents == len(halves(1 << 15)[1])
+
+
+async def test_a_learner_keeps_what_it_has_of_the_child_and_asks_to_join_with_it() -> None:
+    async with hosted_leaf(maps=maps_of_one_shard()) as leaf:
+        await leaf.write(dict.fromkeys(KEYS, b"v"))
+        in_a_set_of_two(leaf.maps)
+        config = leaf.maps.current.shards[0]
+        me = config.in_sync[0]
+        leaf.maps.change_shard(
+            0, epoch=config.epoch + 1, in_sync=config.in_sync[1:], learners=(me,), split=WantedSplit(1, 1 << 15)
+        )
+        await until(lambda: (shadow := leaf.store.state(0).splits.shadow) is not None and shadow.is_complete)
+        await end_elsewhere(leaf.maps)
+        await until(lambda: 1 in leaf.driver.replicas)
+        assert leaf.driver.replicas[1].machine is None, "it is being made"
+        apply_split(leaf)
+        await until(lambda: leaf.driver.replicas[1].machine is not None)
+        assert leaf.driver.replicas[1].role == "idle"
+        assert leaf.driver.replicas[1].machine.me.incarnation == "incarnation-1.1"
+
+
+async def test_data_that_did_not_come_out_of_the_split_is_made_anew() -> None:
+    """The parent's replica here got a state that was cut already: nothing is waited for."""
+    async with hosted_leaf(maps=maps_of_one_shard()) as leaf:
+        in_a_set_of_two(leaf.maps)
+        await end_elsewhere(leaf.maps)
+        await until(lambda: 1 in leaf.driver.replicas)
+        batch = leaf.engine.new_batch()
+        batch.put(layout.range_key(0), layout.pack_range((1 << 15) - 1, 1))
+        leaf.engine.write(batch)
+        leaf.driver.look_at_places()
+        await until(lambda: leaf.driver.replicas[1].machine is not None)
+        assert leaf.driver.replicas[1].machine.me.incarnation == "incarnation-2"
+
+
+async def test_a_parent_that_moves_away_is_kept_until_its_part_is_copied() -> None:
+    async with hosted_leaf(maps=maps_of_one_shard()) as leaf:
+        leaf.store.splits.chunk_rows = 1
+        await leaf.write(dict.fromkeys(KEYS, b"v"))
+        in_a_set_of_two(leaf.maps)
+        await end_elsewhere(leaf.maps)
+        apply_split(leaf)
+        config = leaf.maps.current.shards[0]
+        leaf.maps.change_shard(0, epoch=99, in_sync=config.in_sync[1:], desired=("leaf-2",))
+        await until(lambda: 0 not in leaf.driver.replicas)
+        await until(lambda: leaf.driver.replicas[1].machine is not None)
+        assert leaf.store.counts(1, 1).documents == len(halves(1 << 15)[1])
+        assert leaf.store.held(0).incarnation == ""

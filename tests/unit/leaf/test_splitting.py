@@ -27,6 +27,7 @@ QUIET = Situation(
     may_begin=True,
     are_others_ready=False,
     waited_s=0.0,
+    took_s=0.0,
     known={3},
 )
 
@@ -43,6 +44,7 @@ QUIET = Situation(
         ({"wanted": WANTED, "shadow": WHOLE, "is_primary": True}, None),
         ({"wanted": WANTED, "shadow": WHOLE, "is_primary": True, "are_others_ready": True}, Task.PROPOSE),
         ({"wanted": WANTED, "shadow": WHOLE, "is_primary": True, "waited_s": READY_PATIENCE_S}, Task.PROPOSE),
+        ({"wanted": WANTED, "shadow": WHOLE, "is_primary": True, "waited_s": READY_PATIENCE_S, "took_s": 99.0}, None),
         (
             {"wanted": WANTED, "shadow": WHOLE, "is_primary": True, "are_others_ready": True, "is_in_flight": True},
             None,
