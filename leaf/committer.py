@@ -1,7 +1,8 @@
-"""Group commit: one unsynced batch and one fsync for everything that all shards want written.
+"""Group commit: unsynced batches and one fsync for everything that all shards want written.
 
-A single task: take what has gathered, write it as one batch, flush on a thread, report; meanwhile the next group gathers. A
-write or flush that fails ends it for good: nobody knows what the disk holds after a failed fsync, so it is never tried again.
+A single task: take what has gathered, write it in batches that leave the event loop its turns, flush on a thread, report;
+meanwhile the next group gathers. A write or flush that fails ends it for good: nobody knows what the disk holds after a failed
+fsync, so it is never tried again.
 """
 
 import asyncio
@@ -17,7 +18,11 @@ from leaf.engine import Engine, StorageError
 from leaf.layout import Changes
 
 GROUP_MAX_BYTES: Final = 8 * 1024 * 1024
-"""Rows written at once; the write holds the event loop, for about 10 ms at this size. Larger changes make a group alone."""
+"""Rows that share a flush. Larger changes make a group alone."""
+
+BATCH_MAX_BYTES: Final = 1024 * 1024
+BATCH_MAX_ROWS: Final = 4_096
+"""Of one batch: its write holds the event loop, for about 2 ms at either bound. Larger changes make a batch alone."""
 
 QUEUE_MAX_BYTES: Final = 128 * 1024 * 1024
 """Rows that wait; beyond it writers are refused. Four of the largest batches: about a second of a slow disk."""
@@ -150,10 +155,7 @@ class Committer:
 
     async def _commit(self, group: _Group) -> None:
         try:
-            batch = self._engine.new_batch()
-            for work in group.works:
-                work.changes.write_to(batch)
-            self._engine.write(batch)
+            await self._write(group.works)
             loop = asyncio.get_running_loop()
             seconds = await loop.run_in_executor(self._executor, self._flush)
         except StorageError as error:
@@ -165,6 +167,19 @@ class Committer:
             self._report(group, seconds)
         else:
             self._reject(group.works, self.failure)
+
+    async def _write(self, works: Sequence[_Work]) -> None:
+        batch, rows, size = self._engine.new_batch(), 0, 0
+        for work in works:
+            changes = work.changes
+            if rows and (rows + len(changes) > BATCH_MAX_ROWS or size + changes.bytes > BATCH_MAX_BYTES):
+                self._engine.write(batch)
+                await asyncio.sleep(0)
+                batch, rows, size = self._engine.new_batch(), 0, 0
+            changes.write_to(batch)
+            rows += len(changes)
+            size += changes.bytes
+        self._engine.write(batch)
 
     def _flush(self) -> float:
         started = self._clock.monotonic()

@@ -4,7 +4,7 @@ import pytest
 from fakes.clock import ManualClock
 from fakes.engines import FaultyEngine
 
-from leaf.committer import GROUP_MAX_BYTES, Committer
+from leaf.committer import BATCH_MAX_BYTES, BATCH_MAX_ROWS, GROUP_MAX_BYTES, Committer
 from leaf.engine import StorageError
 from leaf.layout import Changes
 
@@ -82,6 +82,25 @@ async def test_groups_are_bounded_by_bytes_and_keep_their_order(shell: Shell) ->
     shell.committer.append(0, 5, row(b"k", bytes(GROUP_MAX_BYTES * 2)))
     await shell.settle()
     assert [report[0] for report in shell.durable] == [1, 2, 3, 4, 5]
+
+
+async def test_a_group_is_written_in_batches_that_leave_the_loop_its_turns_and_share_a_flush(shell: Shell) -> None:
+    for seqno in range(1, 3 * BATCH_MAX_ROWS + 1):
+        shell.committer.append(0, seqno, row(b"k%d" % seqno))
+    before, turns = shell.engine.writes, 0
+    while shell.engine.writes < before + 3:
+        assert shell.engine.writes <= before + turns
+        await asyncio.sleep(0)
+        turns += 1
+    assert shell.durable == []
+    await shell.settle()
+    assert (shell.engine.writes, shell.engine.flushes) == (4, 2)
+    assert shell.durable == [{0: 3 * BATCH_MAX_ROWS}]
+    big = bytes(BATCH_MAX_BYTES // 2 + 1)
+    for seqno in (1, 2):
+        shell.committer.append(1, seqno, row(b"k", big))
+    await shell.settle()
+    assert (shell.engine.writes, shell.engine.flushes) == (6, 3)
 
 
 async def test_a_failed_write_fails_what_waits_and_all_that_follows(shell: Shell) -> None:
