@@ -95,6 +95,8 @@ class Driver:
         self._ticker: asyncio.Task[None] | None = None
         self._is_closing = False
         self._stepped = asyncio.Event()
+        self._behind: deque[Replica] = deque()
+        self._going_on: asyncio.Handle | None = None
 
     def __repr__(self) -> str:
         return f"Driver({self.leaf!r}, {list(self.replicas.values())})"
@@ -153,6 +155,8 @@ class Driver:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.committer.close()
+        while self._behind:
+            self._go_on()
         for replica in list(self.replicas.values()):
             details = ErrorDetails(maybe_applied=True, shards=(replica.shard,))
             replica.abandon(Unavailable("the leaf stops", details))
@@ -302,10 +306,24 @@ class Driver:
                     actions.extend(machine.step(following, self.clock.monotonic()))
             if machine.role in IN_SYNC and not was_in_sync:
                 self.index.require(replica.shard, machine.applied)
+            if machine.is_behind and replica not in self._behind:
+                self._behind.append(replica)
+                self._go_on_soon()
         except StorageError as error:
             self.committer.fail(str(error))
         except Exception as defect:
             self._stop(replica, type(event).__name__, defect)
+
+    def _go_on_soon(self) -> None:
+        if self._behind and self._going_on is None and not self._is_closing:
+            self._going_on = asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Have one replica apply more of what is committed: they take turns, with each other and with all else in the loop."""
+        self._going_on = None
+        if self._behind:
+            self._step(self._behind.popleft(), ev.Tick())
+        self._go_on_soon()
 
     def _stop(self, replica: Replica, step: str, defect: Exception) -> None:
         """Whatever it is, this replica must not go on as if the step had been taken; the others may."""
@@ -343,6 +361,8 @@ class Driver:
     def _perform_rare(self, replica: Replica, action: Action) -> None:
         shard = replica.shard
         match action:
+            case act.CompareAndSet() | act.ReadConfig() | act.ReadSnapshot() if self._is_closing:
+                pass  # Nobody would wait for it any more.
             case act.SaveEpoch(ticket, epoch):
                 self.committer.append(replica.number, ticket, self.store.epoch_changes(shard, epoch))
             case act.Truncate(ticket, after):

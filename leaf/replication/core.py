@@ -33,6 +33,13 @@ from leaf.replication.messages import Entry, Message
 from leaf.replication.oplog import ReplicatedLog, Retention
 from leaf.replication.timings import Timings
 
+APPLY_MAX_ENTRIES: Final = 128
+APPLY_MAX_KEYS: Final = 512
+APPLY_MAX_BYTES: Final = 512 * 1024
+"""Of the entries applied in one step, save for one that is larger: 2 to 4 ms of an event loop (2 to 5 us a key, 30 us an entry
+with its writer's answer). A primary may have 8,000 entries or half a million small keys in flight, and learn in one moment that
+all of them are committed."""
+
 READERS_MAX: Final = 10_000
 """Reads that wait for a commit; each is a request that the leaf's admission has let in, so this is never the first bound."""
 
@@ -86,6 +93,7 @@ class Core:
     is_dividing, ready_for: set by the driver. Part of the state has left for another shard which the coordinator does not know
     yet, so that only replicas that took part hold it: nobody new is taken in sync. This replica is ready to divide off that
     shard; the primary is told with every answer to a beacon.
+    is_behind: the last step left entries unapplied that may be applied, for it had enough of them; a Tick applies more.
     """
 
     def __init__(
@@ -116,6 +124,7 @@ class Core:
         self.is_dividing = False
         self.ready_for: int | None = None
         self.in_flight_bytes = 0
+        self.is_behind = False
         self.pinned: int | None = None
         self.snapshots = boot % 1_000_003 * 1_000
         self.out: list[Action] = []
@@ -225,10 +234,15 @@ class Core:
                 self.saved_epoch = max(self.saved_epoch, done.value)
 
     def advance(self, through: int, now: float) -> None:
-        """Entries through a seqno are committed: apply those that are durable here, and answer who waited for them."""
-        through = min(through, self.durable)
-        if through <= self.committed:
+        """Entries through a seqno are committed: apply those that are durable here, and answer who waited for them.
+
+        Not all in one step if they are many: see `is_behind`.
+        """
+        possible = min(through, self.durable)
+        if possible <= self.committed:
             return
+        through = self._one_step(possible)
+        self.is_behind = through < possible
         entries = self.log.between(self.committed, through)
         begun = before = self.committed
         for entry in entries:
@@ -255,6 +269,17 @@ class Core:
         if point > self.log.base_seqno:
             self.log.trim(point)
             self.out.append(TrimLog(point))
+
+    def _one_step(self, through: int) -> int:
+        """How far of the entries through a seqno one step goes."""
+        through = min(through, self.committed + APPLY_MAX_ENTRIES)
+        keys = size = 0
+        for entry in self.log.between(self.committed, through):
+            keys += len(entry.keys or ())
+            size += entry.size
+            if keys > APPLY_MAX_KEYS or size > APPLY_MAX_BYTES:
+                return max(entry.seqno - 1, self.committed + 1)
+        return through
 
     # -- callers --------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed. Sent every `timings.tick`."""
+    """Time has passed. Sent every `timings.tick`, and soon after a step that left the machine behind (`Core.is_behind`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -278,6 +278,8 @@ class Follower:
         config = core.config
         if config is None:
             return
+        if core.role in (Role.SECONDARY, Role.LEARNER) and not self.is_taking_over():
+            self._apply_committed(now)
         if core.role is Role.SECONDARY:
             if core.has_readers and not self.has_lease(now):
                 core.refuse_readers(Reason.NO_LEASE)

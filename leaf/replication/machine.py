@@ -87,6 +87,7 @@ class ReplicationMachine(Core):
         """Take an event in, give back what is to be done. now: seconds on this process's monotonic clock."""
         if self.role is Role.FAILED:
             return self._refuse_failed(event)
+        self.is_behind = False
         match event:
             case ev.Receive(sender, receiver, message):
                 if receiver == self.me:

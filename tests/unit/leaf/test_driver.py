@@ -17,6 +17,7 @@ from leaf.operations import WriteOperation, keys_of
 from leaf.replica import Replica
 from leaf.replication import events as ev
 from leaf.replication.actions import Action
+from leaf.replication.core import APPLY_MAX_KEYS
 from leaf.replication.events import Propose
 from leaf.replication.messages import Entry, Outdated, Prepare
 
@@ -295,6 +296,39 @@ async def test_a_disk_that_fails_during_the_opening_fails_every_replica() -> Non
         assert [status.role for status in leaf.driver.status()] == ["failed"] * 3
         with pytest.raises(StorageFailed, match="checksum"):
             leaf.read(b"k")
+
+
+async def test_the_loop_gets_its_turns_while_much_is_applied() -> None:
+    engine = FaultyEngine()
+    async with asyncio.timeout(20), hosted_leaf(engine) as leaf:
+        engine.hold()
+        writes = [asyncio.ensure_future(leaf.write({b"%d-%d" % (n, k): b"v" for k in range(100)})) for n in range(50)]
+        await asyncio.sleep(0)
+        other = asyncio.ensure_future(leaf.write({b"k": b"v"}, 1))
+        await asyncio.sleep(0)
+        engine.release()
+        seen = {leaf.driver.replicas[0].applied}
+        while not all(write.done() for write in writes):
+            await asyncio.sleep(0)
+            seen.add(leaf.driver.replicas[0].applied)
+        assert len(seen) >= 50 * 100 // APPLY_MAX_KEYS
+        await other
+
+
+async def test_a_leaf_that_stops_applies_all_that_is_committed() -> None:
+    engine = FaultyEngine()
+    leaf = HostedLeaf(engine)
+    leaf.driver.start()
+    await leaf.driver.wait_open()
+    await leaf.settle()
+    engine.hold()
+    writes = [asyncio.ensure_future(leaf.write({b"%d-%d" % (n, k): b"v" for k in range(100)})) for n in range(20)]
+    await asyncio.sleep(0)
+    closing = asyncio.ensure_future(leaf.driver.close())
+    await asyncio.sleep(0)
+    engine.release()
+    await closing
+    assert len(await asyncio.gather(*writes)) == 20
 
 
 class Defect:

@@ -9,10 +9,12 @@ from kvshard.clustermap import Replica
 from leaf.replication import actions as act
 from leaf.replication import events as ev
 from leaf.replication.actions import Reason
+from leaf.replication.core import APPLY_MAX_ENTRIES
 from leaf.replication.machine import ReadNow, Role
 from leaf.replication.messages import (
     Beacon,
     BeaconAck,
+    Commit,
     Echo,
     Entry,
     Join,
@@ -128,6 +130,21 @@ def test_what_is_told_as_committed_is_applied_only_as_far_as_it_is_verified_and_
     assert machine.committed == 1, "the new primary's entry 2 may be another one"
     told(shard, "b", Prepare(2, 1, 2, (), 2), C)
     assert machine.committed == 2
+
+
+def test_much_that_is_told_as_committed_is_applied_in_several_steps() -> None:
+    shard = ReplicatedShard()
+    entries = tuple(Entry(1, seqno, ("k", str(seqno)), ("k",), 1) for seqno in range(2, APPLY_MAX_ENTRIES + 7))
+    told(shard, "b", Prepare(1, 1, 1, entries, 1))
+    machine = shard.machine("b")
+    machine.step(ev.Durable(shard.nodes["b"].ticket + 99), shard.now)
+    assert not machine.is_behind
+    told(shard, "b", Commit(1, entries[-1].seqno))
+    assert machine.applied == 1 + APPLY_MAX_ENTRIES
+    assert machine.is_behind
+    machine.step(ev.Tick(), shard.now)
+    assert machine.applied == entries[-1].seqno
+    assert not machine.is_behind
 
 
 # The log

@@ -9,7 +9,7 @@ from kvshard.clustermap import Replica
 from leaf.replication import actions as act
 from leaf.replication import events as ev
 from leaf.replication.actions import Reason
-from leaf.replication.core import READERS_MAX
+from leaf.replication.core import APPLY_MAX_BYTES, READERS_MAX
 from leaf.replication.dedup import DedupTable
 from leaf.replication.machine import ReadNow, Recovered, ReplicationMachine, Role
 from leaf.replication.messages import Beacon, BeaconAck, Commit, Echo, Prepare, PrepareAck, PrepareNack, RequestId
@@ -52,6 +52,48 @@ def test_a_commit_waits_for_the_slowest_and_is_told_at_once() -> None:
     found = heard(shard, C, PrepareAck(1, 2))
     assert [type(action) for action in found] == [act.Apply, act.Answer, act.Send, act.Send]
     assert [action.message for action in found if isinstance(action, act.Send)] == [Commit(1, 2)] * 2
+
+
+def test_many_entries_that_are_committed_at_once_are_applied_in_several_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step would hold the event loop of the leaf, and with it all its other shards, for a tenth of a second and more."""
+    monkeypatch.setattr("leaf.replication.core.APPLY_MAX_ENTRIES", 8)
+    shard = ReplicatedShard()
+    shard.is_cut = lambda sender, receiver: True
+    count = 2 * 8 + 5
+    for token in range(1, count + 1):
+        shard.write("a", token, f"k{token}", "v")
+    shard.settle()
+    machine = shard.machine("a")
+    heard(shard, B, PrepareAck(1, count + 1))
+    applied: list[int] = []
+    answered: list[int] = []
+    following: list[act.Action] = heard(shard, C, PrepareAck(1, count + 1))
+    while True:
+        applied.append(sum(len(action.entries) for action in following if isinstance(action, act.Apply)))
+        answered += [action.token for action in following if isinstance(action, act.Answer)]
+        assert machine.applied == machine.committed == 1 + sum(applied)
+        if not machine.is_behind:
+            break
+        following = machine.step(ev.Tick(), shard.now)
+        machine.check_invariants()
+    assert applied == [8, 8, 5]
+    assert answered == list(range(1, count + 1))
+
+
+def test_an_entry_larger_than_a_step_is_applied_alone() -> None:
+    shard = ReplicatedShard("a", min_in_sync=1)
+    shard.nodes["a"].is_disk_held = True
+    for token in (1, 2, 3):
+        shard.write("a", token, f"k{token}", "v" * (APPLY_MAX_BYTES + 1))
+    machine, ticket = shard.machine("a"), shard.nodes["a"].ticket
+    sizes = []
+    following = machine.step(ev.Durable(ticket), shard.now)
+    while True:
+        sizes += [len(action.entries) for action in following if isinstance(action, act.Apply)]
+        if not machine.is_behind:
+            break
+        following = machine.step(ev.Tick(), shard.now)
+    assert sizes == [1, 1, 1]
 
 
 @pytest.mark.parametrize("sender", [Replica("c", "c2"), D])
