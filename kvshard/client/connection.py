@@ -6,7 +6,8 @@ Whoever holds a `Connection` builds requests and reads responses; nobody else in
 import asyncio
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -54,6 +55,21 @@ class RouterStubs:
     kv: "KVAsyncStub"
     search: "SearchAsyncStub"
     cluster: "ClusterAsyncStub"
+
+
+@dataclass(slots=True)
+class WriteId:
+    """The id of one write, over all its sendings. known: what was known of the shards before the first of them."""
+
+    message: types_pb2.RequestId
+    known: bytes
+    attempts: int = 0
+
+    def failed(self, error: KvShardError) -> KvShardError:
+        """A sending has failed; the error, with what it means for the whole write."""
+        if error.details.maybe_applied and not self.message.is_retry:
+            self.message.is_retry, self.message.watermarks = True, self.known
+        return in_doubt(error) if self.message.is_retry else error
 
 
 class Connection:
@@ -139,32 +155,43 @@ class Connection:
 
         An error says details.maybe_applied when the write may have taken effect, in whichever of its sendings.
         """
+        with self.write_id() as id:
+            return await self.send_write(method, request, id, deadline=deadline)
+
+    @contextmanager
+    def write_id(self) -> Iterator[WriteId]:
+        """The id of a write that begins; it is not sent any more when this is left."""
         names = self._own_names()
         name = names.take()
-        known = self._watermarks  # From before the first sending, as a repetition must tell it.
-        id = types_pb2.RequestId(client=name.client, number=name.number, wants_watermarks=self._wants_watermarks())
-        attempts = 0
+        message = types_pb2.RequestId(client=name.client, number=name.number, wants_watermarks=self._wants_watermarks())
         try:
-            while True:
-                attempts += 1
-                request.request_id.CopyFrom(id)
-                router = self._current
-                try:
-                    response = await method(self.stubs)(request, timeout=max(0.0, deadline - self.clock.monotonic()))
-                except (grpc.aio.AioRpcError, asyncio.CancelledError) as raised:
-                    error = self.error_of_call(raised, is_write=True)
-                except FailedPrecondition as closed:
-                    raise in_doubt(closed) if id.is_retry else closed from None
-                else:
-                    self._watermarks = response.watermarks or self._watermarks
-                    return response
-                if error.details.maybe_applied and not id.is_retry:
-                    id.is_retry, id.watermarks = True, known
-                if id.is_retry:
-                    error = in_doubt(error)
-                await self.pause_or_raise(error, router, is_repeatable=True, attempts=attempts, deadline=deadline)
+            yield WriteId(message, self._watermarks)
         finally:
             names.give_back(name)
+
+    async def send_write(
+        self,
+        method: Callable[[RouterStubs], UnaryMethod[WriteT, WrittenT]],
+        request: WriteT,
+        id: WriteId,
+        *,
+        deadline: float,
+    ) -> WrittenT:
+        """Make a write, or a part of it, under this id; see `write`."""
+        while True:
+            id.attempts += 1
+            request.request_id.CopyFrom(id.message)
+            router = self._current
+            try:
+                response = await method(self.stubs)(request, timeout=max(0.0, deadline - self.clock.monotonic()))
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as raised:
+                error = self.error_of_call(raised, is_write=True)
+            except FailedPrecondition as closed:
+                raise id.failed(closed) from None
+            else:
+                self._watermarks = response.watermarks or self._watermarks
+                return response
+            await self.pause_or_raise(id.failed(error), router, is_repeatable=True, attempts=id.attempts, deadline=deadline)
 
     def _own_names(self) -> WriteNames:
         """Names that nobody else gives: processes that are forked with a client, and with its random numbers, have others."""
@@ -181,9 +208,12 @@ class Connection:
         return True
 
     async def pause_or_raise(
-        self, error: KvShardError, router: int, *, is_repeatable: bool, attempts: int, deadline: float
+        self, error: KvShardError, router: int | None, *, is_repeatable: bool, attempts: int, deadline: float
     ) -> None:
-        """Wait until the call may be made again, at another router than the one that failed; raise the error if it may not."""
+        """Wait until the call may be made again, at another router than the one that failed; raise the error if it may not.
+
+        router None: none did; what failed lies behind it.
+        """
         delay = retry_delay(
             self.retries,
             error,
@@ -195,7 +225,9 @@ class Connection:
         )
         if delay is None:
             raise error
-        if self._current == router:  # Else others that failed there have turned away already; back would be no better.
+        if (
+            router is not None and self._current == router
+        ):  # Else others that failed there have turned away already; back would be no better.
             self._current = (router + 1) % len(self.addresses)
         await asyncio.sleep(delay)
 

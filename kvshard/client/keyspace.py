@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, Unpack
 
+from kvshard.client.batch_retry import nothing_but, part_of, passing_failures, put_in, why_to_pause
 from kvshard.client.checks import batches, check_condition, check_timeout, key_bytes, ttl_milliseconds
 from kvshard.client.codecs import ValueCodec, key_decoder
 from kvshard.client.connection import Connection
@@ -188,7 +189,7 @@ class Keyspace(Generic[K, V]):
         for request in requests:
             if failed is None:
                 try:
-                    answers.append(await self._connection.write(lambda stubs: stubs.kv.BatchWrite, request, deadline=deadline))
+                    answers.append(await self._write_piece(request, deadline))
                 except KvShardError as error:
                     if not answers:
                         raise
@@ -197,6 +198,26 @@ class Keyspace(Generic[K, V]):
             else:
                 answers.append([failed] * len(request.keys))
         return answers
+
+    async def _write_piece(self, request: kv_pb2.BatchWriteRequest, deadline: float) -> kv_pb2.BatchWriteResponse:
+        """The answer to a batch. Keys that fail for a while are sent again until the deadline. Raises what hits the whole."""
+        connection = self._connection
+        with connection.write_id() as id:
+            answer = await connection.send_write(lambda stubs: stubs.kv.BatchWrite, request, id, deadline=deadline)
+            while failed := passing_failures(answer):
+                error = id.failed(why_to_pause(list(failed.values())))
+                try:
+                    await connection.pause_or_raise(error, None, is_repeatable=True, attempts=id.attempts, deadline=deadline)
+                except KvShardError:
+                    break  # Each key says for itself why.
+                part = part_of(request, list(failed))
+                try:
+                    again = await connection.send_write(lambda stubs: stubs.kv.BatchWrite, part, id, deadline=deadline)
+                except KvShardError as raised:
+                    put_in(answer, failed, nothing_but(raised, len(failed)))
+                    break
+                put_in(answer, failed, again)
+        return answer
 
     def scan(
         self,

@@ -28,7 +28,7 @@ from kvshard import (
     VersionConflict,
 )
 from kvshard.client.retries import RetryPolicy
-from kvshard.errors import Cancelled, ErrorDetails, ResourceExhausted
+from kvshard.errors import Cancelled, ErrorDetails, Internal, ResourceExhausted, StorageFailed
 from kvshard.v1 import types_pb2
 
 
@@ -83,7 +83,7 @@ async def test_keys_come_back_as_they_were_asked_for(router: FakeRouter) -> None
 
 async def test_batches_have_a_result_for_every_key(kv: Client[str], router: FakeRouter) -> None:
     router.dead_keys[b"b"] = Unavailable("shard 3 is silent", ErrorDetails(shards=(3,)))
-    results = await kv.put_many({"a": b"1", "b": b"2", "c": b"3"})
+    results = await kv.put_many({"a": b"1", "b": b"2", "c": b"3"}, timeout=0.1)
     assert (results["a"], results["c"]) == (1, 2)
     assert not results.ok
     assert list(results.failures) == ["b"]
@@ -100,6 +100,50 @@ async def test_batches_have_a_result_for_every_key(kv: Client[str], router: Fake
     assert dict(deleted) == {"a": True, "x": False}
     assert await kv.get_many([]) == []
     assert len(await kv.put_many({})) == 0
+
+
+@pytest.mark.parametrize("is_in_doubt", [False, True])
+async def test_the_keys_of_a_batch_that_fail_for_a_while_are_sent_again_under_its_id(
+    kv: Client[str], router: FakeRouter, is_in_doubt: bool
+) -> None:
+    router.watermarks = b"marks"
+    await kv.put("x", b"asks for watermarks")
+    router.put(b"d", b"old")
+    for key in (b"b", b"d"):
+        router.dead_keys[key] = Unavailable("leaf-1 restarts", ErrorDetails(shards=(3,), maybe_applied=is_in_doubt))
+    router.dead_keys[b"c"] = StorageFailed("the disk of leaf-2 is full")
+    call = asyncio.create_task(kv.put_many([("a", b"1"), ("b", b"2"), ("c", b"3"), ("d", b"4")], ttl=60, if_absent=True))
+    while len(router.requests["BatchWrite"]) < 3:
+        await asyncio.sleep(0.001)
+    del router.dead_keys[b"b"], router.dead_keys[b"d"]
+    results = await call
+    assert (results["a"], results["b"]) == (3, 4)
+    assert isinstance(results["c"], StorageFailed)
+    assert isinstance(results["d"], VersionConflict)
+    assert not results["d"].details.maybe_applied
+    first, *later = router.requests["BatchWrite"]
+    assert {tuple(request.keys) for request in later} == {(b"b", b"d")}
+    assert {tuple(request.values) for request in later} == {(b"2", b"4")}
+    assert {(len(request.ttl_ms), len(request.conditions)) for request in later} == {(2, 2)}
+    assert {request.request_id.number for request in later} == {first.request_id.number}
+    assert {request.request_id.is_retry for request in later} == {is_in_doubt}
+    assert {request.request_id.watermarks for request in later} == {b"marks" if is_in_doubt else b""}
+
+
+async def test_what_is_known_of_the_keys_of_a_batch_when_its_time_is_over(kv: Client[str], router: FakeRouter) -> None:
+    router.dead_keys[b"b"] = Unavailable("leaf-1 restarts")
+    router.dead_keys[b"d"] = Unavailable("the lane broke", ErrorDetails(maybe_applied=True))
+    call = asyncio.create_task(kv.put_many({"a": b"1", "b": b"2", "d": b"4"}, timeout=1.0))
+    while len(router.requests["BatchWrite"]) < 2:
+        await asyncio.sleep(0.001)
+    router.dead_keys[b"d"] = Unavailable("shard 3 is silent")
+    results = await call
+    assert results["a"] == 1
+    assert {key: error.details.maybe_applied for key, error in results.failures.items()} == {"b": False, "d": True}
+    router.fail("BatchWrite", Internal("a defect"), after=1)
+    results = await kv.put_many({"a": b"1", "b": b"2"})
+    assert results["a"] == 2
+    assert isinstance(results["b"], Internal)
 
 
 async def test_a_key_that_occurs_twice_has_its_last_result_and_both_outcomes(kv: Client[str]) -> None:
