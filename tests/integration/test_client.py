@@ -83,7 +83,8 @@ async def test_keys_come_back_as_they_were_asked_for(router: FakeRouter) -> None
 
 async def test_batches_have_a_result_for_every_key(kv: Client[str], router: FakeRouter) -> None:
     router.dead_keys[b"b"] = Unavailable("shard 3 is silent", ErrorDetails(shards=(3,)))
-    results = await kv.put_many({"a": b"1", "b": b"2", "c": b"3"}, timeout=0.1)
+    async with Client(router.address, retries=NO_RETRIES) as once:
+        results = await once.put_many({"a": b"1", "b": b"2", "c": b"3"})
     assert (results["a"], results["c"]) == (1, 2)
     assert not results.ok
     assert list(results.failures) == ["b"]
@@ -130,20 +131,22 @@ async def test_the_keys_of_a_batch_that_fail_for_a_while_are_sent_again_under_it
     assert {request.request_id.watermarks for request in later} == {b"marks" if is_in_doubt else b""}
 
 
-async def test_what_is_known_of_the_keys_of_a_batch_when_its_time_is_over(kv: Client[str], router: FakeRouter) -> None:
+async def test_what_is_known_of_the_keys_of_a_batch_in_the_end(router: FakeRouter) -> None:
     router.dead_keys[b"b"] = Unavailable("leaf-1 restarts")
     router.dead_keys[b"d"] = Unavailable("the lane broke", ErrorDetails(maybe_applied=True))
-    call = asyncio.create_task(kv.put_many({"a": b"1", "b": b"2", "d": b"4"}, timeout=1.0))
-    while len(router.requests["BatchWrite"]) < 2:
-        await asyncio.sleep(0.001)
-    router.dead_keys[b"d"] = Unavailable("shard 3 is silent")
-    results = await call
-    assert results["a"] == 1
-    assert {key: error.details.maybe_applied for key, error in results.failures.items()} == {"b": False, "d": True}
-    router.fail("BatchWrite", Internal("a defect"), after=1)
-    results = await kv.put_many({"a": b"1", "b": b"2"})
-    assert results["a"] == 2
-    assert isinstance(results["b"], Internal)
+    async with Client(router.address, retries=RetryPolicy(max_attempts=3)) as kv:
+        call = asyncio.create_task(kv.put_many({"a": b"1", "b": b"2", "d": b"4"}))
+        while len(router.requests["BatchWrite"]) < 2:  # The first answer has said that it is in doubt.
+            await asyncio.sleep(0.001)
+        router.dead_keys[b"d"] = Unavailable("shard 3 is silent")
+        results = await call
+        assert results["a"] == 1
+        assert {key: error.details.maybe_applied for key, error in results.failures.items()} == {"b": False, "d": True}
+        assert len(router.requests["BatchWrite"]) == 3
+        router.fail("BatchWrite", Internal("a defect"), after=1)
+        results = await kv.put_many({"a": b"1", "b": b"2"})
+        assert results["a"] == 2
+        assert isinstance(results["b"], Internal)
 
 
 async def test_a_key_that_occurs_twice_has_its_last_result_and_both_outcomes(kv: Client[str]) -> None:
@@ -271,7 +274,7 @@ async def test_no_client_shares_a_name_with_another(router: FakeRouter) -> None:
 
 
 async def test_the_last_error_tells_that_a_write_may_have_been_done(router: FakeRouter) -> None:
-    async with Client(router.address, timeout=0.4) as kv:
+    async with Client(router.address, retries=RetryPolicy(max_attempts=3)) as kv:
         router.fail("Put", Unavailable("lost", ErrorDetails(maybe_applied=True)))
         router.fail("Put", Unavailable("starting"), times=1_000)
         with pytest.raises(Unavailable, match="starting") as caught:
