@@ -248,22 +248,32 @@ class _WriteId:
     """The request id that a write goes under: its client's, or one of the router's own, which is given back at the end.
 
     known: what is known of the shards from before the first sending. how: whether there may have been a sending before.
+    positions, total: of a write that is a part of the one which the id names, as in ShardWrite.
     """
 
-    __slots__ = ("_names", "_own", "client", "how", "known", "number")
+    __slots__ = ("_names", "_own", "client", "how", "known", "number", "positions", "total")
 
     def __init__(self, identity: RequestIdentity | None, names: WriteNames, heard: Heard) -> None:
         self._names = names
         self._own: WriteName | None = None
         self.known: Watermarks = heard.committed
         self.how: How = USUALLY
+        self.positions: Sequence[int] = ()
+        self.total = 0
         if identity is None:
             self._own = names.take()
             self.client, self.number = self._own
         else:
             self.client, self.number = identity.client, identity.number
+            self.positions, self.total = identity.positions, identity.total
             if identity.is_retry:
                 self.known, self.how = identity.known, REPEATED
+
+    def places(self, indices: list[int], count: int) -> tuple[list[int], int]:
+        """(positions, total) of some of the `count` keys of this request; empty where they are the whole write."""
+        if self.positions:
+            return [self.positions[index] for index in indices], self.total
+        return ([], 0) if len(indices) == count else (indices, count)
 
     def note_doubt(self) -> None:
         """A sending may have taken effect: what is known by now of a shard may be from after it."""
@@ -321,7 +331,7 @@ def _shard_write(
     id: _WriteId,
 ) -> ShardWrite:
     config, part = cluster_map.shards[shard], _pick(columns, indices)
-    is_all = len(indices) == len(columns.keys)
+    positions, total = id.places(indices, len(columns.keys))
     return ShardWrite(
         shard=shard,
         epoch=config.epoch,
@@ -335,8 +345,8 @@ def _shard_write(
         client=id.client,
         number=id.number,
         since=id.known.of(shard),
-        positions=[] if is_all else indices,
-        total=0 if is_all else len(columns.keys),
+        positions=positions,
+        total=total,
         cuts=config.cuts,
     )
 

@@ -6,8 +6,9 @@ Pure: imports only the standard library and other pure files.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import NoReturn
 
 from kvshard import limits, query
@@ -112,12 +113,17 @@ def check_keys(keys: Sequence[bytes]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RequestIdentity:
-    """The id that a client gave its write. known: what the client knew of the shards before it first sent it."""
+    """The id that a client gave its write. known: what the client knew of the shards before it first sent it.
+
+    positions, total: of a part of a batch, as in ShardWrite.
+    """
 
     client: str
     number: int
     is_retry: bool
     known: Watermarks
+    positions: tuple[int, ...] = ()
+    total: int = 0
 
 
 def request_identity(client: str, number: int, is_retry: bool, watermarks: bytes) -> RequestIdentity:
@@ -130,6 +136,20 @@ def request_identity(client: str, number: int, is_retry: bool, watermarks: bytes
     if watermarks and not is_retry:
         refuse("request_id.watermarks belong to a repetition; set is_retry", "request_id.watermarks")
     return RequestIdentity(client, number, is_retry, Watermarks.decode(watermarks))
+
+
+def request_identity_of_part(identity: RequestIdentity, positions: Sequence[int], total: int, keys: int) -> RequestIdentity:
+    """The id of a part of a batch, checked. keys: how many this part has."""
+    if not positions and not total:
+        return identity
+    if total > limits.BATCH_MAX_KEYS:
+        message = f"request_id.total must be at most {limits.BATCH_MAX_KEYS}, not {total}"
+        refuse(message, "request_id.total", limits.BATCH_MAX_KEYS)
+    if len(positions) != keys:
+        refuse(f"request_id.positions has {len(positions)} entries for {keys} keys", "request_id.positions")
+    if any(before >= after for before, after in pairwise([*positions, total])):
+        refuse(f"request_id.positions must ascend and lie below {total}, the total", "request_id.positions")
+    return replace(identity, positions=tuple(positions), total=total)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from router.requests import (
     key_range,
     read_policy,
     request_identity,
+    request_identity_of_part,
     write_columns,
 )
 from router.scan import ScanOperation, ScanPage, ScanRequest
@@ -209,7 +210,9 @@ def _identity(request: _Write) -> RequestIdentity | None:
     if not request.HasField("request_id"):
         return None
     id = request.request_id
-    return request_identity(id.client, id.number, id.is_retry, id.watermarks)
+    identity = request_identity(id.client, id.number, id.is_retry, id.watermarks)
+    keys = len(request.keys) if isinstance(request, kv_pb2.BatchWriteRequest) else 1
+    return request_identity_of_part(identity, id.positions, id.total, keys)
 
 
 def _state(state: ReadState) -> types_pb2.ReadState:

@@ -1,8 +1,9 @@
 """What of a batch is sent again: the keys that failed for a while, under the id of the batch.
 
 A shard answers for all its keys of a batch or for none, so what failed for a while are all keys of some shards. Sent again
-under the same id they are to these shards the same write: one that was done after all gives its first result. The shards that
-answered are not asked again.
+under the same id, with their places in the batch, they are to these shards the same write: one that was done after all gives
+its first result, also when a split has cut its shard meanwhile. The shards that answered are not asked again: there a condition
+that failed would be looked at anew.
 """
 
 from collections.abc import Sequence

@@ -176,11 +176,15 @@ class Connection:
         id: WriteId,
         *,
         deadline: float,
+        positions: Sequence[int] = (),
+        total: int = 0,
     ) -> WrittenT:
-        """Make a write, or a part of it, under this id; see `write`."""
+        """Make a write under this id; see `write`. positions, total: of a part of it, where it stands in a batch of so many."""
         while True:
             id.attempts += 1
             request.request_id.CopyFrom(id.message)
+            request.request_id.positions.extend(positions)
+            request.request_id.total = total
             router = self._current
             try:
                 response = await method(self.stubs)(request, timeout=max(0.0, deadline - self.clock.monotonic()))

@@ -210,9 +210,11 @@ class Keyspace(Generic[K, V]):
                     await connection.pause_or_raise(error, None, is_repeatable=True, attempts=id.attempts, deadline=deadline)
                 except KvShardError:
                     break  # Each key says for itself why.
-                part = part_of(request, list(failed))
+                part, count = part_of(request, list(failed)), len(request.keys)
                 try:
-                    again = await connection.send_write(lambda stubs: stubs.kv.BatchWrite, part, id, deadline=deadline)
+                    again = await connection.send_write(
+                        lambda stubs: stubs.kv.BatchWrite, part, id, deadline=deadline, positions=list(failed), total=count
+                    )
                 except KvShardError as raised:
                     put_in(answer, failed, nothing_but(raised, len(failed)))
                     break

@@ -195,6 +195,8 @@ class RequestId(_message.Message):
     IS_RETRY_FIELD_NUMBER: _builtins.int
     WATERMARKS_FIELD_NUMBER: _builtins.int
     WANTS_WATERMARKS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     """Random name of the client, 1 to 64 characters; no other client may have it."""
     number: _builtins.int
@@ -211,6 +213,14 @@ class RequestId(_message.Message):
     """
     wants_watermarks: _builtins.bool
     """Ask for `watermarks` in the response; a client wants new ones every few seconds."""
+    total: _builtins.int
+    """With positions: how many keys that batch has."""
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of a batch of which only a part is sent again: where its keys stand in the batch that was sent
+        first, ascending. Empty: these are all its keys.
+        """
+
     def __init__(
         self,
         *,
@@ -219,10 +229,12 @@ class RequestId(_message.Message):
         is_retry: _builtins.bool = ...,
         watermarks: _builtins.bytes = ...,
         wants_watermarks: _builtins.bool = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
+        total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "is_retry", b"is_retry", "number", b"number", "wants_watermarks", b"wants_watermarks", "watermarks", b"watermarks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "is_retry", b"is_retry", "number", b"number", "positions", b"positions", "total", b"total", "wants_watermarks", b"wants_watermarks", "watermarks", b"watermarks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

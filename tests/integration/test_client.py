@@ -127,6 +127,8 @@ async def test_the_keys_of_a_batch_that_fail_for_a_while_are_sent_again_under_it
     assert {tuple(request.values) for request in later} == {(b"2", b"4")}
     assert {(len(request.ttl_ms), len(request.conditions)) for request in later} == {(2, 2)}
     assert {request.request_id.number for request in later} == {first.request_id.number}
+    assert {(*request.request_id.positions, request.request_id.total) for request in later} == {(1, 3, 4)}
+    assert (list(first.request_id.positions), first.request_id.total) == ([], 0)
     assert {request.request_id.is_retry for request in later} == {is_in_doubt}
     assert {request.request_id.watermarks for request in later} == {b"marks" if is_in_doubt else b""}
 

@@ -20,7 +20,15 @@ from kvshard.telemetry import RouterMetrics
 from router import scan as scan_module
 from router.coverage import KnownCounts
 from router.kv import KeyValueOperations
-from router.requests import DEFAULT_READ_POLICY, SearchQuery, WriteColumns, key_range, request_identity, write_columns
+from router.requests import (
+    DEFAULT_READ_POLICY,
+    SearchQuery,
+    WriteColumns,
+    key_range,
+    request_identity,
+    request_identity_of_part,
+    write_columns,
+)
 from router.scan import ScanOperation, ScanRequest
 from router.scatter import Scatter
 from router.search import SearchOperation
@@ -147,6 +155,31 @@ async def test_a_write_whose_first_answer_was_lost_takes_effect_once(setting: Se
     assert repeated.failures == []
     versions = {key: version for held in before.values() for key, (_, version) in held.items()}
     assert repeated.versions == [versions[key] for key in KEYS]
+    assert all(value == b"v" for held in setting.leaves.shards.values() for value, _ in held.values())
+
+
+async def test_a_part_of_a_batch_that_is_sent_again_after_a_split_takes_effect_once(setting: Setting) -> None:
+    """A client sends only the keys again whose shard did not answer; the shard knows them by their places in the batch."""
+    lost = Unavailable("the answer was lost", ErrorDetails(maybe_applied=True))
+
+    def do_and_lose(request: ShardWrite) -> Any:
+        setting.leaves._write(request)
+        return lost
+
+    setting.leaves.client.on("leaf-2", ShardWrite, do_and_lose)
+    first = await setting.put(KEYS, identity=request_identity("client", 1, False, b""))
+    failed = [index for index, _ in first.failures]
+    assert 0 < len(failed) < len(KEYS)
+    before = {place: dict(held) for place, held in setting.leaves.shards.items()}
+    setting.split()
+    for leaf in ("leaf-1", "leaf-2"):
+        setting.leaves.serve(leaf)
+    await setting.maps.refresh()
+    identity = request_identity_of_part(request_identity("client", 1, True, b""), failed, len(KEYS), len(failed))
+    again = await setting.put([KEYS[index] for index in failed], b"never", identity=identity)
+    assert again.failures == []
+    versions = {key: version for held in before.values() for key, (_, version) in held.items()}
+    assert again.versions == [versions[KEYS[index]] for index in failed]
     assert all(value == b"v" for held in setting.leaves.shards.values() for value, _ in held.values())
 
 

@@ -234,3 +234,27 @@ def test_request_identity() -> None:
 )
 def test_request_identity_that_is_none(client: str, number: int, watermarks: bytes, field: str, limit: int | None) -> None:
     refused(lambda: requests.request_identity(client, number, False, watermarks), field, limit)
+
+
+def test_request_identity_of_a_part() -> None:
+    identity = requests.request_identity("c", 1, True, b"")
+    assert requests.request_identity_of_part(identity, [], 0, 3) is identity
+    part = requests.request_identity_of_part(identity, [0, 2, 9], 10, 3)
+    assert (part.positions, part.total, part.number) == ((0, 2, 9), 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("positions", "total", "field", "limit"),
+    [
+        ([0, 1], 10, "request_id.positions", None),
+        ([0, 1, 10], 10, "request_id.positions", None),
+        ([0, 2, 2], 10, "request_id.positions", None),
+        ([2, 1, 3], 10, "request_id.positions", None),
+        ([], 10, "request_id.positions", None),
+        ([0, 1, 2], 0, "request_id.positions", None),
+        ([0, 1, 2], 10_001, "request_id.total", 10_000),
+    ],
+)
+def test_request_identity_of_a_part_that_is_none(positions: list[int], total: int, field: str, limit: int | None) -> None:
+    identity = requests.request_identity("c", 1, True, b"")
+    refused(lambda: requests.request_identity_of_part(identity, positions, total, 3), field, limit)
