@@ -211,6 +211,8 @@ class Driver:
         is_load = isinstance(message, SnapshotChunk) or (isinstance(message, Prepare) and bool(message.entries))
         if replica is not None and not (is_load and self.committer.is_full):
             self._step(replica, ev.Receive(sender, receiver, message))
+            if replica.is_primary and replica.machine.is_dividing:
+                self.splitter.wake()  # Another replica may have told that it has divided off what leaves.
 
     def _new_token(self) -> int:
         token = self._next_token
@@ -277,6 +279,11 @@ class Driver:
         """The map says this of the replica's shard."""
         self.splitter.note_dividing(replica)
         self._step(replica, ev.ConfigSeen(config))
+
+    def note_divided(self, replica: Replica, child: int | None) -> None:
+        """The child's data, of a split that the replica has applied, is whole on the disk; None: the map knows the child."""
+        self._step(replica, ev.Divided(child))
+        self.splitter.wake()
 
     def look_at_places(self) -> None:
         """What hosting waits for may have come."""

@@ -63,8 +63,8 @@ class Maps(Protocol):
         """Read a shard now."""
         ...
 
-    async def finish_split(self, shard: int, epoch: int, wanted: WantedSplit) -> CasResult:
-        """Write parent and child of a split if the parent is still in the epoch."""
+    async def finish_split(self, shard: int, epoch: int, wanted: WantedSplit, members: frozenset[str]) -> CasResult:
+        """Write parent and child of a split if the parent is still in the epoch. members: leaves that have the child's data."""
         ...
 
 

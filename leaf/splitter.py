@@ -18,6 +18,7 @@ from kvshard.errors import KvShardError
 from leaf.committer import Committer
 from leaf.engine import StorageError
 from leaf.hosting import Index, Maps
+from leaf.layout import Changes
 from leaf.operations import Split
 from leaf.pending import is_splitting
 from leaf.replica import Replica
@@ -61,6 +62,10 @@ class SplitHost(Protocol):
         """Put an operation into a shard's log, if its replica takes writes now."""
         ...
 
+    def note_divided(self, replica: Replica, child: int | None) -> None:
+        """The child's data, of a split that the replica has applied, is whole on the disk; None: the map knows the child."""
+        ...
+
     def look_at_places(self) -> None:
         """What hosting waits for may have come."""
         ...
@@ -74,6 +79,7 @@ class Splitter:
         self._wake = asyncio.Event()
         self._begun_at: dict[int, float] = {}
         self._ready_since: dict[int, float] = {}
+        self._divided_since: dict[int, float] = {}
         self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._worker: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] | None = None
@@ -158,6 +164,7 @@ class Splitter:
         if config is None or host.store.state(shard).is_staging:
             return None
         splits = host.store.state(shard).splits
+        self._look_whether_divided(replica, splits)
         if config.split is None and splits.shadow is None and not splits.departed:
             self._note_ready(replica, splits)
             return None
@@ -207,8 +214,48 @@ class Splitter:
             are_others_ready=child is not None and machine.reign is not None and machine.reign.are_ready_for(child),
             waited_s=now - since,
             took_s=since - self._begun_at.get(replica.shard, since),
+            divided_s=self._divided_s(replica, child),
+            have_others_divided=machine.reign is not None and self._members(replica, child) >= _in_sync(machine.reign.config),
             known=known,
         )
+
+    def _divided_s(self, replica: Replica, child: int | None) -> float | None:
+        """How long the child's data has been whole on this disk; None: it is not, or the map knows the child."""
+        assert replica.machine is not None
+        if child is None or replica.machine.divided_off != child:
+            return None
+        now = self._host.clock.monotonic()
+        return now - self._divided_since.setdefault(replica.shard, now)
+
+    @staticmethod
+    def _members(replica: Replica, child: int | None) -> frozenset[str]:
+        """The leaves that have the child's data, as far as this primary knows."""
+        machine = replica.machine
+        assert machine is not None
+        return machine.reign.have_divided_off(child) if machine.reign is not None and child is not None else frozenset()
+
+    def _look_whether_divided(self, replica: Replica, splits: SplitState) -> None:
+        """Tell the machine when the data of a child that the map does not know yet is whole on the disk, and when it does."""
+        machine, known = replica.machine, self._host.maps.current.shards
+        assert machine is not None
+        whole = [each.part.child for each in splits.departed if each.is_copied and each.part.child not in known]
+        child = whole[-1] if whole else None
+        if machine.divided_off == child:
+            return
+        if child is None:
+            self._divided_since.pop(replica.shard, None)
+            self._host.note_divided(replica, None)
+        else:
+            self._spawn("divide", replica.shard, self._divide(replica, child))
+
+    async def _divide(self, replica: Replica, child: int) -> None:
+        try:
+            await self._host.committer.make_durable(Changes())  # The rows were written before; after a flush they are there.
+        except StorageError as error:
+            self._host.committer.fail(str(error))
+            return
+        if self._host.replicas.get(replica.shard) is replica and replica.machine is not None:
+            self._host.note_divided(replica, child)
 
     def _note_ready(self, replica: Replica, splits: SplitState) -> None:
         """Tell the primary, with the next answer to a beacon, that this replica's shadow is complete."""
@@ -271,7 +318,8 @@ class Splitter:
         if replica is None or not replica.is_primary:
             return
         try:
-            result = await self._host.maps.finish_split(shard, replica.epoch, wanted)
+            members = self._members(replica, wanted.child)
+            result = await self._host.maps.finish_split(shard, replica.epoch, wanted, members)
         except (KvShardError, CoordinatorUnavailable) as error:
             _log.warning("the end of a split may not be written", shard=shard, reason=str(error))
         except Exception:
@@ -293,3 +341,7 @@ class Splitter:
             except KvShardError:
                 return  # The watch will bring it.
             await asyncio.sleep(CHILD_LOOK_S)
+
+
+def _in_sync(config: ShardConfig) -> set[str]:
+    return {each.leaf for each in config.in_sync}

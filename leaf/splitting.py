@@ -6,8 +6,10 @@
                for long enough. From then on it takes no writes of the part that leaves
     (applied)  the same seqno N everywhere: the range ends before `at_slot`, a complete shadow is the child's state after N.
                One that is not complete is copied on, from rows that nothing writes any more
-    FINISH     the primary, which has N applied and the child's state whole, writes parent and child into the map, in one
-               transaction that compares its epoch: every replica in sync in that epoch has N in its log
+    FINISH     the primary writes parent and child into the map, in one transaction that compares its epoch, once it and the
+               others in sync have N applied and the child's state whole on disk, or they were waited for long enough: who has
+               not is not in sync of the child. N in its log is not enough, for it may be put out of the parent, and its log
+               replaced by a snapshot, before it comes to apply it
     CLEAN      the map knows the child: the parent's rows of the part that left go
 
 Whoever becomes primary in between goes on where its own state stands; nothing else is remembered. Between N and FINISH the
@@ -48,6 +50,10 @@ READY_PATIENCE_S: Final = 30.0
 """How long a primary waits for the shadows of the other replicas in sync, or as long as its own has taken, if that is longer.
 One that is not ready when the split comes cannot serve the child at once, and the child's writes wait until it is, or is put
 out; nothing is lost by it."""
+
+DIVIDED_PATIENCE_S: Final = 1.0
+"""How long a primary waits for the other replicas in sync to have the child's data whole on disk; nobody serves the part that
+left meanwhile. Who has not is not in sync of the child, and joins it as a learner."""
 
 LARGE_CHUNK_BYTES: Final = 256 * 1024
 """Large values copied in one chunk, the last one over it: so much takes a millisecond."""
@@ -130,7 +136,8 @@ class Situation:
 
     wanted: by the newest map. is_applied: this replica has applied it, the map does not show it yet. may_begin: the child has
     no data here. are_others_ready: all other replicas in sync have a complete shadow; waited_s: how long this one has had its
-    own; took_s: how long that took to make. known: the shards of the map.
+    own; took_s: how long that took to make. divided_s: how long the child's data has been whole on this disk, None: it is not.
+    have_others_divided: it is on the disks of all other replicas in sync. known: the shards of the map.
     """
 
     wanted: WantedSplit | None
@@ -142,6 +149,8 @@ class Situation:
     may_begin: bool
     are_others_ready: bool
     waited_s: float
+    divided_s: float | None
+    have_others_divided: bool
     known: Iterable[int]
     took_s: float = 0.0
 
@@ -151,7 +160,8 @@ def next_task(now: Situation) -> Task | None:
     wanted, shadow = now.wanted, now.shadow
     if any(not each.is_copied for each in now.departed):
         return Task.COPY
-    if now.is_applied and now.is_primary:
+    is_divided = now.divided_s is not None and (now.have_others_divided or now.divided_s >= DIVIDED_PATIENCE_S)
+    if now.is_applied and now.is_primary and is_divided:
         return Task.FINISH
     if shadow is not None:
         is_wanted = wanted is not None and (wanted.child, wanted.at_slot) == shadow.part[:2]

@@ -223,9 +223,9 @@ class MapStore:
         await self._refresh_after_write()
         return wanted
 
-    async def finish_split(self, shard: int, epoch: int, wanted: WantedSplit) -> CasResult:
+    async def finish_split(self, shard: int, epoch: int, wanted: WantedSplit, members: frozenset[str]) -> CasResult:
         """Write parent and child of a split, if the parent still is in this epoch; tried once. Shows in the map at once."""
-        result = await splits.finish_split(self._coordinator, shard, epoch, wanted)
+        result = await splits.finish_split(self._coordinator, shard, epoch, wanted, members)
         if result.outcome is CasOutcome.SUCCEEDED:
             await self._refresh_after_write()
         return result

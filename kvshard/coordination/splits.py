@@ -96,8 +96,12 @@ def _choose(held: Mapping[int, ShardConfig], shards: Sequence[int]) -> dict[int,
     return chosen
 
 
-async def finish_split(coordinator: Coordinator, shard: int, epoch: int, wanted: WantedSplit) -> CasResult:
+async def finish_split(
+    coordinator: Coordinator, shard: int, epoch: int, wanted: WantedSplit, members: frozenset[str]
+) -> CasResult:
     """Write parent and child as they are after a split, if the parent still is in this epoch and wants it; tried once.
+
+    members: leaves with a replica in sync in that epoch which have the child's data whole on disk, the primary among them.
 
     SUCCEEDED, with the parent, too when it has been done already.
     """
@@ -106,9 +110,9 @@ async def finish_split(coordinator: Coordinator, shard: int, epoch: int, wanted:
         if held.split != wanted:
             is_done = await coordinator.get(shard_key(wanted.child)) is not None
             return CasResult(CasOutcome.SUCCEEDED if is_done else CasOutcome.FAILED, held)
-        if held.epoch != epoch or not all(each.incarnation for each in held.in_sync):
+        if held.epoch != epoch or held.primary not in members or not all(each.incarnation for each in held.in_sync):
             return CasResult(CasOutcome.FAILED, held)
-        parent, child = divided(held)
+        parent, child = divided(held, members)
         compares = [Compare(item.key, item.revision), Compare(shard_key(child.id), ABSENT)]
         result = await coordinator.txn(compares, [put_shard(parent), put_shard(child)])
         return CasResult(CasOutcome.SUCCEEDED if result.has_succeeded else CasOutcome.FAILED, parent)

@@ -93,6 +93,7 @@ class Core:
     is_dividing, ready_for: set by the driver. Part of the state has left for another shard which the coordinator does not know
     yet, so that only replicas that took part hold it: nobody new is taken in sync. This replica is ready to divide off that
     shard; the primary is told with every answer to a beacon.
+    divided_off: the shard that has left, which the coordinator does not know yet, as soon as its data is whole on this disk.
     is_behind: the last step left entries unapplied that may be applied, for it had enough of them; a Tick applies more.
     """
 
@@ -123,6 +124,7 @@ class Core:
         self.is_stopping = False
         self.is_dividing = False
         self.ready_for: int | None = None
+        self.divided_off: int | None = None
         self.in_flight_bytes = 0
         self.is_behind = False
         self.pinned: int | None = None

@@ -111,6 +111,13 @@ class Leave:
 
 
 @dataclass(frozen=True, slots=True)
+class Divided:
+    """The data of the shard that a split has taken out of this one is whole on the disk. None: the map knows that shard."""
+
+    child: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """The caller of this token gave up: answer it no more. A write that was proposed takes effect all the same."""
 
@@ -125,5 +132,18 @@ class Fail:
 
 
 Event: TypeAlias = (
-    Tick | Receive | Durable | ConfigSeen | CasAnswer | Write | Propose | Conclude | Read | SnapshotRows | Leave | Cancel | Fail
+    Tick
+    | Receive
+    | Durable
+    | ConfigSeen
+    | CasAnswer
+    | Write
+    | Propose
+    | Conclude
+    | Read
+    | SnapshotRows
+    | Leave
+    | Divided
+    | Cancel
+    | Fail
 )

@@ -64,6 +64,7 @@ class Follower:
         self._fresh_as_of: float | None = None
         self._acked_sent = -1
         self._pending_ack: BeaconAck | None = None
+        self._last_ack: BeaconAck | None = None
         self._join_at = now
         self._asked_at = float("-inf")
 
@@ -126,7 +127,7 @@ class Follower:
         self._learn_commit(beacon.committed, now)
         self._note_fresh()
         clock = Echo(core.boot, now)
-        ack = BeaconAck(core.epoch, beacon.sent_at, clock, self.acked(), core.is_stopping, core.ready_for)
+        ack = BeaconAck(core.epoch, beacon.sent_at, clock, self.acked(), core.is_stopping, core.ready_for, core.divided_off)
         if core.saved_epoch >= core.epoch:
             self._answer(sender, ack, now)
         else:
@@ -135,7 +136,16 @@ class Follower:
     def _answer(self, primary: Replica, ack: BeaconAck, now: float) -> None:
         """Promise not to take over before a grace has gone by."""
         self.promised_at = now
+        self._last_ack = ack
         self.core.send(primary, ack)
+
+    def tell_divided(self, now: float) -> None:
+        """Do not let the primary wait for the next beacon: what leaves is served by nobody until it has told the map."""
+        core, ack = self.core, self._last_ack
+        if core.config is None or ack is None or ack.epoch != core.epoch or not self.follows(primary_of(core.config)):
+            return
+        told = replace(ack, acked=self.acked(), is_stopping=core.is_stopping, ready_for=core.ready_for)
+        self._answer(primary_of(core.config), replace(told, divided_off=core.divided_off), now)
 
     def _lease_end(self, echo: Echo, now: float) -> float:
         return echo.clock + self.core.timings.read_lease

@@ -126,6 +126,9 @@ class ReplicationMachine(Core):
                 self.is_stopping = True
                 if self.reign is not None:
                     self.reign.handover_not_before = now
+            case ev.Divided(child):
+                self.divided_off = child
+                self.follower.tell_divided(now)
             case ev.Cancel(token):
                 self.cancel(token)
             case ev.Fail():

@@ -79,7 +79,8 @@ class BeaconAck:
     """sent_at: of the beacon answered, by the primary's clock. clock: the sender's own. acked: as in PrepareAck.
 
     is_stopping: the sender's leaf is about to stop and wants to be put out before, so that no commit waits for it.
-    ready_for: the shard that the sender is ready to divide off (`Core.ready_for`).
+    ready_for: the shard that the sender is ready to divide off (`Core.ready_for`). divided_off: the one that it has
+    (`Core.divided_off`).
     """
 
     epoch: int
@@ -88,6 +89,7 @@ class BeaconAck:
     acked: int
     is_stopping: bool = False
     ready_for: int | None = None
+    divided_off: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ class Peer:
         self.is_greeted = False
         self.is_stopping = False
         self.ready_for: int | None = None
+        self.divided_off: int | None = None
         self.sending: Sending | None = None
         self.since = now
         self.level_as_of = float("-inf")

@@ -223,6 +223,11 @@ class Reign:
         """Whether all other replicas in sync have said that they are ready to divide off that shard."""
         return all(peer.ready_for == shard for peer in self.peers.values() if peer.is_in_sync)
 
+    def have_divided_off(self, shard: int) -> frozenset[str]:
+        """The leaves whose replicas in sync have that shard's data whole on their disks."""
+        others = {leaf for leaf, peer in self.peers.items() if peer.is_in_sync and peer.divided_off == shard}
+        return frozenset(others | ({self.core.me.leaf} if self.core.divided_off == shard else set()))
+
     # -- messages -------------------------------------------------------------------------------------------------------
 
     def peer_of(self, sender: Replica) -> Peer | None:
@@ -240,7 +245,7 @@ class Reign:
         peer.last_ack_at = now
         peer.is_stopping = ack.is_stopping
         peer.known_epoch = ack.epoch
-        peer.ready_for = ack.ready_for
+        peer.ready_for, peer.divided_off = ack.ready_for, ack.divided_off
         if ack.sent_at > peer.beacon_acked_sent_at:
             peer.beacon_acked_sent_at = ack.sent_at
             peer.echo, peer.echo_came_at = ack.clock, now

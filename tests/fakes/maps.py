@@ -88,13 +88,13 @@ class FakeMaps:
         self.install(shards={**self.current.shards, config.id: held.succeeded_by(config)})
         return CasResult(CasOutcome.SUCCEEDED, self.current.shards[config.id])
 
-    async def finish_split(self, shard: int, epoch: int, wanted: WantedSplit) -> CasResult:
+    async def finish_split(self, shard: int, epoch: int, wanted: WantedSplit, members: frozenset[str]) -> CasResult:
         self._raise_refusal()
         held = self.current.shards[shard]
         if held.split != wanted or held.epoch != epoch:
             done = CasOutcome.SUCCEEDED if wanted.child in self.current.shards else CasOutcome.FAILED
             return CasResult(done, held)
-        parent, child = divided(held)
+        parent, child = divided(held, members)
         self.install(shards={**self.current.shards, shard: parent, child.id: child})
         return CasResult(CasOutcome.SUCCEEDED, parent)
 

@@ -65,7 +65,7 @@ async def test_what_a_split_still_needs_is_copied_before_its_rows_go() -> None:
     assert store.splits.has_uncopied(0)
     incarnation = maps.current.shards[0].in_sync[0].incarnation
     maps.change_shard(0, split=WantedSplit(1, 1 << 15))
-    await maps.finish_split(0, maps.current.shards[0].epoch, WantedSplit(1, 1 << 15))
+    await maps.finish_split(0, maps.current.shards[0].epoch, WantedSplit(1, 1 << 15), frozenset({"leaf-1"}))
     maps.install(leaves={**maps.current.leaves, "leaf-2": Leaf("leaf-2")})
     maps.change_shard(0, primary="leaf-2", in_sync=(Replica("leaf-2", "x"),), desired=("leaf-2",), epoch=9)
     async with hosted_leaf(store.engine, maps) as leaf:
@@ -85,7 +85,7 @@ async def test_the_rows_of_a_split_that_is_being_made_are_no_left_overs() -> Non
     survivor = engine.crash(10**6)
     maps.install(leaves={**maps.current.leaves, "leaf-2": Leaf("leaf-2")})
     maps.change_shard(0, split=WantedSplit(1, 1 << 15))
-    await maps.finish_split(0, maps.current.shards[0].epoch, WantedSplit(1, 1 << 15))
+    await maps.finish_split(0, maps.current.shards[0].epoch, WantedSplit(1, 1 << 15), frozenset({"leaf-1"}))
     maps.change_shard(1, primary="leaf-2", in_sync=(Replica("leaf-2", "x"),), desired=("leaf-2",))
     assert left_over(survivor, "leaf-1", maps.current) == [1]
     async with hosted_leaf(survivor, maps) as leaf:

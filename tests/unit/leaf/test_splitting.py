@@ -9,13 +9,26 @@ from kvshard import hashing
 from kvshard.clustermap import WantedSplit
 from leaf.operations import Counts, DropCollection, Split, WriteOperation, keys_of
 from leaf.replication.messages import Entry
-from leaf.splitting import READY_PATIENCE_S, Departed, Part, Shadow, Situation, Task, mirrored, next_task, without
+from leaf.splitting import (
+    DIVIDED_PATIENCE_S,
+    READY_PATIENCE_S,
+    Departed,
+    Part,
+    Shadow,
+    Situation,
+    Task,
+    mirrored,
+    next_task,
+    without,
+)
 
 PART = Part(9, 100, 200)
 WANTED = WantedSplit(9, 100)
 WALKING, WHOLE = Shadow(PART, b"x"), Shadow(PART, b"", is_complete=True)
 COPIED = Departed(PART, 7, 2, is_copied=True, is_counted=True)
 LATE = replace(COPIED, is_copied=False, is_counted=False)
+
+APPLIED: dict[str, object] = {"wanted": WANTED, "is_applied": True, "departed": (COPIED,)}
 
 QUIET = Situation(
     wanted=None,
@@ -28,6 +41,8 @@ QUIET = Situation(
     are_others_ready=False,
     waited_s=0.0,
     took_s=0.0,
+    divided_s=None,
+    have_others_divided=False,
     known={3},
 )
 
@@ -56,7 +71,11 @@ QUIET = Situation(
         # The split is done elsewhere, this replica is behind: what it copied will be needed.
         ({"shadow": WALKING, "known": {3, 9}}, Task.COPY),
         ({"shadow": WHOLE, "known": {3, 9}}, None),
-        ({"wanted": WANTED, "is_applied": True, "departed": (COPIED,), "is_primary": True}, Task.FINISH),
+        (APPLIED | {"is_primary": True, "divided_s": 0.0, "have_others_divided": True}, Task.FINISH),
+        (APPLIED | {"is_primary": True, "divided_s": 0.0}, None),
+        (APPLIED | {"is_primary": True, "divided_s": DIVIDED_PATIENCE_S}, Task.FINISH),
+        (APPLIED | {"is_primary": True, "have_others_divided": True}, None),
+        (APPLIED | {"divided_s": 0.0, "have_others_divided": True}, None),
         ({"wanted": WANTED, "is_applied": True, "departed": (COPIED,)}, None),
         ({"wanted": WANTED, "is_applied": True, "departed": (LATE,), "is_primary": True}, Task.COPY),
         ({"departed": (COPIED,), "known": {3, 9}}, Task.CLEAN),

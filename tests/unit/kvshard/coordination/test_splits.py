@@ -40,8 +40,27 @@ async def test_children_never_get_a_number_twice() -> None:
     await request_splits(coordinator, [3])
     wanted = await request_splits(coordinator, None)
     assert sorted(split.child for split in wanted.values()) == [4, 5, 6, 7]
-    await finish_split(coordinator, 3, 1, wanted[3])
+    await finish_split(coordinator, 3, 1, wanted[3], await members(coordinator, 3))
     assert (await request_splits(coordinator, [3]))[3].child == 8
+
+
+async def members(coordinator: MemoryCoordinator, shard: int) -> frozenset[str]:
+    """The leaves of all replicas in sync."""
+    _, config = await read_shard(coordinator, shard)
+    return frozenset(each.leaf for each in config.in_sync)
+
+
+async def test_only_who_has_the_data_of_the_child_is_in_sync_of_it() -> None:
+    coordinator = await cluster()
+    wanted = (await request_splits(coordinator, [1]))[1]
+    parent = (await map_of(coordinator)).shards[1]
+    others = frozenset(each.leaf for each in parent.in_sync) - {parent.primary}
+    assert others
+    assert (await finish_split(coordinator, 1, 1, wanted, others)).outcome is CasOutcome.FAILED, "the primary must have it"
+    await finish_split(coordinator, 1, 1, wanted, frozenset({parent.primary}))
+    child = (await map_of(coordinator)).shards[wanted.child]
+    assert [each.leaf for each in child.in_sync] == [parent.primary]
+    assert child.desired == parent.desired
 
 
 async def test_many_wishes_are_more_than_one_transaction() -> None:
@@ -83,7 +102,7 @@ async def test_the_end_writes_parent_and_child_together() -> None:
     coordinator = await cluster()
     wanted = (await request_splits(coordinator, [1]))[1]
     before = (await map_of(coordinator)).shards[1]
-    result = await finish_split(coordinator, 1, 1, wanted)
+    result = await finish_split(coordinator, 1, 1, wanted, await members(coordinator, 1))
     assert result.outcome is CasOutcome.SUCCEEDED
     after = await map_of(coordinator)
     assert after.shards[1] == replace(before, last_slot=wanted.at_slot - 1, split=None, cuts=1)
@@ -91,17 +110,19 @@ async def test_the_end_writes_parent_and_child_together() -> None:
     assert (child.first_slot, child.last_slot, child.epoch) == (wanted.at_slot, before.last_slot, 2)
     assert child.in_sync == tuple(Replica(each.leaf, f"{each.incarnation}.4") for each in before.in_sync)
     assert (child.primary, child.desired, child.learners) == (before.primary, before.desired, ())
-    assert (await finish_split(coordinator, 1, 1, wanted)).outcome is CasOutcome.SUCCEEDED, "it is done already"
+    assert (await finish_split(coordinator, 1, 1, wanted, await members(coordinator, 1))).outcome is CasOutcome.SUCCEEDED, (
+        "it is done already"
+    )
 
 
 async def test_the_end_is_refused_in_another_epoch_and_while_an_identity_is_unknown() -> None:
     coordinator = await cluster()
     wanted = (await request_splits(coordinator, [1]))[1]
-    assert (await finish_split(coordinator, 1, 2, wanted)).outcome is CasOutcome.FAILED
+    assert (await finish_split(coordinator, 1, 2, wanted, await members(coordinator, 1))).outcome is CasOutcome.FAILED
     item, config = await read_shard(coordinator, 1)
     nameless = replace(config, in_sync=(config.in_sync[0], replace(config.in_sync[1], incarnation="")))
     await replace_keys(coordinator, [(item.key, item)], [put_shard(nameless)])
-    assert (await finish_split(coordinator, 1, 1, wanted)).outcome is CasOutcome.FAILED
+    assert (await finish_split(coordinator, 1, 1, wanted, await members(coordinator, 1))).outcome is CasOutcome.FAILED
     assert wanted.child not in (await map_of(coordinator)).shards
 
 
@@ -109,5 +130,5 @@ async def test_an_answer_that_is_lost_is_no_answer() -> None:
     coordinator = await cluster()
     wanted = (await request_splits(coordinator, [1]))[1]
     coordinator.lose_answers = 1
-    assert (await finish_split(coordinator, 1, 1, wanted)).outcome is CasOutcome.UNKNOWN
-    assert (await finish_split(coordinator, 1, 1, wanted)).outcome is CasOutcome.SUCCEEDED
+    assert (await finish_split(coordinator, 1, 1, wanted, await members(coordinator, 1))).outcome is CasOutcome.UNKNOWN
+    assert (await finish_split(coordinator, 1, 1, wanted, await members(coordinator, 1))).outcome is CasOutcome.SUCCEEDED

@@ -549,3 +549,22 @@ def test_the_end_of_a_reign_frees_what_was_under_way() -> None:
     shard.step("a", ev.ConfigSeen(replace(shard.stored, epoch=2, primary="b")))
     assert shard.answers[1] is Reason.ABANDONED
     assert shard.machine("a").role is Role.SECONDARY
+
+
+# Splits
+
+
+def test_a_primary_hears_at_once_who_has_divided_off_a_shard() -> None:
+    shard = ReplicatedShard()
+    reign = reign_of(shard)
+    assert reign.have_divided_off(7) == frozenset()
+    shard.step("a", ev.Divided(7))
+    shard.step("b", ev.Divided(7))
+    shard.settle()
+    assert reign.have_divided_off(7) == {"a", "b"}, "without waiting for a beacon"
+    shard.step("c", ev.Divided(8))
+    shard.settle()
+    assert reign.have_divided_off(7) == {"a", "b"}
+    shard.step("b", ev.Divided(None))
+    shard.run(2 * TIMINGS.beacon_interval)
+    assert reign.have_divided_off(7) == {"a"}
