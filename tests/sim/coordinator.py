@@ -129,24 +129,25 @@ class Coordinator:
         """Wish for a split; the epoch stays."""
         self._store(dataclasses.replace(self.configs[shard], split=wanted))
 
-    def finish_split(self, leaf: str, shard: int, epoch: int, wanted: WantedSplit) -> None:
+    def finish_split(self, leaf: str, shard: int, epoch: int, wanted: WantedSplit, members: frozenset[str]) -> None:
         """Ask for the end of a split. Nobody is answered: the watch tells, else it is asked for again."""
-        self.world.at(self._pause(), self._serve_finish, leaf, shard, epoch, wanted)
+        self.world.at(self._pause(), self._serve_finish, leaf, shard, epoch, wanted, members)
 
-    def _serve_finish(self, leaf: str, shard: int, epoch: int, wanted: WantedSplit) -> None:
+    def _serve_finish(self, leaf: str, shard: int, epoch: int, wanted: WantedSplit, members: frozenset[str]) -> None:
         rng = self.world.rng
         fate = 0.0 if self.reaches(leaf) and rng.random() >= self.ambiguity else rng.random()
         if fate < 0.35:
-            self._finish(shard, epoch, wanted)
+            self._finish(shard, epoch, wanted, members)
         elif fate < 0.65:
-            self.world.at(rng.random() ** 2 * 4.0, self._finish, shard, epoch, wanted)
+            self.world.at(rng.random() ** 2 * 4.0, self._finish, shard, epoch, wanted, members)
 
-    def _finish(self, shard: int, epoch: int, wanted: WantedSplit) -> None:
+    def _finish(self, shard: int, epoch: int, wanted: WantedSplit, members: frozenset[str]) -> None:
         """As `kvshard/coordination/splits.py` does it."""
         held = self.configs[shard]
-        if held.split != wanted or held.epoch != epoch or not all(each.incarnation for each in held.in_sync):
+        is_named = held.primary in members and all(each.incarnation for each in held.in_sync)
+        if held.split != wanted or held.epoch != epoch or not is_named:
             return
-        parent, child = divided(held)
+        parent, child = divided(held, members)
         self.judge.shard_divided(parent, child)
         for config in (parent, child):
             self._put(config)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from sim.world import World
 
-from kvshard.clustermap import ShardConfig
+from kvshard.clustermap import Replica
 from kvshard.splitting import derived_incarnation, origin_of
 from leaf.operations import Split
 from leaf.replication.actions import Append, Apply, InstallSnapshot, SaveEpoch, TrimLog, Truncate
@@ -223,11 +223,11 @@ class Disk:
         self._waiting = [each for each in self._waiting if each[0] != shard]
         self._flushing = [each for each in self._flushing if each[0] != shard]
 
-    def will_divide(self, leaf: str, config: ShardConfig) -> bool:
-        """The leaf has the data of which that of this replica in sync will be made, when a split is applied."""
-        origin = next((origin_of(each.incarnation) for each in config.in_sync if each.leaf == leaf), None)
+    def will_divide(self, replica: Replica, child: int) -> bool:
+        """The data of which this replica's is to be made is here, and the split is not applied in it."""
+        origin = origin_of(replica.incarnation)
         parent = next((image for image in self.images.values() if image.incarnation == origin), None)
-        return parent is not None and config.id not in parent.departed and parent.last_slot >= config.first_slot
+        return parent is not None and child not in parent.departed
 
     def _begin(self) -> None:
         self._flushing, self._waiting = self._waiting, []

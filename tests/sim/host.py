@@ -59,7 +59,8 @@ class Host:
     """A machine with the state it applies to. `state` is what readers see; the disk follows behind.
 
     last_slot: the end of its range. departed: splits applied, by child: (seqno, first slot that left). proposals: splits that
-    are being put into the log, by token. finish_at: when the end of a split may be asked for again.
+    are being put into the log, by token. finish_at: when the end of a split may be asked for again. divided_at: since when the
+    machine knows what it does of the child's data.
     """
 
     def __init__(self, leaf: "Leaf", shard: int, machine: ReplicationMachine, image: Image) -> None:
@@ -78,6 +79,7 @@ class Host:
         self.departed = dict(image.departed)
         self.proposals: dict[int, Split] = {}
         self.finish_at = float("-inf")
+        self.divided_at = float("-inf")
         self.is_dropped = False
         self.seen_committed = 0
         self.seen_epoch = 0
@@ -148,6 +150,11 @@ class Host:
         self.calls[token] = call
         self.step(Read(token, keys, is_strong))
         return token
+
+    @property
+    def divided_s(self) -> float | None:
+        """How long the data of a split's child has been whole on the disk; None: it is not, or the map knows the child."""
+        return None if self.machine.divided_off is None else self.leaf.clock() - self.divided_at
 
     def left_by(self, key: int) -> int | None:
         """Seqno of the split by which a key has left, 0 when it is not known any more; None: it is here."""

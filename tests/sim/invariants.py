@@ -47,7 +47,6 @@ from sim.splits import all_keys
 from sim.world import Violation
 
 from kvshard.clustermap import Replica, ShardConfig
-from kvshard.splitting import origin_of
 from leaf.operations import Split
 from leaf.replication.actions import Action, CompareAndSet, InstallSnapshot
 from leaf.replication.dedup import DedupTable
@@ -269,12 +268,9 @@ class Oracle:
             )
 
     def _check_unborn(self, replica: Replica, about: object) -> None:
-        """Data that is to come of a split will come: the parent's still holds the entry."""
-        origin = origin_of(replica.incarnation)
-        parent = next((each for each in self.sim.leaves[replica.leaf].disk.images.values() if each.incarnation == origin), None)
-        if parent is not None and self.shard not in parent.departed:
-            is_there = parent.epoch_at(self.base) == self.base_epoch and parent.applied < self.base
-            self.require(is_there, "I4", about, f"{replica} is to be made of {origin}, which does not hold the split any more")
+        """Data that a split was to bring has been there, or was lost with all that the disk had: it is not still to come."""
+        is_to_come = self.sim.leaves[replica.leaf].disk.will_divide(replica, self.shard)
+        self.require(not is_to_come, "I4", about, f"{replica} is in sync and has not applied the split yet")
 
     def config_changes(self, before: ShardConfig, after: ShardConfig) -> None:
         """The coordinator is about to store a configuration."""
@@ -425,6 +421,11 @@ class Oracle:
         """The request was committed as that entry, here or before the shard was split off."""
         entry = self.requests.get((request.client, request.number))
         return entry is not None and entry.seqno == seqno
+
+    def holds_entry(self, host: Host, seqno: int) -> bool:
+        """The entry is in the state of a replica, or it has it in its log and is about to hear that it is committed."""
+        entry = self.entry_at(seqno)
+        return host.applied >= seqno or (entry is not None and host.machine.log.epoch_at(seqno) == entry.epoch)
 
     def is_state_true(self, host: Host) -> bool:
         """The state of a replica, looked at anew, is what the log makes of it."""

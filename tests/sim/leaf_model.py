@@ -206,7 +206,7 @@ class Leaf:
             self.disk.drop(shard)
             host = None
         is_named = self.id in config.desired or any(each.leaf == self.id for each in config.replicas)
-        if host is None and is_named and not self._is_awaited(config):
+        if host is None and is_named:
             if shard not in self.disk.images:
                 self.disk.images[shard] = self.sim.new_image(self.id, shard)
             self._host(shard)
@@ -214,10 +214,6 @@ class Leaf:
         host = self.hosts.get(shard)
         if host is not None and Replica(self.id) in config.in_sync:
             self.world.at(self.world.rng.random() * 0.01, self.sim.coordinator.register, shard, host.machine.me)
-
-    def _is_awaited(self, config: ShardConfig) -> bool:
-        """The data of this replica will come into being when the shard that it was part of has applied the split."""
-        return config.id not in self.disk.images and self.disk.will_divide(self.id, config)
 
     def _host(self, shard: int) -> None:
         image = self.disk.images[shard]

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from sim import clients, host, splits
 from sim.disk import Image, Operation, Rows, State, rows_of
 from sim.host import Host, ReadCall, WriteRequest
-from sim.leaf_model import Leaf
 from sim.planting import Plant, replace, replacing
 
 from leaf.operations import Split
@@ -15,6 +14,7 @@ from leaf.replication.actions import Apply
 from leaf.replication.core import Core
 from leaf.replication.dedup import DedupTable
 from leaf.replication.messages import Entry
+from leaf.replication.reign import Reign
 
 # What the child begins with
 
@@ -99,9 +99,20 @@ def told_too_early(stack: contextlib.ExitStack) -> None:
         original(self, split)
         wanted = self.leaf.seen[self.shard].split
         if wanted is not None:
-            self.leaf.sim.coordinator.finish_split(self.leaf.id, self.shard, self.machine.epoch, wanted)
+            self.leaf.sim.coordinator.finish_split(
+                self.leaf.id, self.shard, self.machine.epoch, wanted, in_sync_of(self.machine.reign)
+            )
 
     replace(stack, splits, "propose", propose)
+
+
+def in_sync_of(reign: Reign | None) -> frozenset[str]:
+    return frozenset(each.leaf for each in reign.config.in_sync) if reign is not None else frozenset()
+
+
+def entry_taken_for_data(stack: contextlib.ExitStack) -> None:
+    """Whoever has the split in its log counts as in sync of the child."""
+    replace(stack, Reign, "have_divided_off", lambda self, child: in_sync_of(self))
 
 
 MUTANTS: dict[str, Plant] = {
@@ -116,5 +127,5 @@ MUTANTS: dict[str, Plant] = {
     "watermark of the parent taken for the child's": replacing(clients, "since_elsewhere", lambda since, moved_at: since),
     "learner taken in while the shard is divided": replacing(Host, "note_map", lambda self: None),
     "end of a split told before it is committed": told_too_early,
-    "data made anew while a split is to bring it": replacing(Leaf, "_is_awaited", lambda self, config: False),
+    "child's data taken for there where the entry is": entry_taken_for_data,
 }

@@ -8,8 +8,9 @@ data comes into being when the entry is applied.
 from typing import TYPE_CHECKING
 
 from kvshard.clustermap import WantedSplit
+from kvshard.splitting import derived_incarnation
 from leaf.operations import Split
-from leaf.replication.events import Write
+from leaf.replication.events import Divided, Write
 from leaf.replication.machine import ReplicationMachine, Role
 from leaf.splitting import Part, Shadow, Situation, Task, next_task
 
@@ -41,10 +42,13 @@ def pending_split(machine: ReplicationMachine) -> tuple[int, Split] | None:
 
 def tend(host: "Host") -> None:
     """The next step of a replica for the split that its map wants."""
+    look_whether_divided(host)
     config = host.leaf.seen.get(host.shard)
     if config is None or config.split is None or host.machine.role is not Role.PRIMARY:
         return
-    wanted = config.split
+    wanted, reign = config.split, host.machine.reign
+    assert reign is not None
+    members = reign.have_divided_off(wanted.child)
     is_applied = host.last_slot < wanted.at_slot
     part = Part(wanted.child, wanted.at_slot, host.last_slot)
     task = next_task(
@@ -58,6 +62,8 @@ def tend(host: "Host") -> None:
             may_begin=True,
             are_others_ready=True,
             waited_s=0.0,
+            divided_s=host.divided_s,
+            have_others_divided=members >= {each.leaf for each in reign.config.in_sync},
             known=host.leaf.seen,
         )
     )
@@ -66,7 +72,23 @@ def tend(host: "Host") -> None:
     elif task is Task.FINISH and host.leaf.clock() >= host.finish_at:
         host.finish_at = host.leaf.clock() + host.leaf.sim.timings.coordinator_retry
         host.world.note(host.leaf.id, host.shard, "asks for the end of", wanted)
-        host.leaf.sim.coordinator.finish_split(host.leaf.id, host.shard, host.machine.epoch, wanted)
+        host.leaf.sim.coordinator.finish_split(host.leaf.id, host.shard, host.machine.epoch, wanted, members)
+
+
+def look_whether_divided(host: "Host") -> None:
+    """Tell the machine when the data of a child that the map does not know yet is whole on the disk, and when it does."""
+    images, incarnation = host.leaf.disk.images, host.machine.me.incarnation
+    whole = [
+        child
+        for child in host.departed
+        if child not in host.leaf.seen
+        and child in images
+        and images[child].incarnation == derived_incarnation(incarnation, child)
+    ]
+    child = whole[-1] if whole else None
+    if host.machine.divided_off != child:
+        host.divided_at = host.leaf.clock()
+        host.step(Divided(child))
 
 
 def propose(host: "Host", split: Split) -> None:
