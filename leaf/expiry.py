@@ -8,7 +8,7 @@ from typing import Final
 
 from leaf import layout
 from leaf.driver import Driver
-from leaf.operations import WriteOperation, keys_of
+from leaf.operations import WriteOperation, keys_of, size_of
 from leaf.pending import latest_of, writable_last_slot
 from leaf.write_plan import plan_expiry
 
@@ -42,9 +42,8 @@ def sweep(driver: Driver, shard: int, now_ms: int) -> bool:
         )
         stale += [rows[index][2] for index in stale_indices]
         if deletes:
-            size = sum(map(len, deletes))
             operation = WriteOperation(collection_id, deletes, [None] * len(deletes))
-            driver.propose(shard, operation, keys_of(operation), size)
+            driver.propose(shard, operation, keys_of(operation), size_of(operation))
     if stale:
         driver.store.forget_expiries(stale)
     return len(due) == SWEEP_MAX_KEYS

@@ -31,6 +31,11 @@ EXPIRES_MAX_MS: Final = 2**63 - 1
 """Expiry instants fit a signed 64-bit number; a longer life is for ever anyway."""
 
 
+KEY_COST_BYTES: Final = 160
+"""What a key of an entry takes in memory besides its own bytes and its value's: the objects of both, its place in the columns,
+its name as a dirty key. With small ones it is most of all, and every bound on entries in memory is one on their sizes."""
+
+
 @dataclass(frozen=True, slots=True)
 class WriteOperation:
     """Write keys of one collection, in order. Columns parallel to the keys.
@@ -86,10 +91,16 @@ def keys_of(payload: object) -> tuple[tuple[int, bytes], ...] | None:
 
 
 def size_of(payload: object) -> int:
-    """Bytes of keys and values that an entry with this payload carries."""
+    """What an entry with this payload takes in memory, about: see `size_with`."""
     if not isinstance(payload, WriteOperation):
         return 0
-    return sum(map(len, payload.keys)) + sum([len(value) for value in payload.values if value is not None])
+    data = sum(map(len, payload.keys)) + sum([len(value) for value in payload.values if value is not None])
+    return size_with(len(payload.keys), data)
+
+
+def size_with(keys: int, data_bytes: int) -> int:
+    """The size of an entry that writes so many keys, with so many bytes of keys and values."""
+    return data_bytes + KEY_COST_BYTES * keys
 
 
 Headers: TypeAlias = Callable[[int, Sequence[bytes]], Sequence[Header | None]]

@@ -45,7 +45,7 @@ from leaf.committer import QUEUE_MAX_BYTES
 from leaf.driver import Driver
 from leaf.engine import StorageError
 from leaf.indexer import Indexer
-from leaf.operations import keys_of
+from leaf.operations import keys_of, size_with
 from leaf.pending import latest_of, writable_last_slot
 from leaf.refusals import RETRY_AFTER_MS, error_of, storage_failed
 from leaf.replica import Replica, Served, Written
@@ -207,7 +207,8 @@ class Requests:
             if plan.operation is None:
                 return Conclude(token, plan.depends_on, b"")
             result = encode_result(plan.reply, request.positions, request.total) if identity is not None else b""
-            return Propose(token, identity, plan.operation, keys_of(plan.operation), plan.size, result)
+            size_in_log = size_with(len(plan.operation.keys), plan.size)
+            return Propose(token, identity, plan.operation, keys_of(plan.operation), size_in_log, result)
 
         written = await self._driver.write(request.shard, identity, size, evaluate, deadline)
         reply = plan.reply if plan is not None else self._repeated(request, written)
