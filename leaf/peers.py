@@ -27,8 +27,9 @@ QUEUE_MAX_BYTES: Final = 64 * 1024 * 1024
 QUEUE_MAX_MESSAGES: Final = 20_000
 """Small messages that wait for one leaf: seconds of beacons of a thousand shards."""
 
-BATCH_BYTES: Final = 2 * 1024 * 1024
-"""Of one gRPC message; a larger entry travels alone."""
+BATCH_BYTES: Final = 256 * 1024
+"""Of one gRPC message; a larger entry travels alone. Its receiver takes it in in one turn of its event loop: at most some
+thousand entries of a small key, 10 ms."""
 
 STALE_S: Final = 1.0
 """What waited longer is dropped: its sender has repeated it by now, or has given the receiver up."""

@@ -17,8 +17,8 @@ WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Entries under way to one replica: some round trips' worth. One larger entry goes alone."""
 
 BATCH_ENTRIES: Final = 256
-BATCH_BYTES: Final = 1024 * 1024
-"""Of one message, so that a beacon never waits long behind it."""
+BATCH_BYTES: Final = 256 * 1024
+"""Of one message, so that a beacon never waits long behind it, nor the receiver's event loop while it is taken in."""
 
 CHUNKS_MAX: Final = 4
 """Pieces of a snapshot, about 1 MiB each, that are not acknowledged."""
