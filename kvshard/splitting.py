@@ -22,9 +22,9 @@ def origin_of(incarnation: str) -> str | None:
 def divided(parent: ShardConfig, members: frozenset[str] | None = None) -> tuple[ShardConfig, ShardConfig]:
     """(parent, child) as they are once the wanted split is done.
 
-    members: leaves that have the child's data whole on disk (None: all that are in sync). Only those are in sync: one that has the entry in its log, but has not applied it, may be put out of the parent before it
-    does, and never will. The child's epoch is higher than that of every entry it begins with, so its primary begins with a
-    barrier of its own.
+    members: leaves that have the child's data whole on disk (None: all that are in sync). Only those are in sync: one that has
+    the entry in its log, but has not applied it, may be put out of the parent before it does, and never will. The child's epoch
+    is higher than that of every entry it begins with, so its primary begins with a barrier of its own.
     """
     wanted = parent.split
     assert wanted is not None, f"shard {parent.id} is not to be split"
