@@ -211,7 +211,7 @@ class Driver:
         is_load = isinstance(message, SnapshotChunk) or (isinstance(message, Prepare) and bool(message.entries))
         if replica is not None and not (is_load and self.committer.is_full):
             self._step(replica, ev.Receive(sender, receiver, message))
-            if replica.is_primary and replica.machine.is_dividing:
+            if replica.machine is not None and replica.machine.is_dividing and replica.is_primary:
                 self.splitter.wake()  # Another replica may have told that it has divided off what leaves.
 
     def _new_token(self) -> int:
