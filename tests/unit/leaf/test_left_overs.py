@@ -60,8 +60,11 @@ async def test_what_a_split_still_needs_is_copied_before_its_rows_go() -> None:
     store = ShardStore(engine.crash(10**6))
     table = store.load(0).dedup
     seqno = store.state(0).applied + 1
-    store.append(0, [Entry(1, seqno, Split(1, 1 << 15, (1 << 16) - 1), None)])
-    store.apply(0, [Entry(1, seqno, Split(1, 1 << 15, (1 << 16) - 1), None)], table)
+    entry = Entry(1, seqno, Split(1, 1 << 15, (1 << 16) - 1), None)
+    batch = store.engine.new_batch()
+    store.append(0, [entry]).write_to(batch)
+    store.engine.write(batch)
+    store.apply(0, [entry], table)
     assert store.splits.has_uncopied(0)
     incarnation = maps.current.shards[0].in_sync[0].incarnation
     maps.change_shard(0, split=WantedSplit(1, 1 << 15))
@@ -94,3 +97,19 @@ async def test_the_rows_of_a_split_that_is_being_made_are_no_left_overs() -> Non
         assert shadow.is_complete
         assert leaf.store.splits.parent_of_shadow(1) == 0
         assert len(leaf.engine.scan(*layout.shard_range(ord("v"), 1), 100).rows) == shadow.documents > 0
+
+
+async def test_what_cannot_be_copied_any_more_is_kept_for_a_person_to_look_at() -> None:
+    engine, maps = MemoryEngine(), FakeMaps(one_leaf_map(shards=2))
+    async with hosted_leaf(engine, maps) as leaf:
+        await leaf.write({b"k": b"v"})
+    store = ShardStore(engine.crash(10**6))
+    table = store.load(0).dedup
+    lost = Entry(1, store.state(0).applied + 1, Split(2, 1 << 14, (1 << 15) - 1), None)
+    store.append(0, [lost])  # Its row is not written: the log is damaged.
+    store.apply(0, [lost], table)
+    maps.install(leaves={**maps.current.leaves, "leaf-2": Leaf("leaf-2")})
+    maps.change_shard(0, primary="leaf-2", in_sync=(Replica("leaf-2", "x"),), desired=("leaf-2",), epoch=9)
+    async with hosted_leaf(store.engine, maps) as leaf:
+        assert sorted(leaf.driver.replicas) == [1]
+    assert 0 in shards_held(store.engine)
