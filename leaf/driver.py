@@ -7,6 +7,7 @@ turn of whoever brings the event; tasks are only the clock's tick and what waits
 
 import asyncio
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final, Protocol
@@ -90,7 +91,7 @@ class Driver:
         self._hosting = Hosting(self, new_incarnation, open_retry_s)
         self.splitter = Splitter(self)
         self._by_number: dict[int, Replica] = {}
-        self._next_token = 1
+        self._tokens = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -166,7 +167,7 @@ class Driver:
 
     def propose(self, shard: int, payload: object, keys: tuple[tuple[int, bytes], ...] | None, size: int) -> None:
         """Put an operation of the leaf's own into the shard's log, if its replica takes writes now."""
-        token = self._new_token()
+        token = next(self._tokens)
         replica = self.replicas[shard]
         replica.evaluations[token] = lambda of: ev.Propose(of, None, payload, keys, size, b"")
         self._step(replica, ev.Write(token, None, size))
@@ -211,20 +212,15 @@ class Driver:
         is_load = isinstance(message, SnapshotChunk) or (isinstance(message, Prepare) and bool(message.entries))
         if replica is not None and not (is_load and self.committer.is_full):
             self._step(replica, ev.Receive(sender, receiver, message))
-            if replica.machine is not None and replica.machine.is_dividing and replica.is_primary:
+            if replica.is_primary and replica.machine is not None and replica.machine.is_dividing:
                 self.splitter.wake()  # Another replica may have told that it has divided off what leaves.
-
-    def _new_token(self) -> int:
-        token = self._next_token
-        self._next_token += 1
-        return token
 
     def _call(self, replica: Replica) -> tuple[int, asyncio.Future[Outcome]]:
         """A new call. Raises why the replica takes none: it would never be answered."""
         replica.opened()
         if replica.error is not None:
             raise replica.error
-        token = self._new_token()
+        token = next(self._tokens)
         caller: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         replica.callers[token] = caller
         return token, caller

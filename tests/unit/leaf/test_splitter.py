@@ -230,7 +230,7 @@ async def end_elsewhere(maps: FakeMaps) -> None:
     """The other leaf, as the primary, has split the shard and written it into the map."""
     wanted = WantedSplit(1, 1 << 15)
     maps.change_shard(0, split=wanted)
-    await maps.finish_split(0, maps.current.shards[0].epoch, wanted)
+    await maps.finish_split(0, maps.current.shards[0].epoch, wanted, frozenset({"leaf-1", "leaf-2"}))
 
 
 def apply_split(leaf: HostedLeaf) -> None:
