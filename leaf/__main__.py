@@ -4,13 +4,15 @@ Exit codes: 0 stopped, 2 wrong usage, 3 a port or the data directory cannot be h
 """
 
 import argparse
+import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 from kvshard.limits import FAILURE_TIMEOUT_S, HEAL_AFTER_S
 from kvshard.service_process import run_service
 from kvshard.telemetry import LOG_LEVELS, configure_logging
+from leaf.heap import settle_heap
 from leaf.server import LeafOptions, run
 
 
@@ -77,7 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_joining=options.join,
         advertise=options.advertise,
     )
-    return run_service(f"leaf {leaf.id}", lambda stop, on_ready: run(leaf, stop, on_ready))
+
+    def serve(stop: asyncio.Event, on_ready: Callable[[str], None]) -> Coroutine[object, object, int | None]:
+        def settle(address: str) -> None:
+            settle_heap()
+            on_ready(address)
+
+        return run(leaf, stop, settle)
+
+    return run_service(f"leaf {leaf.id}", serve)
 
 
 if __name__ == "__main__":
