@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from leaf.engine import Engine, StorageError
+from leaf.engine import SCAN_MAX_BYTES, Engine, StorageError
 from leaf.memory_engine import MemoryEngine
-from leaf.rocks_engine import RocksEngine
+from leaf.rocks_engine import SKIP_MAX, RocksEngine
 
 
 @pytest.fixture(params=["memory", "rocks", "rocks-unsynced"])
@@ -202,3 +202,38 @@ def test_a_scan_that_meets_damage_raises_and_does_not_end_early(tmp_path: pathli
         view.close()
     finally:
         damaged.close()
+
+
+def test_removed_rows_are_tidied_up_by_the_first_scan_that_meets_many(tmp_path: pathlib.Path) -> None:
+    """Each scan would pass over all of them, 50 to 100 ms for 200,000, with Python's lock held."""
+    engine = RocksEngine(tmp_path / "db", is_synced=False)
+    keys = [b"k%06d" % n for n in range(2 * SKIP_MAX)]
+    put(engine, dict.fromkeys([b"a", *keys, b"z"], b"v"))
+    batch = engine.new_batch()
+    for key in keys:
+        batch.delete(key)
+    engine.write(batch)
+    assert engine.scan(b"a", b"b", 10) == ([(b"a", b"v")], False)
+    assert engine._tidying is None
+    assert engine.scan(b"a", b"zz", 10) == ([(b"a", b"v"), (b"z", b"v")], False)
+    assert engine._tidying is not None
+    engine._tidying.result(10.0)
+    assert engine._scan(b"a", b"zz", 10, SCAN_MAX_BYTES, SKIP_MAX)[1] is False, "nothing lies in the way any more"
+    assert engine.scan(b"a", b"zz", 10) == ([(b"a", b"v"), (b"z", b"v")], False)
+    engine.close()
+
+
+def test_an_engine_is_closed_while_it_tidies_up(tmp_path: pathlib.Path) -> None:
+    engine = RocksEngine(tmp_path / "db", is_synced=False)
+    for first in range(0, 100_000, 10_000):
+        put(engine, {b"k%06d" % n: bytes(100) for n in range(first, first + 10_000)})
+        batch = engine.new_batch()
+        for n in range(first, first + 10_000):
+            batch.delete(b"k%06d" % n)
+        engine.write(batch)
+    put(engine, {b"z": b"v"})
+    assert engine.scan(b"a", b"zz", 10) == ([(b"z", b"v")], False)
+    engine.close()
+    again = RocksEngine(tmp_path / "db")
+    assert again.get(b"z") == b"v"
+    again.close()
