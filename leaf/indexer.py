@@ -81,6 +81,9 @@ class Indexer:
         self._applied[shard] = self._source.applied_seqno(shard)
         self.require(shard, self._applied[shard])
         self._set_collections(shard, collections)
+        # Of collections that were dropped while the leaf was down. Not at each change of the map: it reads the whole folder.
+        known = {self._path(shard, slot.collection.id) for slot in self._slots_of(shard)}
+        self._unwanted += [path for path in self._root.glob(f"{shard}-*") if path not in known]
 
     def set_collections(self, shards: Iterable[int], collections: Sequence[Collection]) -> None:
         """The map's collections now: indexes of new ones are made, those of dropped ones removed. Shards not open: ignored."""
@@ -234,9 +237,6 @@ class Indexer:
         for collection_id, collection in wanted.items():
             if (shard, collection_id) not in self._slots:
                 self._add(shard, collection)
-        known = {self._path(shard, collection_id) for collection_id in wanted}
-        # Collections that were dropped while the leaf was down.
-        self._unwanted += [path for path in self._root.glob(f"{shard}-*") if path not in known]
         self._start()
 
     def _add(self, shard: int, collection: Collection) -> IndexSlot:
