@@ -158,6 +158,7 @@ class LeafServer:
             failure_timeout_s=options.failure_timeout_s,
         )
         self.was_removed = asyncio.Event()
+        self._has_seen_itself = False
         self._unsubscribe: Callable[[], None] | None = None
         self._report = StatusReport(self.driver, lambda: disk_usage(options.data_dir), clock, kvshard.__version__)
         service = LeafService(Requests(self.driver, self.indexer), self._report, clock, metrics)
@@ -187,12 +188,20 @@ class LeafServer:
         address = options.advertise or self.address
         await self._maps.register_leaf(options.id, address, options.zone, options.weight, may_join=options.is_joining)
         self._unsubscribe = self._maps.subscribe(self._look_for_itself)
+        known = self._maps.current.leaves.get(options.id)
+        self._has_seen_itself = known is not None and known.address == address
         await self._settle()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     def _look_for_itself(self, cluster_map: ClusterMap) -> None:
         known = cluster_map.leaves.get(self._options.id)
         if known is None or known.is_removed:
+            self.was_removed.set()
+        elif known.address == (self._options.advertise or self.address):
+            self._has_seen_itself = True
+        elif self._has_seen_itself and not self.was_removed.is_set():
+            # With a copy of this data it has the identity of each replica too: both would lead, and no epoch tells them apart.
+            _log.error("another process serves as this leaf, stopping", leaf=self._options.id, other=known.address)
             self.was_removed.set()
 
     async def _settle(self) -> None:
@@ -305,7 +314,9 @@ def claim_for_cluster(engine: Engine, cluster_id: str) -> None:
 
 
 async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str], None]) -> int:
-    """Run a leaf until `stop` is set, or until it was removed from the cluster. on_ready gets host:port once it serves.
+    """Run a leaf until `stop` is set, it was removed from the cluster, or another process serves under its id.
+
+    on_ready gets host:port once it serves.
 
     Returns the exit code: EXIT_DONE when it was removed.
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 
@@ -12,6 +13,7 @@ from harness.leaf import LEAF, LeafCaller, LeafProcess, bootstrap, leaf_caller
 
 from kvshard.errors import KvShardError, ResourceExhausted, StorageFailed
 from kvshard.model import ShardRead, ShardWrite
+from kvshard.supervision import EXIT_DONE
 
 SHARDS = 4
 KEYS_A_BATCH = 50
@@ -181,3 +183,26 @@ async def write_a_little(caller: LeafCaller, acknowledged: dict[int, int]) -> No
     request = ShardWrite(0, caller.epoch(0), 1, keys, [b"%d:" % number] * KEYS_A_BATCH)
     await caller.client.write(LEAF, request, caller.deadline())
     acknowledged[0] = number
+
+
+async def test_of_two_processes_that_serve_as_one_leaf_the_older_stops(tmp_path: pathlib.Path) -> None:
+    """A copy of the data directory has the identity of each replica, so that both would lead in one epoch."""
+    await bootstrap(tmp_path, SHARDS)
+    leaf = LeafProcess(tmp_path)
+    await leaf.wait_ready()
+    leaf.stop()
+    copy = tmp_path / "copy"
+    shutil.copytree(tmp_path / LEAF, copy)
+    older = LeafProcess(tmp_path)
+    newer = None
+    try:
+        await older.wait_ready()
+        newer = LeafProcess(tmp_path, "--data-dir", str(copy))
+        await newer.wait_ready()
+        assert await asyncio.to_thread(older.process.wait, 10) == EXIT_DONE
+        assert "another process serves as this leaf" in older.errors.read_text()
+        assert newer.process.poll() is None
+    finally:
+        older.stop()
+        if newer is not None:
+            newer.stop()
