@@ -32,7 +32,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Work:
-    """mark: (owner, ticket) and entries, the log entries among the changes; else done is awaited."""
+    """mark: (owner, ticket) and entries, the log entries among the changes; else done is awaited, or nobody waits."""
 
     changes: Changes
     mark: tuple[int, int] | None = None
@@ -107,6 +107,11 @@ class Committer:
         changes = Changes()
         changes.put(key, value)
         await self.make_durable(changes)
+
+    def sync_soon(self) -> None:
+        """Have the next flush come now: what others wrote to the engine unsynced becomes durable with it."""
+        if self.failure is None:
+            self._add(_Work(Changes()))
 
     def fail(self, reason: str) -> None:
         """Stop for good: the storage cannot be trusted any more."""

@@ -38,6 +38,7 @@ from leaf.replication.machine import Role
 from leaf.replication.messages import Entry, Message, Prepare, RequestId, SnapshotChunk
 from leaf.replication.timings import Timings
 from leaf.shard_store import ShardStore
+from leaf.snapshots import Pace
 from leaf.splitter import Splitter
 
 OPEN_RETRY_S: Final = 0.1
@@ -88,6 +89,7 @@ class Driver:
         self.committer = Committer(store.engine, clock, self._on_durable, self._on_storage_failed, on_group)
         self.replicas: dict[int, Replica] = {}
         self._sender = sender
+        self._pace = Pace()
         self._hosting = Hosting(self, new_incarnation, open_retry_s)
         self.splitter = Splitter(self)
         self._by_number: dict[int, Replica] = {}
@@ -450,6 +452,7 @@ class Driver:
 
         async def read() -> None:
             try:
+                await asyncio.sleep(self._pace.take(self.clock.monotonic()))
                 rows, following = await asyncio.to_thread(snapshot.source.read, cursor)
             except StorageError as error:
                 self.committer.fail(str(error))
@@ -473,6 +476,8 @@ class Driver:
             replica.staged = self.store.stage_snapshot(replica.shard)
         assert replica.staged is not None, f"rows of snapshot {number} without a begin"
         replica.staged.add(rows)
+        if replica.staged.wants_sync():
+            self.committer.sync_soon()
 
     def _install(self, replica: Replica, action: act.InstallSnapshot) -> None:
         assert replica.staged is not None

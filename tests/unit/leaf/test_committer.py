@@ -179,3 +179,15 @@ async def test_a_caller_that_gives_up_disturbs_nobody(shell: Shell) -> None:
     shell.engine.release()
     await shell.settle()
     assert shell.durable == [{0: 1}]
+
+
+async def test_what_others_wrote_is_synced_when_it_is_asked_for(shell: Shell) -> None:
+    shell.committer.sync_soon()
+    await shell.settle()
+    assert shell.engine.flushes == 1
+    assert shell.durable == []
+    assert shell.committer.queued_bytes == 0
+    shell.committer.fail("broken")
+    shell.committer.sync_soon()
+    await asyncio.sleep(0)
+    assert shell.engine.flushes == 1

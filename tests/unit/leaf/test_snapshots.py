@@ -14,7 +14,7 @@ from leaf.replication.dedup import DedupTable
 from leaf.replication.messages import Entry, RequestId
 from leaf.rocks_engine import RocksEngine
 from leaf.shard_store import ShardStore
-from leaf.snapshots import CHUNK_MAX_BYTES, CHUNK_MAX_ROWS, Row, SnapshotSource
+from leaf.snapshots import CHUNK_MAX_BYTES, CHUNK_MAX_ROWS, SYNC_BYTES, Pace, Row, SnapshotSource
 
 SHARD = 3
 LARGE = bytes(INLINE_MAX_BYTES + 1)
@@ -243,3 +243,24 @@ def test_rows_that_are_not_the_shards_state_are_refused(key: bytes) -> None:
     with pytest.raises(DataLoss):
         staged.add([(b"v\0\0\0\3\0\0\0\1k", b""), (key, b"")])
     assert store.engine.rows() == before
+
+
+def test_all_snapshots_of_a_leaf_share_one_pace() -> None:
+    pace = Pace(0.5)
+    assert [pace.take(10.0), pace.take(10.0), pace.take(10.25)] == [0.0, 0.5, 0.75]
+    assert pace.take(20.0) == 0.0, "what was not used is not saved up"
+    assert pace.take(20.0) == 0.5
+
+
+def test_staged_rows_are_synced_in_pieces() -> None:
+    store = ShardStore(MemoryEngine())
+    store.load(SHARD)
+    source = ShardStore(MemoryEngine())
+    filled(source)
+    ((key, value), *_) = source.open_snapshot(SHARD).read(None)[0]
+    staged = store.stage_snapshot(SHARD)
+    staged.add([(key, value)])
+    assert not staged.wants_sync()
+    staged.add([(key, bytes(SYNC_BYTES))])
+    assert staged.wants_sync()
+    assert not staged.wants_sync()
