@@ -27,7 +27,7 @@ CHUNK_INTERVAL_S: Final = 0.014
 full speed, four times that, a catch-up took both ends' processors and the disk from the callers."""
 
 SYNC_BYTES: Final = 4 * 1024 * 1024
-"""Of staged rows that are not synced yet: else the fsync of the last chunk writes the whole shard, and all others wait for it."""
+"""Of staged rows not synced yet: else the fsync of the last chunk writes the whole shard, and all others wait for it."""
 
 _ROW_BYTES: Final = 1 + 4 + 4 + HEADER_BYTES
 """What a stored key's row has besides key and value."""
