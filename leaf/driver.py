@@ -2,14 +2,14 @@
 
 The decisions are elsewhere: who orders writes, what is committed and who may read in `leaf/replication/`, what an entry changes
 in `operations.py`, what a request asks for in `requests.py`, which replicas there are in `hosting.py`. A step happens in the
-turn of whoever brings the event; tasks are only the clock's tick and what waits for the coordinator or reads a snapshot.
+turn of whoever brings the event; the clock's tick is a task, and what takes time runs in those of `errands.py`.
 """
 
 import asyncio
 import contextlib
 import itertools
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -17,12 +17,12 @@ import structlog
 from kvshard.clock import Clock
 from kvshard.clustermap import Collection, ShardConfig
 from kvshard.clustermap import Replica as Member
-from kvshard.coordination.base import CoordinatorUnavailable
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, KvShardError, NotReady, Unavailable
 from kvshard.model import ReplicaStatusRecord
 from leaf.committer import Committer
 from leaf.disk_guard import DiskGuard
 from leaf.engine import StorageError
+from leaf.errands import Errands
 from leaf.hosting import Hosting, Index, Maps
 from leaf.operations import Split
 from leaf.refusals import RETRY_AFTER_MS, storage_failed
@@ -33,12 +33,10 @@ from leaf.replication import events as ev
 from leaf.replication.actions import Action
 from leaf.replication.dedup import DedupTable
 from leaf.replication.events import Event
-from leaf.replication.events import Outcome as CasOutcome
 from leaf.replication.machine import Role
 from leaf.replication.messages import Entry, Message, Prepare, RequestId, SnapshotChunk
 from leaf.replication.timings import Timings
 from leaf.shard_store import ShardStore
-from leaf.snapshots import Pace
 from leaf.splitter import Splitter
 
 OPEN_RETRY_S: Final = 0.1
@@ -89,12 +87,11 @@ class Driver:
         self.committer = Committer(store.engine, clock, self._on_durable, self._on_storage_failed, on_group)
         self.replicas: dict[int, Replica] = {}
         self._sender = sender
-        self._pace = Pace()
         self._hosting = Hosting(self, new_incarnation, open_retry_s)
         self.splitter = Splitter(self)
         self._by_number: dict[int, Replica] = {}
         self._tokens = itertools.count(1)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._errands = Errands(maps, clock, self.committer, self._step, self._stop)
         self._ticker: asyncio.Task[None] | None = None
         self._is_closing = False
         self._stepped = asyncio.Event()
@@ -153,10 +150,10 @@ class Driver:
         self._is_closing = True
         await self._hosting.close()
         await self.splitter.close()
-        tasks = [*self._tasks, *([self._ticker] if self._ticker is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._errands.close()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
         await self.committer.close()
         while self._behind:
             self._go_on()
@@ -366,8 +363,6 @@ class Driver:
     def _perform_rare(self, replica: Replica, action: Action) -> None:
         shard = replica.shard
         match action:
-            case act.CompareAndSet() | act.ReadConfig() | act.ReadSnapshot() if self._is_closing:
-                pass  # Nobody would wait for it any more.
             case act.SaveEpoch(ticket, epoch):
                 self.committer.append(replica.number, ticket, self.store.epoch_changes(shard, epoch))
             case act.Truncate(ticket, after):
@@ -375,13 +370,13 @@ class Driver:
             case act.TrimLog(through):
                 self.store.state(shard).trim_through = through
             case act.CompareAndSet(expected_epoch, config):
-                self._spawn(self._compare_and_set(replica, expected_epoch, config))
+                self._errands.compare_and_set(replica, expected_epoch, config)
             case act.ReadConfig():
-                self._spawn(self._read_config(replica))
+                self._errands.read_config(replica)
             case act.OpenSnapshot(number):
                 replica.snapshots[number] = OpenSnapshot(self.store.open_snapshot(shard), self.clock.monotonic())
             case act.ReadSnapshot(number, cursor):
-                self._read_snapshot(replica, number, cursor)
+                self._errands.read_snapshot(replica, number, cursor)
             case act.CloseSnapshot(number):
                 replica.close_snapshot(number)
             case act.StageRows(number, index, rows):
@@ -414,61 +409,7 @@ class Driver:
         elif replica.machine.is_dividing:
             self.splitter.wake()  # It may be the barrier of a new primary, who ends what its predecessor began.
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name="replication")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _compare_and_set(self, replica: Replica, expected_epoch: int, config: ShardConfig) -> None:
-        held: ShardConfig | None = None
-        try:
-            result = await self.maps.compare_and_set(config, expected_epoch)
-            outcome, held = CasOutcome[result.outcome.name], result.config
-        except (Unavailable, CoordinatorUnavailable) as error:
-            _log.warning("replica set may have changed", shard=replica.shard, reason=str(error))
-            outcome = CasOutcome.UNKNOWN
-        except Exception:
-            _log.exception("changing the replica set failed", shard=replica.shard)
-            outcome = CasOutcome.UNKNOWN
-        self._step(replica, ev.CasAnswer(expected_epoch, outcome, held))
-
-    async def _read_config(self, replica: Replica) -> None:
-        try:
-            config = await self.maps.read_shard(replica.shard)
-        except (Unavailable, CoordinatorUnavailable):
-            return  # The machine asks again.
-        except Exception:
-            _log.exception("reading the replica set failed", shard=replica.shard)
-            return
-        self._step(replica, ev.ConfigSeen(config))
-
     # -- snapshots ------------------------------------------------------------------------------------------------------
-
-    def _read_snapshot(self, replica: Replica, number: int, cursor: object) -> None:
-        snapshot = replica.snapshots.get(number)
-        if snapshot is None:
-            return
-
-        async def read() -> None:
-            try:
-                await asyncio.sleep(self._pace.take(self.clock.monotonic()))
-                rows, following = await asyncio.to_thread(snapshot.source.read, cursor)
-            except StorageError as error:
-                self.committer.fail(str(error))
-                return
-            except Exception as defect:  # Unseen, the learner would wait for the rest for ever.
-                self._stop(replica, "ReadSnapshot", defect)
-                return
-            finally:
-                snapshot.task = None
-                if number not in replica.snapshots:
-                    snapshot.source.close()  # Closed while it was read.
-            if number in replica.snapshots:
-                snapshot.sent_bytes += sum(len(key) + len(value) for key, value in rows)
-                self._step(replica, ev.SnapshotRows(number, rows, following))
-
-        snapshot.task = self._spawn(read())
 
     def _stage(self, replica: Replica, number: int, index: int, rows: object) -> None:
         if index == 0:
