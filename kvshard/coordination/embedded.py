@@ -67,6 +67,7 @@ INSERT OR IGNORE INTO state VALUES ('revision', 0), ('compacted', 0);
 """
 T = TypeVar("T")
 
+_IS_ALIVE = "NOT EXISTS (SELECT 1 FROM lease WHERE lease.id = kv.lease AND lease.expires_at_ms <= ?)"
 _READING = "BEGIN"
 _WRITING = "BEGIN IMMEDIATE"  # takes the write lock at once: upgrading a reader later may fail without waiting
 
@@ -92,17 +93,18 @@ class _Store:
         self._commits = 0
 
     def get(self, key: str) -> KeyValue | None:
-        self._collect_leases()
-        row = self._connection().execute("SELECT key, value, revision FROM kv WHERE key = ?", (key,)).fetchone()
+        self._collect_leases_if_free()
+        query = f"SELECT key, value, revision FROM kv WHERE key = ? AND {_IS_ALIVE}"
+        row = self._connection().execute(query, (key, self._clock.wall_ms())).fetchone()
         return KeyValue(*row) if row else None
 
     def get_prefix(self, prefix: str) -> Snapshot:
-        self._collect_leases()
+        self._collect_leases_if_free()
         with self._transaction(_READING) as db:
             revision = _state(db, "revision")
             # The first condition finds the place in the index, the second ends at the last key that really has the prefix.
-            query = "SELECT key, value, revision FROM kv WHERE key >= ? AND substr(key, 1, ?) = ? ORDER BY key"
-            rows = db.execute(query, (prefix, len(prefix), prefix)).fetchall()
+            query = f"SELECT key, value, revision FROM kv WHERE key >= ? AND substr(key, 1, ?) = ? AND {_IS_ALIVE} ORDER BY key"
+            rows = db.execute(query, (prefix, len(prefix), prefix, self._clock.wall_ms())).fetchall()
         return Snapshot(revision, tuple(KeyValue(*row) for row in rows))
 
     def txn(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> TxnResult:
@@ -142,7 +144,7 @@ class _Store:
 
     def changes(self, prefix: str, after_revision: int, seen: _Stamp | None) -> tuple[_Stamp, int, list[Event]]:
         """The changes under a prefix after a revision, and the revision through which they are all; cheap if there are none."""
-        self._collect_leases()
+        self._collect_leases_if_free()
         stamp = self._stamp()
         if stamp == seen:
             return stamp, after_revision, []
@@ -220,14 +222,35 @@ class _Store:
         self._write(db, [Delete(key) for key in keys])
         db.execute("DELETE FROM lease WHERE id = ?", (lease,))
 
+    def _collect_leases_if_free(self) -> None:
+        """The same before something is only read: while another process holds the write lock, the queries hide what has ended.
+
+        Else nobody could read the map while the file cannot be written to.
+        """
+        if not self._has_ended_leases():
+            return
+        db = self._connection()
+        db.execute("PRAGMA busy_timeout = 0")
+        try:
+            self._collect_leases()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+        finally:
+            db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+
     def _collect_leases(self) -> None:
         """End the leases whose time is over. The look is cheap; only when there is one, the write lock is taken."""
-        ended = "SELECT id FROM lease WHERE expires_at_ms <= ? ORDER BY id"
-        if self._connection().execute(ended, (self._clock.wall_ms(),)).fetchone() is None:
+        if not self._has_ended_leases():
             return
         with self._transaction(_WRITING) as db:
+            ended = "SELECT id FROM lease WHERE expires_at_ms <= ? ORDER BY id"
             for (lease,) in db.execute(ended, (self._clock.wall_ms(),)).fetchall():
                 self._end_lease(db, lease)
+
+    def _has_ended_leases(self) -> bool:
+        ended = "SELECT 1 FROM lease WHERE expires_at_ms <= ? LIMIT 1"
+        return self._connection().execute(ended, (self._clock.wall_ms(),)).fetchone() is not None
 
 
 def _state(db: sqlite3.Connection, name: str) -> int:

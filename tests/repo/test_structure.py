@@ -75,6 +75,7 @@ TASK_OWNERS = (
     "router.server",
     "leaf.balancer",
     "leaf.driver",
+    "leaf.errands",
     "leaf.hosting",
     "leaf.peers",
     "leaf.splitter",

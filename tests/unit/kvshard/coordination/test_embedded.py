@@ -5,6 +5,7 @@ import pathlib
 import sqlite3
 
 import pytest
+from fakes.clock import ManualClock
 
 from kvshard.clock import SystemClock
 from kvshard.coordination.base import CoordinatorUnavailable, Put
@@ -112,3 +113,24 @@ async def test_an_idle_poll_reads_nothing(tmp_path: pathlib.Path) -> None:
     assert third != second
     for handle in (coordinator, other):
         await handle.close()
+
+
+async def test_a_file_that_cannot_be_written_to_is_read_though_a_lease_has_ended(tmp_path: pathlib.Path) -> None:
+    """Leaves that cannot renew their leases must still find the map."""
+    clock = ManualClock()
+    coordinator = EmbeddedCoordinator(tmp_path / "c.db", clock)
+    lease = await coordinator.grant_lease(5.0)
+    await coordinator.txn([], [Put("alive/leaf-1", b"", lease), Put("map/meta", b"1")])
+    clock.advance(6.0)
+    rival = sqlite3.connect(tmp_path / "c.db", isolation_level=None)
+    rival.execute("BEGIN IMMEDIATE")
+    assert await coordinator.get("alive/leaf-1") is None
+    assert [item.key for item in (await coordinator.get_prefix("")).items] == ["map/meta"]
+    events = coordinator.watch("", 0)
+    assert {event.key for event in await anext(events)} == {"alive/leaf-1", "map/meta"}
+    rival.execute("ROLLBACK")
+    rival.close()
+    (gone,) = await anext(events)
+    assert (gone.key, gone.value) == ("alive/leaf-1", None)
+    await events.aclose()  # type: ignore[attr-defined]
+    await coordinator.close()
