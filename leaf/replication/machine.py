@@ -296,11 +296,13 @@ class ReplicationMachine(Core):
         """When this replica may lead by a configuration: not while the lease of the primary before it may last.
 
         Who hands over has given up its lease. Who was taken over from has lost it, for grace went by before that was asked; but
-        what an earlier run of this process asked for may be done only now, when this run has answered that primary again.
+        what an earlier run of this process asked for may be done only now, when this run, or one in between, has answered that
+        primary again.
         """
-        if before is None or any(each.leaf == before.primary for each in config.in_sync):
+        if before is not None and any(each.leaf == before.primary for each in config.in_sync):
             return float("-inf")
-        return self.follower.promised_at + self.timings.grace
+        by_earlier_runs = self.started_at if self._booted_epoch else float("-inf")  # None of them answered before it had one.
+        return max(self.follower.promised_at, by_earlier_runs) + self.timings.grace
 
     def _has_acted_in(self, epoch: int) -> bool:
         """Whether an earlier run may have led in this epoch: what it promised then is not known any more."""

@@ -85,7 +85,7 @@ class Faults:
         self.sim.client_loss = 0.0
         for leaf in self.sim.leaves.values():
             leaf.disk.slow_s = 0.0
-            if leaf.is_up and self._has_failed(leaf.id):
+            if leaf.is_up and (leaf.is_leaving or self._has_failed(leaf.id)):
                 leaf.crash()
             leaf.resume()
             leaf.start()

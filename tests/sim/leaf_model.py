@@ -43,6 +43,7 @@ class Leaf:
         self.boot = 0
         self.is_up = False
         self.is_paused = False
+        self.is_leaving = False
         self._backlog: list[tuple[int | None, Callable[..., None], tuple[object, ...]]] = []
         self._clock_base = 0.0
         self._booted_at = 0.0
@@ -69,7 +70,7 @@ class Leaf:
             return
         self.boot += 1
         self.is_up = True
-        self.is_paused = False
+        self.is_paused = self.is_leaving = False
         self._clock_base = self.world.rng.uniform(0.0, 10_000.0)
         self._booted_at = self.world.now
         self.seen = {}
@@ -95,6 +96,7 @@ class Leaf:
         """SIGTERM: end as soon as no shard would miss this leaf, or when the patience, in seconds, has run out."""
         if self.is_up and not self.is_paused:
             self.world.note(self.id, "leaves")
+            self.is_leaving = True
             for host in list(self.hosts.values()):
                 host.step(Leave())
             self.world.at(LEAVE_POLL_S, self.post, self.boot, self._end_when_free, self.world.now + patience)

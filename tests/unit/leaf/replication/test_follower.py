@@ -317,6 +317,30 @@ def test_a_take_over_that_an_earlier_run_asked_for_waits_for_the_lease_that_this
     assert shard.machine("a").try_read(("k",), True, shard.now) in (Reason.NO_LEASE, Reason.NOT_READY)
 
 
+@pytest.mark.parametrize("has_seen_the_old_one", [True, False])
+def test_a_takeover_of_an_earlier_run_is_not_acted_on_while_another_run_may_have_promised(has_seen_the_old_one: bool) -> None:
+    """The request is done late. The run that made it is over, so is one that has answered the old primary since."""
+    shard = ReplicatedShard("ab", min_in_sync=1)
+    shard.write("a", 1, "k", "old")
+    shard.run()
+    assert shard.read("a", 2, "k") == {"k": ("old", 2)}
+    shard.is_cut = lambda sender, receiver: True
+    shard.is_coordinator_up = False
+    taken = replace(shard.stored, epoch=2, primary="b", in_sync=(B,))
+    if has_seen_the_old_one:
+        shard.restart("b")
+        shard.store(taken, tell=False)
+        shard.step("b", ev.ConfigSeen(taken))
+    else:
+        shard.store(taken, tell=False)
+        shard.restart("b")
+    shard.run(TIMINGS.primary_lease - 2 * TIMINGS.tick)
+    assert shard.read("a", 3, "k") == {"k": ("old", 2)}, "its lease, by the answer of b's earlier run, is good"
+    assert shard.machine("b").role is Role.CONFIRMING
+    shard.run(TIMINGS.grace - TIMINGS.primary_lease + 4 * TIMINGS.tick)
+    assert shard.machine("b").role is Role.PRIMARY
+
+
 def test_a_primary_that_never_was_up_is_given_time() -> None:
     shard = ReplicatedShard()
     unknown = (Replica("a"), B, C)
