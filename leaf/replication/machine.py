@@ -299,9 +299,13 @@ class ReplicationMachine(Core):
         what an earlier run of this process asked for may be done only now, when this run, or one in between, has answered that
         primary again.
         """
+        if before is not None and before.primary == self.me.leaf:
+            return self._lead_from  # A restarted primary's next epoch rests on the one that it was named in.
         if before is not None and any(each.leaf == before.primary for each in config.in_sync):
             return float("-inf")
-        by_earlier_runs = self.started_at if self._booted_epoch else float("-inf")  # None of them answered before it had one.
+        # None of them answered before it had an epoch, nor one that led in this epoch: its barrier is in the log.
+        may_have_answered = self._booted_epoch and self.log.last_epoch < config.epoch
+        by_earlier_runs = self.started_at if may_have_answered else float("-inf")
         return max(self.follower.promised_at, by_earlier_runs) + self.timings.grace
 
     def _has_acted_in(self, epoch: int) -> bool:

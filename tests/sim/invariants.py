@@ -19,8 +19,8 @@ otherwise:
     I7   no commit below min_in_sync       `_advanced`; what was prepared before a takeover may be committed by it
     I8   older epochs are refused, epochs are on disk before they are acted on
                                            `heard_older`; `sending`, `_changed`, `recovered`, `config_changes`, `asking`
-    I9   no strong answer outside a lease  `_check_strong`: by a member of the newest set, or of the one in which a primary acts,
-                                           and nothing that anybody was told is missed
+    I9   no strong answer outside a lease  `_check_strong`: by a member of the newest set, or of the one in which a primary
+                                           acts, and nothing that anybody was told is missed
     I10  no uncommitted read               `applying`, `installed`, `recovered`, `read_served`, `answering`
     I11  strong histories are linearizable per key
                                            `Simulation.check_histories`, in the end

@@ -1,5 +1,6 @@
 """A crash after every write and every flush, keeping any prefix of what was not synced: what was acknowledged is there."""
 
+from fakes.clock import ManualClock
 from fakes.engines import CrashingEngine
 from fakes.hosted_leaf import hosted_leaf
 from fakes.maps import FakeMaps, one_leaf_map
@@ -48,6 +49,14 @@ async def test_every_crash_leaves_every_acknowledged_write_and_no_half_one() -> 
         assert counts == (len(live), sum(len(key) + len(value) for key, value in live))
 
 
+class HurryingClock(ManualClock):
+    """Time goes by with every look at it: one that crashed before its barrier was on disk leads only after a grace."""
+
+    def monotonic(self) -> float:
+        self.advance(0.05)
+        return super().monotonic()
+
+
 async def test_a_leaf_that_crashed_during_its_recovery_comes_up_again() -> None:
     states: list[MemoryEngine] = []
     maps = FakeMaps(one_leaf_map(shards=1))
@@ -60,7 +69,7 @@ async def test_a_leaf_that_crashed_during_its_recovery_comes_up_again() -> None:
     async with hosted_leaf(second, maps) as leaf:
         assert leaf.read(b"a") == b"4"
     for state in states:
-        async with hosted_leaf(state, maps) as leaf:
+        async with hosted_leaf(state, maps, HurryingClock()) as leaf:
             assert (leaf.read(b"a"), leaf.read(b"b")) == (b"4", None)
             await leaf.write({b"a": b"5"})
             assert leaf.read(b"a") == b"5"

@@ -341,6 +341,24 @@ def test_a_takeover_of_an_earlier_run_is_not_acted_on_while_another_run_may_have
     assert shard.machine("b").role is Role.PRIMARY
 
 
+def test_a_run_that_crashed_before_it_led_leaves_the_wait_to_the_next() -> None:
+    """Its epoch is on disk, no entry of it: what the runs before it promised may still hold."""
+    shard = ReplicatedShard("ab", min_in_sync=1)
+    shard.write("a", 1, "k", "old")
+    shard.run()
+    assert shard.read("a", 2, "k") == {"k": ("old", 2)}
+    shard.is_cut = lambda sender, receiver: True
+    taken = replace(shard.stored, epoch=2, primary="b", in_sync=(B,))
+    shard.store(taken, tell=False)
+    shard.nodes["b"].saved_epoch = 2
+    shard.restart("b")
+    shard.run(TIMINGS.primary_lease - 2 * TIMINGS.tick)
+    assert shard.stored.epoch == 3, "it has taken an epoch of its own"
+    assert shard.machine("b").role is Role.CONFIRMING
+    shard.run(TIMINGS.grace - TIMINGS.primary_lease + 4 * TIMINGS.tick)
+    assert shard.machine("b").role is Role.PRIMARY
+
+
 def test_a_primary_that_never_was_up_is_given_time() -> None:
     shard = ReplicatedShard()
     unknown = (Replica("a"), B, C)
