@@ -48,8 +48,7 @@ from leaf.replication.messages import Entry
 
 READY_PATIENCE_S: Final = 30.0
 """How long a primary waits for the shadows of the other replicas in sync, or as long as its own has taken, if that is longer.
-One that is not ready when the split comes cannot serve the child at once, and the child's writes wait until it is, or is put
-out; nothing is lost by it."""
+One that is not ready when the split comes is not in sync of the child at first; nothing is lost by it."""
 
 DIVIDED_PATIENCE_S: Final = 1.0
 """How long a primary waits for the other replicas in sync to have the child's data whole on disk; nobody serves the part that

@@ -12,8 +12,9 @@ otherwise:
                                            then holds what is committed; `applying`: nothing beyond it is applied
     I3   (epoch, seqno) names one entry    `appending`: one entry, after one other; `_advanced`: the committed one
     I4   an acked write is in every later configuration
-                                           `_check_members` at each commit and each change of a set; `sending`: an ack tells
-                                           only of what is on disk; `Simulation.check_acknowledged` in the end
+                                           `_check_members` at each commit and each change of a set, `born` for the child of
+                                           a split: it exists on every member's disk; `sending`: an ack tells only of what is
+                                           on disk; `Simulation.check_acknowledged` in the end
     I5   nothing committed is truncated    `truncating`, `_advanced`
     I6   a new primary was in sync         `config_changes`
     I7   no commit below min_in_sync       `_advanced`; what was prepared before a takeover may be committed by it
@@ -25,11 +26,14 @@ otherwise:
     I11  strong histories are linearizable per key
                                            `Simulation.check_histories`, in the end
     I12  a request takes effect once       `_commit`: once in the log; `answering`, `Client._check_late`: its answers agree;
-                                           `_check_dedup`: the table is the log's
-    I13  state = fold(log)                 `applied`, `installed`, `recovered` by digest; of the whole state in the end
+                                           `_check_dedup`, `divided`: the table is the log's. The child of a split begins
+                                           with the requests of its parent
+    I13  state = fold(log)                 `applied`, `installed`, `recovered` by digest; of the whole state in the end. The
+                                           history of a split's child goes on from its parent's at the entry that splits
     I14  the change feed has each committed entry once, in order
                                            `applying` for what every feed is made of; there is no feed itself here
-    I15  searches count each document once not in reach: there is no index here, nor a scattered request
+    I15  searches count each document once not in reach: there is no index here, nor a scattered request. That no key is
+                                           in two shards or in none after a split: `floor_of`, and I11 across it
     I16  no deleted key comes back         by I13: the digest is of the keys that are there, and only of them
     I17  extra attempts <= budget          not in reach: hedging is the router's, see `tests/unit/kvshard/tail/`
 

@@ -129,15 +129,23 @@ def _first_open(done: int, count: int) -> int:
 
 
 def _candidates(todo: list[Operation], done: int, start: int) -> Iterable[int]:
-    """Operations that may come next: not done, and invoked before every other one that is not done has returned."""
+    """Operations that may come next: not done, and invoked before every other one that is not done has returned.
+
+    Of deletes without answer only the one invoked first: in an order that contains a later one it could stand in its place.
+    """
     found = []
     limit = INFINITY
+    has_open_delete = False
     for index in range(start, len(todo)):
         if done >> index & 1:
             continue
         operation = todo[index]
         if operation.invoked > limit:
             break
+        if operation.kind is Kind.DELETE and not operation.is_known:
+            if has_open_delete:
+                continue
+            has_open_delete = True
         found.append((operation.returned, index))
         if operation.returned < limit:
             limit = operation.returned

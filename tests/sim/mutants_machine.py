@@ -351,6 +351,7 @@ MUTANTS: dict[str, Plant] = {
     "reads served while handing over": handed_over_early,
     "no new grace after a restart": no_grace_after_restart,
     "no new grace with a newer epoch": no_grace_with_new_epoch,
+    "takeover of an earlier run acted on at once": replacing(ReplicationMachine, "_earliest_lead", lambda *_: float("-inf")),
     "serves before the grace is over": replacing(Follower, "grace_is_over", short_grace),
     "takeover without barrier": without_barrier,
     "serves before the barrier is committed": serves_before_barrier,

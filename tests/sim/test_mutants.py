@@ -15,6 +15,8 @@ SAMPLE = (
     "dedup not in the snapshot",
     "epoch not persisted",
     "applied before committed",
+    "later requests copied to the child of a split",
+    "moved key served by the parent",
 )
 """Most take a seed or two; in the machine, in the shell, in messages. One that takes hundreds belongs into the whole table."""
 

@@ -44,6 +44,8 @@ def test_the_faults_and_the_roles_all_occur() -> None:
     counts = sum((run(seed).counts for seed in range(1, 40)), run(0).counts)
     for what in ("commits", "reads at a primary", "reads at a secondary", "stale reads", "primary changes", "evictions"):
         assert counts[what] >= 20, what
+    for what in ("splits finished", "moved", "parted"):
+        assert counts[what] >= 10, what
     for what in ("taken in sync", "snapshots", "truncated", *(f"{FAULT}{kind}" for kind in KINDS)):
         assert counts[what] >= 5, what
     assert counts["acknowledged writes"] >= 2_000
