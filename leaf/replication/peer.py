@@ -182,6 +182,7 @@ class Peer:
         self._probed_at = float("-inf")
         self.is_probing = True
         base = core.log.base_seqno
+        hint = max(hint, self.acked)  # One that was sent before it had so much may come late, and takes nothing back.
         if needs_snapshot or (hint < base and self._has_probed_base):
             self.acked = 0
             self.sent = -1
@@ -190,7 +191,7 @@ class Peer:
             self._has_probed_base = True
             self.sent = base
         else:
-            self.sent = max(hint, self.acked)
+            self.sent = hint
 
     def note_level(self, committed: int, now: float) -> None:
         """At each tick: how far behind is it? A learner far away never has all that is committed now while there are writes."""

@@ -13,7 +13,7 @@ from leaf.replication.core import APPLY_MAX_BYTES, READERS_MAX
 from leaf.replication.dedup import DedupTable
 from leaf.replication.machine import ReadNow, Recovered, ReplicationMachine, Role
 from leaf.replication.messages import Beacon, BeaconAck, Commit, Echo, Prepare, PrepareAck, PrepareNack, RequestId
-from leaf.replication.oplog import ReplicatedLog
+from leaf.replication.oplog import ReplicatedLog, Retention
 from leaf.replication.peer import WINDOW_ENTRIES
 from leaf.replication.reign import IN_FLIGHT_MAX_BYTES, IN_FLIGHT_MAX_ENTRIES, Reign
 
@@ -568,3 +568,22 @@ def test_a_primary_hears_at_once_who_has_divided_off_a_shard() -> None:
     shard.step("b", ev.Divided(None))
     shard.run(2 * TIMINGS.beacon_interval)
     assert reign.have_divided_off(7) == {"a"}
+
+
+def test_a_late_refusal_takes_nothing_back_that_was_acknowledged() -> None:
+    shard = ReplicatedShard(retention=Retention(4, 1_000))
+    for number in range(40):
+        shard.write("a", number, "k", f"v{number}")
+        shard.settle()
+    reign, machine = reign_of(shard), shard.machine("a")
+    for token in (98, 99):  # Both refusals were sent when b had little of the log that is kept by now.
+        acked = reign.peers["b"].acked
+        assert acked == machine.committed > machine.log.base_seqno
+        shard.is_cut = lambda sender, receiver: True
+        shard.write("a", token, "k", "new")
+        shard.settle()
+        heard(shard, B, PrepareNack(1, acked + 1, 3))
+        assert reign.peers["b"].acked == acked
+        shard.is_cut = lambda sender, receiver: False
+        shard.run()
+        assert isinstance(shard.answers[token], tuple)
