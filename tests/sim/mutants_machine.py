@@ -115,7 +115,7 @@ def lease_while_handing_over(self: Reign, now: float) -> bool:
 
 
 def no_grace_after_restart(stack: contextlib.ExitStack) -> None:
-    """A replica that restarts has heard nothing for long, so it need not wait."""
+    """A replica that restarts has heard nothing for long, so it need wait neither to ask nor to lead."""
     original = Follower.enter
 
     def enter(self: Follower, now: float, *, has_same_primary: bool) -> None:
@@ -125,11 +125,17 @@ def no_grace_after_restart(stack: contextlib.ExitStack) -> None:
             self.heard_at = now - 100.0
 
     replace(stack, Follower, "enter", enter)
+    replace(stack, ReplicationMachine, "_earliest_lead", lambda self, before, config: float("-inf"))
 
 
-def short_grace(self: Follower, config: ShardConfig, now: float) -> bool:
-    """Takes over before the old primary's lease has ended."""
-    return now - self.heard_at >= 0.4 * self.core.timings.grace
+def short_grace(stack: contextlib.ExitStack) -> None:
+    """Takes over, and leads, before the old primary's lease has ended."""
+
+    def grace_is_over(self: Follower, config: ShardConfig, now: float) -> bool:
+        return now - self.heard_at >= 0.4 * self.core.timings.grace
+
+    replace(stack, Follower, "grace_is_over", grace_is_over)
+    replace(stack, ReplicationMachine, "_earliest_lead", lambda self, before, config: float("-inf"))
 
 
 def no_grace_with_new_epoch(stack: contextlib.ExitStack) -> None:
@@ -352,7 +358,7 @@ MUTANTS: dict[str, Plant] = {
     "no new grace after a restart": no_grace_after_restart,
     "no new grace with a newer epoch": no_grace_with_new_epoch,
     "takeover of an earlier run acted on at once": replacing(ReplicationMachine, "_earliest_lead", lambda *_: float("-inf")),
-    "serves before the grace is over": replacing(Follower, "grace_is_over", short_grace),
+    "serves before the grace is over": short_grace,
     "takeover without barrier": without_barrier,
     "serves before the barrier is committed": serves_before_barrier,
     "acts before the epoch is saved": acts_before_epoch_is_saved,
