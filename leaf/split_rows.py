@@ -267,7 +267,6 @@ class SplitRows:
         batch.put(layout.meta_key(child, layout.INCARNATION), derived_incarnation(incarnation, child).encode())
         batch.put(layout.meta_key(child, layout.APPLIED), layout.pack_number(departed.seqno))
         batch.put(layout.meta_key(child, layout.TRIMMED), layout.pack_position(departed.seqno, departed.epoch))
-        batch.put(layout.meta_key(child, layout.EPOCH), layout.pack_number(departed.epoch))
         batch.put(layout.range_key(child), layout.pack_range(shadow.part.last_slot, 0))
         batch.delete(layout.meta_key(child, _SHADOW_OF))
         for collection_id, each in shadow.counts.items():

@@ -1,6 +1,6 @@
 """A crash after every write and every flush, keeping any prefix of what was not synced: what was acknowledged is there."""
 
-from fakes.clock import ManualClock
+from fakes.clock import HurryingClock
 from fakes.engines import CrashingEngine
 from fakes.hosted_leaf import hosted_leaf
 from fakes.maps import FakeMaps, one_leaf_map
@@ -47,14 +47,6 @@ async def test_every_crash_leaves_every_acknowledged_write_and_no_half_one() -> 
         counts = store.counts(0, 1)
         live = [(key, value) for key, value in zip((b"a", b"b"), found, strict=True) if value is not None]
         assert counts == (len(live), sum(len(key) + len(value) for key, value in live))
-
-
-class HurryingClock(ManualClock):
-    """Time goes by with every look at it: one that crashed before its barrier was on disk leads only after a grace."""
-
-    def monotonic(self) -> float:
-        self.advance(0.05)
-        return super().monotonic()
 
 
 async def test_a_leaf_that_crashed_during_its_recovery_comes_up_again() -> None:

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from fakes.clock import HurryingClock
 from fakes.engines import CrashingEngine
 from fakes.hosted_leaf import DOCS, HostedLeaf, hosted_leaf
 from fakes.maps import FakeMaps, one_leaf_map
@@ -178,7 +179,7 @@ async def test_a_leaf_that_dies_anywhere_in_a_split_ends_it_after_its_restart() 
         engine.on_state = None
     assert len(states) > 200
     for current, acknowledged, state in states[::7]:
-        async with hosted_leaf(state, FakeMaps(current)) as leaf:
+        async with hosted_leaf(state, FakeMaps(current), HurryingClock()) as leaf:
             if len(leaf.maps.current.shards) == 1:
                 leaf.maps.change_shard(0, split=WantedSplit(1, 1 << 15))
             await until(lambda leaf=leaf: 1 in leaf.driver.replicas and leaf.driver.replicas[1].is_primary)
