@@ -34,7 +34,8 @@ class Coordinator:
     """Configurations by shard.
 
     is_out: nobody is answered. cut_off: leaves that are not. ambiguity: probability that the outcome of a
-    compare-and-set is not told, whether it was done, is done later or never. pending: what may still be done.
+    compare-and-set is not told, whether it was done, is done later or never. deferred: leaves whose next takeover is done so
+    much later, and what is called when it is asked for. pending: what may still be done.
     """
 
     def __init__(self, world: World, configs: Mapping[int, ShardConfig], judge: Judge) -> None:
@@ -45,6 +46,7 @@ class Coordinator:
         self.is_out = False
         self.cut_off: set[str] = set()
         self.ambiguity = 0.0
+        self.deferred: dict[str, tuple[float, Callable[[], None]]] = {}
         self.delay = world.rng.choice((0.001, 0.005, 0.02))
         self.watch_delay = world.rng.choice((self.delay, 0.1, 0.5))
         self.revisions = dict.fromkeys(configs, 1)
@@ -67,6 +69,12 @@ class Coordinator:
 
     def _serve_cas(self, leaf: str, expected: int, config: ShardConfig, answer: Callable[[CasAnswer], None]) -> None:
         rng = self.world.rng
+        if leaf in self.deferred and config.primary == leaf != self.configs[config.id].primary:
+            delay, asked = self.deferred.pop(leaf)
+            asked()
+            self.world.at(delay, self._execute_late, expected, config)
+            self.world.at(0.05 + rng.random() * 0.5, answer, CasAnswer(expected, Outcome.UNKNOWN))
+            return
         if self.reaches(leaf) and rng.random() >= self.ambiguity:
             is_done = self._execute(expected, config)
             held = None if is_done or rng.random() < 0.3 else self.configs[config.id]

@@ -23,6 +23,7 @@ KINDS = (
     "isolate",
     "partition",
     "torn write",
+    "late takeover",
     "slow link",
     "loss",
     "coordinator out",
@@ -81,6 +82,7 @@ class Faults:
         coordinator = self.sim.coordinator
         coordinator.is_out = False
         coordinator.cut_off.clear()
+        coordinator.deferred.clear()
         coordinator.ambiguity = 0.0
         self.sim.client_loss = 0.0
         for leaf in self.sim.leaves.values():
@@ -122,6 +124,25 @@ class Faults:
         leaf = self.sim.leaves[name]
         leaf.pause()
         self.world.at(self._length(), leaf.resume)
+
+    def _late_takeover(self, _: str) -> None:
+        """A secondary asks to take over from a primary that stands still, and dies; both go on; then what it asked is done."""
+        rng, timeout = self.world.rng, self.sim.timings.failure_timeout
+        config = rng.choice(list(self.sim.coordinator.configs.values()))
+        heirs = [each.leaf for each in config.in_sync if each.leaf != config.primary]
+        if not heirs:
+            return
+        heir = self.sim.leaves[heirs[0]]
+
+        def asked() -> None:
+            self.world.at(0.05, heir.crash)
+            self.world.at(0.1, heir.start)
+            self.world.at(0.15, self.sim.leaves[config.primary].resume)
+
+        self.sim.coordinator.deferred[heir.id] = (rng.uniform(0.2, 1.0) * timeout, asked)
+        self.sim.leaves[config.primary].pause()
+        self.world.at(2.0 * timeout, self.sim.leaves[config.primary].resume)
+        self.world.at(2.0 * timeout, self.sim.coordinator.deferred.pop, heir.id, None)
 
     def _slow_disk(self, name: str) -> None:
         disk = self.sim.leaves[name].disk
