@@ -162,6 +162,9 @@ class Peer:
             return
         if is_answer and acked >= self.sent:
             self.is_probing = False
+        elif not is_answer and acked < self.acked and self.sent == self.acked:
+            # It has started anew and does not know that the end of its log is this primary's; no write may come to tell it.
+            self.is_probing = True
         if acked > self.acked or self._asked_through <= acked:
             # Progress; merely to answer again what it had acknowledged is none.
             self.unacked_since = now if self._asked_through > acked else None

@@ -162,3 +162,19 @@ def test_an_acknowledgement_that_answers_no_probe_does_not_end_it() -> None:
     assert peer.is_probing
     peer.on_ack(primary, asked, shard.now, is_answer=True)
     assert not peer.is_probing
+
+
+def test_a_secondary_that_started_anew_learns_that_the_end_of_its_log_is_good() -> None:
+    """Its last entry was not applied when it stopped; no write follows that would tell it more."""
+    shard = ReplicatedShard("ab")
+    shard.write("a", 1, "k", "v")
+    shard.settle()
+    primary = shard.machine("a")
+    assert primary.reign is not None
+    peer = primary.reign.peers["b"]
+    peer.on_ack(primary, peer.acked - 1, shard.now, is_answer=False)
+    assert peer.is_probing
+    shard.run(3 * TIMINGS.beacon_interval)
+    assert not peer.is_probing
+    peer.on_ack(primary, peer.acked, shard.now, is_answer=False)
+    assert not peer.is_probing
