@@ -203,9 +203,11 @@ def _is_beside(count: int, share: Fraction) -> bool:
 def is_changing(situation: Situation, config: ShardConfig) -> bool:
     """Whether a shard is on its way to where it is wanted: something is copied, put out or handed over.
 
-    What waits for a missing leaf moves nothing and does not count.
+    What waits for a missing leaf moves nothing and does not count; nor does a shard of which nobody in sync is alive.
     """
     in_sync = {replica.leaf for replica in config.in_sync}
+    if not _can_act(situation, config):
+        return False
     is_copying = any(leaf not in in_sync and leaf in situation.alive for leaf in config.desired)
     has_surplus = any(leaf not in config.desired and leaf in situation.alive for leaf in in_sync)
     hands_over = config.desired[:1] != (config.primary,) and config.desired[:1] and config.desired[0] in in_sync

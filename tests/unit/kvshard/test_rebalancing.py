@@ -273,3 +273,21 @@ def test_a_new_balancer_heals_later_never_earlier() -> None:
 @pytest.mark.parametrize("alive", [frozenset(), frozenset({"leaf-9"})])
 def test_without_a_living_leaf_there_is_no_plan(alive: frozenset[str]) -> None:
     assert not plan(Situation(Shards(leaves(2), 2, 2).map, alive)).desired
+
+
+def test_shards_that_nobody_alive_can_move_do_not_hold_up_the_others() -> None:
+    """They wait for their only replica, which is gone; what they want of the others is not under way."""
+    shards = Shards(leaves(3), 4, 2)
+    for shard, in_sync, desired in (
+        (0, ("leaf-1", "leaf-2"), ("leaf-1", "leaf-2")),
+        (1, ("leaf-2",), ("leaf-3", "leaf-2")),
+        (2, ("leaf-3",), ("leaf-1", "leaf-3")),
+        (3, ("leaf-3",), ("leaf-3", "leaf-1")),
+    ):
+        members = tuple(Replica(leaf, "i") for leaf in in_sync)
+        shards.put_shard(replace(shards.map.shards[shard], primary=in_sync[0], in_sync=members, desired=desired))
+    shards.up.discard("leaf-3")
+    shards.look()
+    shards.now += 2 * HEAL_AFTER
+    shards.settle()
+    assert shards.living(1) == {"leaf-1", "leaf-2"}
