@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SEEDS ?= 200
 MINUTES ?= 10
 KILLS ?= 20
 
@@ -41,10 +40,10 @@ test: $(VENV)/.dev ## Run all tests
 	$(BIN)/python -m pytest
 
 sim: $(VENV)/.dev ## Simulate replication under faults: SEEDS=5000, or SEED=17 for one again with its trace
-	PYTHONPATH=tests:. $(BIN)/python -m sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+	PYTHONPATH=tests:. $(BIN)/python -m sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),5000))
 
 sim-mutants: $(VENV)/.dev ## Plant one bug at a time in the replication; print how many seeds each took to be caught
-	PYTHONPATH=tests:. $(BIN)/python -m sim --mutants --seeds $(SEEDS)
+	PYTHONPATH=tests:. $(BIN)/python -m sim --mutants --seeds $(or $(SEEDS),1500)
 
 soak: $(VENV)/.dev ## Random faults on real processes under load: MINUTES=10, SEED=7 for the same schedule again
 	PYTHONPATH=tests:. $(BIN)/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
