@@ -61,10 +61,6 @@ class Situation:
         known = self.map.leaves.get(leaf)
         return known is not None and known.may_hold and leaf not in self.gone
 
-    def may_take(self, leaf: str) -> bool:
-        """The leaf may get more."""
-        return leaf in self.alive and self.may_keep(leaf)
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -73,12 +73,11 @@ class Housekeeper:
 
     def _trim(self, shard: int) -> None:
         driver = self._driver
-        state = driver.store.state(shard)
         indexed = [
             driver.index.indexed_through(shard, collection.id)
             for collection in driver.maps.current.collections.values()
             if collection.schema
         ]
-        through = state.window.trim_point(state.applied, min(indexed, default=None))
+        through = driver.store.trim_point(shard, min(indexed, default=None))
         if through is not None:
             driver.store.trim_log(shard, through)

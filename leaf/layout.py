@@ -201,11 +201,6 @@ def counts_key(shard: int, collection_id: int) -> bytes:
     return b"c" + _SHARD_COLLECTION.pack(shard, collection_id)
 
 
-def counts_prefix(shard: int) -> bytes:
-    """What the keys of a shard's counts begin with."""
-    return b"c" + _SHARD.pack(shard)
-
-
 def range_key(shard: int) -> bytes:
     """Key of the row that says how far a shard's range goes and how often it was cut; without one it never was."""
     return b"r" + _SHARD.pack(shard)
