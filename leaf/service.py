@@ -27,6 +27,7 @@ _WRITE = int(leaf_pb2.LANE_METHOD_WRITE)
 _SCAN = int(leaf_pb2.LANE_METHOD_SCAN)
 _SEARCH = int(leaf_pb2.LANE_METHOD_SEARCH)
 _STATUS = int(leaf_pb2.LANE_METHOD_STATUS)
+_PING = int(leaf_pb2.LANE_METHOD_PING)
 
 _NAMES = {_READ: "read", _WRITE: "write", _SCAN: "scan", _SEARCH: "search", _STATUS: "status"}
 
@@ -48,10 +49,12 @@ class LeafService:
             _SCAN: self._handler(_SCAN, self._scan),
             _SEARCH: self._handler(_SEARCH, self._search),
             _STATUS: self._handler(_STATUS, self._report),
+            _PING: _answer_ping,
         }
         self.immediate: dict[int, ImmediateHandler] = {
             _READ: self._immediate(_READ, self._read_now),
             _SCAN: self._immediate(_SCAN, self._scan_now),
+            _PING: lambda payload, deadline: b"",
         }
 
     def _handler(self, method: int, serve: Handler) -> Handler:
@@ -137,6 +140,10 @@ class LeafService:
     async def _report(self, payload: bytes, deadline: float) -> bytes:
         decode(LeafStatusRequest, payload)
         return encode(await self._status())
+
+
+async def _answer_ping(payload: bytes, deadline: float) -> bytes:
+    return b""
 
 
 class StatusReport:

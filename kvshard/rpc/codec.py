@@ -32,6 +32,9 @@ ReplyT = TypeVar("ReplyT")
 CANCEL = int(leaf_pb2.LANE_METHOD_CANCEL)
 """Method number of the frame that takes a request back."""
 
+PING = int(leaf_pb2.LANE_METHOD_PING)
+"""Method number of a request that the leaf answers at once, with nothing."""
+
 LANE_MARK = ("kvshard-lane", "1")
 """Initial metadata of a lane: tells the caller that a leaf has accepted the stream, and which form the frames have."""
 

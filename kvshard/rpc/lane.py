@@ -14,7 +14,7 @@ from kvshard.errors import DeadlineExceeded, ErrorDetails, InvalidArgument, KvSh
 from kvshard.rpc.channel import aio_channel
 from kvshard.rpc.codec import LANE_MARK, PAYLOAD_MAX_BYTES, decode_error
 from kvshard.rpc.lane_session import LaneSession, OutstandingCall
-from kvshard.v1 import leaf_pb2_grpc
+from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
 
 CONNECT_TIMEOUT_S = 1.0
 """A leaf in the same cluster that has not accepted by then is down or hangs; the next attempt makes a new connection."""
@@ -48,8 +48,10 @@ class Lane:
         """Requests without an answer."""
         return len(self._session.calls) if self._session is not None else 0
 
-    async def call(self, method: int, payload: bytes, deadline: float, *, is_write: bool = False) -> tuple[bytes, int, int]:
-        """(reply payload, queue_us, service_us). Raises the leaf's error, or Unavailable, DeadlineExceeded, ResourceExhausted.
+    async def call(
+        self, method: int, payload: bytes, deadline: float, *, is_write: bool = False, is_hedge: bool = False
+    ) -> leaf_pb2.ResponseFrame:
+        """The leaf's answer. Raises the leaf's error, or Unavailable, DeadlineExceeded, ResourceExhausted.
 
         details.maybe_applied is set when a write was sent and its fate is unknown. Cancelling the call cancels it at the leaf.
         """
@@ -64,7 +66,7 @@ class Lane:
         left = deadline - self._clock.monotonic()
         if left <= 0:
             raise DeadlineExceeded("the deadline passed before the request was sent")
-        call = OutstandingCall(method, payload, deadline, is_write)
+        call = OutstandingCall(method, payload, deadline, is_write, is_hedge)
         id = session.submit(call)
         timer = asyncio.get_running_loop().call_later(left, session.expire, id)
         try:
@@ -76,7 +78,7 @@ class Lane:
             raise outcome
         if outcome.is_error:
             raise decode_error(outcome.payload)
-        return outcome.payload, outcome.queue_us, outcome.service_us
+        return outcome
 
     async def close(self) -> None:
         """Close the connection; outstanding calls fail with Unavailable."""

@@ -19,7 +19,7 @@ from kvshard.model import (
     ShardWrite,
     ShardWriteReply,
 )
-from kvshard.rpc.codec import READ, SCAN, SEARCH, STATUS, WRITE, LaneCall, decode, encode
+from kvshard.rpc.codec import PING, READ, SCAN, SEARCH, STATUS, WRITE, LaneCall, decode, encode
 from kvshard.rpc.lane import Lane
 from kvshard.rpc.leaf_client import Answer, LeafClient
 
@@ -39,25 +39,31 @@ class LaneLeafClient(LeafClient):
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
-    async def read(self, leaf: str, request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
+    async def read(self, leaf: str, request: ShardRead, deadline: float, is_hedge: bool = False) -> Answer[ShardReadReply]:
         """Read keys of one shard."""
-        return await self._ask(READ, leaf, request, deadline)
+        return await self._ask(READ, leaf, request, deadline, is_hedge)
 
     async def write(self, leaf: str, request: ShardWrite, deadline: float) -> Answer[ShardWriteReply]:
         """Write keys of one shard; durable when it returns."""
         return await self._ask(WRITE, leaf, request, deadline)
 
-    async def scan(self, leaf: str, request: ShardScan, deadline: float) -> Answer[ShardScanReply]:
+    async def scan(self, leaf: str, request: ShardScan, deadline: float, is_hedge: bool = False) -> Answer[ShardScanReply]:
         """Read a key range of one shard."""
-        return await self._ask(SCAN, leaf, request, deadline)
+        return await self._ask(SCAN, leaf, request, deadline, is_hedge)
 
-    async def search(self, leaf: str, request: ShardSearch, deadline: float) -> Answer[ShardSearchReply]:
+    async def search(
+        self, leaf: str, request: ShardSearch, deadline: float, is_hedge: bool = False
+    ) -> Answer[ShardSearchReply]:
         """Search one shard."""
-        return await self._ask(SEARCH, leaf, request, deadline)
+        return await self._ask(SEARCH, leaf, request, deadline, is_hedge)
 
     async def status(self, leaf: str, request: LeafStatusRequest, deadline: float) -> Answer[LeafStatusReply]:
         """Report the leaf's state."""
         return await self._ask(STATUS, leaf, request, deadline)
+
+    async def ping(self, leaf: str, deadline: float) -> None:
+        """Return as soon as the leaf answers anything."""
+        await self._lane_to(leaf).call(PING, b"", deadline)
 
     async def close(self) -> None:
         """Close every lane; outstanding calls fail with Unavailable."""
@@ -66,10 +72,12 @@ class LaneLeafClient(LeafClient):
         self._lanes.clear()
         await asyncio.gather(*self._closing, *(lane.close() for lane in lanes))
 
-    async def _ask(self, method: LaneCall[RequestT, ReplyT], leaf: str, request: RequestT, deadline: float) -> Answer[ReplyT]:
-        lane = self._lane_to(leaf)
-        payload, queue_us, service_us = await lane.call(method.number, encode(request), deadline, is_write=method.is_write)
-        return Answer(decode(method.reply, payload), queue_us, service_us)
+    async def _ask(
+        self, method: LaneCall[RequestT, ReplyT], leaf: str, request: RequestT, deadline: float, is_hedge: bool = False
+    ) -> Answer[ReplyT]:
+        lane, payload = self._lane_to(leaf), encode(request)
+        frame = await lane.call(method.number, payload, deadline, is_write=method.is_write, is_hedge=is_hedge)
+        return Answer(decode(method.reply, frame.payload), frame.queue_us, frame.service_us, frame.in_flight)
 
     def _lane_to(self, leaf: str) -> Lane:
         address = self._address_of(leaf)

@@ -42,13 +42,14 @@ _Stream: TypeAlias = "grpc.aio.StreamStreamCall[leaf_pb2.LaneRequest, leaf_pb2.L
 class OutstandingCall:
     """A request without an answer yet. is_sent: handed to gRPC."""
 
-    __slots__ = ("deadline", "future", "is_sent", "is_write", "method", "payload")
+    __slots__ = ("deadline", "future", "is_hedge", "is_sent", "is_write", "method", "payload")
 
-    def __init__(self, method: int, payload: bytes, deadline: float, is_write: bool) -> None:
+    def __init__(self, method: int, payload: bytes, deadline: float, is_write: bool, is_hedge: bool = False) -> None:
         self.method = method
         self.payload = payload
         self.deadline = deadline
         self.is_write = is_write
+        self.is_hedge = is_hedge
         self.is_sent = False
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
@@ -229,7 +230,7 @@ class LaneSession:
                 size += length
                 call.is_sent = True
                 timeout_us = max(0, int((call.deadline - now) * 1e6))
-                add(id=id, method=call.method, timeout_us=timeout_us, payload=call.payload)
+                add(id=id, method=call.method, timeout_us=timeout_us, payload=call.payload, is_hedge=call.is_hedge)
                 count += 1
             elif id < 0:
                 add(id=-id, method=_CANCEL)

@@ -22,11 +22,12 @@ ReplyT = TypeVar("ReplyT", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[ReplyT]):
-    """A leaf's reply with the times that the leaf measured."""
+    """A leaf's reply with the times that the leaf measured. in_flight: requests that it had in work then."""
 
     reply: ReplyT
     queue_us: int = 0
     service_us: int = 0
+    in_flight: int = 0
 
 
 class LeafClient(ABC):
@@ -34,10 +35,11 @@ class LeafClient(ABC):
 
     Raises a KvShardError. Unavailable means that the leaf cannot be reached; for a write, details.maybe_applied tells whether
     it may have been sent. DeadlineExceeded is raised when the deadline passes. A cancelled call cancels the work at the leaf.
+    is_hedge: another replica has been asked already; a leaf under load refuses such a request first.
     """
 
     @abstractmethod
-    async def read(self, leaf: str, request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
+    async def read(self, leaf: str, request: ShardRead, deadline: float, is_hedge: bool = False) -> Answer[ShardReadReply]:
         """Read keys of one shard."""
 
     @abstractmethod
@@ -45,16 +47,22 @@ class LeafClient(ABC):
         """Write keys of one shard; durable when it returns."""
 
     @abstractmethod
-    async def scan(self, leaf: str, request: ShardScan, deadline: float) -> Answer[ShardScanReply]:
+    async def scan(self, leaf: str, request: ShardScan, deadline: float, is_hedge: bool = False) -> Answer[ShardScanReply]:
         """Read a key range of one shard."""
 
     @abstractmethod
-    async def search(self, leaf: str, request: ShardSearch, deadline: float) -> Answer[ShardSearchReply]:
+    async def search(
+        self, leaf: str, request: ShardSearch, deadline: float, is_hedge: bool = False
+    ) -> Answer[ShardSearchReply]:
         """Search one shard."""
 
     @abstractmethod
     async def status(self, leaf: str, request: LeafStatusRequest, deadline: float) -> Answer[LeafStatusReply]:
         """Report the leaf's state."""
+
+    @abstractmethod
+    async def ping(self, leaf: str, deadline: float) -> None:
+        """Return as soon as the leaf answers anything."""
 
     @abstractmethod
     async def close(self) -> None:

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from kvshard.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -58,6 +59,42 @@ FIELD_TYPE_BOOLEAN: FieldType.ValueType  # 5
 FIELD_TYPE_DATE: FieldType.ValueType  # 6
 """An instant: RFC 3339, or a date YYYY-MM-DD that means its midnight in UTC."""
 Global___FieldType: _TypeAlias = FieldType  # noqa: Y015
+
+class _FaultKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FaultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FaultKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FAULT_KIND_UNSPECIFIED: _FaultKind.ValueType  # 0
+    """Not a kind; refused."""
+    FAULT_KIND_PAUSE: _FaultKind.ValueType  # 1
+    """Every now and then the whole leaf stops for delay_ms; probability is the part of the time that it is stopped."""
+    FAULT_KIND_DELAY: _FaultKind.ValueType  # 2
+    """A request is answered delay_ms later."""
+    FAULT_KIND_SLOW: _FaultKind.ValueType  # 3
+    """A request takes factor times as long."""
+    FAULT_KIND_ERROR: _FaultKind.ValueType  # 4
+    """A request fails with UNAVAILABLE."""
+    FAULT_KIND_DROP: _FaultKind.ValueType  # 5
+    """A request is never answered."""
+
+class FaultKind(_FaultKind, metaclass=_FaultKindEnumTypeWrapper):
+    """How a leaf misbehaves. What is slow sleeps; nothing burns CPU."""
+
+FAULT_KIND_UNSPECIFIED: FaultKind.ValueType  # 0
+"""Not a kind; refused."""
+FAULT_KIND_PAUSE: FaultKind.ValueType  # 1
+"""Every now and then the whole leaf stops for delay_ms; probability is the part of the time that it is stopped."""
+FAULT_KIND_DELAY: FaultKind.ValueType  # 2
+"""A request is answered delay_ms later."""
+FAULT_KIND_SLOW: FaultKind.ValueType  # 3
+"""A request takes factor times as long."""
+FAULT_KIND_ERROR: FaultKind.ValueType  # 4
+"""A request fails with UNAVAILABLE."""
+FAULT_KIND_DROP: FaultKind.ValueType  # 5
+"""A request is never answered."""
+Global___FaultKind: _TypeAlias = FaultKind  # noqa: Y015
 
 @_typing.final
 class LeafEntry(_message.Message):
@@ -254,6 +291,7 @@ class Collection(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
+    HEDGING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: a letter, then letters, digits, "-" and "_"; at most 64 characters."""
     id: _builtins.int
@@ -262,20 +300,57 @@ class Collection(_message.Message):
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___SchemaField]:
         """Searchable fields; empty for a collection of plain values."""
 
+    @_builtins.property
+    def hedging(self) -> Global___Hedging:
+        """How its reads are hedged where a request does not say."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         id: _builtins.int = ...,
         fields: _abc.Iterable[Global___SchemaField] | None = ...,
+        hedging: Global___Hedging | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "id", b"id", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "hedging", b"hedging", "id", b"id", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Collection: _TypeAlias = Collection  # noqa: Y015
+
+@_typing.final
+class Hedging(_message.Message):
+    """How the reads of a collection are hedged where a request does not say. An absent or empty field: as the router has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """A policy as in ReadOptions.hedge."""
+    budget: _builtins.float
+    """Extra requests allowed, as a part of the first attempts in every 10 s, between 0 and 0.5; 0 allows none."""
+    max_attempts: _builtins.int
+    """Attempts of a leg at most, the first one included, 1 to 3; 0 means as the router has it."""
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        budget: _builtins.float | None = ...,
+        max_attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "budget", b"budget", "max_attempts", b"max_attempts", "policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
+
+Global___Hedging: _TypeAlias = Hedging  # noqa: Y015
 
 @_typing.final
 class ClusterMap(_message.Message):
@@ -420,21 +495,27 @@ class CreateCollectionRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
+    HEDGING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___SchemaField]:
         """Searchable fields; empty for a collection of plain values."""
 
+    @_builtins.property
+    def hedging(self) -> Global___Hedging:
+        """How its reads are hedged; absent: as the router has it."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         fields: _abc.Iterable[Global___SchemaField] | None = ...,
+        hedging: Global___Hedging | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "hedging", b"hedging", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -803,6 +884,7 @@ class GetStatusResponse(_message.Message):
 
     MAP_FIELD_NUMBER: _builtins.int
     LEAVES_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def map(self) -> Global___ClusterMap:
         """The map it speaks of."""
@@ -811,19 +893,192 @@ class GetStatusResponse(_message.Message):
     def leaves(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeafStatus]:
         """The leaves, by id."""
 
+    @_builtins.property
+    def tail(self) -> Global___TailStatus:
+        """What the router that answers does against slow leaves."""
+
     def __init__(
         self,
         *,
         map: Global___ClusterMap | None = ...,
         leaves: _abc.Iterable[Global___LeafStatus] | None = ...,
+        tail: Global___TailStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["map", b"map"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["map", b"map", "tail", b"tail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves", b"leaves", "map", b"map"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves", b"leaves", "map", b"map", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class TailStatus(_message.Message):
+    """What a router does against slow leaves, over its last 10 s where nothing else is said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RefusedTotalEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    BUDGET_MAX_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    FIRST_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    HEDGES_FIELD_NUMBER: _builtins.int
+    HEDGES_TOTAL_FIELD_NUMBER: _builtins.int
+    HEDGES_WON_TOTAL_FIELD_NUMBER: _builtins.int
+    REFUSED_TOTAL_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    LEAVES_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """Policy for reads that say nothing."""
+    budget_max: _builtins.float
+    """Extra requests allowed at most, as a part of the first attempts."""
+    budget: _builtins.float
+    """The same as it is tuned now."""
+    max_attempts: _builtins.int
+    """Attempts of a leg at most."""
+    first_attempts: _builtins.int
+    """First attempts of reads."""
+    hedges: _builtins.int
+    """Hedges sent."""
+    hedges_total: _builtins.int
+    """Hedges sent, since the router started."""
+    hedges_won_total: _builtins.int
+    """Hedges whose answer was used, since the router started."""
+    @_builtins.property
+    def refused_total(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Hedges that were not sent, by reason, since the router started."""
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___LegKindStatus]:
+        """Kinds of legs with their delays."""
+
+    @_builtins.property
+    def leaves(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeafHealth]:
+        """How the router sees the leaves, by id."""
+
+    def __init__(
+        self,
+        *,
+        policy: _builtins.str = ...,
+        budget_max: _builtins.float = ...,
+        budget: _builtins.float = ...,
+        max_attempts: _builtins.int = ...,
+        first_attempts: _builtins.int = ...,
+        hedges: _builtins.int = ...,
+        hedges_total: _builtins.int = ...,
+        hedges_won_total: _builtins.int = ...,
+        refused_total: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        kinds: _abc.Iterable[Global___LegKindStatus] | None = ...,
+        leaves: _abc.Iterable[Global___LeafHealth] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "budget_max", b"budget_max", "first_attempts", b"first_attempts", "hedges", b"hedges", "hedges_total", b"hedges_total", "hedges_won_total", b"hedges_won_total", "kinds", b"kinds", "leaves", b"leaves", "max_attempts", b"max_attempts", "policy", b"policy", "refused_total", b"refused_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TailStatus: _TypeAlias = TailStatus  # noqa: Y015
+
+@_typing.final
+class LegKindStatus(_message.Message):
+    """Latency of one kind of legs, first attempts only."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_P50_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_P99_FIELD_NUMBER: _builtins.int
+    DELAY_MS_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """Method and cost class: for example "Search/page"."""
+    samples: _builtins.int
+    """First attempts that count."""
+    latency_ms_p50: _builtins.float
+    """Median in milliseconds."""
+    latency_ms_p99: _builtins.float
+    """99th percentile in milliseconds."""
+    delay_ms: _builtins.float
+    """After how many milliseconds a spare replica is asked too."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        samples: _builtins.int = ...,
+        latency_ms_p50: _builtins.float = ...,
+        latency_ms_p99: _builtins.float = ...,
+        delay_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay_ms", b"delay_ms", "kind", b"kind", "latency_ms_p50", b"latency_ms_p50", "latency_ms_p99", b"latency_ms_p99", "samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LegKindStatus: _TypeAlias = LegKindStatus  # noqa: Y015
+
+@_typing.final
+class LeafHealth(_message.Message):
+    """How a router sees a leaf."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAF_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OUTSTANDING_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    SLOWNESS_FIELD_NUMBER: _builtins.int
+    FIRST_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    leaf: _builtins.str
+    """The leaf."""
+    state: _builtins.str
+    """"ok", "new", "stalled", "probation", "pushback" or "unreachable"."""
+    outstanding: _builtins.int
+    """Attempts of this router without an answer."""
+    in_flight: _builtins.int
+    """Requests in flight there, by its last report."""
+    slowness: _builtins.float
+    """Typical latency relative to the other replicas (1: as they)."""
+    first_attempts: _builtins.int
+    """First attempts it got."""
+    def __init__(
+        self,
+        *,
+        leaf: _builtins.str = ...,
+        state: _builtins.str = ...,
+        outstanding: _builtins.int = ...,
+        in_flight: _builtins.int = ...,
+        slowness: _builtins.float = ...,
+        first_attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_attempts", b"first_attempts", "in_flight", b"in_flight", "leaf", b"leaf", "outstanding", b"outstanding", "slowness", b"slowness", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeafHealth: _TypeAlias = LeafHealth  # noqa: Y015
 
 @_typing.final
 class DrainLeafRequest(_message.Message):
@@ -1092,3 +1347,396 @@ class SplitShardsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SplitShardsResponse: _TypeAlias = SplitShardsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateCollectionRequest(_message.Message):
+    """Request of Cluster.UpdateCollection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HEDGING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    @_builtins.property
+    def hedging(self) -> Global___Hedging:
+        """How its reads are to be hedged; replaces what it had."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        hedging: Global___Hedging | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCollectionRequest: _TypeAlias = UpdateCollectionRequest  # noqa: Y015
+
+@_typing.final
+class UpdateCollectionResponse(_message.Message):
+    """Response of Cluster.UpdateCollection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___Collection:
+        """The collection as it is now."""
+
+    def __init__(
+        self,
+        *,
+        collection: Global___Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCollectionResponse: _TypeAlias = UpdateCollectionResponse  # noqa: Y015
+
+@_typing.final
+class Fault(_message.Message):
+    """A fault."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PROBABILITY_FIELD_NUMBER: _builtins.int
+    DELAY_MS_FIELD_NUMBER: _builtins.int
+    FACTOR_FIELD_NUMBER: _builtins.int
+    DURATION_S_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its name, given by the router."""
+    kind: Global___FaultKind.ValueType
+    """What happens."""
+    probability: _builtins.float
+    """Part of the requests that it happens to, of the time for a pause; above 0, at most 1."""
+    delay_ms: _builtins.float
+    """Length of a pause or a delay in milliseconds."""
+    factor: _builtins.float
+    """Of FAULT_KIND_SLOW: how many times as long; above 1."""
+    duration_s: _builtins.float
+    """How long the fault lasts, in seconds; above 0, at most 3600."""
+    seed: _builtins.int
+    """Seed of its chances; 0: a random one."""
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Methods concerned: "read", "scan", "search", "write"; empty: all of them. A pause stops everything."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: Global___FaultKind.ValueType = ...,
+        probability: _builtins.float = ...,
+        delay_ms: _builtins.float = ...,
+        factor: _builtins.float = ...,
+        duration_s: _builtins.float = ...,
+        seed: _builtins.int = ...,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay_ms", b"delay_ms", "duration_s", b"duration_s", "factor", b"factor", "id", b"id", "kind", b"kind", "methods", b"methods", "probability", b"probability", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fault: _TypeAlias = Fault  # noqa: Y015
+
+@_typing.final
+class LeafFault(_message.Message):
+    """A fault at a leaf."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAF_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    LEFT_S_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    leaf: _builtins.str
+    """The leaf."""
+    left_s: _builtins.float
+    """Seconds until it ends."""
+    hits: _builtins.int
+    """Requests or pauses that it happened to so far."""
+    @_builtins.property
+    def fault(self) -> Global___Fault:
+        """The fault."""
+
+    def __init__(
+        self,
+        *,
+        leaf: _builtins.str = ...,
+        fault: Global___Fault | None = ...,
+        left_s: _builtins.float = ...,
+        hits: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault", "hits", b"hits", "leaf", b"leaf", "left_s", b"left_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeafFault: _TypeAlias = LeafFault  # noqa: Y015
+
+@_typing.final
+class InjectFaultRequest(_message.Message):
+    """Request of Cluster.InjectFault."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAVES_FIELD_NUMBER: _builtins.int
+    FAULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def leaves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leaves that are to misbehave; empty: all."""
+
+    @_builtins.property
+    def fault(self) -> Global___Fault:
+        """How."""
+
+    def __init__(
+        self,
+        *,
+        leaves: _abc.Iterable[_builtins.str] | None = ...,
+        fault: Global___Fault | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fault", b"fault", "leaves", b"leaves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InjectFaultRequest: _TypeAlias = InjectFaultRequest  # noqa: Y015
+
+@_typing.final
+class InjectFaultResponse(_message.Message):
+    """Response of Cluster.InjectFault."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeafFault]:
+        """The fault at each leaf."""
+
+    def __init__(
+        self,
+        *,
+        faults: _abc.Iterable[Global___LeafFault] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InjectFaultResponse: _TypeAlias = InjectFaultResponse  # noqa: Y015
+
+@_typing.final
+class ClearFaultsRequest(_message.Message):
+    """Request of Cluster.ClearFaults."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAVES_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def leaves(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leaves whose faults are to end; empty: all."""
+
+    @_builtins.property
+    def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Faults to end; empty: all."""
+
+    def __init__(
+        self,
+        *,
+        leaves: _abc.Iterable[_builtins.str] | None = ...,
+        ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "leaves", b"leaves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearFaultsRequest: _TypeAlias = ClearFaultsRequest  # noqa: Y015
+
+@_typing.final
+class ClearFaultsResponse(_message.Message):
+    """Response of Cluster.ClearFaults."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLEARED_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
+    cleared: _builtins.int
+    """Faults that were ended."""
+    @_builtins.property
+    def silent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leaves that did not answer: their faults end by themselves."""
+
+    def __init__(
+        self,
+        *,
+        cleared: _builtins.int = ...,
+        silent: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cleared", b"cleared", "silent", b"silent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearFaultsResponse: _TypeAlias = ClearFaultsResponse  # noqa: Y015
+
+@_typing.final
+class ListFaultsRequest(_message.Message):
+    """Request of Cluster.ListFaults."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFaultsRequest: _TypeAlias = ListFaultsRequest  # noqa: Y015
+
+@_typing.final
+class ListFaultsResponse(_message.Message):
+    """Response of Cluster.ListFaults."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAULTS_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeafFault]:
+        """The faults, by leaf."""
+
+    @_builtins.property
+    def silent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Leaves that did not answer."""
+
+    def __init__(
+        self,
+        *,
+        faults: _abc.Iterable[Global___LeafFault] | None = ...,
+        silent: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faults", b"faults", "silent", b"silent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFaultsResponse: _TypeAlias = ListFaultsResponse  # noqa: Y015
+
+@_typing.final
+class ListSlowReadsRequest(_message.Message):
+    """Request of Cluster.ListSlowReads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """Reads wanted at most; 0 means 20."""
+    reset: _builtins.bool
+    """Forget what was kept after answering."""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+        reset: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "reset", b"reset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSlowReadsRequest: _TypeAlias = ListSlowReadsRequest  # noqa: Y015
+
+@_typing.final
+class SlowRead(_message.Message):
+    """A read that was slow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_MS_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    at_ms: _builtins.int
+    """Wall-clock instant of its end, in milliseconds since 1970."""
+    method: _builtins.str
+    """"Get", "BatchGet", "Scan" or "Search"."""
+    collection: _builtins.str
+    """The collection."""
+    detail: _builtins.str
+    """What was asked, shortened: the query, the number of keys."""
+    code: _builtins.str
+    """Canonical status name: "OK", "DEADLINE_EXCEEDED"."""
+    @_builtins.property
+    def timing(self) -> _types_pb2.Timing:
+        """Where its time went."""
+
+    def __init__(
+        self,
+        *,
+        at_ms: _builtins.int = ...,
+        method: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        code: _builtins.str = ...,
+        timing: _types_pb2.Timing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "code", b"code", "collection", b"collection", "detail", b"detail", "method", b"method", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SlowRead: _TypeAlias = SlowRead  # noqa: Y015
+
+@_typing.final
+class ListSlowReadsResponse(_message.Message):
+    """Response of Cluster.ListSlowReads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reads(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlowRead]:
+        """The slowest first."""
+
+    def __init__(
+        self,
+        *,
+        reads: _abc.Iterable[Global___SlowRead] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reads", b"reads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSlowReadsResponse: _TypeAlias = ListSlowReadsResponse  # noqa: Y015

@@ -85,6 +85,31 @@ class ClusterStub(object):
                 request_serializer=kvshard_dot_v1_dot_cluster__pb2.SplitShardsRequest.SerializeToString,
                 response_deserializer=kvshard_dot_v1_dot_cluster__pb2.SplitShardsResponse.FromString,
                 _registered_method=True)
+        self.UpdateCollection = channel.unary_unary(
+                '/kvshard.v1.Cluster/UpdateCollection',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.UpdateCollectionRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.UpdateCollectionResponse.FromString,
+                _registered_method=True)
+        self.InjectFault = channel.unary_unary(
+                '/kvshard.v1.Cluster/InjectFault',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.InjectFaultRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.InjectFaultResponse.FromString,
+                _registered_method=True)
+        self.ClearFaults = channel.unary_unary(
+                '/kvshard.v1.Cluster/ClearFaults',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.ClearFaultsRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.ClearFaultsResponse.FromString,
+                _registered_method=True)
+        self.ListFaults = channel.unary_unary(
+                '/kvshard.v1.Cluster/ListFaults',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.ListFaultsRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.ListFaultsResponse.FromString,
+                _registered_method=True)
+        self.ListSlowReads = channel.unary_unary(
+                '/kvshard.v1.Cluster/ListSlowReads',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.ListSlowReadsRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.ListSlowReadsResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -163,6 +188,42 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateCollection(self, request, context):
+        """Changes how reads of a collection are hedged. NOT_FOUND when there is no such collection.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InjectFault(self, request, context):
+        """Has leaves misbehave for a while, to see what becomes of the answers. FAILED_PRECONDITION at a leaf that was not started
+        with --allow-faults. A fault ends by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearFaults(self, request, context):
+        """Ends faults before their time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFaults(self, request, context):
+        """Lists the faults that are in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSlowReads(self, request, context):
+        """Returns the slowest of the reads that this router answered lately, each with its timing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -215,6 +276,31 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.SplitShards,
                     request_deserializer=kvshard_dot_v1_dot_cluster__pb2.SplitShardsRequest.FromString,
                     response_serializer=kvshard_dot_v1_dot_cluster__pb2.SplitShardsResponse.SerializeToString,
+            ),
+            'UpdateCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCollection,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.UpdateCollectionRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.UpdateCollectionResponse.SerializeToString,
+            ),
+            'InjectFault': grpc.unary_unary_rpc_method_handler(
+                    servicer.InjectFault,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.InjectFaultRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.InjectFaultResponse.SerializeToString,
+            ),
+            'ClearFaults': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearFaults,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.ClearFaultsRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.ClearFaultsResponse.SerializeToString,
+            ),
+            'ListFaults': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFaults,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.ListFaultsRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.ListFaultsResponse.SerializeToString,
+            ),
+            'ListSlowReads': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSlowReads,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.ListSlowReadsRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.ListSlowReadsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -488,6 +574,141 @@ class Cluster(object):
             '/kvshard.v1.Cluster/SplitShards',
             kvshard_dot_v1_dot_cluster__pb2.SplitShardsRequest.SerializeToString,
             kvshard_dot_v1_dot_cluster__pb2.SplitShardsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/UpdateCollection',
+            kvshard_dot_v1_dot_cluster__pb2.UpdateCollectionRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.UpdateCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InjectFault(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/InjectFault',
+            kvshard_dot_v1_dot_cluster__pb2.InjectFaultRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.InjectFaultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearFaults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/ClearFaults',
+            kvshard_dot_v1_dot_cluster__pb2.ClearFaultsRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.ClearFaultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFaults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/ListFaults',
+            kvshard_dot_v1_dot_cluster__pb2.ListFaultsRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.ListFaultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSlowReads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/ListSlowReads',
+            kvshard_dot_v1_dot_cluster__pb2.ListSlowReadsRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.ListSlowReadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

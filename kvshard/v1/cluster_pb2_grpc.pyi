@@ -56,6 +56,18 @@ class ClusterStub:
     returned as it is. NOT_FOUND for a shard that there is not, FAILED_PRECONDITION for one that cannot be cut any finer,
     RESOURCE_EXHAUSTED when the map would have too many; then nothing is done.
     """
+    UpdateCollection: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.UpdateCollectionRequest, _cluster_pb2.UpdateCollectionResponse]
+    """Changes how reads of a collection are hedged. NOT_FOUND when there is no such collection."""
+    InjectFault: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.InjectFaultRequest, _cluster_pb2.InjectFaultResponse]
+    """Has leaves misbehave for a while, to see what becomes of the answers. FAILED_PRECONDITION at a leaf that was not started
+    with --allow-faults. A fault ends by itself.
+    """
+    ClearFaults: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ClearFaultsRequest, _cluster_pb2.ClearFaultsResponse]
+    """Ends faults before their time."""
+    ListFaults: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListFaultsRequest, _cluster_pb2.ListFaultsResponse]
+    """Lists the faults that are in force."""
+    ListSlowReads: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListSlowReadsRequest, _cluster_pb2.ListSlowReadsResponse]
+    """Returns the slowest of the reads that this router answered lately, each with its timing."""
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
@@ -85,6 +97,18 @@ class ClusterAsyncStub(ClusterStub):
     returned as it is. NOT_FOUND for a shard that there is not, FAILED_PRECONDITION for one that cannot be cut any finer,
     RESOURCE_EXHAUSTED when the map would have too many; then nothing is done.
     """
+    UpdateCollection: _aio.UnaryUnaryMultiCallable[_cluster_pb2.UpdateCollectionRequest, _cluster_pb2.UpdateCollectionResponse]  # type: ignore[assignment]
+    """Changes how reads of a collection are hedged. NOT_FOUND when there is no such collection."""
+    InjectFault: _aio.UnaryUnaryMultiCallable[_cluster_pb2.InjectFaultRequest, _cluster_pb2.InjectFaultResponse]  # type: ignore[assignment]
+    """Has leaves misbehave for a while, to see what becomes of the answers. FAILED_PRECONDITION at a leaf that was not started
+    with --allow-faults. A fault ends by itself.
+    """
+    ClearFaults: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ClearFaultsRequest, _cluster_pb2.ClearFaultsResponse]  # type: ignore[assignment]
+    """Ends faults before their time."""
+    ListFaults: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListFaultsRequest, _cluster_pb2.ListFaultsResponse]  # type: ignore[assignment]
+    """Lists the faults that are in force."""
+    ListSlowReads: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListSlowReadsRequest, _cluster_pb2.ListSlowReadsResponse]  # type: ignore[assignment]
+    """Returns the slowest of the reads that this router answered lately, each with its timing."""
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
     """The map, the collections and the state of the cluster. Served by every router."""
@@ -171,5 +195,47 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         returned as it is. NOT_FOUND for a shard that there is not, FAILED_PRECONDITION for one that cannot be cut any finer,
         RESOURCE_EXHAUSTED when the map would have too many; then nothing is done.
         """
+
+    @_abc_1.abstractmethod
+    def UpdateCollection(
+        self,
+        request: _cluster_pb2.UpdateCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.UpdateCollectionResponse, _abc.Awaitable[_cluster_pb2.UpdateCollectionResponse]]:
+        """Changes how reads of a collection are hedged. NOT_FOUND when there is no such collection."""
+
+    @_abc_1.abstractmethod
+    def InjectFault(
+        self,
+        request: _cluster_pb2.InjectFaultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.InjectFaultResponse, _abc.Awaitable[_cluster_pb2.InjectFaultResponse]]:
+        """Has leaves misbehave for a while, to see what becomes of the answers. FAILED_PRECONDITION at a leaf that was not started
+        with --allow-faults. A fault ends by itself.
+        """
+
+    @_abc_1.abstractmethod
+    def ClearFaults(
+        self,
+        request: _cluster_pb2.ClearFaultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ClearFaultsResponse, _abc.Awaitable[_cluster_pb2.ClearFaultsResponse]]:
+        """Ends faults before their time."""
+
+    @_abc_1.abstractmethod
+    def ListFaults(
+        self,
+        request: _cluster_pb2.ListFaultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ListFaultsResponse, _abc.Awaitable[_cluster_pb2.ListFaultsResponse]]:
+        """Lists the faults that are in force."""
+
+    @_abc_1.abstractmethod
+    def ListSlowReads(
+        self,
+        request: _cluster_pb2.ListSlowReadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ListSlowReadsResponse, _abc.Awaitable[_cluster_pb2.ListSlowReadsResponse]]:
+        """Returns the slowest of the reads that this router answered lately, each with its timing."""
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

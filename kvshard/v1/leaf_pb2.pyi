@@ -37,6 +37,10 @@ class _LaneMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LaneMethod
     """Search one shard: ShardSearch -> ShardSearchReply."""
     LANE_METHOD_STATUS: _LaneMethod.ValueType  # 5
     """Report the leaf's state: LeafStatusRequest -> LeafStatusReply."""
+    LANE_METHOD_PING: _LaneMethod.ValueType  # 6
+    """Answer at once, with an empty payload: shows that the leaf is awake."""
+    LANE_METHOD_FAULT: _LaneMethod.ValueType  # 7
+    """Inject, clear or list faults: FaultOrder -> FaultReport."""
     LANE_METHOD_CANCEL: _LaneMethod.ValueType  # 15
     """Cancel the request with the same id. It has no payload and gets no answer of its own."""
 
@@ -55,6 +59,10 @@ LANE_METHOD_SEARCH: LaneMethod.ValueType  # 4
 """Search one shard: ShardSearch -> ShardSearchReply."""
 LANE_METHOD_STATUS: LaneMethod.ValueType  # 5
 """Report the leaf's state: LeafStatusRequest -> LeafStatusReply."""
+LANE_METHOD_PING: LaneMethod.ValueType  # 6
+"""Answer at once, with an empty payload: shows that the leaf is awake."""
+LANE_METHOD_FAULT: LaneMethod.ValueType  # 7
+"""Inject, clear or list faults: FaultOrder -> FaultReport."""
 LANE_METHOD_CANCEL: LaneMethod.ValueType  # 15
 """Cancel the request with the same id. It has no payload and gets no answer of its own."""
 Global___LaneMethod: _TypeAlias = LaneMethod  # noqa: Y015
@@ -71,6 +79,7 @@ class RequestFrame(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     TIMEOUT_US_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    IS_HEDGE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Chosen by the caller, unique among the requests outstanding on this lane."""
     method: Global___LaneMethod.ValueType
@@ -79,6 +88,8 @@ class RequestFrame(_message.Message):
     """Microseconds left until the caller's deadline when the frame was sent."""
     payload: _builtins.bytes
     """The request."""
+    is_hedge: _builtins.bool
+    """True when another replica has been asked the same already: under load this one is refused first."""
     def __init__(
         self,
         *,
@@ -86,10 +97,11 @@ class RequestFrame(_message.Message):
         method: Global___LaneMethod.ValueType = ...,
         timeout_us: _builtins.int = ...,
         payload: _builtins.bytes = ...,
+        is_hedge: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "method", b"method", "payload", b"payload", "timeout_us", b"timeout_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "is_hedge", b"is_hedge", "method", b"method", "payload", b"payload", "timeout_us", b"timeout_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -106,6 +118,7 @@ class ResponseFrame(_message.Message):
     QUEUE_US_FIELD_NUMBER: _builtins.int
     SERVICE_US_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Id of the request."""
     is_error: _builtins.bool
@@ -116,6 +129,8 @@ class ResponseFrame(_message.Message):
     """Microseconds of work."""
     payload: _builtins.bytes
     """The reply."""
+    in_flight: _builtins.int
+    """Requests that the leaf had in work when it answered."""
     def __init__(
         self,
         *,
@@ -124,10 +139,11 @@ class ResponseFrame(_message.Message):
         queue_us: _builtins.int = ...,
         service_us: _builtins.int = ...,
         payload: _builtins.bytes = ...,
+        in_flight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "is_error", b"is_error", "payload", b"payload", "queue_us", b"queue_us", "service_us", b"service_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "in_flight", b"in_flight", "is_error", b"is_error", "payload", b"payload", "queue_us", b"queue_us", "service_us", b"service_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -469,6 +469,9 @@ class LegTiming(_message.Message):
     TOTAL_US_FIELD_NUMBER: _builtins.int
     QUEUE_US_FIELD_NUMBER: _builtins.int
     SERVICE_US_FIELD_NUMBER: _builtins.int
+    NETWORK_US_FIELD_NUMBER: _builtins.int
+    TRIES_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """The shard of this leg."""
     leaf: _builtins.str
@@ -481,6 +484,18 @@ class LegTiming(_message.Message):
     """Microseconds that the winning request waited in the leaf before work began."""
     service_us: _builtins.int
     """Microseconds that the leaf worked on it."""
+    network_us: _builtins.int
+    """Microseconds that the winning attempt took beyond queue and service: on the wire and in either process' event loop."""
+    @_builtins.property
+    def tries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptTiming]:
+        """The attempts in the order of asking; empty when the first one answered."""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why hedges were not sent, each reason once: "no_candidate", "budget", "late_router", "deadline", "pushback", "storm",
+        "queue".
+        """
+
     def __init__(
         self,
         *,
@@ -490,14 +505,55 @@ class LegTiming(_message.Message):
         total_us: _builtins.int = ...,
         queue_us: _builtins.int = ...,
         service_us: _builtins.int = ...,
+        network_us: _builtins.int = ...,
+        tries: _abc.Iterable[Global___AttemptTiming] | None = ...,
+        refused: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "leaf", b"leaf", "queue_us", b"queue_us", "service_us", b"service_us", "shard", b"shard", "total_us", b"total_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "leaf", b"leaf", "network_us", b"network_us", "queue_us", b"queue_us", "refused", b"refused", "service_us", b"service_us", "shard", b"shard", "total_us", b"total_us", "tries", b"tries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LegTiming: _TypeAlias = LegTiming  # noqa: Y015
+
+@_typing.final
+class AttemptTiming(_message.Message):
+    """One attempt of a leg."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAF_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    BEGAN_US_FIELD_NUMBER: _builtins.int
+    ENDED_US_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    leaf: _builtins.str
+    """The leaf that was asked."""
+    kind: _builtins.str
+    """"first", "hedge", "retry" or "failover"."""
+    began_us: _builtins.int
+    """Microseconds from the start of the leg to the attempt's start."""
+    ended_us: _builtins.int
+    """Microseconds from the start of the leg to the attempt's end."""
+    outcome: _builtins.str
+    """"won", "cancelled", or the reason of its error in lower case."""
+    def __init__(
+        self,
+        *,
+        leaf: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        began_us: _builtins.int = ...,
+        ended_us: _builtins.int = ...,
+        outcome: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began_us", b"began_us", "ended_us", b"ended_us", "kind", b"kind", "leaf", b"leaf", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptTiming: _TypeAlias = AttemptTiming  # noqa: Y015
 
 @_typing.final
 class Timing(_message.Message):

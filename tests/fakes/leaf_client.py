@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kvshard.errors import KvShardError, Unavailable
@@ -35,11 +35,17 @@ class Call:
     request: Any
     deadline: float
     fate: str = "waiting"
+    is_hedge: bool = False
 
     def __repr__(self) -> str:
         kind = type(self.request).__name__
         shard = getattr(self.request, "shard", None)
         return f"{self.leaf}<-{kind}({'' if shard is None else f'shard {shard}'}) {self.fate}"
+
+
+@dataclass(frozen=True)
+class Ping:
+    """The request of a ping, for scripts."""
 
 
 class Hang:
@@ -89,27 +95,34 @@ class FakeLeafClient(LeafClient):
         """The recorded calls of one type (to one leaf)."""
         return [c for c in self.calls if isinstance(c.request, request_type) and leaf in (None, c.leaf)]
 
-    async def read(self, leaf: str, request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
-        return await self._call(leaf, request, deadline)
+    async def read(self, leaf: str, request: ShardRead, deadline: float, is_hedge: bool = False) -> Answer[ShardReadReply]:
+        return await self._call(leaf, request, deadline, is_hedge)
 
     async def write(self, leaf: str, request: ShardWrite, deadline: float) -> Answer[ShardWriteReply]:
         return await self._call(leaf, request, deadline)
 
-    async def scan(self, leaf: str, request: ShardScan, deadline: float) -> Answer[ShardScanReply]:
-        return await self._call(leaf, request, deadline)
+    async def scan(self, leaf: str, request: ShardScan, deadline: float, is_hedge: bool = False) -> Answer[ShardScanReply]:
+        return await self._call(leaf, request, deadline, is_hedge)
 
-    async def search(self, leaf: str, request: ShardSearch, deadline: float) -> Answer[ShardSearchReply]:
-        return await self._call(leaf, request, deadline)
+    async def search(
+        self, leaf: str, request: ShardSearch, deadline: float, is_hedge: bool = False
+    ) -> Answer[ShardSearchReply]:
+        return await self._call(leaf, request, deadline, is_hedge)
 
     async def status(self, leaf: str, request: LeafStatusRequest, deadline: float) -> Answer[LeafStatusReply]:
         return await self._call(leaf, request, deadline)
 
+    async def ping(self, leaf: str, deadline: float) -> None:
+        """A leaf is awake as long as a Ping has no script of its own."""
+        if (leaf, Ping) in self._scripts:
+            await self._call(leaf, Ping(), deadline)
+
     async def close(self) -> None:
         self.is_closed = True
 
-    async def _call(self, leaf: str, request: Any, deadline: float) -> Answer[Any]:
+    async def _call(self, leaf: str, request: Any, deadline: float, is_hedge: bool = False) -> Answer[Any]:
         index = len(self.calls)
-        self.calls.append(Call(leaf, request, deadline))
+        self.calls.append(Call(leaf, request, deadline, is_hedge=is_hedge))
         try:
             answer = await self._answer(leaf, request)
         except asyncio.CancelledError:
@@ -140,7 +153,7 @@ class FakeLeafClient(LeafClient):
 
     def _settle(self, index: int, fate: str) -> None:
         call = self.calls[index]
-        self.calls[index] = Call(call.leaf, call.request, call.deadline, fate)
+        self.calls[index] = replace(call, fate=fate)
 
     def __repr__(self) -> str:
         scripts = ", ".join(f"{leaf}:{kind.__name__}x{len(steps)}" for (leaf, kind), steps in self._scripts.items())

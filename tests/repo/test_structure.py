@@ -30,6 +30,7 @@ PURE = (
     "kvshard.tail.attempts",
     "kvshard.tail.deadlines",
     "kvshard.tail.hedging",
+    "kvshard.tail.histogram",
     "kvshard.tail.replica_health",
     "kvshard.tail.replica_plan",
     "kvshard.client.retries",
