@@ -361,7 +361,7 @@ class TestBounds:
         assert lane.outstanding == MAX_OUTSTANDING
         leaf.go.set()
         replies = await asyncio.gather(*waiting)
-        assert [len(decode(ShardReadReply, payload).values) for payload, _, _ in replies] == list(range(1, 11))
+        assert [len(decode(ShardReadReply, reply.payload).values) for reply in replies] == list(range(1, 11))
         await asyncio.gather(*held, impatient, return_exceptions=True)
         assert impatient.cancelled()
         await lane.close()
