@@ -8,19 +8,20 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from random import Random
-from typing import Generic, TypeVar, cast
+from typing import Concatenate, Generic, TypeVar, cast
 
 from kvshard.clock import Clock
 from kvshard.clustermap import ShardConfig
-from kvshard.errors import DeadlineExceeded, Expired, KvShardError, Unavailable, in_doubt
+from kvshard.errors import Expired, KvShardError, Unavailable, in_doubt
 from kvshard.limits import SHARDS_MAX
 from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardWrite
 from kvshard.rpc.leaf_client import Answer
-from kvshard.tail.attempts import Candidate
-from kvshard.tail.hedging import DEFAULT_DELAY_S, ReplicaChoice, fixed_delay
-from kvshard.tail.replica_health import RecentTrouble, is_unreachable
+from kvshard.tail.defences import Defences, LegHedges
+from kvshard.tail.hedging import HedgePolicy, HedgeSettings, ReplicaChoice
+from kvshard.tail.leg_events import AttemptKind, Candidate
+from kvshard.tail.replica_health import is_unreachable
 from kvshard.tail.replica_plan import ReplicaPlan, plan_read, plan_write
+from router.prober import Prober
 from router.requests import ReadPolicy
 from router.routes import MapSource
 from router.watermarks import Repetition, Watermarks
@@ -33,20 +34,22 @@ PLANS_MAX = 4 * SHARDS_MAX
 
 RequestT = TypeVar("RequestT", bound=ShardRead | ShardWrite | ShardScan | ShardSearch)
 ReplyT = TypeVar("ReplyT")
-Ask = Callable[[str, RequestT, float], Awaitable[Answer[ReplyT]]]
-"""A method of LeafClient: (leaf, request, deadline)."""
+Ask = Callable[Concatenate[str, RequestT, float, ...], Awaitable[Answer[ReplyT]]]
+"""A method of LeafClient: (leaf, request, deadline), and of reads is_hedge."""
 
 
 @dataclass(frozen=True, slots=True)
 class How:
     """How the legs of a request are to be done.
 
-    hedge_after_s: None: never; of no matter to a write. is_repetition: of a write that may have been sent by somebody before.
+    hedge: the request's own policy; settings: those of its collection; None: what the next one says. Of no matter to a write.
+    is_repetition: of a write that may have been sent by somebody before.
     """
 
     replica_choice: ReplicaChoice = ReplicaChoice.ADAPTIVE
     is_stale: bool = False
-    hedge_after_s: float | None = DEFAULT_DELAY_S
+    hedge: HedgePolicy | None = None
+    settings: HedgeSettings | None = None
     is_repetition: bool = False
 
 
@@ -55,9 +58,9 @@ REPEATED = How(is_repetition=True)
 
 
 @lru_cache(maxsize=256)
-def how_to_read(policy: ReadPolicy) -> How:
-    """What a read's policy means for its legs."""
-    return How(policy.replica_choice, policy.is_stale, fixed_delay(policy.hedge))
+def how_to_read(policy: ReadPolicy, settings: HedgeSettings | None = None) -> How:
+    """What a read's policy means for its legs, in a collection with these settings."""
+    return How(policy.replica_choice, policy.is_stale, policy.hedge, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,25 +69,36 @@ class Heard:
 
     committed: Watermarks = field(default_factory=Watermarks)
     refreshed: Watermarks = field(default_factory=Watermarks)
-    trouble: RecentTrouble = field(default_factory=RecentTrouble)
 
 
 class Plans:
     """The replica plans of the present configurations. At most PLANS_MAX of them."""
 
     def __init__(self) -> None:
-        self._plans: dict[tuple[int, bool, bool, bool], ReplicaPlan] = {}
+        self._plans: dict[tuple[int, bool, bool], ReplicaPlan] = {}
 
     def of(self, config: ShardConfig, how: How, is_write: bool) -> ReplicaPlan:
         """The plan for such a request by this configuration."""
-        kind = (config.id, is_write, how.is_stale, how.replica_choice is ReplicaChoice.PRIMARY)
+        kind = (config.id, is_write, how.is_stale)
         plan = self._plans.get(kind)
         if plan is None or plan.config is not config:
-            plan = plan_write(config) if is_write else plan_read(config, how.replica_choice, how.is_stale)
+            plan = plan_write(config) if is_write else plan_read(config, how.is_stale)
             if len(self._plans) >= PLANS_MAX:
                 self._plans.clear()
             self._plans[kind] = plan
         return plan
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all legs of a router share."""
+
+    maps: MapSource
+    clock: Clock
+    defences: Defences
+    prober: Prober
+    plans: Plans = field(default_factory=Plans)
+    heard: Heard = field(default_factory=Heard)
 
 
 class Leg(Generic[RequestT, ReplyT]):
@@ -95,59 +109,56 @@ class Leg(Generic[RequestT, ReplyT]):
         ask: Ask[RequestT, ReplyT],
         request: RequestT,
         how: How,
-        maps: MapSource,
-        plans: Plans,
-        heard: Heard,
-        clock: Clock,
-        rng: Random,
+        hedges: LegHedges | None,
+        shared: "Shared",
     ) -> None:
+        """hedges: None for a write."""
         self.request = request
         self.how = how
         self._ask = ask
-        self._maps = maps
-        self._plans = plans
-        self._heard = heard
-        self._clock = clock
-        self._rng = rng
+        self._hedges = hedges
+        self._shared = shared
+        self._clock = shared.clock
         self._repetition = Repetition(request, how.is_repetition) if isinstance(request, ShardWrite) else None
 
     def candidates(self, plan: ReplicaPlan) -> tuple[Candidate, ...]:
         """Whom to ask by this plan, in the order of asking."""
-        trouble = self._heard.trouble
-        return plan.candidates(self._rng, () if trouble.is_empty else trouble.leaves(self._clock.monotonic()))
+        return self._shared.defences.order(plan, self.how.replica_choice, self._clock.monotonic())
 
     def look(self) -> tuple[Candidate, ...]:
         """The candidates by the map that is known."""
-        config = self._maps.current.shards.get(self.request.shard)
+        config = self._shared.maps.current.shards.get(self.request.shard)
         if config is None:
             return ()
-        return self.candidates(self._plans.of(config, self.how, self._repetition is not None))
+        return self.candidates(self._shared.plans.of(config, self.how, self._repetition is not None))
 
     async def refresh(self) -> tuple[Candidate, ...]:
         """The candidates by the newest map; while the coordinator does not answer, by the map that is known."""
         with contextlib.suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(MAP_READ_TIMEOUT_S):
-                await self._maps.refresh()
+                await self._shared.maps.refresh()
         return self.look()
 
-    async def send(self, candidate: Candidate, deadline: float) -> Answer[ReplyT]:
+    async def send(self, candidate: Candidate, deadline: float, kind: AttemptKind) -> Answer[ReplyT]:
         """Ask a candidate. Raises KvShardError."""
-        if self._repetition is not None:
+        if self._repetition is not None or self._hedges is None:
+            assert self._repetition is not None, "only a write has no hedges"
             return await self._send_write(self._repetition, candidate, deadline)
         request = self.request if self.request.epoch == candidate.epoch else replace(self.request, epoch=candidate.epoch)
-        began = self._clock.monotonic()
+        defences, clock = self._shared.defences, self._clock
+        attempt = defences.began(candidate.leaf, self._hedges, clock.monotonic(), kind)
         try:
-            answer = await self._ask(candidate.leaf, request, deadline)
+            answer = await self._ask(candidate.leaf, request, deadline, kind is AttemptKind.HEDGE)
         except KvShardError as error:
-            if is_unreachable(error) or isinstance(error, DeadlineExceeded):
-                self._heard.trouble.note(candidate.leaf, self._clock.monotonic())
+            if defences.failed(attempt, error, clock.monotonic()):
+                self._shared.prober.watch(candidate.leaf)
             raise
-        except asyncio.CancelledError:
-            # Overtaken by a hedge, or the caller has lost patience. Scans and searches may take that long in good health.
-            now = self._clock.monotonic()
-            if isinstance(request, ShardRead) and now - began >= DEFAULT_DELAY_S:
-                self._heard.trouble.note(candidate.leaf, now)
+        except BaseException:
+            if defences.cancelled(attempt, clock.monotonic()):
+                self._shared.prober.watch(candidate.leaf)
             raise
+        at_leaf_s = (answer.queue_us + answer.service_us) * 1e-6
+        defences.answered(attempt, clock.monotonic(), answer.in_flight, at_leaf_s)
         self._learn(answer)
         return answer
 
@@ -157,8 +168,8 @@ class Leg(Generic[RequestT, ReplyT]):
             try:
                 answer = await self._ask(candidate.leaf, cast(RequestT, request), deadline)
             except KvShardError as error:
-                if is_unreachable(error):
-                    self._heard.trouble.note(candidate.leaf, self._clock.monotonic())
+                if is_unreachable(error) and self._shared.defences.health.unreachable(candidate.leaf, self._clock.monotonic()):
+                    self._shared.prober.watch(candidate.leaf)
                 if repetition.may_send_at_once(error):
                     continue
                 if isinstance(error, Expired) and repetition.may_be_done:
@@ -173,4 +184,4 @@ class Leg(Generic[RequestT, ReplyT]):
     def _learn(self, answer: Answer[ReplyT]) -> None:
         seqno = getattr(answer.reply, "seqno", 0)  # A search's answer has none.
         if seqno:
-            self._heard.committed.learn(self.request.shard, seqno)
+            self._shared.heard.committed.learn(self.request.shard, seqno)

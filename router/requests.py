@@ -34,15 +34,14 @@ NUMBER_MAX = 2**63 - 1
 
 _CONSISTENCIES = {0: False, 1: False, 2: True}
 _SHORTFALL_POLICIES = {0: False, 1: False, 2: True}
-_AUTO = hedging.Auto()
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPolicy:
-    """How a read is to be done; the defaults are the service's."""
+    """How a read is to be done; the defaults are the service's. hedge: None: as its collection, or else the router, has it."""
 
     is_stale: bool = False
-    hedge: hedging.HedgePolicy = _AUTO
+    hedge: hedging.HedgePolicy | None = None
     replica_choice: hedging.ReplicaChoice = hedging.ReplicaChoice.ADAPTIVE
     min_coverage: float = 1.0
     is_partial_accepted: bool = False
@@ -75,7 +74,7 @@ def read_policy(
         refuse(f"min_coverage must be between 0 and 1, not {wanted}", "options.min_coverage", 1)
     return ReadPolicy(
         is_stale=_CONSISTENCIES[consistency],
-        hedge=_hedge_policy(hedge),
+        hedge=_hedge_policy(hedge) if hedge.strip() else None,
         replica_choice=hedging.parse_replica_choice(replica_choice),
         min_coverage=wanted,
         is_partial_accepted=_SHORTFALL_POLICIES[on_shortfall],

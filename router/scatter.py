@@ -31,28 +31,29 @@ from kvshard.errors import (
 )
 from kvshard.model import ShardWrite
 from kvshard.rpc.leaf_client import Answer
-from kvshard.tail.attempts import MAX_REFRESHES, MAX_REPEATS, Candidate, Config
+from kvshard.tail.attempts import MAX_REPEATS
+from kvshard.tail.cost_class import leg_kind
+from kvshard.tail.defences import Defences, LegHedges, RequestHedges
 from kvshard.tail.executor import LegRequest, run_leg
+from kvshard.tail.hedging import HedgeSettings, Refusal
+from kvshard.tail.leg_events import MAX_REFRESHES, AttemptKind, AttemptRecord, Candidate, Config
 from kvshard.telemetry import RouterMetrics
 from router.coverage import FailedLeg
 from router.ledger import LegTime, micros
-from router.leg import USUALLY, Ask, Heard, How, Leg, Plans, ReplyT, RequestT
+from router.leg import USUALLY, Ask, How, Leg, ReplyT, RequestT, Shared
+from router.prober import Ping, Prober
 from router.routes import MapSource, known_map
 
 LATE_LEG_GRACE_S = 0.01
 """A leg ends by itself at its deadline; only one whose leaf client fails to keep it is cancelled this much later."""
-
-READ_ATTEMPTS_MAX = 3
-"""Attempts of a read that may be out at once: the first one, its hedge, and one more where that hangs too."""
-
-CONFIGS_MAX = 256
-"""Kinds of legs kept: one for each hedge delay that callers choose."""
 
 log = structlog.get_logger(__name__)
 
 
 class LegResult(NamedTuple, Generic[ReplyT]):
     """How a leg ended: with an answer, or with an error. leaf: who answered, or empty. ended_at: on the monotonic clock.
+    tries: the attempts one by one; empty when the first one was answered and nothing else happened. refused: why hedges were
+    not sent.
 
     A named tuple, since every request makes some, and a frozen dataclass takes four times as long to make.
     """
@@ -65,6 +66,8 @@ class LegResult(NamedTuple, Generic[ReplyT]):
     attempts: int
     total_us: int
     ended_at: float
+    tries: tuple[AttemptRecord, ...] = ()
+    refused: tuple[Refusal, ...] = ()
 
     @property
     def reply(self) -> ReplyT:
@@ -86,14 +89,25 @@ class LegResult(NamedTuple, Generic[ReplyT]):
 class Scatter:
     """Sends legs to leaves by the current map; remembers what it heard of shards and leaves, nothing of a request."""
 
-    def __init__(self, maps: MapSource, clock: Clock, metrics: RouterMetrics, rng: Random | None = None) -> None:
-        self.heard = Heard()
+    def __init__(
+        self,
+        maps: MapSource,
+        clock: Clock,
+        metrics: RouterMetrics,
+        ping: Ping,
+        rng: Random | None = None,
+        settings: HedgeSettings = HedgeSettings(),  # noqa: B008  # frozen
+    ) -> None:
+        """ping: LeafClient.ping. settings: how reads are hedged that do not say it."""
+        self._rng = rng or Random()
+        self.defences = Defences(settings, self._rng)
+        self._prober = Prober(ping, self.defences.health, clock)
+        self._shared = Shared(maps, clock, self.defences, self._prober)
+        self.heard = self._shared.heard
         self._maps = maps
         self._clock = clock
         self._metrics = metrics
-        self._rng = rng or Random()
-        self._plans = Plans()
-        self._configs: dict[tuple[bool, bool, float | None], Config] = {}
+        self._configs: dict[tuple[bool, bool, int], Config] = {}
         self._counters: dict[tuple[str, str], Callable[[], None]] = {}
         self._histograms: dict[str, Callable[[float], None]] = {}
 
@@ -107,8 +121,25 @@ class Scatter:
     ) -> LegResult[ReplyT]:
         """Send one leg and wait for its outcome. Raises nothing but what a cancelled task raises."""
         began = self._clock.monotonic()
+        if isinstance(request, ShardWrite):
+            return await self._leg(method, ask, request, deadline, how, None)
+        hedges = self.defences.request(how.hedge, 1, began, how.settings)
+        result = await self._leg(method, ask, request, deadline, how, hedges)
+        hedges.ended(result.ended_at)
+        return result
+
+    async def _leg(
+        self,
+        method: str,
+        ask: Ask[RequestT, ReplyT],
+        request: RequestT,
+        deadline: float,
+        how: How,
+        hedges: RequestHedges | None,
+    ) -> LegResult[ReplyT]:
+        began = self._clock.monotonic()
         try:
-            result = await self._ask(ask, request, deadline, how, began)
+            result = await self._ask(ask, request, deadline, how, hedges, began)
         except KvShardError as error:
             result = self._failed(request, error, began)
         except Exception as defect:
@@ -133,7 +164,9 @@ class Scatter:
         if not requests:
             return []
         began = self._clock.monotonic()
-        legs = [asyncio.create_task(self.ask(method, ask, request, deadline, how)) for request in requests]
+        is_write = isinstance(requests[0], ShardWrite)
+        hedges = None if is_write else self.defences.request(how.hedge, len(requests), began, how.settings)
+        legs = [asyncio.create_task(self._leg(method, ask, request, deadline, how, hedges)) for request in requests]
         try:
             await asyncio.wait(legs, timeout=max(0.0, deadline - began) + LATE_LEG_GRACE_S)
         finally:
@@ -141,25 +174,33 @@ class Scatter:
             for leg in late:
                 leg.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        if hedges is not None:
+            hedges.ended(self._clock.monotonic())
         return [
             self._late(method, request, began) if leg.cancelled() else leg.result()
             for request, leg in zip(requests, legs, strict=True)
         ]
 
     async def _ask(
-        self, ask: Ask[RequestT, ReplyT], request: RequestT, deadline: float, how: How, began: float
+        self,
+        ask: Ask[RequestT, ReplyT],
+        request: RequestT,
+        deadline: float,
+        how: How,
+        hedges: RequestHedges | None,
+        began: float,
     ) -> LegResult[ReplyT]:
         config = known_map(self._maps).shards.get(request.shard)
-        leg = Leg(ask, request, how, self._maps, self._plans, self.heard, self._clock, self._rng)
-        is_write = isinstance(request, ShardWrite)
-        plan = None if config is None else self._plans.of(config, how, is_write)
+        gate = None if hedges is None else hedges.leg(leg_kind(request), began)
+        leg = Leg(ask, request, how, gate, self._shared)
+        plan = None if config is None else self._shared.plans.of(config, how, hedges is None)
         candidates = () if plan is None else leg.candidates(plan)
         has_failover = plan is not None and plan.has_failover
-        if len(candidates) != 1 or is_write:
-            return await self._run(leg, candidates, has_failover, deadline, began)
+        if len(candidates) != 1 or gate is None:
+            return await self._run(leg, gate, candidates, has_failover, deadline, began)
         # With one candidate there is nothing to hedge: a leg is needed only when the first try fails.
         try:
-            answer = await leg.send(candidates[0], deadline)
+            answer = await leg.send(candidates[0], deadline, AttemptKind.FIRST)
         except Unavailable as error:
             is_refusal = isinstance(error, (StaleEpoch, NotReady))
             if isinstance(error, ShardMoved) or not (is_refusal or has_failover):
@@ -168,22 +209,27 @@ class Scatter:
             ended = self._clock.monotonic()
             leaf = candidates[0].leaf
             return LegResult(request.shard, answer, None, leaf, (leaf,), 1, micros(ended - began), ended)
-        result = await self._run(leg, await leg.refresh(), has_failover, deadline, began)
+        result = await self._run(leg, gate, await leg.refresh(), has_failover, deadline, began)
         tried = tuple(dict.fromkeys((candidates[0].leaf, *result.replicas_tried)))
         return result._replace(attempts=result.attempts + 1, replicas_tried=tried)
 
     async def _run(
         self,
         leg: Leg[RequestT, ReplyT],
+        gate: LegHedges | None,
         candidates: tuple[Candidate, ...],
         has_failover: bool,
         deadline: float,
         began: float,
     ) -> LegResult[ReplyT]:
         shard = leg.request.shard
-        request = LegRequest(shard, candidates, deadline, self._config(leg, has_failover), self._rng)
+        request = LegRequest(shard, candidates, deadline, self._config(leg, has_failover), self._rng, gate)
         outcome = await run_leg(request, leg.send, leg.refresh, self._clock, leg.look)
         ended = self._clock.monotonic()
+        if gate is None:
+            self.defences.late_write(ended - began, ended)
+        elif outcome.tries:
+            gate.ended(outcome.tries)
         return LegResult(
             shard=shard,
             answer=outcome.answer,
@@ -193,25 +239,29 @@ class Scatter:
             attempts=outcome.attempts,
             total_us=micros(ended - began),
             ended_at=ended,
+            tries=outcome.tries,
+            refused=outcome.refused,
         )
 
     def _config(self, leg: Leg[RequestT, ReplyT], has_failover: bool) -> Config:
         """Made once for each kind of leg: there are few."""
         is_write = isinstance(leg.request, ShardWrite)
         may_repeat = has_failover and (not isinstance(leg.request, ShardWrite) or bool(leg.request.client))
-        kind = (is_write, may_repeat, leg.how.hedge_after_s)
+        max_attempts = 1 if is_write else (leg.how.settings or self.defences.settings).max_attempts
+        kind = (is_write, may_repeat, max_attempts)
         made = self._configs.get(kind)
         if made is None:
-            if len(self._configs) >= CONFIGS_MAX:
-                self._configs.clear()
             made = self._configs[kind] = Config(
-                max_attempts=1 if is_write else READ_ATTEMPTS_MAX,
+                max_attempts=max_attempts,
                 is_idempotent=not is_write,
                 may_repeat=may_repeat,
-                hedge_after_s=None if is_write else leg.how.hedge_after_s,
                 max_refreshes=MAX_REPEATS if may_repeat else MAX_REFRESHES,
             )
         return made
+
+    async def close(self) -> None:
+        """Stop what runs beside the requests."""
+        await self._prober.close()
 
     def _failed(self, request: RequestT, error: KvShardError, began: float) -> LegResult[ReplyT]:
         ended = self._clock.monotonic()

@@ -70,7 +70,7 @@ class RouterServer:
         self._health = health.aio.HealthServicer()
         self._calls = Calls(clock, metrics)
         self._cluster = ClusterService(self._calls, maps, leaves, clock)
-        self._scatter = Scatter(maps, clock, metrics)
+        self._scatter = Scatter(maps, clock, metrics, leaves.ping)
         self._probe: asyncio.Task[None] | None = None
         self._serving = asyncio.Event()
         self._last_good_leaf = ""
@@ -103,6 +103,7 @@ class RouterServer:
         self._cluster.stop_watches()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(STOP_GRACE_S)
+        await self._scatter.close()
 
     async def _probe_leaves(self) -> None:
         is_serving = False

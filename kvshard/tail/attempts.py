@@ -9,8 +9,10 @@ Rules
   `max_attempts`. NotReady is a matter of that replica, so a spare one is asked first; otherwise, and always after StaleEpoch,
   the map is refreshed once no attempt is outstanding, and the leg starts anew with the candidates of the new map.
 - Any other error is that replica's own: an idempotent leg fails over to a spare candidate while attempts are left.
-- While an idempotent leg waits, the timer may start a further attempt at a spare candidate (a hedge). A leg that is not
-  idempotent has at most one attempt outstanding.
+- While an idempotent leg waits, the timer asks the gate (`HedgeGate`) for a further attempt at a spare candidate: a hedge. If
+  the gate refuses, the timer asks again, each time after twice as long: what spoke against it may pass. A leg that is not
+  idempotent has at most one attempt outstanding, and no gate.
+- A replica that sheds load (ResourceExhausted) is failed over only if the gate allows that, since elsewhere it is load too.
 - A leg that may be repeated treats Unavailable as it treats NotReady: once nobody is left to ask, it pauses, takes the newest
   map and begins anew, until the deadline. If it is not idempotent, it also looks at the map while it waits: an attempt at a
   leaf that is no longer the one to ask is given up, and the new one is asked. Such a leg needs a request id, by which the shard
@@ -27,7 +29,6 @@ Rules
     ENDED       0             nothing; every further event is ignored
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from random import Random
 
@@ -42,29 +43,55 @@ from kvshard.errors import (
     InvalidArgument,
     KvShardError,
     NotReady,
+    ResourceExhausted,
     ShardMoved,
     StaleEpoch,
     Unavailable,
     VersionConflict,
     in_doubt,
 )
-
-MAX_REFRESHES = 12
-"""With the pauses below about 0.6 s of asking: enough for a map change to spread. A longer outage is the caller's to retry."""
+from kvshard.tail.hedging import Refusal
+from kvshard.tail.leg_events import (
+    Action,
+    AttemptFailed,
+    AttemptKind,
+    AttemptRecord,
+    AttemptSucceeded,
+    Cancel,
+    Candidate,
+    Config,
+    DeadlinePassed,
+    Event,
+    Finish,
+    HedgeGate,
+    LookAtMap,
+    Lost,
+    MapRefreshed,
+    MapSeen,
+    Outcome,
+    RefreshFailed,
+    RefreshMap,
+    Send,
+    SetTimer,
+    TimerFired,
+    Won,
+)
 
 MAX_REPEATS = 2_000
 """Refreshes of a leg that may be repeated. With pauses of at least half the longest they fill more than the 60 s that a call
 may last: the deadline ends such a leg, and this bound only one whose deadline is a defect."""
-
-FIRST_PAUSE_S = 0.005
-"""Pause before the second refresh, doubled for each further one; the first refresh follows at once. A watch brings a new map in
-about this time."""
 
 LONGEST_PAUSE_S = 0.1
 """A failover takes about two seconds: this adds a twentieth to it, and a leaf that is gone is dialled ten times a second."""
 
 LOOK_INTERVAL_S = 0.25
 """How often a write that waits looks whether its leaf is still the primary: no message, and a small part of a failover."""
+
+DOUBLINGS_MAX = 6
+"""Of the wait after refusals: with a delay of 5 ms the gate is asked three times a second in the end."""
+
+LATE_PAUSE_S = 0.001
+"""What a router that is late gives itself at least to read the answers that are there, before it asks the gate again."""
 
 _ANSWERS = (
     InvalidArgument,
@@ -77,147 +104,6 @@ _ANSWERS = (
     ShardMoved,
 )
 """Errors that are the answer: asking another replica would only repeat them. What has moved is asked of another shard."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A replica that may be asked. epoch: the replica set it was taken from; it travels with the request."""
-
-    leaf: str
-    epoch: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """How a leg may be tried.
-
-    max_attempts: attempts between two refreshes, refused ones apart. is_idempotent: asking twice at once does no harm; never
-    true of a write. may_repeat: asking again after a lost attempt does no harm, and there is somebody to fail over to.
-    hedge_after_s: after how long without an answer a spare candidate is asked too; None: never.
-    """
-
-    max_attempts: int = 1
-    is_idempotent: bool = True
-    may_repeat: bool = False
-    hedge_after_s: float | None = None
-    max_refreshes: int = MAX_REFRESHES
-    first_pause_s: float = FIRST_PAUSE_S
-
-    @property
-    def first_timer_s(self) -> float | None:
-        """How long a leg waits for its first attempt before anything else may happen; None: as long as its deadline lets it."""
-        if not self.is_idempotent:
-            return LOOK_INTERVAL_S if self.may_repeat else None
-        return self.hedge_after_s if self.max_attempts > 1 else None
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptSucceeded:
-    """An attempt brought a good answer."""
-
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptFailed:
-    """An attempt ended with an error."""
-
-    attempt: int
-    error: KvShardError
-
-
-@dataclass(frozen=True, slots=True)
-class MapRefreshed:
-    """The map was read anew; candidates in the order in which they are to be asked."""
-
-    candidates: tuple[Candidate, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MapSeen:
-    """Answer to LookAtMap: the candidates of the newest map that is known."""
-
-    candidates: tuple[Candidate, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshFailed:
-    """The map could not be read."""
-
-    error: KvShardError
-
-
-@dataclass(frozen=True, slots=True)
-class TimerFired:
-    """The instant of the last SetTimer has come."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadlinePassed:
-    """The leg's deadline has come."""
-
-
-Event = AttemptSucceeded | AttemptFailed | MapRefreshed | MapSeen | RefreshFailed | TimerFired | DeadlinePassed
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Ask the candidate; the attempt's number comes back in its event. Numbers count from 1 over the whole leg."""
-
-    attempt: int
-    candidate: Candidate
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Give the attempt up; nothing is expected of it any more."""
-
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshMap:
-    """Read the cluster map anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class LookAtMap:
-    """Send MapSeen at once, from the map that is known; nothing is read."""
-
-
-@dataclass(frozen=True, slots=True)
-class SetTimer:
-    """Fire TimerFired at that instant. Replaces the timer set before."""
-
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Won:
-    """The leg has the answer of this attempt."""
-
-    attempt: int
-    candidate: Candidate
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The leg has no answer."""
-
-    error: KvShardError
-
-
-Outcome = Won | Lost
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """The leg has ended."""
-
-    outcome: Outcome
-
-
-Action = Send | Cancel | RefreshMap | LookAtMap | SetTimer | Finish
 
 
 class Phase(Enum):
@@ -233,7 +119,8 @@ class Phase(Enum):
 class AttemptMachine:
     """One leg.
 
-    rng: spreads the pauses of legs that failed together; None: they last their full length.
+    rng: spreads the pauses of legs that failed together; None: they last their full length. gate: None: nothing is hedged.
+    tries: the attempts in the order of asking. refused: why hedges were not sent.
 
     Invariants (`check_invariants`): attempts are outstanding exactly in phase TRYING; outstanding + spent attempts <=
     max_attempts, where spent ones failed other than by refusal (since the last refresh, if the leg may be repeated); no leaf
@@ -241,19 +128,31 @@ class AttemptMachine:
     refreshes <= max_refreshes; an outcome exists exactly in phase ENDED.
     """
 
-    def __init__(self, config: Config, candidates: tuple[Candidate, ...], deadline: float, rng: Random | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        candidates: tuple[Candidate, ...],
+        deadline: float,
+        rng: Random | None = None,
+        gate: HedgeGate | None = None,
+    ) -> None:
         assert config.max_attempts >= 1, "a leg needs an attempt"
+        assert gate is None or config.is_idempotent, "a write is never hedged"
         self.config = config
         self.deadline = deadline
         self.phase = Phase.NEW
         self.outcome: Outcome | None = None
         self.outstanding: dict[int, Candidate] = {}
-        self.contacts: list[Candidate] = []
+        self.tries: list[AttemptRecord] = []
+        self.refused: set[Refusal] = set()
         self.refreshes = 0
         self.spent = 0
         self.timer_at: float | None = None
         self.maybe_applied = False
         self._rng = rng
+        self._gate = gate
+        self._began = 0.0
+        self._postponed = 0
         self._candidates = candidates
         self._untried: list[Candidate] = []
         self._last_error: KvShardError | None = None
@@ -263,7 +162,8 @@ class AttemptMachine:
     def start(self, now: float) -> list[Action]:
         """Begin. Call once, before any step."""
         assert self.phase is Phase.NEW, "a leg starts once"
-        return self._begin_round(now) if now < self.deadline else self._on_deadline()
+        self._began = now
+        return self._begin_round(now) if now < self.deadline else self._on_deadline(now)
 
     def step(self, event: Event, now: float) -> list[Action]:
         """What to do after an event. An event that comes too late (of a cancelled attempt, after the end) does nothing."""
@@ -272,7 +172,7 @@ class AttemptMachine:
             return []
         match event:
             case AttemptSucceeded(attempt):
-                return self._on_success(attempt)
+                return self._on_success(attempt, now)
             case AttemptFailed(attempt, error):
                 return self._on_failure(attempt, error, now)
             case MapRefreshed(candidates):
@@ -284,7 +184,7 @@ class AttemptMachine:
             case TimerFired():
                 return self._on_timer(now)
             case DeadlinePassed():
-                return self._on_deadline()
+                return self._on_deadline(now)
 
     def check_invariants(self) -> None:
         """Raises AssertionError when the machine is in a state that its rules exclude."""
@@ -301,17 +201,22 @@ class AttemptMachine:
 
     # -- events
 
-    def _on_success(self, attempt: int) -> list[Action]:
+    def _on_success(self, attempt: int, now: float) -> list[Action]:
         candidate = self.outstanding.pop(attempt, None)
-        return [] if candidate is None else self._end(Won(attempt, candidate))
+        if candidate is None:
+            return []
+        self._note(attempt, "won", now)
+        return self._end(Won(attempt, candidate), now)
 
     def _on_failure(self, attempt: int, error: KvShardError, now: float) -> list[Action]:
-        if self.outstanding.pop(attempt, None) is None:
+        asked = self.outstanding.pop(attempt, None)
+        if asked is None:
             return []
+        self._note(attempt, error.reason.lower(), now)
         self._last_error = error
         self.maybe_applied |= error.details.maybe_applied and not self.config.is_idempotent
         if isinstance(error, _ANSWERS):
-            return self._end(Lost(error))
+            return self._end(Lost(error), now)
         is_refusal = isinstance(error, (StaleEpoch, NotReady))
         if isinstance(error, StaleEpoch):
             self._has_stale_map = True
@@ -319,12 +224,12 @@ class AttemptMachine:
             self._may_pass = True
         else:
             self.spent += 1
-        if (self.config.is_idempotent or is_refusal) and self._may_send(now):
-            return self._send(now)
+        if (self.config.is_idempotent or is_refusal) and self._may_send(now) and self._may_fail_over(error, now):
+            return self._send(now, self._untried[0], self._kind_after(asked))
         if self.outstanding:
             return []
         may_go_on = is_refusal or (self.config.may_repeat and self._may_pass)
-        return self._refresh_or_end(now) if may_go_on else self._end(Lost(error))
+        return self._refresh_or_end(now) if may_go_on else self._end(Lost(error), now)
 
     def _on_map(self, candidates: tuple[Candidate, ...], now: float) -> list[Action]:
         if self.phase is not Phase.REFRESHING:
@@ -340,6 +245,7 @@ class AttemptMachine:
         if not candidates or candidates[0].leaf == asked.leaf:
             return [self._set_timer(now + LOOK_INTERVAL_S)]
         del self.outstanding[attempt]
+        self._note(attempt, "cancelled", now)
         self.maybe_applied = True
         self._last_error = Unavailable(
             f"{asked.leaf} did not answer and is the primary no more", ErrorDetails(maybe_applied=True)
@@ -356,23 +262,23 @@ class AttemptMachine:
     def _on_timer(self, now: float) -> list[Action]:
         if self.timer_at is None or now < self.timer_at:
             return []
-        self.timer_at = None
+        due, self.timer_at = self.timer_at, None
         if self.phase is Phase.PAUSING:
             return self._refresh()
         if self.phase is not Phase.TRYING:
             return []
         if not self.config.is_idempotent:
             return [LookAtMap()] if self.config.may_repeat else []
-        return self._send(now) if self._may_send(now) else []
+        return self._hedge(now - due, now) if self._may_send(now) else []
 
-    def _on_deadline(self) -> list[Action]:
+    def _on_deadline(self, now: float) -> list[Action]:
         if not self.outstanding and self._last_error is not None:
-            return self._end(Lost(self._last_error))  # every attempt was refused: that says more than the deadline does
+            return self._end(Lost(self._last_error), now)  # every attempt was refused: that says more than the deadline does
         asked = ", ".join(candidate.leaf for candidate in self.outstanding.values())
         text = f"no answer from {asked} within the deadline" if asked else "the deadline passed"
         # A write that is out there may be done yet, whatever becomes of its cancellation.
         details = ErrorDetails(maybe_applied=bool(self.outstanding) and not self.config.is_idempotent)
-        return self._end(Lost(DeadlineExceeded(text, details)))
+        return self._end(Lost(DeadlineExceeded(text, details)), now)
 
     # -- transitions
 
@@ -384,7 +290,8 @@ class AttemptMachine:
             self.spent = 0
         self._untried = list(self._candidates)
         if self._may_send(now):
-            return self._send(now)
+            kind = self._kind_after(None if not self.tries else self.tries[-1].leaf)
+            return self._send(now, self._untried[0], kind)
         self._last_error = self._last_error or Unavailable("the map names no replica of this shard")
         return self._refresh_or_end(now)
 
@@ -392,26 +299,57 @@ class AttemptMachine:
         is_within = now < self.deadline and len(self.outstanding) + self.spent < self.config.max_attempts
         return is_within and not self._has_stale_map and bool(self._untried)
 
-    def _send(self, now: float) -> list[Action]:
-        candidate = self._untried[0]
+    def _may_fail_over(self, error: KvShardError, now: float) -> bool:
+        return not isinstance(error, ResourceExhausted) or self._gate is None or self._gate.may_fail_over(now)
+
+    def _kind_after(self, asked: Candidate | str | None) -> AttemptKind:
+        """What the next attempt is, after one at that leaf (None: the first one) has failed."""
+        if asked is None:
+            return AttemptKind.FIRST
+        leaf = asked if isinstance(asked, str) else asked.leaf
+        return AttemptKind.RETRY if self._untried[0].leaf == leaf else AttemptKind.FAILOVER
+
+    def _hedge(self, late_by_s: float, now: float) -> list[Action]:
+        """Ask a spare candidate too, if the gate agrees."""
+        assert self._gate is not None, "only a leg with a gate has a timer"
+        chosen = self._gate.admit(self._untried, list(self.outstanding.values()), late_by_s, now, self.deadline)
+        if isinstance(chosen, Candidate):
+            return self._send(now, chosen, AttemptKind.HEDGE)
+        self.refused.add(chosen)
+        if chosen is Refusal.LATE_ROUTER:
+            # Its answers may be here already, unread: the later it is, the more of them.
+            return self._set_timer_within(now, max(LATE_PAUSE_S, late_by_s))
+        self._postponed += 1
+        wait = self._gate.wait_s(now, self.deadline)
+        return [] if wait is None else self._set_timer_within(now, wait * 2.0 ** min(self._postponed, DOUBLINGS_MAX))
+
+    def _send(self, now: float, candidate: Candidate, kind: AttemptKind) -> list[Action]:
         self._untried = [other for other in self._untried if other.leaf != candidate.leaf]
-        self.contacts.append(candidate)
-        attempt = len(self.contacts)
+        self.tries.append(AttemptRecord(candidate.leaf, kind, now - self._began))
+        attempt = len(self.tries)
         self.outstanding[attempt] = candidate
         self.phase = Phase.TRYING
         self.timer_at = None
-        actions: list[Action] = [Send(attempt, candidate)]
-        wait = self.config.first_timer_s
-        if wait is not None and (not self.config.is_idempotent or self._may_send(now)):
-            actions.append(self._set_timer(now + wait))
-        return actions
+        actions: list[Action] = [Send(attempt, candidate, kind)]
+        if not self.config.is_idempotent:
+            return [*actions, self._set_timer(now + LOOK_INTERVAL_S)] if self.config.may_repeat else actions
+        wait = self._gate.wait_s(now, self.deadline) if self._gate is not None and self._may_send(now) else None
+        return actions if wait is None else actions + self._set_timer_within(now, wait)
+
+    def _set_timer_within(self, now: float, wait: float) -> list[Action]:
+        """A timer that the deadline leaves room for."""
+        return [self._set_timer(now + wait)] if now + wait < self.deadline else []
+
+    def _note(self, attempt: int, outcome: str, now: float) -> None:
+        record = self.tries[attempt - 1]
+        record.outcome, record.ended_s = outcome, now - self._began
 
     def _refresh_or_end(self, now: float) -> list[Action]:
         """Nothing is outstanding and the present candidates are used up: get new ones, unless that is pointless."""
         pause = self._pause() if self.refreshes else 0.0
         if self.refreshes >= self.config.max_refreshes or now + pause >= self.deadline:
             assert self._last_error is not None, "a refresh has a cause"
-            return self._end(Lost(self._last_error))
+            return self._end(Lost(self._last_error), now)
         if not pause:
             return self._refresh()
         self.phase = Phase.PAUSING
@@ -432,7 +370,9 @@ class AttemptMachine:
         self.timer_at = at
         return SetTimer(at)
 
-    def _end(self, outcome: Outcome) -> list[Action]:
+    def _end(self, outcome: Outcome, now: float) -> list[Action]:
+        for attempt in self.outstanding:
+            self._note(attempt, "cancelled", now)
         if isinstance(outcome, Lost) and self.maybe_applied:
             outcome = Lost(in_doubt(outcome.error))
         losers: list[Action] = [Cancel(attempt) for attempt in self.outstanding]
@@ -445,6 +385,6 @@ class AttemptMachine:
     def __repr__(self) -> str:
         outstanding = {attempt: candidate.leaf for attempt, candidate in self.outstanding.items()}
         return (
-            f"AttemptMachine({self.phase.value}, outstanding={outstanding}, contacts={len(self.contacts)}, spent={self.spent}, "
+            f"AttemptMachine({self.phase.value}, outstanding={outstanding}, tries={len(self.tries)}, spent={self.spent}, "
             f"refreshes={self.refreshes}, timer_at={self.timer_at}, outcome={self.outcome})"
         )

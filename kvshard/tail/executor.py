@@ -17,10 +17,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from kvshard.clock import Clock
 from kvshard.errors import KvShardError
 from kvshard.rpc.leaf_client import Answer
-from kvshard.tail.attempts import (
+from kvshard.tail.attempts import LOOK_INTERVAL_S, AttemptMachine
+from kvshard.tail.hedging import Refusal
+from kvshard.tail.leg_events import (
     Action,
     AttemptFailed,
-    AttemptMachine,
+    AttemptKind,
+    AttemptRecord,
     AttemptSucceeded,
     Cancel,
     Candidate,
@@ -28,6 +31,7 @@ from kvshard.tail.attempts import (
     DeadlinePassed,
     Event,
     Finish,
+    HedgeGate,
     LookAtMap,
     Lost,
     MapRefreshed,
@@ -42,7 +46,7 @@ from kvshard.tail.attempts import (
 
 ReplyT = TypeVar("ReplyT")
 
-SendFunction = Callable[[Candidate, float], Awaitable[Answer[ReplyT]]]
+SendFunction = Callable[[Candidate, float, AttemptKind], Awaitable[Answer[ReplyT]]]
 """Asks a candidate, by an absolute deadline. Raises KvShardError."""
 
 RefreshFunction = Callable[[], Awaitable[tuple[Candidate, ...]]]
@@ -62,20 +66,25 @@ _FIRST = 1
 
 
 class LegRequest(NamedTuple):
-    """One leg. candidates: replicas in the order of asking. deadline: when the leg must have ended. rng: spreads pauses."""
+    """One leg. candidates: replicas in the order of asking. deadline: when the leg must have ended. rng: spreads pauses.
+
+    gate: decides on its hedges; None: there are none.
+    """
 
     shard: int
     candidates: tuple[Candidate, ...]
     deadline: float
     config: Config = _USUAL
     rng: Random | None = None
+    gate: HedgeGate | None = None
 
 
 class LegOutcome(NamedTuple, Generic[ReplyT]):
     """How a leg ended: with an answer or with an error, never both. (A named tuple is made in a quarter of the time.)
 
     attempts: requests sent. replicas_tried: leaves in the order of asking, each once. winner: leaf whose answer was used.
-    total_us: from the start to the outcome, seen here.
+    total_us: from the start to the outcome, seen here. tries: the attempts one by one; empty when the first one was answered
+    and nothing else happened. refused: why hedges were not sent.
     """
 
     shard: int
@@ -85,6 +94,8 @@ class LegOutcome(NamedTuple, Generic[ReplyT]):
     replicas_tried: tuple[str, ...]
     winner: str | None
     total_us: int
+    tries: tuple[AttemptRecord, ...] = ()
+    refused: tuple[Refusal, ...] = ()
 
     @property
     def reply(self) -> ReplyT | None:
@@ -140,12 +151,14 @@ class _Leg(Generic[ReplyT]):
         if self._machine is None:
             leaf = self._request.candidates[0].leaf
             return LegOutcome(shard, self._answers[_FIRST], None, 1, (leaf,), leaf, total_us)
-        contacts, result = self._machine.contacts, self._machine.outcome
-        attempts, tried = len(contacts), tuple(dict.fromkeys(candidate.leaf for candidate in contacts))
+        tries, result = tuple(self._machine.tries), self._machine.outcome
+        refused = tuple(self._machine.refused)
+        tried = tuple(dict.fromkeys(each.leaf for each in tries))
         if isinstance(result, Won):
-            return LegOutcome(shard, self._answers[result.attempt], None, attempts, tried, result.candidate.leaf, total_us)
+            answer, winner = self._answers[result.attempt], result.candidate.leaf
+            return LegOutcome(shard, answer, None, len(tries), tried, winner, total_us, tries, refused)
         assert isinstance(result, Lost), "a leg that has run has ended"
-        return LegOutcome(shard, None, result.error, attempts, tried, None, total_us)
+        return LegOutcome(shard, None, result.error, len(tries), tried, None, total_us, tries, refused)
 
     async def run(self) -> None:
         """Run to the end. Nothing that it started is still running when it returns or raises."""
@@ -168,7 +181,7 @@ class _Leg(Generic[ReplyT]):
 
         None when nothing is left to do: it was answered in time, or given up in favour of another one.
         """
-        wait = self._request.config.first_timer_s
+        wait = self._first_wait()
         until = self._cut_off if wait is None else min(self._cut_off, self._began + wait)
         timer = asyncio.get_running_loop().call_later(until - self._began, self._take_over)
         owner = self._owner = asyncio.current_task()
@@ -176,7 +189,7 @@ class _Leg(Generic[ReplyT]):
         cancelling = owner.cancelling()
         event: Event | None = None
         try:
-            self._answers[_FIRST] = await self._send(candidate, deadline)
+            self._answers[_FIRST] = await self._send(candidate, deadline, AttemptKind.FIRST)
         except KvShardError as error:
             event = AttemptFailed(_FIRST, error)
         except asyncio.CancelledError:
@@ -192,6 +205,15 @@ class _Leg(Generic[ReplyT]):
         if self._first is not None and not self._first.done():
             self._first.set_result(event or AttemptSucceeded(_FIRST))
         return event
+
+    def _first_wait(self) -> float | None:
+        """How long the first attempt is waited for before anything else may happen; None: as long as the deadline lets it."""
+        request = self._request
+        if not request.config.is_idempotent:
+            return LOOK_INTERVAL_S if request.config.may_repeat else None
+        if request.gate is None or request.config.max_attempts == 1:
+            return None
+        return request.gate.wait_s(self._began, request.deadline)
 
     async def _end_rest(self) -> None:
         """End what runs beside the first attempt, which has ended itself: its await must not be interrupted any more."""
@@ -213,16 +235,16 @@ class _Leg(Generic[ReplyT]):
     def _start_machine(self) -> list[Action]:
         """The machine, set to where the leg stands: its first action is the attempt that was made first."""
         request = self._request
-        self._machine = AttemptMachine(request.config, request.candidates, request.deadline, request.rng)
+        self._machine = AttemptMachine(request.config, request.candidates, request.deadline, request.rng, request.gate)
         return self._machine.start(self._began)
 
     def _step(self, event: Event) -> list[Action]:
         assert self._machine is not None, "a leg that goes on has a machine"
         return self._machine.step(event, self._clock.monotonic())
 
-    async def _attempt(self, attempt: int, candidate: Candidate) -> Event:
+    async def _attempt(self, attempt: int, candidate: Candidate, kind: AttemptKind) -> Event:
         try:
-            self._answers[attempt] = await self._send(candidate, self._request.deadline)
+            self._answers[attempt] = await self._send(candidate, self._request.deadline, kind)
         except KvShardError as error:
             return AttemptFailed(attempt, error)
         return AttemptSucceeded(attempt)
@@ -256,8 +278,8 @@ class _Leg(Generic[ReplyT]):
 
     def _start(self, action: Action, tasks: "dict[int, asyncio.Future[Event]]", losers: "list[asyncio.Future[Event]]") -> None:
         match action:
-            case Send(attempt, candidate):
-                tasks[attempt] = asyncio.create_task(self._attempt(attempt, candidate))
+            case Send(attempt, candidate, kind):
+                tasks[attempt] = asyncio.create_task(self._attempt(attempt, candidate, kind))
             case RefreshMap():
                 tasks[_REFRESH] = asyncio.create_task(self._read_map())
             case SetTimer(at):

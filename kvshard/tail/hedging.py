@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from kvshard.errors import ErrorDetails, InvalidArgument
+from kvshard.tail.latency import LatencyPool
 
 LONGEST_DELAY_S = 60.0
 """A hedge that starts later than any sensible deadline is a slip of the unit."""
@@ -69,28 +70,74 @@ class Longer:
 
 HedgePolicy = Auto | Off | Interval | Shorter | Longer
 
-DEFAULT_DELAY_S = 0.1
-"""Stands for every delay that would have to be measured: many times what a healthy leaf takes, so that next to nothing is
-hedged but what hangs."""
+
+class Refusal(Enum):
+    """Why a hedge was not sent."""
+
+    NOT_IDEMPOTENT = "not_idempotent"
+    NO_CANDIDATE = "no_candidate"
+    BUDGET = "budget"
+    LATE_ROUTER = "late_router"
+    DEADLINE = "deadline"
+    PUSHBACK = "pushback"
+    STORM = "storm"
+    QUEUE = "queue"
 
 
-def fixed_delay(policy: HedgePolicy) -> float | None:
-    """Seconds after which a spare replica is asked too; None: never."""
+BUDGET_MAX = 0.5
+"""Of the first attempts: beyond half as much again hedging is no remedy, but the load."""
+
+ATTEMPTS_MAX = 3
+"""Attempts of a leg at most: the first one, its hedge, and one more where that hangs too."""
+
+BUDGET_FIRST = 0.05
+BUDGET_LEAST = 0.01
+BUDGET_MOST = 0.1
+"""Where a budget that tunes itself begins, and how far it goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class HedgeSettings:
+    """How reads are hedged that do not say it themselves.
+
+    budget: extra requests at most, as a part of the first attempts; None: it tunes itself between BUDGET_LEAST and BUDGET_MOST.
+    max_attempts: attempts of a leg at most, the first one included.
+    """
+
+    policy: HedgePolicy = Auto()
+    budget: float | None = None
+    max_attempts: int = ATTEMPTS_MAX
+
+    @property
+    def budget_first(self) -> float:
+        """What it begins with."""
+        return BUDGET_FIRST if self.budget is None else self.budget
+
+    @property
+    def budget_most(self) -> float:
+        """What it never exceeds."""
+        return BUDGET_MOST if self.budget is None else self.budget
+
+
+def policy_delay(policy: HedgePolicy, pool: LatencyPool, budget: float, now: float) -> float | None:
+    """Seconds after which a spare replica is asked too, by what the pool has seen; None: never."""
     match policy:
+        case Auto():
+            return pool.delay(1 - budget, now)
         case Off():
             return None
         case FixedDelay(seconds):
             return seconds
+        case Quantile(fraction):
+            return pool.quantile(fraction, now)
         case Shorter(first, second):
-            return min(_length(first), _length(second))
+            return min(_length(first, pool, now), _length(second, pool, now))
         case Longer(first, second):
-            return max(_length(first), _length(second))
-        case Auto() | Quantile():
-            return DEFAULT_DELAY_S
+            return max(_length(first, pool, now), _length(second, pool, now))
 
 
-def _length(interval: Interval) -> float:
-    return interval.seconds if isinstance(interval, FixedDelay) else DEFAULT_DELAY_S
+def _length(interval: Interval, pool: LatencyPool, now: float) -> float:
+    return interval.seconds if isinstance(interval, FixedDelay) else pool.quantile(interval.fraction, now)
 
 
 class ReplicaChoice(Enum):

@@ -1,51 +1,420 @@
-"""Which leaves gave trouble a moment ago: they are asked last for a while.
+"""What a router knows of each leaf, and in which order the replicas of a shard are asked because of it.
 
-Only a stopgap against what is plainly dead or stuck; it knows no load and no latency.
+Choosing well is the first defence, and cheaper than any hedge. States of a leaf, the worst that holds:
+
+    unreachable  it could not be reached; until it answers a ping
+    stalled      its oldest attempt without an answer is older than 0.7 x the delay of its kind; or attempts at it were given up
+    and
+                 nothing has been heard of it since
+    pushback     it has shed a request; for as long as it said
+    probation    it is PROBATION_FACTOR times as slow as the others; it gets one first attempt a second
+    new          seen for less than SLOW_START_S: its share grows from a tenth to the whole
+    ok
+
+A leaf gets no first attempt while another candidate is in a better state. Among equals: of two by chance, the one that is
+markedly faster if both are cold, else the one with less in flight (Wydrowski et al., "Load is not what you should balance:
+Introducing Prequal", NSDI 2024; Mitzenmacher, "The Power of Two Choices", 2001).
+
+Slowness is relative: the median of (latency / median of its kind over all leaves), followed by small steps up and down, one a
+sample. A step says which side of the estimate a sample lies on, not how far, so one pause of a second counts as little as one
+of 10 ms; and at most one step is taken in STEP_INTERVAL_S, so that the many attempts that one pause holds up count as one.
 
 Pure: imports only the standard library and other pure files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable
+from enum import IntEnum
+from math import inf
+from random import Random
 
-from kvshard.errors import KvShardError, NotReady, StaleEpoch, Unavailable
-
-MEMORY_S = 1.0
-"""How long a leaf is asked last. Then it gets requests again, of which each costs its caller a failover if it is still dead."""
+from kvshard.errors import DeadlineExceeded, KvShardError, NotReady, ResourceExhausted, StaleEpoch, Unavailable
+from kvshard.tail.latency import REFRESH_S, LatencyPool
 
 LEAVES_MAX = 1_024
-"""Leaves remembered; more than have trouble at once in the largest cluster."""
+"""Leaves remembered; the largest cluster has fewer."""
+
+STALL_FRACTION = 0.7
+"""Of the hedge delay: a leaf counts as stalled a little before its attempts are hedged, so that what follows avoids it."""
+
+PROBATION_FACTOR = 3.0
+RELEASE_FACTOR = 2.0
+"""Of the others' slowness: where probation begins and where it ends."""
+
+PROBATION_SHARE = 1 / 3
+"""Of the leaves at most on probation: if more are slow, slow is normal, and the rest would not carry the load."""
+
+PROBE_INTERVAL_S = 1.0
+"""A leaf on probation gets a first attempt that often: it can be hedged, so it costs its caller one delay at most."""
+
+SAMPLES_MIN = 10
+"""Samples before a leaf's slowness says something."""
+
+STEP = 1.1
+STEP_ON_PROBATION = 1.5
+"""Factor of one step. Ten times as slow is found in about 24 steps, a recovery on probation in 4 probes."""
+
+STEP_INTERVAL_S = 0.01
+"""Shortest time between two steps of a leaf."""
+
+SLOWNESS_MIN, SLOWNESS_MAX = 0.1, 100.0
+"""The estimate stays within: from the end of a long outage it must come back."""
+
+FASTER = 1.25
+"""A leaf is markedly faster than another by this factor; less is noise, and would send all the load to one."""
+
+SLOW_START_S = 5.0
+SLOW_START_SHARE = 0.1
+"""A leaf that is new to this router starts with a tenth of its share: its caches are cold."""
+
+FRESH_S = 1.0
+"""A load report counts for so long."""
+
+HOT_IN_FLIGHT = 2
+"""A leaf with so many requests in flight is not hot, whatever the others have."""
+
+HOT_FRACTION = 0.84
+"""Of the known leaves: hot is who has more in flight than this part of them (mean and one deviation, were they normal)."""
+
+UNREACHABLE_S = 60.0
+"""A leaf that no ping has reached for so long is forgotten, and found out again by the next request."""
+
+PUSHBACK_S = 0.05
+PUSHBACK_MAX_S = 5.0
+"""How long a leaf that has shed a request is left alone: where it does not say, and at most."""
 
 
-class RecentTrouble:
-    """Leaves that could not be reached, or did not answer, within the last MEMORY_S. At most LEAVES_MAX of them."""
+class LeafState(IntEnum):
+    """From good to bad; see the module's docstring."""
 
-    def __init__(self) -> None:
-        self._until: dict[str, float] = {}
+    OK = 0
+    NEW = 1
+    PROBATION = 2
+    PUSHBACK = 3
+    STALLED = 4
+    UNREACHABLE = 5
+
+
+class Leaf:
+    """One leaf as this router sees it.
+
+    outstanding: by kind of leg, the attempts without an answer and when each begins to count as stalled, oldest first.
+    is_silent: an attempt was given up, and nothing has been heard of the leaf since it began.
+    """
+
+    __slots__ = (
+        "first_attempts",
+        "heard_at",
+        "in_flight",
+        "is_on_probation",
+        "is_silent",
+        "known_since",
+        "name",
+        "next_probe_at",
+        "outstanding",
+        "pushback_until",
+        "samples",
+        "slowness",
+        "stepped_at",
+        "unreachable_until",
+        "waiting",
+    )
+
+    def __init__(self, name: str, now: float, is_new: bool) -> None:
+        self.name = name
+        self.known_since = now if is_new else -inf
+        self.outstanding: dict[LatencyPool, dict[int, float]] = {}
+        self.waiting = 0
+        self.in_flight = 0
+        self.heard_at = -inf
+        self.slowness = 1.0
+        self.samples = 0
+        self.stepped_at = -inf
+        self.is_silent = False
+        self.is_on_probation = False
+        self.next_probe_at = 0.0
+        self.pushback_until = 0.0
+        self.unreachable_until = 0.0
+        self.first_attempts = 0
 
     def __repr__(self) -> str:
-        return f"RecentTrouble({self._until})"
+        return f"Leaf({self.name}, waiting={self.waiting}, in_flight={self.in_flight}, slowness={self.slowness:.2f})"
+
+    def is_stalled(self, now: float) -> bool:
+        """Whether what it has not answered is overdue."""
+        if self.is_silent:
+            return True
+        if self.waiting:
+            for attempts in self.outstanding.values():
+                for stalled_at in attempts.values():
+                    if stalled_at <= now:
+                        return True
+                    break  # the oldest of its kind speaks for the others
+        return False
+
+    def state(self, now: float) -> LeafState:
+        """How it stands now."""
+        if now < self.unreachable_until:
+            return LeafState.UNREACHABLE
+        if self.is_stalled(now):
+            return LeafState.STALLED
+        if now < self.pushback_until:
+            return LeafState.PUSHBACK
+        if self.is_on_probation:
+            return LeafState.PROBATION
+        return LeafState.NEW if now - self.known_since < SLOW_START_S else LeafState.OK
+
+    def load(self, now: float) -> int:
+        """Requests in flight there: what it reported last, if that is fresh, and at least those of this router."""
+        return max(self.waiting, self.in_flight) if now - self.heard_at < FRESH_S else self.waiting
+
+
+class Attempt:
+    """An attempt under way; handed back to `ReplicaHealth.ended`."""
+
+    __slots__ = ("began", "id", "is_first", "leaf", "pool")
+
+    def __init__(self, id: int, leaf: Leaf, pool: LatencyPool, began: float, is_first: bool) -> None:
+        self.id = id
+        self.leaf = leaf
+        self.pool = pool
+        self.began = began
+        self.is_first = is_first
+
+
+class ReplicaHealth:
+    """All leaves that were ever asked, at most LEAVES_MAX of them."""
+
+    def __init__(self, rng: Random) -> None:
+        self.sheds = 0
+        self._unreachable = 0
+        self._rng = rng
+        self._leaves: dict[str, Leaf] = {}
+        self._began_at: float | None = None
+        self._last_id = 0
+        self._hot = HOT_IN_FLIGHT
+        self._hot_at = -inf
+        self._typical = 1.0
+
+    def leaf(self, name: str, now: float) -> Leaf:
+        """The leaf of this name."""
+        found = self._leaves.get(name)
+        if found is None:
+            if self._began_at is None:
+                self._began_at = now
+            if len(self._leaves) >= LEAVES_MAX:
+                self._forget_one()
+            # Those that a router meets at its own start are as new to it as it is to them: none is to be spared.
+            found = self._leaves[name] = Leaf(name, now, is_new=now - self._began_at > SLOW_START_S)
+        return found
+
+    def _forget_one(self) -> None:
+        idle = next((each for each in self._leaves.values() if not each.waiting), None)
+        if idle is not None:
+            self._reach(idle)
+            del self._leaves[idle.name]
+
+    def leaves(self) -> Iterable[Leaf]:
+        """All of them."""
+        return self._leaves.values()
 
     @property
-    def is_empty(self) -> bool:
-        """True when nothing is remembered, as is usual."""
-        return not self._until
+    def has_unreachable(self) -> bool:
+        """False while every leaf can be reached, as is usual."""
+        return self._unreachable > 0
 
-    def note(self, leaf: str, now: float) -> None:
-        """The leaf gave trouble."""
-        self._until.pop(leaf, None)
-        self._until[leaf] = now + MEMORY_S
-        if len(self._until) > LEAVES_MAX:
-            del self._until[next(iter(self._until))]
+    def is_unreachable(self, name: str, now: float) -> bool:
+        """Whether the leaf could not be reached lately."""
+        leaf = self._leaves.get(name)
+        return leaf is not None and now < leaf.unreachable_until
 
-    def leaves(self, now: float) -> Mapping[str, float]:
-        """The leaves to be asked last."""
-        until = self._until
-        while until:
-            leaf = next(iter(until))
-            if until[leaf] > now:
-                break
-            del until[leaf]
-        return until
+    # -- attempts
+
+    def began(self, name: str, pool: LatencyPool, stalled_after: float, now: float, is_first: bool) -> Attempt:
+        """An attempt is sent. stalled_after: seconds after which it is overdue."""
+        leaf = self._leaves.get(name) or self.leaf(name, now)
+        self._last_id = id = self._last_id + 1
+        attempts = leaf.outstanding.get(pool)
+        if attempts is None:
+            attempts = leaf.outstanding[pool] = {}
+        attempts[id] = now + stalled_after
+        leaf.waiting += 1
+        if is_first:
+            leaf.first_attempts += 1
+            if leaf.is_on_probation:
+                leaf.next_probe_at = now + PROBE_INTERVAL_S
+        return Attempt(id, leaf, pool, now, is_first)
+
+    def answered(self, attempt: Attempt, now: float, in_flight: int) -> None:
+        """It was answered."""
+        self._ended(attempt)
+        self._heard(attempt.leaf, now)
+        attempt.leaf.in_flight = in_flight
+        self._step(attempt, now)
+
+    def failed(self, attempt: Attempt, error: KvShardError, now: float) -> bool:
+        """It ended with an error. True when the leaf is to be pinged until it answers."""
+        leaf = attempt.leaf
+        if isinstance(error, DeadlineExceeded):
+            return self.cancelled(attempt, now)
+        self._ended(attempt)
+        if is_unreachable(error):
+            return self.unreachable(leaf.name, now)
+        self._heard(leaf, now)
+        if isinstance(error, ResourceExhausted):
+            asked = (error.details.retry_after_ms or 0) / 1_000 or PUSHBACK_S
+            leaf.pushback_until = now + min(PUSHBACK_MAX_S, asked)
+            self.sheds += 1
+        return False
+
+    def unreachable(self, name: str, now: float) -> bool:
+        """The leaf could not be reached. True when it is to be pinged until it answers."""
+        leaf = self.leaf(name, now)
+        is_news = not leaf.unreachable_until
+        self._unreachable += is_news
+        leaf.unreachable_until = now + UNREACHABLE_S
+        return is_news
+
+    def cancelled(self, attempt: Attempt, now: float) -> bool:
+        """It was given up. True when the leaf is to be pinged until it answers."""
+        leaf, stalled_at = attempt.leaf, self._ended(attempt)
+        if now < stalled_at or leaf.is_silent:
+            return False
+        self._step(attempt, now, is_given_up=True)
+        leaf.is_silent = leaf.heard_at <= attempt.began
+        return leaf.is_silent
+
+    def pinged(self, name: str, now: float) -> None:
+        """The leaf has answered a ping."""
+        self._heard(self.leaf(name, now), now)
+
+    def forget_silence(self, name: str) -> None:
+        """No ping has reached the leaf for UNREACHABLE_S: the next request will find out."""
+        leaf = self._leaves.get(name)
+        if leaf is not None:
+            leaf.is_silent = False
+            self._reach(leaf)
+
+    def _ended(self, attempt: Attempt) -> float:
+        """Returns when it began to count as stalled."""
+        leaf = attempt.leaf
+        leaf.waiting -= 1
+        return leaf.outstanding[attempt.pool].pop(attempt.id)
+
+    def _heard(self, leaf: Leaf, now: float) -> None:
+        if leaf.unreachable_until:
+            leaf.known_since = now  # It was gone: it comes back with cold caches.
+            self._reach(leaf)
+        leaf.heard_at = now
+        leaf.is_silent = False
+
+    def _reach(self, leaf: Leaf) -> None:
+        self._unreachable -= bool(leaf.unreachable_until)
+        leaf.unreachable_until = 0.0
+
+    # -- slowness
+
+    def _step(self, attempt: Attempt, now: float, is_given_up: bool = False) -> None:
+        leaf, median = attempt.leaf, attempt.pool.median
+        if not median or now - leaf.stepped_at < STEP_INTERVAL_S:
+            return
+        is_slower = now - attempt.began > leaf.slowness * median
+        if is_given_up and not is_slower:
+            return  # It would have taken longer than that: it says nothing.
+        leaf.stepped_at = now
+        leaf.samples += 1
+        factor = STEP_ON_PROBATION if leaf.is_on_probation else STEP
+        moved = leaf.slowness * factor if is_slower else leaf.slowness / factor
+        leaf.slowness = min(SLOWNESS_MAX, max(SLOWNESS_MIN, moved))
+        if leaf.is_on_probation:
+            if leaf.slowness < RELEASE_FACTOR * self._typical_slowness():
+                leaf.is_on_probation = False
+        elif leaf.slowness >= PROBATION_FACTOR * self._typical and leaf.samples >= SAMPLES_MIN:
+            self._consider(leaf, now)
+
+    def _consider(self, leaf: Leaf, now: float) -> None:
+        self._typical = self._typical_slowness()
+        if leaf.slowness < PROBATION_FACTOR * self._typical:
+            return
+        others = sum(each.is_on_probation for each in self._leaves.values())
+        if others + 1 <= PROBATION_SHARE * len(self._leaves):
+            leaf.is_on_probation = True
+            leaf.next_probe_at = now + PROBE_INTERVAL_S
+
+    def _typical_slowness(self) -> float:
+        known = sorted(each.slowness for each in self._leaves.values() if each.samples >= SAMPLES_MIN)
+        return known[(len(known) - 1) // 2] if known else 1.0
+
+    # -- choice
+
+    def order(self, names: tuple[str, ...], now: float) -> tuple[int, ...]:
+        """The places of these leaves in the order in which they are to be asked."""
+        count = len(names)
+        if count == 1:
+            return (0,)
+        known = self._leaves
+        leaves = [known.get(name) or self.leaf(name, now) for name in names]
+        random = self._rng.random
+        first = int(random() * count)
+        second = int(random() * (count - 1))
+        second += second >= first
+        ranks = [self._rank(leaf, now) for leaf in leaves]
+        if not any(ranks):
+            best = self._better(leaves, first, second, now)
+        else:
+            least = min(ranks)
+            equals = [place for place in range(count) if ranks[place] == least]
+            start = int(random() * len(equals))
+            best, rival = equals[start], equals[start - 1]
+            if best != rival:
+                best = self._better(leaves, best, rival, now)
+        if count == 2:
+            return (best, 1 - best)
+        rest = [place for place in range(count) if place != best]
+        if ranks[rest[0]] != ranks[rest[-1]] or count > 3:
+            rest.sort(key=lambda place: (ranks[place], leaves[place].load(now)))
+        elif leaves[rest[0]].load(now) > leaves[rest[1]].load(now):
+            rest.reverse()
+        return (best, *rest)
+
+    def _rank(self, leaf: Leaf, now: float) -> int:
+        """The state as it matters for a first attempt: a probe, and the share of a new leaf, count as ok."""
+        if now < leaf.unreachable_until:
+            return LeafState.UNREACHABLE
+        if leaf.is_silent or (leaf.waiting and leaf.is_stalled(now)):
+            return LeafState.STALLED
+        if now < leaf.pushback_until:
+            return LeafState.PUSHBACK
+        if leaf.is_on_probation:
+            return LeafState.PROBATION if now < leaf.next_probe_at else LeafState.OK
+        age = now - leaf.known_since
+        if age < SLOW_START_S and self._rng.random() > max(SLOW_START_SHARE, age / SLOW_START_S):
+            return LeafState.NEW
+        return LeafState.OK
+
+    def _better(self, leaves: list[Leaf], one: int, other: int, now: float) -> int:
+        """The better of two in equal state."""
+        first, second = leaves[one], leaves[other]
+        if second.is_on_probation:
+            return other  # A probe that is due is made, or a leaf would never get off.
+        if first.is_on_probation:
+            return one
+        load, rival = first.load(now), second.load(now)
+        hot = self.hot_limit(now)
+        if load <= hot and rival <= hot:
+            if first.slowness * FASTER < second.slowness:
+                return one
+            if second.slowness * FASTER < first.slowness:
+                return other
+        return one if load <= rival else other
+
+    def hot_limit(self, now: float) -> int:
+        """Requests in flight from which on a leaf counts as hot."""
+        if now - self._hot_at > REFRESH_S:
+            self._hot_at = now
+            loads = sorted(leaf.load(now) for leaf in self._leaves.values() if now - leaf.heard_at < FRESH_S)
+            self._hot = max(HOT_IN_FLIGHT, loads[int(HOT_FRACTION * (len(loads) - 1))]) if loads else HOT_IN_FLIGHT
+            self._typical = self._typical_slowness()
+        return self._hot
 
 
 def is_unreachable(error: KvShardError) -> bool:

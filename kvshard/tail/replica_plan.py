@@ -1,57 +1,67 @@
 """Which replicas of a shard a request may ask, and in which order.
 
     write          the primary
-    strong read    every replica in sync, since each may answer it; a random one first, so that they share the load
+    strong read    every replica in sync, since each may answer it
     stale read     the same, and after them those that are catching up
 
-Leaves that gave trouble a moment ago come last, but they come: they may be all there is.
+Who is first among those in sync: by what is known of the leaves (`adaptive`, see `replica_health`), by chance (`random`), or
+the primary. A leaf that cannot be reached comes last in any case, but it comes: it may be all there is.
 
 Pure: imports only the standard library and other pure files.
 """
 
-from collections.abc import Container
 from dataclasses import dataclass
 from random import Random
 
 from kvshard.clustermap import ShardConfig
-from kvshard.tail.attempts import Candidate
 from kvshard.tail.hedging import ReplicaChoice
+from kvshard.tail.leg_events import (
+    Candidate,
+)
+from kvshard.tail.replica_health import ReplicaHealth
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPlan:
     """Whom one kind of request may ask by one configuration of its shard: made once, used by every request until it changes.
 
-    orders: the orders of asking among which chance decides, one for each replica that may be first. has_failover: waiting for
+    equals: among whom is chosen; leaves: their names. others: asked after them, in this order. has_failover: waiting for
     another replica makes sense, since the shard has several, or is meant to.
     """
 
     config: ShardConfig
-    orders: tuple[tuple[Candidate, ...], ...]
+    equals: tuple[Candidate, ...]
+    leaves: tuple[str, ...]
+    others: tuple[Candidate, ...]
     has_failover: bool
 
-    def candidates(self, rng: Random, troubled: Container[str] = ()) -> tuple[Candidate, ...]:
+    def order(self, choice: ReplicaChoice, health: ReplicaHealth, rng: Random, now: float) -> tuple[Candidate, ...]:
         """Whom to ask, in the order of asking."""
-        orders = self.orders
-        order = orders[0] if len(orders) == 1 else orders[int(rng.random() * len(orders))]
-        if troubled and len(order) > 1:
-            return tuple(sorted(order, key=lambda candidate: candidate.leaf in troubled))
-        return order
+        equals = self.equals
+        if len(equals) == 1:
+            return equals + self.others
+        if choice is ReplicaChoice.ADAPTIVE:
+            chosen = tuple(map(equals.__getitem__, health.order(self.leaves, now)))
+        else:
+            first = int(rng.random() * len(equals)) if choice is ReplicaChoice.RANDOM else 0
+            chosen = equals[first:] + equals[:first]
+            if health.has_unreachable:
+                chosen = tuple(sorted(chosen, key=lambda each: health.is_unreachable(each.leaf, now)))
+        return chosen + self.others if self.others else chosen
 
 
 def plan_write(config: ShardConfig) -> ReplicaPlan:
     """Whom a write may ask."""
-    return ReplicaPlan(config, ((Candidate(config.primary, config.epoch),),), _has_failover(config))
+    primary = Candidate(config.primary, config.epoch)
+    return ReplicaPlan(config, (primary,), (primary.leaf,), (), _has_failover(config))
 
 
-def plan_read(config: ShardConfig, choice: ReplicaChoice, is_stale: bool) -> ReplicaPlan:
-    """Whom a read may ask."""
-    leaves = [replica.leaf for replica in config.in_sync]
+def plan_read(config: ShardConfig, is_stale: bool) -> ReplicaPlan:
+    """Whom a read may ask; the primary is the first of the equals."""
+    in_sync = sorted((replica.leaf for replica in config.in_sync), key=lambda leaf: leaf != config.primary)
     catching_up = [replica.leaf for replica in config.learners] if is_stale else []
-    firsts = [leaves.index(config.primary)] if choice is ReplicaChoice.PRIMARY else range(len(leaves))
-    orders = (leaves[first:] + leaves[:first] + catching_up for first in firsts)
-    made = tuple(tuple(Candidate(leaf, config.epoch) for leaf in order) for order in orders)
-    return ReplicaPlan(config, made, _has_failover(config))
+    equals, others = (tuple(Candidate(leaf, config.epoch) for leaf in leaves) for leaves in (in_sync, catching_up))
+    return ReplicaPlan(config, equals, tuple(in_sync), others, _has_failover(config))
 
 
 def _has_failover(config: ShardConfig) -> bool:

@@ -1,6 +1,7 @@
 """Batches: split, put together again, per-key failures."""
 
 import pytest
+from fakes.leaf_client import FakeLeafClient
 from fakes.map_source import FakeMapSource, cluster_map
 from fakes.memory_leaves import MemoryLeaves
 from prometheus_client import CollectorRegistry
@@ -25,7 +26,7 @@ class Setting:
     def __init__(self, replicas: int = 1) -> None:
         self.maps = FakeMapSource(cluster_map(shards=8, leaves=4, replicas=replicas))
         self.leaves = MemoryLeaves()
-        scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()))
+        scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()), FakeLeafClient().ping)
         self.operations = KeyValueOperations(self.maps, self.leaves.client, scatter, KnownCounts(), CLOCK)
 
     async def put(self, keys, values=None, conditions=(), identity: RequestIdentity | None = None) -> kv.BatchWritten:

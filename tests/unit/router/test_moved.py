@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fakes.leaf_client import ANY_LEAF
+from fakes.leaf_client import ANY_LEAF, FakeLeafClient
 from fakes.map_source import FakeMapSource, cluster_map
 from fakes.memory_leaves import MemoryLeaves
 from prometheus_client import CollectorRegistry
@@ -59,7 +59,7 @@ class Setting:
     def __init__(self) -> None:
         self.maps = SlowMaps(cluster_map(shards=2, leaves=2))
         self.leaves = MemoryLeaves()
-        self.scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()))
+        self.scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()), FakeLeafClient().ping)
         self.known = KnownCounts()
         self.kv = KeyValueOperations(self.maps, self.leaves.client, self.scatter, self.known, CLOCK)
         codec = TokenCodec("cluster")

@@ -112,7 +112,8 @@ def test_empty_ranges() -> None:
 
 def test_read_policy() -> None:
     default = requests.read_policy(0, "", "", None, 0, False)
-    assert default == requests.DEFAULT_READ_POLICY == requests.ReadPolicy(hedge=Auto(), replica_choice=ReplicaChoice.ADAPTIVE)
+    assert default == requests.DEFAULT_READ_POLICY == requests.ReadPolicy(hedge=None, replica_choice=ReplicaChoice.ADAPTIVE)
+    assert requests.read_policy(0, "auto", "", None, 0, False).hedge == Auto()
     chosen = requests.read_policy(2, "10ms", "primary", 0.5, 2, True)
     assert chosen == requests.ReadPolicy(True, FixedDelay(0.01), ReplicaChoice.PRIMARY, 0.5, True, True)
 

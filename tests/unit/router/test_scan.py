@@ -4,7 +4,7 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from fakes.leaf_client import ANY_LEAF, Hang
+from fakes.leaf_client import ANY_LEAF, FakeLeafClient, Hang
 from fakes.map_source import FakeMapSource, cluster_map
 from fakes.memory_leaves import MemoryLeaves
 from prometheus_client import CollectorRegistry
@@ -30,7 +30,7 @@ class Setting:
         self.maps = FakeMapSource(cluster_map(shards=4, leaves=4))
         self.leaves = MemoryLeaves()
         self.known = KnownCounts()
-        scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()))
+        scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()), FakeLeafClient().ping)
         codec = TokenCodec("cluster")
         self.operation = ScanOperation(self.maps, self.leaves.client, scatter, self.known, codec, CLOCK)
         for key in KEYS:

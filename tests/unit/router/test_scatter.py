@@ -7,15 +7,15 @@ from random import Random
 from typing import Any
 
 import pytest
-from fakes.leaf_client import ANY_LEAF, FakeLeafClient, Hang
+from fakes.leaf_client import ANY_LEAF, FakeLeafClient, Hang, Ping
 from fakes.map_source import FakeMapSource, cluster_map
 from prometheus_client import CollectorRegistry
 
 from kvshard.clock import SystemClock
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Expired, Internal, NotReady, StaleEpoch, Unavailable
 from kvshard.model import ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
+from kvshard.tail.hedging import FixedDelay, Off
 from kvshard.telemetry import RouterMetrics
-from router import leg as leg_module
 from router.leg import How
 from router.scatter import Scatter
 
@@ -32,7 +32,7 @@ class Setting:
         self.maps = FakeMapSource(cluster_map(shards=4, leaves=4))
         self.leaves = FakeLeafClient()
         self.registry = CollectorRegistry()
-        self.scatter = Scatter(self.maps, CLOCK, RouterMetrics(self.registry))
+        self.scatter = Scatter(self.maps, CLOCK, RouterMetrics(self.registry), self.leaves.ping)
 
     async def gather(self, timeout: float = 5.0, shards=range(4)):
         requests = [read(shard) for shard in shards]
@@ -154,7 +154,7 @@ class Replicated:
     def __init__(self) -> None:
         self.maps = FakeMapSource(cluster_map(shards=4, leaves=3, replicas=3))
         self.leaves = FakeLeafClient()
-        self.scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()), Random(1))
+        self.scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()), self.leaves.ping, Random(1))
 
     async def read(self, timeout: float = 5.0, **how: Any):
         return await self.scatter.ask("Get", self.leaves.read, read(0), CLOCK.monotonic() + timeout, How(**how))
@@ -201,19 +201,17 @@ class TestReplicatedReads:
         assert result.leaf == "leaf-2"
         assert set(result.replicas_tried) == {"leaf-1", "leaf-2", "leaf-3"}
 
-    async def test_a_hanging_leaf_costs_a_hedge_and_is_then_avoided(
-        self, replicated: Replicated, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(leg_module, "DEFAULT_DELAY_S", 0.0)
+    async def test_a_hanging_leaf_costs_a_hedge_and_is_then_avoided(self, replicated: Replicated) -> None:
         hang = Hang()
+        replicated.leaves.on("leaf-1", Ping, Hang())
         replicated.leaves.on("leaf-1", ShardRead, hang).on("leaf-2", ShardRead, REPLY).on("leaf-3", ShardRead, REPLY)
-        results = [await replicated.read(hedge_after_s=0.001) for _ in range(30)]
+        results = [await replicated.read(hedge=FixedDelay(0.001)) for _ in range(30)]
         assert all(result.error is None for result in results)
         assert hang.cancelled == 1
 
     async def test_no_hedge_if_none_is_wanted(self, replicated: Replicated) -> None:
         replicated.leaves.on(ANY_LEAF, ShardRead, Hang())
-        result = await replicated.read(timeout=0.03, hedge_after_s=None)
+        result = await replicated.read(timeout=0.03, hedge=Off())
         assert isinstance(result.error, DeadlineExceeded)
         assert len(replicated.asked()) == 1
 

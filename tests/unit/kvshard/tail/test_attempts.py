@@ -3,6 +3,7 @@
 from random import Random
 
 import pytest
+from fakes.hedge_gate import OpenGate
 
 from kvshard.errors import (
     DataLoss,
@@ -18,11 +19,11 @@ from kvshard.errors import (
     Unavailable,
     VersionConflict,
 )
-from kvshard.tail.attempts import (
-    LOOK_INTERVAL_S,
-    MAX_REPEATS,
+from kvshard.tail.attempts import LOOK_INTERVAL_S, MAX_REPEATS, AttemptMachine, Phase
+from kvshard.tail.hedging import Refusal
+from kvshard.tail.leg_events import (
     AttemptFailed,
-    AttemptMachine,
+    AttemptKind,
     AttemptSucceeded,
     Cancel,
     Candidate,
@@ -33,7 +34,6 @@ from kvshard.tail.attempts import (
     Lost,
     MapRefreshed,
     MapSeen,
-    Phase,
     RefreshFailed,
     RefreshMap,
     Send,
@@ -47,8 +47,20 @@ NEWER = Candidate("a", 2)
 DEADLINE = 10.0
 
 
-def machine(config: Config = Config(), *candidates: Candidate) -> AttemptMachine:  # noqa: B008
-    return AttemptMachine(config, candidates or (A,), DEADLINE)
+def machine(config: Config = Config(), *candidates: Candidate, gate: OpenGate | None = None) -> AttemptMachine:  # noqa: B008
+    return AttemptMachine(config, candidates or (A,), DEADLINE, gate=gate)
+
+
+def hedge(attempt: int, candidate: Candidate) -> Send:
+    return Send(attempt, candidate, AttemptKind.HEDGE)
+
+
+def failover(attempt: int, candidate: Candidate) -> Send:
+    return Send(attempt, candidate, AttemptKind.FAILOVER)
+
+
+def retry(attempt: int, candidate: Candidate) -> Send:
+    return Send(attempt, candidate, AttemptKind.RETRY)
 
 
 def lost(leg: AttemptMachine) -> KvShardError:
@@ -106,15 +118,18 @@ class TestRefusals:
         leg = machine()
         leg.start(0.0)
         assert leg.step(AttemptFailed(1, StaleEpoch("old")), 0.1) == [RefreshMap()]
-        assert leg.step(MapRefreshed((NEWER,)), 0.2) == [Send(2, NEWER)]
+        assert leg.step(MapRefreshed((NEWER,)), 0.2) == [retry(2, NEWER)]
         assert leg.step(AttemptSucceeded(2), 0.3) == [Finish(Won(2, NEWER))]
-        assert leg.contacts == [A, NEWER]
+        assert [(each.leaf, each.kind.value, each.outcome) for each in leg.tries] == [
+            ("a", "first", "stale_epoch"),
+            ("a", "retry", "won"),
+        ]
 
     def test_writes_ask_again_too_since_nothing_was_done(self) -> None:
         leg = machine(Config(is_idempotent=False))
         leg.start(0.0)
         assert leg.step(AttemptFailed(1, NotReady("recovering")), 0.1) == [RefreshMap()]
-        assert leg.step(MapRefreshed((NEWER,)), 0.2) == [Send(2, NEWER)]
+        assert leg.step(MapRefreshed((NEWER,)), 0.2) == [retry(2, NEWER)]
 
     def test_pauses_grow_until_the_refreshes_are_used_up(self) -> None:
         leg = machine()
@@ -133,7 +148,7 @@ class TestRefusals:
             leg.check_invariants()
         assert pauses == pytest.approx([0.005, 0.01, 0.02, 0.04, 0.08, *[0.1] * 6])
         assert leg.refreshes == 12
-        assert len(leg.contacts) == 13
+        assert len(leg.tries) == 13
         assert lost(leg) is refusal
 
     def test_a_pause_that_would_pass_the_deadline_is_not_waited_for(self) -> None:
@@ -168,7 +183,7 @@ class TestRefusals:
         problem = Unavailable("no coordinator")
         assert leg.step(RefreshFailed(problem), 0.2) == [SetTimer(pytest.approx(0.205))]
         assert leg.step(TimerFired(), 0.206) == [RefreshMap()]
-        assert leg.step(MapRefreshed((NEWER,)), 0.3) == [Send(2, NEWER)]
+        assert leg.step(MapRefreshed((NEWER,)), 0.3) == [retry(2, NEWER)]
 
     def test_a_map_without_the_shard_is_read_again_and_then_said(self) -> None:
         leg = AttemptMachine(Config(max_refreshes=1), (), DEADLINE)
@@ -178,20 +193,20 @@ class TestRefusals:
 
 
 class TestSeveralAttempts:
-    hedged = Config(max_attempts=3, hedge_after_s=0.05)
+    hedged = Config(max_attempts=3)
 
     def test_a_hedge_goes_to_a_spare_candidate_and_the_loser_is_cancelled(self) -> None:
-        leg = machine(self.hedged, A, B)
+        leg = machine(self.hedged, A, B, gate=OpenGate(0.05))
         assert leg.start(0.0) == [Send(1, A), SetTimer(0.05)]
-        assert leg.step(TimerFired(), 0.05) == [Send(2, B)]  # no third candidate, so no further timer
+        assert leg.step(TimerFired(), 0.05) == [hedge(2, B)]  # no third candidate, so no further timer
         assert leg.step(AttemptSucceeded(2), 0.06) == [Cancel(1), Finish(Won(2, B))]
 
     def test_no_hedge_without_a_spare_candidate(self) -> None:
-        leg = machine(self.hedged, A, Candidate("a", 7))
+        leg = machine(self.hedged, A, Candidate("a", 7), gate=OpenGate(0.05))
         assert leg.start(0.0) == [Send(1, A)]
 
     def test_a_write_is_never_hedged_nor_failed_over(self) -> None:
-        leg = machine(Config(max_attempts=3, hedge_after_s=0.05, is_idempotent=False), A, B)
+        leg = machine(Config(max_attempts=3, is_idempotent=False), A, B)
         assert leg.start(0.0) == [Send(1, A)]
         assert leg.step(TimerFired(), 0.05) == []
         error = Unavailable("gone", ErrorDetails(maybe_applied=True))
@@ -200,32 +215,32 @@ class TestSeveralAttempts:
     def test_failover_to_the_next_candidate(self) -> None:
         leg = machine(Config(max_attempts=2), A, B, C)
         leg.start(0.0)
-        assert leg.step(AttemptFailed(1, Unavailable("gone")), 0.1) == [Send(2, B)]
+        assert leg.step(AttemptFailed(1, Unavailable("gone")), 0.1) == [failover(2, B)]
         last = Unavailable("gone too")
         assert leg.step(AttemptFailed(2, last), 0.2) == [Finish(Lost(last))]  # a third one would be one too many
 
     def test_a_refused_attempt_is_handed_back(self) -> None:
         leg = machine(Config(max_attempts=2), A, B, C)
         leg.start(0.0)
-        assert leg.step(AttemptFailed(1, NotReady("x")), 0.1) == [Send(2, B)]
-        assert leg.step(AttemptFailed(2, Unavailable("x")), 0.2) == [Send(3, C)]
+        assert leg.step(AttemptFailed(1, NotReady("x")), 0.1) == [failover(2, B)]
+        assert leg.step(AttemptFailed(2, Unavailable("x")), 0.2) == [failover(3, C)]
 
     def test_an_answer_that_all_would_give_ends_the_leg(self) -> None:
-        leg = machine(self.hedged, A, B)
+        leg = machine(self.hedged, A, B, gate=OpenGate(0.05))
         leg.start(0.0)
         leg.step(TimerFired(), 0.05)
         error = InvalidArgument("bad query")
         assert leg.step(AttemptFailed(2, error), 0.06) == [Cancel(1), Finish(Lost(error))]
 
     def test_a_failure_waits_for_the_attempt_still_out(self) -> None:
-        leg = machine(self.hedged, A, B)
+        leg = machine(self.hedged, A, B, gate=OpenGate(0.05))
         leg.start(0.0)
         leg.step(TimerFired(), 0.05)
         assert leg.step(AttemptFailed(1, Unavailable("gone")), 0.06) == []
         assert leg.step(AttemptSucceeded(2), 0.07) == [Finish(Won(2, B))]
 
     def test_a_stale_map_is_not_asked_further(self) -> None:
-        leg = machine(Config(max_attempts=3, hedge_after_s=0.05), A, B, C)
+        leg = machine(self.hedged, A, B, C, gate=OpenGate(0.05))
         leg.start(0.0)
         leg.step(TimerFired(), 0.05)
         assert leg.step(AttemptFailed(1, StaleEpoch("old")), 0.06) == []
@@ -233,9 +248,9 @@ class TestSeveralAttempts:
         assert leg.step(AttemptFailed(2, StaleEpoch("old")), 0.3) == [RefreshMap()]
 
     def test_its_state_can_be_read(self) -> None:
-        leg = machine(self.hedged, A, B)
+        leg = machine(self.hedged, A, B, gate=OpenGate(0.05))
         leg.start(0.0)
-        assert "trying, outstanding={1: 'a'}, contacts=1" in repr(leg)
+        assert "trying, outstanding={1: 'a'}, tries=1" in repr(leg)
 
 
 class TestRepeatedWrites:
@@ -246,10 +261,10 @@ class TestRepeatedWrites:
         leg = machine(self.write)
         assert leg.start(0.0) == [Send(1, A), SetTimer(LOOK_INTERVAL_S)]
         assert leg.step(AttemptFailed(1, self.broken), 0.1) == [RefreshMap()]
-        assert leg.step(MapRefreshed((A,)), 0.1) == [Send(2, A), SetTimer(0.1 + LOOK_INTERVAL_S)]
+        assert leg.step(MapRefreshed((A,)), 0.1) == [retry(2, A), SetTimer(0.1 + LOOK_INTERVAL_S)]
         assert leg.step(AttemptFailed(2, Unavailable("refused")), 0.1) == [SetTimer(pytest.approx(0.105))]
         assert leg.step(TimerFired(), 0.106) == [RefreshMap()]
-        assert leg.step(MapRefreshed((B,)), 0.107)[0] == Send(3, B)
+        assert leg.step(MapRefreshed((B,)), 0.107)[0] == failover(3, B)
         assert leg.step(AttemptSucceeded(3), 0.2) == [Finish(Won(3, B))]
 
     def test_the_deadline_ends_it_and_the_error_says_that_it_may_be_done(self) -> None:
@@ -283,7 +298,7 @@ class TestRepeatedWrites:
         assert leg.step(TimerFired(), 0.25) == [LookAtMap()]
         assert leg.step(MapSeen((NEWER,)), 0.25) == [SetTimer(0.5)]  # The same leaf: the answer may yet come.
         assert leg.step(TimerFired(), 0.5) == [LookAtMap()]
-        assert leg.step(MapSeen((B,)), 0.5) == [Cancel(1), Send(2, B), SetTimer(0.75)]
+        assert leg.step(MapSeen((B,)), 0.5) == [Cancel(1), failover(2, B), SetTimer(0.75)]
         assert leg.step(AttemptSucceeded(1), 0.6) == []  # Cancelled is cancelled.
         leg.step(DeadlinePassed(), DEADLINE)
         assert lost(leg).details.maybe_applied
@@ -325,26 +340,26 @@ class TestRepeatedWrites:
 
 
 class TestRepeatedReads:
-    read = Config(max_attempts=3, may_repeat=True, hedge_after_s=0.1, max_refreshes=MAX_REPEATS)
+    read = Config(max_attempts=3, may_repeat=True, max_refreshes=MAX_REPEATS)
 
     def test_every_replica_is_asked_and_then_asked_again(self) -> None:
-        leg = machine(self.read, A, B, C)
+        leg = machine(self.read, A, B, C, gate=OpenGate(0.1))
         leg.start(0.0)
-        assert leg.step(AttemptFailed(1, Unavailable("gone")), 0.0)[0] == Send(2, B)
-        assert leg.step(AttemptFailed(2, NotReady("no lease")), 0.0)[0] == Send(3, C)
+        assert leg.step(AttemptFailed(1, Unavailable("gone")), 0.0)[0] == failover(2, B)
+        assert leg.step(AttemptFailed(2, NotReady("no lease")), 0.0)[0] == failover(3, C)
         assert leg.step(AttemptFailed(3, NotReady("no lease")), 0.0) == [RefreshMap()]
-        assert leg.step(MapRefreshed((C, B)), 0.0)[0] == Send(4, C)
+        assert leg.step(MapRefreshed((C, B)), 0.0)[0] == retry(4, C)
         assert leg.step(AttemptSucceeded(4), 0.1) == [Finish(Won(4, C))]
 
     def test_more_replicas_may_be_gone_than_attempts_may_be_out(self) -> None:
-        leg = machine(self.read, A, B, C, Candidate("d"), Candidate("e"))
+        leg = machine(self.read, A, B, C, Candidate("d"), Candidate("e"), gate=OpenGate(0.1))
         leg.start(0.0)
         for attempt in range(1, 5):
             leg.step(AttemptFailed(attempt, Unavailable("gone")), 0.0)
         assert leg.step(AttemptSucceeded(5), 0.1) == [Finish(Won(5, Candidate("e")))]
 
     def test_a_damaged_replica_is_not_the_last_word_while_others_may_come_back(self) -> None:
-        leg = machine(self.read, A, B)
+        leg = machine(self.read, A, B, gate=OpenGate(0.1))
         leg.start(0.0)
         leg.step(AttemptFailed(1, Unavailable("gone")), 0.0)
         assert leg.step(AttemptFailed(2, DataLoss("bad")), 0.0) == [RefreshMap()]
@@ -353,8 +368,72 @@ class TestRepeatedReads:
         assert leg.step(AttemptFailed(3, damage), 0.1) == [Finish(Lost(damage))]
 
     def test_a_hang_does_not_eat_the_deadline(self) -> None:
-        leg = machine(self.read, A, B, C)
+        leg = machine(self.read, A, B, C, gate=OpenGate(0.1))
         leg.start(0.0)
-        assert leg.step(TimerFired(), 0.1) == [Send(2, B), SetTimer(0.2)]
-        assert leg.step(AttemptFailed(2, NotReady("no lease")), 0.11)[0] == Send(3, C)
+        assert leg.step(TimerFired(), 0.1) == [hedge(2, B), SetTimer(0.2)]
+        assert leg.step(AttemptFailed(2, NotReady("no lease")), 0.11)[0] == failover(3, C)
         assert leg.step(AttemptSucceeded(3), 0.12) == [Cancel(1), Finish(Won(3, C))]
+
+
+class TestTheGate:
+    reading = Config(max_attempts=3)
+
+    def test_it_is_asked_when_the_delay_has_passed_and_told_who_is_late(self) -> None:
+        gate = OpenGate(0.05)
+        leg = machine(self.reading, A, B, C, gate=gate)
+        leg.start(1.0)
+        assert leg.step(TimerFired(), 1.053) == [hedge(2, B), SetTimer(pytest.approx(1.103))]
+        assert leg.step(TimerFired(), 1.103) == [hedge(3, C)]
+        assert [(spares, waiting) for spares, waiting, _ in gate.asked] == [(["b", "c"], ["a"]), (["c"], ["a", "b"])]
+        assert [late for _, _, late in gate.asked] == pytest.approx([0.003, 0.0])
+
+    def test_a_refusal_is_asked_again_each_time_after_twice_as_long(self) -> None:
+        leg = machine(self.reading, A, B, gate=OpenGate(0.01, Refusal.BUDGET, Refusal.NO_CANDIDATE))
+        leg.start(0.0)
+        assert leg.step(TimerFired(), 0.01) == [SetTimer(pytest.approx(0.03))]
+        assert leg.step(TimerFired(), 0.03) == [SetTimer(pytest.approx(0.07))]
+        assert leg.step(TimerFired(), 0.07) == [hedge(2, B)]
+        assert leg.refused == {Refusal.BUDGET, Refusal.NO_CANDIDATE}
+
+    def test_a_late_router_gives_itself_as_long_as_it_was_late(self) -> None:
+        leg = machine(self.reading, A, B, gate=OpenGate(0.01, Refusal.LATE_ROUTER, Refusal.LATE_ROUTER))
+        leg.start(0.0)
+        assert leg.step(TimerFired(), 0.5) == [SetTimer(pytest.approx(0.99))]
+        assert leg.step(TimerFired(), 0.99) == [SetTimer(pytest.approx(0.991))]
+
+    def test_no_timer_is_set_beyond_the_deadline(self) -> None:
+        leg = machine(self.reading, A, B, gate=OpenGate(0.01, Refusal.BUDGET))
+        leg.start(DEADLINE - 0.025)
+        assert leg.step(TimerFired(), DEADLINE - 0.015) == []
+        assert leg.phase is Phase.TRYING
+
+    def test_a_gate_without_a_delay_never_hedges(self) -> None:
+        leg = machine(self.reading, A, B, gate=OpenGate(None))
+        assert leg.start(0.0) == [Send(1, A)]
+
+    @pytest.mark.parametrize("may_fail_over", [True, False])
+    def test_load_that_was_shed_goes_elsewhere_only_within_the_budget(self, may_fail_over: bool) -> None:
+        leg = machine(self.reading, A, B, gate=OpenGate(None, may_fail_over=may_fail_over))
+        leg.start(0.0)
+        error = ResourceExhausted("busy")
+        expected = failover(2, B) if may_fail_over else Finish(Lost(error))
+        assert leg.step(AttemptFailed(1, error), 0.1) == [expected]
+
+    def test_the_records_tell_the_story(self) -> None:
+        leg = machine(self.reading, A, B, C, gate=OpenGate(0.05))
+        leg.start(1.0)
+        leg.step(TimerFired(), 1.05)
+        leg.step(AttemptFailed(2, Unavailable("gone")), 1.06)
+        leg.step(AttemptSucceeded(3), 1.07)
+        told = [
+            (each.leaf, each.kind.value, round(each.began_s, 6), round(each.ended_s, 6), each.outcome) for each in leg.tries
+        ]
+        assert told == [
+            ("a", "first", 0.0, 0.07, "cancelled"),
+            ("b", "hedge", 0.05, 0.06, "unavailable"),
+            ("c", "failover", 0.06, 0.07, "won"),
+        ]
+
+    def test_a_write_has_no_gate(self) -> None:
+        with pytest.raises(AssertionError):
+            machine(Config(is_idempotent=False), A, gate=OpenGate(0.1))

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from copy import deepcopy
 
 import pytest
+from fakes.hedge_gate import OpenGate
 
 from kvshard.errors import InvalidArgument, NotReady, StaleEpoch, Unavailable
-from kvshard.tail.attempts import (
+from kvshard.tail.attempts import AttemptMachine
+from kvshard.tail.hedging import Refusal
+from kvshard.tail.leg_events import (
     Action,
     AttemptFailed,
-    AttemptMachine,
     AttemptSucceeded,
     Cancel,
     Candidate,
@@ -37,8 +39,9 @@ ERRORS = (Unavailable("gone"), StaleEpoch("old"), NotReady("soon"), InvalidArgum
 class World:
     """What a correct executor would know: which attempts are out, whether a refresh or a timer is pending."""
 
-    def __init__(self, config: Config, candidates: int) -> None:
-        self.leg = AttemptMachine(config, CANDIDATES[:candidates], DEADLINE)
+    def __init__(self, config: Config, candidates: int, delay: float | None = None) -> None:
+        gate = OpenGate(delay, Refusal.BUDGET) if config.is_idempotent else None
+        self.leg = AttemptMachine(config, CANDIDATES[:candidates], DEADLINE, gate=gate)
         self.now = 0.0
         self.out: dict[int, Candidate] = {}
         self.timer_at: float | None = None
@@ -140,30 +143,29 @@ def explore(world: World, depth: int) -> Iterator[World]:
 
 
 CONFIGS = [
-    Config(max_attempts=attempts, is_idempotent=is_idempotent, hedge_after_s=hedge, max_refreshes=2)
-    for attempts, is_idempotent, hedge in itertools.product((1, 2, 3), (True, False), (None, 0.05))
-] + [
-    Config(max_attempts=3, may_repeat=True, hedge_after_s=0.05, max_refreshes=2),
-    Config(max_attempts=1, is_idempotent=False, may_repeat=True, max_refreshes=2),
+    *((Config(max_attempts=attempts, max_refreshes=2), delay) for attempts in (1, 2, 3) for delay in (None, 0.05)),
+    *((Config(max_attempts=attempts, is_idempotent=False, max_refreshes=2), None) for attempts in (1, 2, 3)),
+    (Config(max_attempts=3, may_repeat=True, max_refreshes=2), 0.05),
+    (Config(max_attempts=1, is_idempotent=False, may_repeat=True, max_refreshes=2), None),
+]
+NAMES = [
+    f"{config.max_attempts}-{'idem' if config.is_idempotent else 'write'}-{delay}{'-repeat' * config.may_repeat}"
+    for config, delay in CONFIGS
 ]
 
 
-@pytest.mark.parametrize(
-    "config",
-    CONFIGS,
-    ids=lambda c: f"{c.max_attempts}-{'idem' if c.is_idempotent else 'write'}-{c.hedge_after_s}{'-repeat' * c.may_repeat}",
-)
+@pytest.mark.parametrize(("config", "delay"), CONFIGS, ids=NAMES)
 @pytest.mark.parametrize("candidates", [0, 1, 2, 3])
-def test_every_order_of_events(config: Config, candidates: int) -> None:
-    worlds = list(explore(World(config, candidates), depth=6))
+def test_every_order_of_events(config: Config, delay: float | None, candidates: int) -> None:
+    worlds = list(explore(World(config, candidates, delay), depth=6))
     assert any(world.finished is not None for world in worlds)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=repr)
-def test_every_leg_ends_without_a_deadline(config: Config) -> None:
+@pytest.mark.parametrize(("config", "delay"), CONFIGS, ids=NAMES)
+def test_every_leg_ends_without_a_deadline(config: Config, delay: float | None) -> None:
     """Whatever the leaves say, a leg that hears only refusals and failures ends by its own bounds."""
     for errors in itertools.product(ERRORS[:3], repeat=3):
-        world, steps = World(config, 3), 0
+        world, steps = World(config, 3, delay), 0
         while world.finished is None:
             steps += 1
             assert steps < 100, world.leg
@@ -175,7 +177,7 @@ def test_every_leg_ends_without_a_deadline(config: Config) -> None:
 
 def test_the_same_events_give_the_same_actions() -> None:
     def dialogue() -> list[str]:
-        world, lines = World(Config(max_attempts=3, hedge_after_s=0.05), 3), []
+        world, lines = World(Config(max_attempts=3), 3, 0.05), []
         for _ in range(6):
             if world.finished is not None:
                 break

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from fakes.hedge_gate import OpenGate
 from fakes.leaf_client import FakeLeafClient, Hang
 
 from kvshard.clock import SystemClock
@@ -13,19 +14,23 @@ from kvshard.errors import DeadlineExceeded, KvShardError, NotReady, StaleEpoch,
 from kvshard.model import ShardRead, ShardReadReply
 from kvshard.rpc.leaf_client import Answer
 from kvshard.tail import attempts
-from kvshard.tail.attempts import Candidate, Config
 from kvshard.tail.executor import LegOutcome, LegRequest, run_leg
+from kvshard.tail.leg_events import (
+    AttemptKind,
+    Candidate,
+    Config,
+)
 
 A, B, C = Candidate("a", 1), Candidate("b", 1), Candidate("c", 1)
 CLOCK = SystemClock()
 REPLY = ShardReadReply([b"v"], [1])
 ALONE = Config()
-HEDGED = Config(max_attempts=3, hedge_after_s=0.0)
+HEDGED = Config(max_attempts=3)
 FAILING_OVER = Config(max_attempts=3)
 
 
 def leg(leaves: FakeLeafClient, candidates: tuple[Candidate, ...], config: Config, timeout_s: float = 5.0, **more: Any) -> Any:
-    async def send(candidate: Candidate, deadline: float) -> Answer[ShardReadReply]:
+    async def send(candidate: Candidate, deadline: float, kind: AttemptKind) -> Answer[ShardReadReply]:
         return await leaves.read(candidate.leaf, ShardRead(7, candidate.epoch, 1, [b"k"]), deadline)
 
     async def no_refresh() -> tuple[Candidate, ...]:
@@ -33,7 +38,9 @@ def leg(leaves: FakeLeafClient, candidates: tuple[Candidate, ...], config: Confi
 
     refresh: Callable[[], Awaitable[tuple[Candidate, ...]]] = more.get("refresh", no_refresh)
     look: Callable[[], tuple[Candidate, ...]] | None = more.get("look")
-    return run_leg(LegRequest(7, candidates, CLOCK.monotonic() + timeout_s, config), send, refresh, CLOCK, look)
+    gate = more.get("gate", OpenGate(0.0) if config is HEDGED else None)
+    request = LegRequest(7, candidates, CLOCK.monotonic() + timeout_s, config, gate=gate)
+    return run_leg(request, send, refresh, CLOCK, look)
 
 
 def fates(leaves: FakeLeafClient) -> list[str]:
@@ -273,8 +280,9 @@ async def test_any_interleaving_ends_clean(seed: int) -> None:
         return tuple(rng.sample((A, B, C), 3))
 
     async def owner() -> str:
-        config = Config(3, may_repeat=True, hedge_after_s=rng.choice([0.0, 0.0, 1.0]), max_refreshes=100, first_pause_s=1e-5)
-        outcome = await leg(FakeLeafClient().on("*", ShardRead, replica), (A, B, C), config, refresh=refresh)
+        config = Config(3, may_repeat=True, max_refreshes=100, first_pause_s=1e-5)
+        gate = OpenGate(rng.choice([0.0, 0.0, 1.0]))
+        outcome = await leg(FakeLeafClient().on("*", ShardRead, replica), (A, B, C), config, refresh=refresh, gate=gate)
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0

@@ -5,15 +5,17 @@ from kvshard.tail.hedging import (
     Auto,
     FixedDelay,
     HedgePolicy,
+    HedgeSettings,
     Longer,
     Off,
     Quantile,
     ReplicaChoice,
     Shorter,
-    fixed_delay,
     parse_policy,
     parse_replica_choice,
+    policy_delay,
 )
+from kvshard.tail.latency import LatencyPool
 
 
 @pytest.mark.parametrize(
@@ -101,4 +103,20 @@ def test_a_bad_replica_choice_names_the_field() -> None:
     ],
 )
 def test_the_delay_while_nothing_is_measured(text: str, delay: float | None) -> None:
-    assert fixed_delay(parse_policy(text)) == delay
+    assert policy_delay(parse_policy(text), LatencyPool("Get"), 0.05, 1.0) == delay
+
+
+def test_the_delay_follows_what_is_measured() -> None:
+    pool = LatencyPool("Get")
+    for number in range(1_000):
+        pool.record(0.002 if number % 100 else 0.05, now=1.0)
+    assert policy_delay(parse_policy("auto"), pool, 0.05, 2.0) == pytest.approx(0.006, rel=0.02)  # three medians
+    assert policy_delay(parse_policy("p99.5"), pool, 0.05, 2.0) == pytest.approx(0.05, rel=0.02)
+    assert policy_delay(parse_policy("min(p99.5,20ms)"), pool, 0.05, 2.0) == 0.02
+    assert policy_delay(parse_policy("max(p50,20ms)"), pool, 0.05, 2.0) == 0.02
+    assert policy_delay(parse_policy("off"), pool, 0.05, 2.0) is None
+
+
+def test_settings_say_how_far_a_budget_goes() -> None:
+    assert (HedgeSettings().budget_first, HedgeSettings().budget_most) == (0.05, 0.1)
+    assert (HedgeSettings(budget=0.02).budget_first, HedgeSettings(budget=0.02).budget_most) == (0.02, 0.02)

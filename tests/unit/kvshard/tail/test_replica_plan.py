@@ -3,17 +3,13 @@
 from collections import Counter
 from random import Random
 
-import pytest
-
 from kvshard.clustermap import Replica, ShardConfig
-from kvshard.errors import ErrorDetails, NotReady, ResourceExhausted, StaleEpoch, Unavailable
-from kvshard.tail import replica_health
-from kvshard.tail.attempts import Candidate
 from kvshard.tail.hedging import ReplicaChoice
-from kvshard.tail.replica_health import RecentTrouble, is_unreachable
-from kvshard.tail.replica_plan import plan_read, plan_write
+from kvshard.tail.leg_events import Candidate
+from kvshard.tail.replica_health import ReplicaHealth
+from kvshard.tail.replica_plan import ReplicaPlan, plan_read, plan_write
 
-ADAPTIVE, PRIMARY = ReplicaChoice.ADAPTIVE, ReplicaChoice.PRIMARY
+ADAPTIVE, RANDOM, PRIMARY = ReplicaChoice.ADAPTIVE, ReplicaChoice.RANDOM, ReplicaChoice.PRIMARY
 
 
 def shard(in_sync: str = "abc", primary: str = "b", learners: str = "", desired: str = "") -> ShardConfig:
@@ -21,73 +17,47 @@ def shard(in_sync: str = "abc", primary: str = "b", learners: str = "", desired:
     return ShardConfig(0, 0, 65_535, 7, primary, replicas, tuple(Replica(leaf, "i") for leaf in learners), tuple(desired))
 
 
-def order(config: ShardConfig, choice: ReplicaChoice = ADAPTIVE, is_stale: bool = False, troubled=(), seed: int = 1) -> str:
-    return "".join(each.leaf for each in plan_read(config, choice, is_stale).candidates(Random(seed), troubled))
+def orders(plan: ReplicaPlan, choice: ReplicaChoice, unreachable: str = "", count: int = 300) -> list[str]:
+    rng = Random(7)
+    health = ReplicaHealth(rng)
+    for leaf in unreachable:
+        health.unreachable(leaf, 1.0)
+    return ["".join(each.leaf for each in plan.order(choice, health, rng, 1.5)) for _ in range(count)]
 
 
 def test_a_write_asks_the_primary() -> None:
-    assert plan_write(shard()).candidates(Random(1)) == (Candidate("b", 7),)
+    plan = plan_write(shard())
+    assert plan.order(ADAPTIVE, ReplicaHealth(Random(1)), Random(1), 0.0) == (Candidate("b", 7),)
 
 
 def test_reads_are_spread_evenly_and_may_go_everywhere() -> None:
-    rng, config = Random(5), shard()
-    plan = plan_read(config, ADAPTIVE, False)
-    firsts = Counter(plan.candidates(rng)[0].leaf for _ in range(3_000))
-    assert set(firsts) == {"a", "b", "c"}
-    assert min(firsts.values()) > 900
-    assert all(sorted(order(config, seed=seed)) == ["a", "b", "c"] for seed in range(20))
+    for choice in (ADAPTIVE, RANDOM):
+        found = orders(plan_read(shard(), False), choice, count=3_000)
+        firsts = Counter(order[0] for order in found)
+        assert set(firsts) == {"a", "b", "c"}
+        assert min(firsts.values()) > 900
+        assert all(sorted(order) == ["a", "b", "c"] for order in found)
 
 
 def test_the_primary_first_if_asked_for() -> None:
-    assert {order(shard(), PRIMARY, seed=seed) for seed in range(20)} == {"bca"}
+    assert set(orders(plan_read(shard(), False), PRIMARY)) == {"bac"}
 
 
 def test_learners_only_for_stale_reads_and_only_after_the_others() -> None:
-    config = shard("ab", learners="cd")
-    assert sorted(order(config)) == ["a", "b"]
-    assert {order(config, is_stale=True, seed=seed)[2:] for seed in range(20)} == {"cd"}
+    config = shard("ab", primary="a", learners="cd")
+    assert {"".join(sorted(order)) for order in orders(plan_read(config, False), ADAPTIVE)} == {"ab"}
+    assert {order[2:] for order in orders(plan_read(config, True), ADAPTIVE)} == {"cd"}
 
 
-def test_leaves_in_trouble_come_last_but_come() -> None:
-    assert {order(shard(), troubled={"a"}, seed=seed)[-1] for seed in range(20)} == {"a"}
-    assert order(shard(), PRIMARY, troubled={"b"}) == "cab"
-    assert sorted(order(shard(), troubled={"a", "b", "c"})) == ["a", "b", "c"]
-    assert order(shard("b"), troubled={"b"}) == "b"
+def test_leaves_that_cannot_be_reached_come_last_but_come() -> None:
+    plan = plan_read(shard(), False)
+    for choice in ReplicaChoice:
+        assert {order[-1] for order in orders(plan, choice, "b")} == {"b"}
+        assert {"".join(sorted(order)) for order in orders(plan, choice, "abc")} == {"abc"}
+    assert set(orders(plan_read(shard("b"), False), ADAPTIVE, "b")) == {"b"}
 
 
 def test_where_there_is_something_to_fail_over_to() -> None:
     assert plan_write(shard("ab", primary="a")).has_failover
     assert plan_write(shard("a", primary="a", desired="abc")).has_failover
-    assert not plan_read(shard("a", primary="a", desired="a"), ADAPTIVE, False).has_failover
-
-
-class TestRecentTrouble:
-    def test_it_is_forgotten_after_a_while(self) -> None:
-        trouble = RecentTrouble()
-        trouble.note("a", 1.0)
-        trouble.note("b", 1.5)
-        trouble.note("a", 1.8)
-        assert set(trouble.leaves(2.4)) == {"a", "b"}
-        assert set(trouble.leaves(2.6)) == {"a"}
-        assert not trouble.leaves(2.9)
-
-    def test_it_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(replica_health, "LEAVES_MAX", 2)
-        trouble = RecentTrouble()
-        for leaf in "abc":
-            trouble.note(leaf, 1.0)
-        assert set(trouble.leaves(1.0)) == {"b", "c"}
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (Unavailable("connection refused"), True),
-        (Unavailable("too few in sync", ErrorDetails(shards=(1,))), False),
-        (NotReady("no lease"), False),
-        (StaleEpoch("not primary"), False),
-        (ResourceExhausted("busy"), False),
-    ],
-)
-def test_only_a_leaf_that_cannot_be_reached_is_in_trouble(error, expected: bool) -> None:
-    assert is_unreachable(error) is expected
+    assert not plan_read(shard("a", primary="a", desired="a"), False).has_failover

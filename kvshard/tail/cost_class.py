@@ -1,0 +1,35 @@
+"""Which legs are alike in cost: latency is compared within a kind only, or a large batch would look like a stalled leaf.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardWrite
+
+BATCH_KEYS = (32, 512)
+"""Bounds between batches that cost little beyond the round trip, some, and milliseconds."""
+
+SCAN_KEYS = 64
+"""A scan of up to so many keys is one look at the disk."""
+
+SEARCH_HITS = 100
+"""A page that ends so deep is mostly reading documents; a usual one is mostly finding them."""
+
+
+def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardWrite) -> str:
+    """The kind of a leg: its method and, where legs of one method differ much, their class. There are eleven."""
+    match request:
+        case ShardRead():
+            keys = len(request.keys)
+            if keys == 1:
+                return "Get"
+            return next((f"BatchGet/{most}" for most in BATCH_KEYS if keys <= most), "BatchGet/more")
+        case ShardScan():
+            return f"Scan/{SCAN_KEYS}" if request.limit <= SCAN_KEYS else "Scan/more"
+        case ShardSearch():
+            if request.refresh or request.min_seqno:
+                return "Search/refresh"
+            if request.facets or request.highlight:
+                return "Search/facets"
+            return "Search" if request.offset + request.limit <= SEARCH_HITS else "Search/deep"
+        case ShardWrite():
+            return "Write"

@@ -1,0 +1,327 @@
+"""All that keeps the tail short, put together for one router: budget, delays, gates, hold-out, choice of replicas, counters.
+
+One `Defences` serves all requests of a process; the what-if model drives the same one on virtual time. A request with its legs
+is a `RequestHedges`, one of its legs a `LegHedges`: the gate that the attempt machine asks. The gates, in the order in which
+they are asked, each refusal counted under its own name (after Cassandra's speculative execution and mcrouter's
+AllFastestRoute):
+
+    late_router   the timer was late itself: then this process is what is slow, and a hedge would add to it
+    deadline      what is left is less than an answer takes
+    no_candidate  every other replica has a late leg of this same request, or is stalled, or cannot be reached
+    pushback      the spare replicas are shedding load
+    queue         their queues are long
+    storm         more than max(4, a quarter) of this request's legs are hedged already: then it is not one leaf that is slow
+    budget        see `budget`
+
+and `not_idempotent`, counted for writes that were late: a write is never hedged.
+
+Hold-out: one in a hundred of the requests that might be hedged never is. Its latency is what everybody's would be without
+hedging, so the difference is what hedging saves, measured while it works.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from random import Random
+
+from kvshard.errors import KvShardError
+from kvshard.tail.budget import HedgeBudget
+from kvshard.tail.hedging import HedgePolicy, HedgeSettings, Off, Refusal, ReplicaChoice, policy_delay
+from kvshard.tail.histogram import SlidingHistogram
+from kvshard.tail.latency import LatencyPool
+from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
+from kvshard.tail.replica_health import STALL_FRACTION, Attempt, LeafState, ReplicaHealth
+from kvshard.tail.replica_plan import ReplicaPlan
+from kvshard.tail.tuning import INTERVAL_S, BudgetTuner, Observed
+
+HOLD_OUT_SHARE = 0.01
+"""Of the requests that might be hedged: a hundred a second give a hundred samples of them in less than two minutes."""
+
+STORM_LEGS = 4
+STORM_SHARE = 0.25
+"""Legs of one request that may be hedged: one sick leaf of four holds up to a quarter of them."""
+
+LATE_TIMER_S = 0.002
+LATE_TIMER_SHARE = 0.5
+"""A timer that is late by more than this, and by this part of the delay, says that the event loop is what is slow."""
+
+QUEUE_MAX = 16
+QUEUE_FACTOR = 2.0
+"""Requests in flight at a leaf from which on it gets no hedge: so many, or twice what its like have."""
+
+DEADLINE_SHARE = 0.5
+"""Of what is left until the deadline: a hedge is sent by then, or it would come too late."""
+
+POOLS_MAX = 64
+"""Kinds of legs; there are eleven."""
+
+BUDGETS_MAX = 256
+"""Collections with a budget of their own; beyond that they share the router's."""
+
+RECENT_SLICE_S = 5.0
+RECENT_SLICES = 12
+"""Latency of gathered requests is kept for a minute: enough for a hold-out of some requests even under light load."""
+
+
+@dataclass(slots=True)
+class TailCounters:
+    """What has happened since the start. hedges_sent = hedges_won + hedges_wasted + those under way.
+
+    missed: hedges for which there was no budget. late_writes are counted under Refusal.NOT_IDEMPOTENT.
+    held_out, hedgeable: latency of the requests that were held out, and of their like that were not, in seconds.
+    """
+
+    requests: int = 0
+    first_attempts: int = 0
+    hedges_sent: int = 0
+    hedges_won: int = 0
+    hedges_wasted: int = 0
+    failovers: int = 0
+    held_out_requests: int = 0
+    hedgeable_requests: int = 0
+    refused: dict[Refusal, int] = field(default_factory=lambda: dict.fromkeys(Refusal, 0))
+    held_out: SlidingHistogram = field(default_factory=lambda: SlidingHistogram(RECENT_SLICE_S, RECENT_SLICES))
+    hedgeable: SlidingHistogram = field(default_factory=lambda: SlidingHistogram(RECENT_SLICE_S, RECENT_SLICES))
+
+    def saved_s_mean(self) -> float | None:
+        """Seconds that hedging saves a request on average, over the last minute; None while nothing is known."""
+        without, with_hedges = self.held_out.sum.mean, self.hedgeable.sum.mean
+        return None if without is None or with_hedges is None else without - with_hedges
+
+
+class _TunedBudget:
+    """A budget with what tunes it."""
+
+    __slots__ = ("budget", "next_look_at", "seen", "sheds", "tuner")
+
+    def __init__(self, settings: HedgeSettings, now: float) -> None:
+        self.tuner = BudgetTuner(settings)
+        self.budget = HedgeBudget(self.tuner.fraction, reserve_per_s=0.0 if settings.budget == 0 else 1.0)
+        self.seen = Observed()
+        self.sheds = 0
+        self.next_look_at = now + INTERVAL_S
+
+
+class Defences:
+    """One router's. settings: what holds where neither request nor collection say anything."""
+
+    def __init__(self, settings: HedgeSettings, rng: Random) -> None:
+        self.settings = settings
+        self.health = ReplicaHealth(rng)
+        self.counters = TailCounters()
+        self._rng = rng
+        self._pools: dict[str, LatencyPool] = {}
+        self._budgets: dict[HedgeSettings | None, _TunedBudget] = {}
+
+    def pool(self, kind: str) -> LatencyPool:
+        """The latency of this kind of leg."""
+        found = self._pools.get(kind)
+        if found is None:
+            assert len(self._pools) < POOLS_MAX, "kinds of legs are few"
+            found = self._pools[kind] = LatencyPool(kind)
+        return found
+
+    @property
+    def pools(self) -> Sequence[LatencyPool]:
+        """All kinds of legs that there have been."""
+        return tuple(self._pools.values())
+
+    def request(
+        self, policy: HedgePolicy | None, legs: int, now: float, settings: HedgeSettings | None = None
+    ) -> "RequestHedges":
+        """A read begins that has so many legs. policy: the request's own. settings: the collection's; None: the router's."""
+        held = self._budget(settings, now)
+        if now >= held.next_look_at:
+            self._look(held, now)
+        held.budget.first_attempts(now, legs)
+        counters = self.counters
+        counters.requests += 1
+        counters.first_attempts += legs
+        if policy is None:
+            policy = (settings or self.settings).policy
+        is_held_out = not isinstance(policy, Off) and self._rng.random() < HOLD_OUT_SHARE
+        return RequestHedges(self, held, policy, legs, is_held_out, now)
+
+    def late_write(self, seconds: float, now: float) -> None:
+        """A write has ended after so long. Were it a read, it might have been hedged."""
+        pool = self.pool("Write")
+        if seconds > pool.delay(1 - self.settings.budget_first, now):
+            self.counters.refused[Refusal.NOT_IDEMPOTENT] += 1
+        pool.record(seconds, now)
+
+    def budget_now(self, now: float, settings: HedgeSettings | None = None) -> HedgeBudget:
+        """The budget that requests with these settings share."""
+        return self._budget(settings, now).budget
+
+    def _budget(self, settings: HedgeSettings | None, now: float) -> _TunedBudget:
+        key = settings if settings is not None and settings.budget != self.settings.budget else None
+        found = self._budgets.get(key)
+        if found is None:
+            if len(self._budgets) >= BUDGETS_MAX:
+                return self._budgets[None]
+            found = self._budgets[key] = _TunedBudget(self.settings if key is None else key, now)
+        return found
+
+    def _look(self, held: _TunedBudget, now: float) -> None:
+        held.next_look_at = now + INTERVAL_S
+        seen, held.seen = held.seen, Observed()
+        seen.shed = self.health.sheds - held.sheds
+        held.sheds = self.health.sheds
+        reads = (pool for pool in self._pools.values() if pool.name != "Write")
+        busiest = max(reads, key=lambda pool: pool.samples, default=None)
+        seen.median = None if busiest is None else busiest.recent_median(now)
+        held.budget.fraction = held.tuner.look(seen)
+
+    # -- attempts
+
+    def began(self, leaf: str, leg: "LegHedges", now: float, kind: AttemptKind) -> Attempt:
+        """An attempt of a leg is sent."""
+        return self.health.began(leaf, leg.pool, leg.stalled_after, now, kind is AttemptKind.FIRST)
+
+    def answered(self, attempt: Attempt, now: float, in_flight: int, at_leaf_s: float) -> None:
+        """It was answered. at_leaf_s: of its time, what the leaf accounts for."""
+        if attempt.is_first:
+            seconds = now - attempt.began
+            attempt.pool.record(seconds, now, seconds - at_leaf_s)
+        self.health.answered(attempt, now, in_flight)
+
+    def failed(self, attempt: Attempt, error: KvShardError, now: float) -> bool:
+        """It ended with an error. True when the leaf is to be pinged until it answers."""
+        return self.health.failed(attempt, error, now)
+
+    def cancelled(self, attempt: Attempt, now: float) -> bool:
+        """It was given up. True when the leaf is to be pinged until it answers."""
+        if attempt.is_first:
+            attempt.pool.record_censored(now - attempt.began, now)
+        return self.health.cancelled(attempt, now)
+
+    def order(self, plan: ReplicaPlan, choice: ReplicaChoice, now: float) -> tuple[Candidate, ...]:
+        """Whom to ask, in the order of asking."""
+        return plan.order(choice, self.health, self._rng, now)
+
+
+class RequestHedges:
+    """A read under way, shared by its legs. late: leaves that have a late leg of it."""
+
+    __slots__ = ("began", "budget", "defences", "hedged_legs", "is_held_out", "late", "legs", "policy")
+
+    def __init__(
+        self, defences: Defences, held: _TunedBudget, policy: HedgePolicy, legs: int, is_held_out: bool, now: float
+    ) -> None:
+        self.defences = defences
+        self.budget = held
+        self.policy = policy
+        self.legs = legs
+        self.is_held_out = is_held_out
+        self.began = now
+        self.hedged_legs = 0
+        self.late: set[str] = set()
+
+    def leg(self, kind: str, now: float) -> "LegHedges":
+        """One of its legs."""
+        return LegHedges(self, self.defences.pool(kind), now)
+
+    def ended(self, now: float) -> None:
+        """All of its legs have ended."""
+        if isinstance(self.policy, Off):
+            return
+        counters = self.defences.counters
+        if self.is_held_out:
+            counters.held_out_requests += 1
+            counters.held_out.record(now - self.began, now)
+        else:
+            counters.hedgeable_requests += 1
+            counters.hedgeable.record(now - self.began, now)
+
+
+class LegHedges:
+    """One leg's gate; see `HedgeGate`. delay: seconds after which it is late; None: it is not hedged."""
+
+    __slots__ = ("delay", "is_hedged", "pool", "request", "stalled_after")
+
+    def __init__(self, request: RequestHedges, pool: LatencyPool, now: float) -> None:
+        self.request = request
+        self.pool = pool
+        fraction = request.budget.budget.fraction
+        self.delay = policy_delay(request.policy, pool, fraction, now)
+        self.is_hedged = False
+        usual = self.delay if self.delay is not None else pool.delay(1 - request.defences.settings.budget_first, now)
+        self.stalled_after = STALL_FRACTION * usual
+        if request.is_held_out:
+            self.delay = None
+
+    def wait_s(self, now: float, deadline: float) -> float | None:
+        """How long to wait for an answer: the delay, but at most half of what is left."""
+        if self.delay is None:
+            return None
+        return min(self.delay, DEADLINE_SHARE * (deadline - now))
+
+    def admit(
+        self, spares: Sequence[Candidate], waiting: Sequence[Candidate], late_by_s: float, now: float, deadline: float
+    ) -> Candidate | Refusal:
+        """Whom of the spare candidates to ask now; or why nobody."""
+        request = self.request
+        request.late.update(each.leaf for each in waiting)
+        chosen = self._chosen(spares, late_by_s, now, deadline)
+        counters = request.defences.counters
+        if isinstance(chosen, Refusal):
+            counters.refused[chosen] += 1
+            request.budget.seen.missed += chosen is Refusal.BUDGET
+            return chosen
+        if not self.is_hedged:
+            self.is_hedged = True
+            request.hedged_legs += 1
+        counters.hedges_sent += 1
+        return chosen
+
+    def may_fail_over(self, now: float) -> bool:
+        """Whether another replica may be asked because one has shed the request: that is extra load, too."""
+        return self.request.budget.budget.try_take(now)
+
+    def ended(self, tries: Sequence[AttemptRecord]) -> None:
+        """The leg has ended, with these attempts (none: the first one was answered)."""
+        counters, seen = self.request.defences.counters, self.request.budget.seen
+        for each in tries:
+            if each.kind is AttemptKind.HEDGE:
+                has_won = each.outcome == "won"
+                counters.hedges_won += has_won
+                counters.hedges_wasted += not has_won
+                seen.won += has_won
+                seen.wasted += not has_won
+            elif each.kind is AttemptKind.FAILOVER:
+                counters.failovers += 1
+
+    def _chosen(self, spares: Sequence[Candidate], late_by_s: float, now: float, deadline: float) -> Candidate | Refusal:
+        request = self.request
+        assert self.delay is not None, "a leg without a delay has no timer"
+        if late_by_s > max(LATE_TIMER_S, LATE_TIMER_SHARE * self.delay):
+            return Refusal.LATE_ROUTER
+        if deadline - now < (self.pool.median or 0.0):
+            return Refusal.DEADLINE
+        candidate = self._spare(spares, now)
+        if isinstance(candidate, Refusal):
+            return candidate
+        if not self.is_hedged and request.hedged_legs >= max(STORM_LEGS, STORM_SHARE * request.legs):
+            return Refusal.STORM
+        return candidate if request.budget.budget.try_take(now) else Refusal.BUDGET
+
+    def _spare(self, spares: Sequence[Candidate], now: float) -> Candidate | Refusal:
+        """The best of the spare candidates: the least loaded of those in the best state."""
+        health, late = self.request.defences.health, self.request.late
+        reason = Refusal.NO_CANDIDATE
+        best: Candidate | None = None
+        best_rank = (inf, inf)
+        for each in spares:
+            leaf = health.leaf(each.leaf, now)
+            if each.leaf in late:
+                continue
+            state, load = leaf.state(now), leaf.load(now)
+            if state is LeafState.PUSHBACK:
+                reason = Refusal.PUSHBACK
+            elif load > max(QUEUE_MAX, QUEUE_FACTOR * health.hot_limit(now)):
+                reason = Refusal.QUEUE
+            elif state < LeafState.STALLED and (state, load) < best_rank:
+                best, best_rank = each, (state, load)
+        return reason if best is None else best

@@ -1,0 +1,161 @@
+"""Latency of the first attempts of one kind of leg, and the delay after which a further replica is asked.
+
+The delay is max((1 - b) quantile, 3 x median), b being the hedge budget: a hedge is for the stragglers. The quantile alone
+would spend the whole budget on the body of the distribution (5 % of all attempts are later than the 95th percentile, sick leaf
+or not), load the leaves that it wants to relieve, and have no token left when a leaf really stalls.
+
+Latency is pooled over all replicas of all shards, never kept per replica: that would learn to be patient with the sick one.
+
+An attempt that was given up for a hedge has no latency, but a lower bound of one: it is counted as *censored* (Kaplan and
+Meier, "Nonparametric Estimation from Incomplete Observations", 1958). Left out, the pool would see only the fast half of a sick
+cluster, and hedge ever sooner.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+from collections.abc import Sequence
+
+from kvshard.tail.histogram import LogHistogram, SlidingHistogram, middle_of
+
+SLICE_S = 1.0
+SLICES = 10
+"""What is pooled is at most ten seconds old: longer, and a shift of load is learned too late."""
+
+RECENT_SLICES = 2
+RECENT_SAMPLES_MIN = 1_000
+"""With so many attempts in the last two seconds these alone speak: a 95th percentile of 50 stragglers is steady enough."""
+
+SAMPLES_MIN = 64
+"""With fewer, a high quantile is the largest value seen: what is waited for then is the largest, or three medians."""
+
+SAMPLES_NONE = 8
+"""With fewer, nothing is known."""
+
+UNKNOWN_DELAY_S = 0.1
+"""While nothing is known: many times what a healthy leaf takes, so that next to nothing is hedged but what hangs."""
+
+FLOOR_S = 0.001
+"""The shortest delay: below it the router's own event loop is what one waits for."""
+
+MEDIANS = 3.0
+"""The delay in medians, at least."""
+
+ROUND_TRIPS = 2.0
+"""The delay in round trips on the wire, at least: a hedge that is sent sooner crosses the answer on its way."""
+
+REFRESH_S = 0.1
+"""How long a computed delay is kept: computing it costs as much as some twenty legs."""
+
+QUANTILES_MAX = 32
+"""Quantiles kept between two refreshes: callers may name any."""
+
+
+class LatencyPool:
+    """One kind of leg. Seconds throughout."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.median: float | None = None
+        self._seen = SlidingHistogram(SLICE_S, SLICES)
+        self._censored = SlidingHistogram(SLICE_S, SLICES)
+        self._round_trip: float | None = None
+        self._round_trip_next: float | None = None
+        self._refresh_at = 0.0
+        self._delays: dict[float, float] = {}
+        self._known: dict[float, float] = {}
+
+    def __repr__(self) -> str:
+        return f"LatencyPool({self.name}, {self._seen.sum.count} seen, {self._censored.sum.count} censored)"
+
+    def record(self, seconds: float, now: float, round_trip: float | None = None) -> None:
+        """A first attempt was answered. round_trip: what of it the leaf did not account for."""
+        self._seen.record(seconds, now)
+        if round_trip is not None and (self._round_trip_next is None or round_trip < self._round_trip_next):
+            self._round_trip_next = round_trip
+
+    def record_censored(self, seconds: float, now: float) -> None:
+        """A first attempt was given up after so long."""
+        self._censored.record(seconds, now)
+
+    def recent_median(self, now: float) -> float | None:
+        """Of the last two seconds; None when too little happened."""
+        self._seen.advance(now)
+        recent = self._seen.recent(RECENT_SLICES)
+        return recent.quantile(0.5) if recent.count >= SAMPLES_NONE else None
+
+    @property
+    def samples(self) -> int:
+        """Attempts that count, given up ones too."""
+        return self._seen.sum.count + self._censored.sum.count
+
+    def delay(self, fraction: float, now: float) -> float:
+        """How long to wait for a first attempt. fraction: the part of them that is not to be hedged, 1 - b."""
+        if now >= self._refresh_at:
+            self._refresh(now)
+        found = self._delays.get(fraction)
+        if found is None:
+            medians = MEDIANS * (self.median or 0.0)
+            found = self._delays[fraction] = max(self.quantile(fraction, now), medians, self.floor)
+        return found
+
+    def quantile(self, fraction: float, now: float) -> float:
+        """The latency that this part of the first attempts does not exceed; UNKNOWN_DELAY_S while little is known."""
+        if now >= self._refresh_at:
+            self._refresh(now)
+        found = self._known.get(fraction)
+        if found is None:
+            if len(self._known) >= QUANTILES_MAX:
+                self._known.clear()
+            found = self._known[fraction] = self._quantile(fraction)
+        return found
+
+    @property
+    def floor(self) -> float:
+        """No delay is shorter."""
+        return max(FLOOR_S, ROUND_TRIPS * (self._round_trip or 0.0))
+
+    def _refresh(self, now: float) -> None:
+        self._refresh_at = now + REFRESH_S
+        self._delays.clear()
+        self._known.clear()
+        self._seen.advance(now)
+        self._censored.advance(now)
+        if self._round_trip_next is not None:
+            # The smallest of the last stretch, mixed in: a single lucky one does not set it.
+            old = self._round_trip
+            self._round_trip = self._round_trip_next if old is None else old + (self._round_trip_next - old) / 8
+            self._round_trip_next = None
+        self.median = self._quantiles((0.5,))[0] if self.samples >= SAMPLES_NONE else None
+
+    def _quantile(self, fraction: float) -> float:
+        if self.median is None:
+            return UNKNOWN_DELAY_S
+        return self._quantiles((fraction if self.samples >= SAMPLES_MIN else 1.0,))[0]
+
+    def _quantiles(self, fractions: Sequence[float]) -> list[float]:
+        recent = self._seen.recent(RECENT_SLICES)
+        if recent.count >= RECENT_SAMPLES_MIN:
+            return kaplan_meier(recent, self._censored.recent(RECENT_SLICES), fractions)
+        return kaplan_meier(self._seen.sum, self._censored.sum, fractions)
+
+
+def kaplan_meier(seen: LogHistogram, censored: LogHistogram, fractions: Sequence[float]) -> list[float]:
+    """Quantiles (fractions ascending) of values of which the censored ones are known only to be larger than what is recorded.
+
+    Where so many are censored that a quantile cannot be told, it is the largest value known. At least one value.
+    """
+    if not censored.count:
+        return seen.quantiles(fractions)
+    events = sorted([(bucket, 0, count) for bucket, count in seen.buckets()] + [(b, 1, c) for b, c in censored.buckets()])
+    at_risk = seen.count + censored.count
+    found: list[float] = []
+    survival, wanted = 1.0, list(fractions)
+    for bucket, is_censored, count in events:
+        if not is_censored:
+            survival *= 1 - count / at_risk
+            while wanted and survival <= 1 - wanted[0] + 1e-12:
+                found.append(middle_of(bucket))
+                wanted.pop(0)
+        at_risk -= count
+    largest = middle_of(events[-1][0])
+    return found + [largest] * len(wanted)
