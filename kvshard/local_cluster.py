@@ -51,6 +51,7 @@ class ClusterPlan:
 
     metrics_port: the router's; the leaves take the ports after it. None: no metrics. port 0: any free one. coordinator: URL of
     the coordinator; None: the embedded one, in the data directory. heal_after_s, failure_timeout_s: of the leaves.
+    are_faults_allowed: faults may be injected into the leaves.
     """
 
     data_dir: Path
@@ -64,6 +65,7 @@ class ClusterPlan:
     coordinator: str | None = None
     heal_after_s: float = HEAL_AFTER_S
     failure_timeout_s: float = FAILURE_TIMEOUT_S
+    are_faults_allowed: bool = False
 
     def check(self) -> None:
         """Raise InvalidArgument for what can be seen to be wrong before anything is touched."""
@@ -259,13 +261,13 @@ def child_specs(plan: ClusterPlan, root: Path, coordinator: str, leaves: tuple[s
 
     router = (*python, "router", "--listen", f"{HOST}:{plan.port}", *shared, *metrics(0))
     specs = [ChildSpec("router", router, is_front=True, keeps_address=True)]
-    times: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ("--allow-faults",) if plan.are_faults_allowed else ()
     if plan.heal_after_s != HEAL_AFTER_S:
-        times += ("--heal-after", f"{plan.heal_after_s:g}")
+        flags += ("--heal-after", f"{plan.heal_after_s:g}")
     if plan.failure_timeout_s != FAILURE_TIMEOUT_S:
-        times += ("--failure-timeout", f"{plan.failure_timeout_s:g}")
+        flags += ("--failure-timeout", f"{plan.failure_timeout_s:g}")
     for number, leaf in enumerate(leaves, start=1):
         place = ("--id", leaf, "--data-dir", str(root / leaf), "--listen", f"{HOST}:0")
-        command = (*python, "leaf", *place, *shared, *metrics(number), *times)
+        command = (*python, "leaf", *place, *shared, *metrics(number), *flags)
         specs.append(ChildSpec(leaf, command, stop_signal=HASTY_STOP_SIGNAL))
     return specs

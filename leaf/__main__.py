@@ -41,6 +41,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
     parser.add_argument("--log-level", default="info", choices=sorted(LOG_LEVELS))
     parser.add_argument("--no-fsync", action="store_true", help="lose acknowledged writes if the machine dies; for tests only")
+    parser.add_argument(
+        "--allow-faults", action="store_true", help="let anybody who reaches a router make this leaf misbehave, for tests"
+    )
     return parser.parse_args(arguments)
 
 
@@ -78,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         heal_after_s=options.heal_after,
         is_joining=options.join,
         advertise=options.advertise,
+        are_faults_allowed=options.allow_faults,
     )
 
     def serve(stop: asyncio.Event, on_ready: Callable[[str], None]) -> Coroutine[object, object, int | None]:

@@ -42,6 +42,7 @@ from leaf.balancer import Balancer
 from leaf.disk_guard import DiskGuard, free_bytes_of
 from leaf.driver import Driver
 from leaf.engine import Engine, StorageError
+from leaf.fault_injection import FaultInjector
 from leaf.housekeeping import Housekeeper
 from leaf.index_feed import IndexFeed
 from leaf.indexer import Indexer
@@ -80,7 +81,8 @@ class LeafOptions:
     """How a leaf runs. metrics_port None: no metrics are served. is_synced False: no fsync, for tests and benchmarks only.
 
     zone, weight None: as the map has them. is_joining: the leaf becomes part of the cluster if the map does not have it.
-    advertise: host:port at which others reach it; empty: the address that it listens on.
+    advertise: host:port at which others reach it; empty: the address that it listens on. are_faults_allowed: faults may be
+    injected into it.
     """
 
     id: str
@@ -95,6 +97,7 @@ class LeafOptions:
     heal_after_s: float = HEAL_AFTER_S
     is_joining: bool = False
     advertise: str = ""
+    are_faults_allowed: bool = False
 
     def check(self) -> None:
         """Raise InvalidArgument for what can be seen to be wrong before anything is touched."""
@@ -162,7 +165,13 @@ class LeafServer:
         self._unsubscribe: Callable[[], None] | None = None
         self._report = StatusReport(self.driver, lambda: disk_usage(options.data_dir), clock, kvshard.__version__)
         service = LeafService(Requests(self.driver, self.indexer), self._report, clock, metrics)
-        self._lanes = LaneServicer(service.handlers, clock, immediate=service.immediate)
+        self._faults = FaultInjector(options.id, service.handlers, clock, is_allowed=options.are_faults_allowed)
+        self._lanes = LaneServicer(
+            dict([*service.handlers.items(), self._faults.handler]),
+            clock,
+            immediate=service.immediate,
+            interference=self._faults.interference,
+        )
         self._housekeeper = Housekeeper(self.driver, self._on_turn)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -221,6 +230,7 @@ class LeafServer:
         if self._unsubscribe is not None:
             self._unsubscribe()
         await self._balancer.close()
+        self._faults.close()
         await self._lanes.drain(STOP_GRACE_S)
         await self._server.stop(None)
         for task in self._tasks:
@@ -339,6 +349,8 @@ async def run(options: LeafOptions, stop: asyncio.Event, on_ready: Callable[[str
                 stack.callback(stop_metrics, start_metrics(options.metrics_port, registry))
             except OSError as error:
                 raise FailedPrecondition(f"cannot serve metrics on port {options.metrics_port}: {error.strerror}") from None
+        if options.are_faults_allowed:
+            _log.warning("faults may be injected into this leaf", leaf=options.id)
         if not options.is_synced:
             _log.warning("fsync is off: a machine that dies loses acknowledged writes", leaf=options.id)
         starting = asyncio.create_task(_start(options, server, maps, engine), name="leaf-start")

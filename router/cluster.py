@@ -11,10 +11,12 @@ from kvshard.coordination.placements import Removal
 from kvshard.errors import CollectionNotFound, DeadlineExceeded, ErrorDetails, InvalidArgument, KvShardError, Unavailable
 from kvshard.model import LeafStatusReply, LeafStatusRequest
 from kvshard.rpc import convert
+from kvshard.rpc.fault_convert import fault_from_proto, leaf_fault_to_proto
 from kvshard.rpc.leaf_client import LeafClient
 from kvshard.schema import parse_schema
 from kvshard.v1 import cluster_pb2, cluster_pb2_grpc
 from router.calls import Calls, Context
+from router.faults import IDS_MAX, FaultOrders
 from router.requests import check_collection_name
 from router.routes import MapSource, known_map
 
@@ -68,6 +70,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         self._maps = maps
         self._leaves = leaves
         self._clock = clock
+        self._faults = FaultOrders(leaves, clock)
         self._is_stopping = False
 
     def stop_watches(self) -> None:
@@ -147,11 +150,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
     async def GetStatus(self, request: cluster_pb2.GetStatusRequest, context: Context) -> cluster_pb2.GetStatusResponse:
         """Asks every leaf at once for its state."""
         async with self._calls.call("GetStatus", context):
-            # The watch brings a leaf's address a moment after the leaf serves: right after a start it would count as down.
-            with contextlib.suppress(Unavailable, TimeoutError):
-                async with asyncio.timeout(MAP_TIMEOUT_S):
-                    await self._maps.refresh()
-            cluster_map = known_map(self._maps)
+            cluster_map = await self._newest_map()
             deadline = min(self._calls.leg_deadline(context), self._clock.monotonic() + STATUS_TIMEOUT_S)
             leaves = [leaf for _, leaf in sorted(cluster_map.leaves.items())]
             replies = await asyncio.gather(*(self._status_of(leaf, deadline) for leaf in leaves))
@@ -162,6 +161,40 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
                     for leaf, (reply, error) in zip(leaves, replies, strict=True)
                 ],
             )
+
+    async def InjectFault(self, request: cluster_pb2.InjectFaultRequest, context: Context) -> cluster_pb2.InjectFaultResponse:
+        """Has leaves misbehave for a while."""
+        async with self._calls.call("InjectFault", context):
+            fault = fault_from_proto(request.fault)
+            injected = await self._faults.inject(await self._newest_map(), list(request.leaves), fault)
+            faults = [leaf_fault_to_proto(each.leaf, each.fault) for each in injected]
+            return cluster_pb2.InjectFaultResponse(faults=faults)
+
+    async def ClearFaults(self, request: cluster_pb2.ClearFaultsRequest, context: Context) -> cluster_pb2.ClearFaultsResponse:
+        """Ends faults before their time."""
+        async with self._calls.call("ClearFaults", context):
+            if len(request.ids) > IDS_MAX:
+                text = f"at most {IDS_MAX} ids at once, not {len(request.ids)}"
+                raise InvalidArgument(text, ErrorDetails(field="ids", limit=IDS_MAX))
+            reports = await self._faults.clear(await self._newest_map(), list(request.leaves), list(request.ids))
+            return cluster_pb2.ClearFaultsResponse(cleared=reports.cleared, silent=reports.silent)
+
+    async def ListFaults(self, request: cluster_pb2.ListFaultsRequest, context: Context) -> cluster_pb2.ListFaultsResponse:
+        """Lists the faults in force."""
+        async with self._calls.call("ListFaults", context):
+            reports = await self._faults.list(await self._newest_map())
+            faults = [leaf_fault_to_proto(each.leaf, each.fault) for each in reports.faults]
+            return cluster_pb2.ListFaultsResponse(faults=faults, silent=reports.silent)
+
+    async def _newest_map(self) -> ClusterMap:
+        """The map read anew, or the one that is known where that takes long.
+
+        The watch brings a leaf's address a moment after the leaf serves: right after a start it would count as down.
+        """
+        with contextlib.suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(MAP_TIMEOUT_S):
+                await self._maps.refresh()
+        return known_map(self._maps)
 
     async def DrainLeaf(self, request: cluster_pb2.DrainLeafRequest, context: Context) -> cluster_pb2.DrainLeafResponse:
         """Has a leaf emptied, or takes that back."""

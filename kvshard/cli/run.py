@@ -53,6 +53,7 @@ def up(
     coordinator: str | None = None,
     heal_after: float = HEAL_AFTER_S,
     failure_timeout: float = FAILURE_TIMEOUT_S,
+    allow_faults: Annotated[bool, Parameter(negative="")] = False,
     log_json: Annotated[bool, Parameter(negative="")] = False,
     verbose: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -80,6 +81,8 @@ def up(
         Seconds that a leaf may be missing before what it held is made anew on other leaves.
     failure_timeout
         Seconds without a sign of a primary after which it is replaced.
+    allow_faults
+        Let `kvshard fault` make leaves slow, pause them and more, for tests.
     log_json
         Write logs as JSON lines.
     verbose
@@ -93,8 +96,8 @@ def up(
 
     configure_logging("info" if verbose else "warning", as_json=log_json)
     try:
-        level, times = "info", (heal_after, failure_timeout)
-        plan = ClusterPlan(data_dir, leaves, shards, replicas, port, metrics_port, log_json, level, coordinator, *times)
+        level, rest = "info", (heal_after, failure_timeout, allow_faults)
+        plan = ClusterPlan(data_dir, leaves, shards, replicas, port, metrics_port, log_json, level, coordinator, *rest)
         cluster = LocalCluster(plan, SystemClock(), report_line, echo_line if verbose else None)
         return asyncio.run(with_cluster(cluster, lambda: _serve(cluster), interrupted=0))
     except (KvShardError, StartFailed) as error:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self, TypedDict, Unpack, overload
 
+from kvshard.client import faults
 from kvshard.client.codecs import BYTES
 from kvshard.client.collection import Collection
 from kvshard.client.connection import Connection
+from kvshard.client.faults import ClearedFaults, FaultKindName, FaultList, FaultMethodName, LeafFault
 from kvshard.client.keyspace import Keyspace
 from kvshard.client.options import ConsistencyName, ReadOptions, ReplicaChoiceName, ShortfallName
 from kvshard.client.results import CollectionInfo, K
@@ -14,6 +16,7 @@ from kvshard.client.retries import RetryPolicy
 from kvshard.client.status import ClusterStatus
 from kvshard.client.wire import cluster_status_of, collection_info_of
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Leaf, ShardConfig, WantedSplit
+from kvshard.model import FaultRecord
 from kvshard.rpc.convert import cluster_map_from_proto, leaf_from_proto, shard_from_proto, split_from_proto
 from kvshard.v1 import cluster_pb2
 
@@ -184,6 +187,42 @@ class Client(Keyspace[K, bytes]):
             is_repeatable=False,  # It may have been done, and a repetition would split once more.
         )
         return {each.shard: split_from_proto(each.split) for each in response.splits}
+
+    async def inject_fault(
+        self,
+        kind: FaultKindName,
+        *,
+        leaves: Sequence[str] = (),
+        probability: float = 1.0,
+        delay: float = 0.0,
+        factor: float = 0.0,
+        duration: float = 60.0,
+        seed: int = 0,
+        methods: Sequence[FaultMethodName] = (),
+        timeout: float | None = None,
+    ) -> list[LeafFault]:
+        """Have leaves (none named: all) misbehave for a while, to see what becomes of the service. See `kvshard.faults`.
+
+        kind: "pause" stops the whole leaf for `delay` seconds every now and then, `probability` of the time; "delay" lets
+        requests begin `delay` seconds later, "slow" lets them take `factor` times as long, "error" fails them, "drop" never
+        answers them. probability: part of the requests that it happens to. duration: seconds after which it ends by itself.
+        seed: repeats the same chances; 0: any. methods: only these ones; none named: reads, scans, searches and writes.
+
+        Raises FailedPrecondition when a leaf was not started with --allow-faults, LeafNotFound, InvalidArgument, Unavailable
+        when a leaf does not answer; then no leaf has it, as far as they could be reached.
+        """
+        fault = FaultRecord("", kind, probability, delay, factor, duration, seed, list(methods))
+        return await faults.inject(self._connection, fault, leaves, self._deadline(timeout))
+
+    async def clear_faults(
+        self, *, leaves: Sequence[str] = (), ids: Sequence[str] = (), timeout: float | None = None
+    ) -> ClearedFaults:
+        """End faults (no ids: all) at leaves (none named: all) before their time. Raises LeafNotFound."""
+        return await faults.clear(self._connection, leaves, ids, self._deadline(timeout))
+
+    async def list_faults(self, *, timeout: float | None = None) -> FaultList:
+        """The faults in force."""
+        return await faults.list_all(self._connection, self._deadline(timeout))
 
     async def _move_shard(self, request: cluster_pb2.MoveShardRequest, timeout: float | None) -> ShardConfig:
         response = await self._connection.unary(

@@ -13,6 +13,8 @@ import msgspec
 from kvshard.errors import ErrorRecord, Internal, KvShardError, error_of, record_of
 from kvshard.limits import MESSAGE_MAX_BYTES
 from kvshard.model import (
+    FaultOrder,
+    FaultReport,
     LeafStatusReply,
     LeafStatusRequest,
     ShardRead,
@@ -67,9 +69,10 @@ WRITE = LaneCall(int(leaf_pb2.LANE_METHOD_WRITE), ShardWrite, ShardWriteReply, i
 SCAN = LaneCall(int(leaf_pb2.LANE_METHOD_SCAN), ShardScan, ShardScanReply)
 SEARCH = LaneCall(int(leaf_pb2.LANE_METHOD_SEARCH), ShardSearch, ShardSearchReply)
 STATUS = LaneCall(int(leaf_pb2.LANE_METHOD_STATUS), LeafStatusRequest, LeafStatusReply)
+FAULT = LaneCall(int(leaf_pb2.LANE_METHOD_FAULT), FaultOrder, FaultReport)
 
 METHODS: dict[type, tuple[int, type]] = {
-    call.request: (call.number, call.reply) for call in (READ, WRITE, SCAN, SEARCH, STATUS)
+    call.request: (call.number, call.reply) for call in (READ, WRITE, SCAN, SEARCH, STATUS, FAULT)
 }
 """Request type -> (method number, reply type)."""
 

@@ -8,6 +8,8 @@ from typing import TypeVar
 from kvshard.clock import Clock
 from kvshard.errors import Unavailable
 from kvshard.model import (
+    FaultOrder,
+    FaultReport,
     LeafStatusReply,
     LeafStatusRequest,
     ShardRead,
@@ -19,7 +21,7 @@ from kvshard.model import (
     ShardWrite,
     ShardWriteReply,
 )
-from kvshard.rpc.codec import PING, READ, SCAN, SEARCH, STATUS, WRITE, LaneCall, decode, encode
+from kvshard.rpc.codec import FAULT, PING, READ, SCAN, SEARCH, STATUS, WRITE, LaneCall, decode, encode
 from kvshard.rpc.lane import Lane
 from kvshard.rpc.leaf_client import Answer, LeafClient
 
@@ -65,6 +67,14 @@ class LaneLeafClient(LeafClient):
         """Return as soon as the leaf answers anything."""
         await self._lane_to(leaf).call(PING, b"", deadline)
 
+    async def order_faults(self, leaf: str, order: FaultOrder, deadline: float) -> FaultReport:
+        """Change or list the leaf's faults, over a lane of its own: a leaf that is paused does not read the others."""
+        lane = Lane(self._address(leaf), self._clock, peer=f"leaf {leaf}", rng=self._rng)
+        try:
+            return decode(FAULT.reply, (await lane.call(FAULT.number, encode(order), deadline)).payload)
+        finally:
+            await lane.close()
+
     async def close(self) -> None:
         """Close every lane; outstanding calls fail with Unavailable."""
         self._is_closed = True
@@ -84,10 +94,7 @@ class LaneLeafClient(LeafClient):
         lane = self._lanes.get(leaf)
         if lane is not None and lane.address == address:
             return lane
-        if self._is_closed:
-            raise Unavailable("this process is stopping")
-        if not address:
-            raise Unavailable(f"leaf {leaf} has no address: it has not been up yet")
+        address = self._address(leaf)
         if lane is not None:
             # The leaf has moved, so the process behind the old address is gone, and with it what was outstanding there.
             task = asyncio.create_task(lane.close())
@@ -95,6 +102,15 @@ class LaneLeafClient(LeafClient):
             task.add_done_callback(self._closing.discard)
         self._lanes[leaf] = lane = Lane(address, self._clock, peer=f"leaf {leaf}", rng=self._rng)
         return lane
+
+    def _address(self, leaf: str) -> str:
+        """Where to reach a leaf. Raises Unavailable when it cannot be."""
+        if self._is_closed:
+            raise Unavailable("this process is stopping")
+        address = self._address_of(leaf)
+        if not address:
+            raise Unavailable(f"leaf {leaf} has no address: it has not been up yet")
+        return address
 
     def __repr__(self) -> str:
         return f"LaneLeafClient({list(self._lanes.values())})"

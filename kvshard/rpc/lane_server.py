@@ -7,7 +7,7 @@ payload and an absolute deadline. A handler whose caller gave up is cancelled; o
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -27,6 +27,7 @@ from kvshard.errors import (
     Unimplemented,
 )
 from kvshard.rpc.codec import CANCEL, LANE_MARK, MESSAGE_BYTES, MESSAGE_FRAMES, PAYLOAD_MAX_BYTES, encode_error
+from kvshard.rpc.interference import Interference, LeaveUnanswered
 from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
 
 Handler = Callable[[bytes, float], Awaitable[bytes]]
@@ -61,7 +62,8 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[leaf_pb2.LaneRequest, leaf_pb2.L
 class LaneServicer(leaf_pb2_grpc.LeafServicer):
     """Serves the Leaf service: `leaf_pb2_grpc.add_LeafServicer_to_server(LaneServicer(...), server)`.
 
-    handlers: by method number. immediate: short cuts of some of them. Stop with `drain`, then stop the gRPC server.
+    handlers: by method number. immediate: short cuts of some of them. interference: what faults do to the lanes. Stop with
+    `drain`, then stop the gRPC server.
     """
 
     def __init__(
@@ -70,10 +72,12 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
         clock: Clock,
         *,
         immediate: Mapping[int, ImmediateHandler] | None = None,
+        interference: Interference | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
         self.handlers = dict(handlers)
         self.immediate = dict(immediate or {})
+        self.interference = interference or Interference()
         self.clock = clock
         self.is_draining = False
         self.in_flight = 0
@@ -138,6 +142,9 @@ class _Connection:
         self._clock = servicer.clock
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._outbox: deque[tuple[int, bool, int, int, bytes]] = deque()
+        self._interference = servicer.interference
+        self._orders: set[int] = set()
+        self._order_outbox: deque[tuple[int, bool, int, int, bytes]] = deque()
         self._unsent_bytes = 0
         self._has_output = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -150,6 +157,7 @@ class _Connection:
         reader = asyncio.create_task(self._read())
         writer = asyncio.create_task(self._write())
         stopped = asyncio.create_task(self._stop.wait())
+        unsubscribe = self._interference.subscribe(self._has_output.set)
         try:
             await asyncio.wait((reader, writer, stopped), return_when=asyncio.FIRST_COMPLETED)
             if self._stop.is_set():
@@ -158,6 +166,7 @@ class _Connection:
                 self._has_output.set()
                 await asyncio.wait((writer,), timeout=1.0)  # a caller that does not read cannot hold up the shutdown
         finally:
+            unsubscribe()
             handlers = list(self._tasks.values())
             for task in (reader, writer, stopped, *handlers):
                 task.cancel()
@@ -183,12 +192,27 @@ class _Connection:
             message = await self._context.read()
             if not isinstance(message, leaf_pb2.LaneRequest):
                 return  # the caller has ended the stream
+            frames: Sequence[leaf_pb2.RequestFrame] = message.frames
+            if self._interference.is_stopped:
+                frames = await self._wait_running(frames)
             received = self._clock.monotonic()
-            for frame in message.frames:
+            for frame in frames:
                 self._on_frame(frame, received)
             while len(self._outbox) >= MAX_UNSENT_FRAMES or self._unsent_bytes >= MAX_UNSENT_BYTES:
                 self._has_room.clear()
                 await self._has_room.wait()
+
+    async def _wait_running(self, frames: Sequence[leaf_pb2.RequestFrame]) -> Sequence[leaf_pb2.RequestFrame]:
+        """Carry out the orders among the frames, and give the others back when nothing stops the lanes any more.
+
+        Nothing further is read until then, as from a process that is stopped: the caller's window fills up.
+        """
+        orders = self._interference.orders
+        for frame in frames:
+            if frame.method in orders:
+                self._on_frame(frame, self._clock.monotonic())
+        await self._interference.wait_running()
+        return [frame for frame in frames if frame.method not in orders]
 
     def _on_frame(self, frame: leaf_pb2.RequestFrame, received: float) -> None:
         method = frame.method
@@ -200,6 +224,10 @@ class _Connection:
         servicer = self._servicer
         handler = servicer.handlers.get(method)
         refusal = servicer.refusal() if handler is not None else Unimplemented(f"the leaf knows no lane method {method}")
+        if method in self._interference.orders:
+            self._orders.add(frame.id)
+            if isinstance(refusal, ResourceExhausted):
+                refusal = None  # A leaf may be full because of what the order is to end.
         if frame.id in self._tasks:
             refusal = InvalidArgument(f"request {frame.id} is outstanding already")
         if refusal is not None or handler is None:
@@ -208,6 +236,8 @@ class _Connection:
         payload = frame.payload
         deadline = received + frame.timeout_us * 1e-6
         shortcut = servicer.immediate.get(method)
+        if self._interference.detour is not None and (detour := self._interference.detour(method)) is not None:
+            handler, shortcut = detour, None
         if shortcut is not None and self._serve_at_once(frame.id, shortcut, payload, deadline):
             return
         servicer.in_flight += 1
@@ -240,6 +270,8 @@ class _Connection:
             reply = await handler(payload, deadline)
         except KvShardError as error:
             self._reply_error(id, error, queue_us, int((self._clock.monotonic() - started) * 1e6))
+        except LeaveUnanswered:
+            return
         except Exception as error:
             self._reply_defect(id, error)
         else:
@@ -248,6 +280,7 @@ class _Connection:
     def _on_served(self, id: int, size: int, _: asyncio.Task[None]) -> None:
         """Runs also for a task that was cancelled before its first step."""
         del self._tasks[id]
+        self._orders.discard(id)
         self._servicer.in_flight -= 1
         self._servicer.in_flight_bytes -= size
         if self._is_draining and not self._tasks:
@@ -268,26 +301,31 @@ class _Connection:
             self._send((id, False, queue_us, service_us, payload))
 
     def _send(self, reply: tuple[int, bool, int, int, bytes]) -> None:
-        self._outbox.append(reply)
+        is_order = reply[0] in self._orders
+        if is_order:
+            self._orders.remove(reply[0])
+        (self._order_outbox if is_order else self._outbox).append(reply)
         self._unsent_bytes += len(reply[4])
         self._has_output.set()
 
     async def _write(self) -> None:
         """Sends what is in the outbox when its turn comes: everything that the last pass of the event loop produced."""
         while True:
-            if not self._outbox:
+            outbox = self._outbox
+            if self._order_outbox or self._interference.is_stopped:
+                outbox = self._order_outbox
+            if not outbox:
                 if self._is_flushing:
                     return
                 self._has_output.clear()
                 await self._has_output.wait()
                 continue
-            await self._context.write(self._next_message())
+            await self._context.write(self._next_message(outbox))
             self._has_room.set()
 
-    def _next_message(self) -> leaf_pb2.LaneResponse:
+    def _next_message(self, outbox: deque[tuple[int, bool, int, int, bytes]]) -> leaf_pb2.LaneResponse:
         message = leaf_pb2.LaneResponse()
         add = message.frames.add
-        outbox = self._outbox
         size = 0
         for _ in range(min(len(outbox), MESSAGE_FRAMES)):
             id, is_error, queue_us, service_us, payload = outbox[0]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from kvshard.model import (
+    FaultOrder,
+    FaultReport,
     LeafStatusReply,
     LeafStatusRequest,
     ShardRead,
@@ -63,6 +65,13 @@ class LeafClient(ABC):
     @abstractmethod
     async def ping(self, leaf: str, deadline: float) -> None:
         """Return as soon as the leaf answers anything."""
+
+    @abstractmethod
+    async def order_faults(self, leaf: str, order: FaultOrder, deadline: float) -> FaultReport:
+        """Change or list the leaf's faults; carried out by a leaf that is paused, too.
+
+        Raises FailedPrecondition when it takes no faults, InvalidArgument, ResourceExhausted when it has too many.
+        """
 
     @abstractmethod
     async def close(self) -> None:

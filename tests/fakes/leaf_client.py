@@ -8,6 +8,8 @@ from typing import Any
 
 from kvshard.errors import KvShardError, Unavailable
 from kvshard.model import (
+    FaultOrder,
+    FaultReport,
     LeafStatusReply,
     LeafStatusRequest,
     ShardRead,
@@ -116,6 +118,9 @@ class FakeLeafClient(LeafClient):
         """A leaf is awake as long as a Ping has no script of its own."""
         if (leaf, Ping) in self._scripts:
             await self._call(leaf, Ping(), deadline)
+
+    async def order_faults(self, leaf: str, order: FaultOrder, deadline: float) -> FaultReport:
+        return (await self._call(leaf, order, deadline)).reply
 
     async def close(self) -> None:
         self.is_closed = True

@@ -11,6 +11,7 @@ PACKAGES = ("kvshard", "router", "leaf")
 
 PURE = (
     "kvshard.errors",
+    "kvshard.faults",
     "kvshard.limits",
     "kvshard.model",
     "kvshard.schema",
@@ -47,6 +48,7 @@ PURE = (
     "router.tokens",
     "router.watermarks",
     "leaf.admission",
+    "leaf.faults",
     "leaf.layout",
     "leaf.log",
     "leaf.operations",
