@@ -56,6 +56,9 @@ MAX_UNSENT_FRAMES = 8_192
 _RETRY_AFTER_MS = 50
 _log = structlog.get_logger(__name__)
 
+_Reply: TypeAlias = tuple[int, bool, int, int, bytes, int]
+"""id, is_error, queue_us, service_us, payload, in_flight."""
+
 _Context: TypeAlias = "grpc.aio.ServicerContext[leaf_pb2.LaneRequest, leaf_pb2.LaneResponse]"
 
 
@@ -82,6 +85,7 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
         self.is_draining = False
         self.in_flight = 0
         self.in_flight_bytes = 0
+        self.unhandled = 0
         self._max_in_flight = max_in_flight
         self._connections: set[_Connection] = set()
 
@@ -98,6 +102,11 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+    @property
+    def load(self) -> int:
+        """Requests in work: those that a task serves, and those of the messages under way whose turn has not come."""
+        return self.in_flight + self.unhandled
 
     def refusal(self) -> KvShardError | None:
         """Why a new request cannot be taken now; None when it can."""
@@ -141,10 +150,10 @@ class _Connection:
         self._context = context
         self._clock = servicer.clock
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._outbox: deque[tuple[int, bool, int, int, bytes]] = deque()
         self._interference = servicer.interference
         self._orders: set[int] = set()
-        self._order_outbox: deque[tuple[int, bool, int, int, bytes]] = deque()
+        self._outbox: deque[_Reply] = deque()
+        self._order_outbox: deque[_Reply] = deque()
         self._unsent_bytes = 0
         self._has_output = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -195,9 +204,7 @@ class _Connection:
             frames: Sequence[leaf_pb2.RequestFrame] = message.frames
             if self._interference.is_stopped:
                 frames = await self._wait_running(frames)
-            received = self._clock.monotonic()
-            for frame in frames:
-                self._on_frame(frame, received)
+            self._on_frames(frames, self._clock.monotonic())
             while len(self._outbox) >= MAX_UNSENT_FRAMES or self._unsent_bytes >= MAX_UNSENT_BYTES:
                 self._has_room.clear()
                 await self._has_room.wait()
@@ -213,6 +220,21 @@ class _Connection:
                 self._on_frame(frame, self._clock.monotonic())
         await self._interference.wait_running()
         return [frame for frame in frames if frame.method not in orders]
+
+    def _on_frames(self, frames: Sequence[leaf_pb2.RequestFrame], received: float) -> None:
+        """Begin what came in one message. What the same message cancels does not begin."""
+        withdrawn = {frame.id for frame in frames if frame.method == CANCEL} if len(frames) > 1 else ()
+        servicer = self._servicer
+        left = len(frames)
+        servicer.unhandled += left
+        try:
+            for frame in frames:
+                if not withdrawn or frame.id not in withdrawn or frame.id in self._tasks:
+                    self._on_frame(frame, received)
+                left -= 1
+                servicer.unhandled -= 1
+        finally:
+            servicer.unhandled -= left
 
     def _on_frame(self, frame: leaf_pb2.RequestFrame, received: float) -> None:
         method = frame.method
@@ -291,16 +313,16 @@ class _Connection:
         self._reply_error(id, Internal(f"the leaf failed: {type(error).__name__}"))
 
     def _reply_error(self, id: int, error: KvShardError, queue_us: int = 0, service_us: int = 0) -> None:
-        self._send((id, True, queue_us, service_us, encode_error(error)))
+        self._send((id, True, queue_us, service_us, encode_error(error), self._servicer.load))
 
     def _reply(self, id: int, payload: bytes, queue_us: int, service_us: int) -> None:
         if len(payload) > PAYLOAD_MAX_BYTES:
             text = f"the answer has {len(payload)} bytes, more than one message carries; ask for less at once"
             self._reply_error(id, ResourceExhausted(text, ErrorDetails(limit=PAYLOAD_MAX_BYTES)), queue_us, service_us)
         else:
-            self._send((id, False, queue_us, service_us, payload))
+            self._send((id, False, queue_us, service_us, payload, self._servicer.load))
 
-    def _send(self, reply: tuple[int, bool, int, int, bytes]) -> None:
+    def _send(self, reply: _Reply) -> None:
         is_order = reply[0] in self._orders
         if is_order:
             self._orders.remove(reply[0])
@@ -323,16 +345,23 @@ class _Connection:
             await self._context.write(self._next_message(outbox))
             self._has_room.set()
 
-    def _next_message(self, outbox: deque[tuple[int, bool, int, int, bytes]]) -> leaf_pb2.LaneResponse:
+    def _next_message(self, outbox: deque[_Reply]) -> leaf_pb2.LaneResponse:
         message = leaf_pb2.LaneResponse()
         add = message.frames.add
         size = 0
         for _ in range(min(len(outbox), MESSAGE_FRAMES)):
-            id, is_error, queue_us, service_us, payload = outbox[0]
+            id, is_error, queue_us, service_us, payload, in_flight = outbox[0]
             if size and size + len(payload) > MESSAGE_BYTES:
                 break
             outbox.popleft()
             size += len(payload)
-            add(id=id, is_error=is_error, queue_us=queue_us, service_us=service_us, payload=payload)
+            add(
+                id=id,
+                is_error=is_error,
+                queue_us=queue_us,
+                service_us=service_us,
+                payload=payload,
+                in_flight=in_flight,
+            )
         self._unsent_bytes -= size
         return message

@@ -57,7 +57,11 @@ def test_round_trip(message: object) -> None:
 
 
 def test_every_method_of_the_contract_has_a_request() -> None:
-    numbers = set(leaf_pb2.LaneMethod.values()) - {leaf_pb2.LANE_METHOD_UNSPECIFIED, leaf_pb2.LANE_METHOD_CANCEL, leaf_pb2.LANE_METHOD_PING}
+    numbers = set(leaf_pb2.LaneMethod.values()) - {
+        leaf_pb2.LANE_METHOD_UNSPECIFIED,
+        leaf_pb2.LANE_METHOD_CANCEL,
+        leaf_pb2.LANE_METHOD_PING,
+    }
     assert {number for number, _ in METHODS.values()} == numbers
     assert {type(message) for message in MESSAGES} == {
         kind for request, (_, reply) in METHODS.items() for kind in (request, reply)
