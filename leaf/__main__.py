@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
+from kvshard.heap import settle_heap
 from kvshard.limits import FAILURE_TIMEOUT_S, HEAL_AFTER_S
 from kvshard.service_process import run_service
 from kvshard.telemetry import LOG_LEVELS, configure_logging
-from leaf.heap import settle_heap
 from leaf.server import LeafOptions, run
 
 

@@ -17,8 +17,8 @@ import structlog
 from kvshard.clock import Clock
 from kvshard.clustermap import Collection
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, InvalidArgument, NotReady, ResourceExhausted
+from kvshard.heap import trim_heap
 from kvshard.model import ShardSearch, ShardSearchReply
-from leaf.heap import trim_heap
 from leaf.index_search import SearchJob
 from leaf.index_slot import Fork, IndexSlot, Phase
 from leaf.log_source import LogSource

@@ -1,9 +1,11 @@
 """`python -m router`: one router process. Exit codes: 0 stopped, 2 wrong usage, 3 a port cannot be had."""
 
 import argparse
+import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
+from kvshard.heap import settle_heap
 from kvshard.service_process import run_service
 from kvshard.telemetry import LOG_LEVELS, configure_logging
 from router.server import RouterOptions, run
@@ -30,7 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     configure_logging(options.log_level, options.log_json)
     router = RouterOptions(options.coordinator, options.listen, options.metrics_port or None)
-    return run_service("router", lambda stop, on_ready: run(router, stop, on_ready))
+
+    def serve(stop: asyncio.Event, on_ready: Callable[[str], None]) -> Coroutine[object, object, None]:
+        def settle(address: str) -> None:
+            settle_heap()
+            on_ready(address)
+
+        return run(router, stop, settle)
+
+    return run_service("router", serve)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The memory of a leaf's process: what is free goes back to the machine, what is held is seldom looked through."""
+"""The memory of a serving process: what is free goes back to the machine, what is held is seldom looked through."""
 
 import ctypes
 import gc

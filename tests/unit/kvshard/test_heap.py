@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from leaf.heap import COLLECT_AFTER, settle_heap
+from kvshard.heap import COLLECT_AFTER, settle_heap
 
 
 @pytest.fixture
