@@ -26,8 +26,9 @@ from kvshard.errors import (
     Unavailable,
     Unimplemented,
 )
-from kvshard.rpc.codec import CANCEL, LANE_MARK, MESSAGE_BYTES, MESSAGE_FRAMES, PAYLOAD_MAX_BYTES, encode_error
+from kvshard.rpc.codec import CANCEL, LANE_MARK, MESSAGE_BYTES, MESSAGE_FRAMES, PAYLOAD_MAX_BYTES, PING, encode_error
 from kvshard.rpc.interference import Interference, LeaveUnanswered
+from kvshard.rpc.lane_admission import LaneAdmission, MessageWait
 from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
 
 Handler = Callable[[bytes, float], Awaitable[bytes]]
@@ -39,12 +40,8 @@ ImmediateHandler = Callable[[bytes, float], bytes | None]
 It runs inside the lane's reader, so it must be quick.
 """
 
-
-MAX_IN_FLIGHT = 4_096
-"""Requests being served over all lanes. At 100 us each this is 0.4 s of work: beyond it, waiting only misses deadlines."""
-
-MAX_IN_FLIGHT_BYTES = 256 * 1024 * 1024
-"""Payload bytes of those requests: what the process can hold beside its index and its block cache."""
+HedgeGate = Callable[[int], KvShardError | None]
+"""Why a hedge of a method cannot be taken now; None when it can."""
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """Replies waiting for a caller that reads slowly. Beyond it the lane reads no further requests."""
@@ -52,6 +49,13 @@ MAX_UNSENT_BYTES = 64 * 1024 * 1024
 MAX_UNSENT_FRAMES = 8_192
 """The same in frames: refusals are small, but they are many."""
 
+HOLD_AFTER_S = 0.01
+"""A message that lay so long came behind others, after a pause of this process most often. It may be answered elsewhere by now,
+and the frame that takes it back lies a few messages behind it."""
+
+HOLD_S = 0.001
+"""Such messages are held this long, so that those behind them are read: gRPC hands over one in each pass of the event loop,
+which takes 50 us. What waited 10 ms waits 11."""
 
 _RETRY_AFTER_MS = 50
 _log = structlog.get_logger(__name__)
@@ -65,7 +69,8 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[leaf_pb2.LaneRequest, leaf_pb2.L
 class LaneServicer(leaf_pb2_grpc.LeafServicer):
     """Serves the Leaf service: `leaf_pb2_grpc.add_LeafServicer_to_server(LaneServicer(...), server)`.
 
-    handlers: by method number. immediate: short cuts of some of them. interference: what faults do to the lanes. Stop with
+    handlers: by method number. immediate: short cuts of some of them. interference: what faults do to the lanes. hedge_gate:
+    asked about each hedge, beside the admission. on_withdrawn: told of each request that its caller took back. Stop with
     `drain`, then stop the gRPC server.
     """
 
@@ -76,17 +81,19 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
         *,
         immediate: Mapping[int, ImmediateHandler] | None = None,
         interference: Interference | None = None,
-        max_in_flight: int = MAX_IN_FLIGHT,
+        admission: LaneAdmission | None = None,
+        hedge_gate: HedgeGate | None = None,
+        on_withdrawn: Callable[[], object] | None = None,
     ) -> None:
         self.handlers = dict(handlers)
         self.immediate = dict(immediate or {})
         self.interference = interference or Interference()
         self.clock = clock
         self.is_draining = False
-        self.in_flight = 0
-        self.in_flight_bytes = 0
+        self.admission = admission or LaneAdmission()
         self.unhandled = 0
-        self._max_in_flight = max_in_flight
+        self.on_withdrawn = on_withdrawn or (lambda: None)
+        self._hedge_gate = hedge_gate or (lambda method: None)
         self._connections: set[_Connection] = set()
 
     async def Lane(  # type: ignore[override]  # the reader-writer form of a servicer method returns nothing
@@ -106,16 +113,16 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
     @property
     def load(self) -> int:
         """Requests in work: those that a task serves, and those of the messages under way whose turn has not come."""
-        return self.in_flight + self.unhandled
+        return self.admission.requests + self.unhandled
 
-    def refusal(self) -> KvShardError | None:
-        """Why a new request cannot be taken now; None when it can."""
+    def refusal(self, frame: leaf_pb2.RequestFrame, size: int, of_lane: int) -> KvShardError | None:
+        """Why a new request cannot be taken now; None when it can. of_lane: requests in work that came by the same lane."""
         if self.is_draining:
             return Unavailable("the leaf is stopping", ErrorDetails(retry_after_ms=_RETRY_AFTER_MS))
-        if self.in_flight >= self._max_in_flight or self.in_flight_bytes >= MAX_IN_FLIGHT_BYTES:
-            text = f"the leaf has {self.in_flight} requests ({self.in_flight_bytes} bytes) in flight"
-            return ResourceExhausted(text, ErrorDetails(limit=self._max_in_flight, retry_after_ms=_RETRY_AFTER_MS))
-        return None
+        refusal = self.admission.refusal(size, of_lane)
+        if refusal is None and frame.is_hedge:
+            refusal = self._hedge_gate(frame.method) or self.admission.hedge_refusal(self.clock.monotonic())
+        return refusal
 
     async def drain(self, grace_s: float) -> None:
         """Refuse new requests, let those in flight end within the grace, then end every lane."""
@@ -138,7 +145,7 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
 
     def __repr__(self) -> str:
         state = ", draining" if self.is_draining else ""
-        return f"LaneServicer(lanes={len(self._connections)}, in_flight={self.in_flight}{state})"
+        return f"LaneServicer(lanes={len(self._connections)}, in_flight={self.admission.requests}{state})"
 
 
 class _Connection:
@@ -149,6 +156,9 @@ class _Connection:
         self._servicer = servicer
         self._context = context
         self._clock = servicer.clock
+        self._wait = MessageWait()
+        self._held: list[tuple[Sequence[leaf_pb2.RequestFrame], float]] = []
+        self._release: asyncio.TimerHandle | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._interference = servicer.interference
         self._orders: set[int] = set()
@@ -176,6 +186,8 @@ class _Connection:
                 await asyncio.wait((writer,), timeout=1.0)  # a caller that does not read cannot hold up the shutdown
         finally:
             unsubscribe()
+            if self._release is not None:
+                self._release.cancel()
             handlers = list(self._tasks.values())
             for task in (reader, writer, stopped, *handlers):
                 task.cancel()
@@ -204,7 +216,7 @@ class _Connection:
             frames: Sequence[leaf_pb2.RequestFrame] = message.frames
             if self._interference.is_stopped:
                 frames = await self._wait_running(frames)
-            self._on_frames(frames, self._clock.monotonic())
+            self._on_message(frames, message.sent_us, self._clock.monotonic())
             while len(self._outbox) >= MAX_UNSENT_FRAMES or self._unsent_bytes >= MAX_UNSENT_BYTES:
                 self._has_room.clear()
                 await self._has_room.wait()
@@ -221,18 +233,35 @@ class _Connection:
         await self._interference.wait_running()
         return [frame for frame in frames if frame.method not in orders]
 
-    def _on_frames(self, frames: Sequence[leaf_pb2.RequestFrame], received: float) -> None:
-        """Begin what came in one message. What the same message cancels does not begin."""
-        withdrawn = {frame.id for frame in frames if frame.method == CANCEL} if len(frames) > 1 else ()
+    def _on_message(self, frames: Sequence[leaf_pb2.RequestFrame], sent_us: int, now: float) -> None:
+        """Begin what a message brings, unless it lay so long that what takes it back may be right behind it."""
+        waited_s = self._wait.of(sent_us * 1e-6, now) if sent_us else 0.0
+        self._servicer.admission.standing.note(waited_s, now)
+        self._held.append((frames, now - waited_s))
+        if waited_s < HOLD_AFTER_S:
+            self._begin_held()
+        elif self._release is None:
+            self._release = asyncio.get_running_loop().call_later(HOLD_S, self._begin_held)
+
+    def _begin_held(self) -> None:
+        """Begin what was read, in order; but not what was taken back meanwhile."""
+        if self._release is not None:
+            self._release.cancel()
+            self._release = None
+        messages, self._held = self._held, []
         servicer = self._servicer
-        left = len(frames)
+        left = sum(len(frames) for frames, _ in messages)
+        withdrawn = {frame.id for frames, _ in messages for frame in frames if frame.method == CANCEL} if left > 1 else ()
         servicer.unhandled += left
         try:
-            for frame in frames:
-                if not withdrawn or frame.id not in withdrawn or frame.id in self._tasks:
-                    self._on_frame(frame, received)
-                left -= 1
-                servicer.unhandled -= 1
+            for frames, received in messages:
+                for frame in frames:
+                    if not withdrawn or frame.id not in withdrawn or frame.id in self._tasks:
+                        self._on_frame(frame, received)
+                    elif frame.method == CANCEL:
+                        servicer.on_withdrawn()
+                    left -= 1
+                    servicer.unhandled -= 1
         finally:
             servicer.unhandled -= left
 
@@ -242,45 +271,52 @@ class _Connection:
             task = self._tasks.get(frame.id)
             if task is not None:
                 task.cancel()
+                self._servicer.on_withdrawn()
             return
         servicer = self._servicer
         handler = servicer.handlers.get(method)
-        refusal = servicer.refusal() if handler is not None else Unimplemented(f"the leaf knows no lane method {method}")
-        if method in self._interference.orders:
-            self._orders.add(frame.id)
-            if isinstance(refusal, ResourceExhausted):
-                refusal = None  # A leaf may be full because of what the order is to end.
-        if frame.id in self._tasks:
-            refusal = InvalidArgument(f"request {frame.id} is outstanding already")
-        if refusal is not None or handler is None:
-            self._reply_error(frame.id, refusal or Internal("no handler"))
+        if handler is None:
+            self._reply_error(frame.id, Unimplemented(f"the leaf knows no lane method {method}"))
             return
         payload = frame.payload
+        is_order = method in self._interference.orders
+        if is_order:
+            self._orders.add(frame.id)
+        refusal = servicer.refusal(frame, len(payload), len(self._tasks)) if method != PING else None
+        if is_order and isinstance(refusal, ResourceExhausted):
+            refusal = None  # A leaf may be full because of what the order is to end.
+        if frame.id in self._tasks:
+            refusal = InvalidArgument(f"request {frame.id} is outstanding already")
+        if refusal is not None:
+            self._reply_error(frame.id, refusal)
+            return
         deadline = received + frame.timeout_us * 1e-6
         shortcut = servicer.immediate.get(method)
         if self._interference.detour is not None and (detour := self._interference.detour(method)) is not None:
             handler, shortcut = detour, None
-        if shortcut is not None and self._serve_at_once(frame.id, shortcut, payload, deadline):
+        if shortcut is not None and self._serve_at_once(frame.id, shortcut, payload, received, deadline):
             return
-        servicer.in_flight += 1
-        servicer.in_flight_bytes += len(payload)
+        servicer.admission.enter(len(payload))
         task = asyncio.create_task(self._serve(frame.id, handler, payload, received, deadline))
         self._tasks[frame.id] = task
-        task.add_done_callback(partial(self._on_served, frame.id, len(payload)))
+        task.add_done_callback(partial(self._on_served, frame.id, len(payload), received))
 
-    def _serve_at_once(self, id: int, shortcut: ImmediateHandler, payload: bytes, deadline: float) -> bool:
+    def _serve_at_once(self, id: int, shortcut: ImmediateHandler, payload: bytes, received: float, deadline: float) -> bool:
         started = self._clock.monotonic()
+        queue_us = int((started - received) * 1e6)
         try:
+            if started >= deadline:
+                raise DeadlineExceeded("the deadline passed before the leaf began")
             reply = shortcut(payload, deadline)
         except KvShardError as error:
-            self._reply_error(id, error)
+            self._reply_error(id, error, queue_us, int((self._clock.monotonic() - started) * 1e6))
             return True
         except Exception as error:
             self._reply_defect(id, error)
             return True
         if reply is None:
             return False
-        self._reply(id, reply, 0, int((self._clock.monotonic() - started) * 1e6))
+        self._reply(id, reply, queue_us, int((self._clock.monotonic() - started) * 1e6))
         return True
 
     async def _serve(self, id: int, handler: Handler, payload: bytes, received: float, deadline: float) -> None:
@@ -299,12 +335,11 @@ class _Connection:
         else:
             self._reply(id, reply, queue_us, int((self._clock.monotonic() - started) * 1e6))
 
-    def _on_served(self, id: int, size: int, _: asyncio.Task[None]) -> None:
+    def _on_served(self, id: int, size: int, received: float, _: asyncio.Task[None]) -> None:
         """Runs also for a task that was cancelled before its first step."""
         del self._tasks[id]
         self._orders.discard(id)
-        self._servicer.in_flight -= 1
-        self._servicer.in_flight_bytes -= size
+        self._servicer.admission.leave(size, self._clock.monotonic() - received)
         if self._is_draining and not self._tasks:
             self.stop()
 

@@ -219,6 +219,7 @@ class LaneSession:
         message = leaf_pb2.LaneRequest()
         add = message.frames.add
         now = self._clock.monotonic()
+        message.sent_us = int(now * 1e6)
         size = count = 0
         while outbox and count < MESSAGE_FRAMES:
             id = outbox[0]

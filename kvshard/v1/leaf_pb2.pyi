@@ -158,6 +158,11 @@ class LaneRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FRAMES_FIELD_NUMBER: _builtins.int
+    SENT_US_FIELD_NUMBER: _builtins.int
+    sent_us: _builtins.int
+    """The sender's monotonic clock in microseconds when it sent this; 0: not told. By how much more than the quickest
+    message of late this one took, the leaf knows how long it lay before the leaf read it.
+    """
     @_builtins.property
     def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestFrame]:
         """The frames, in order."""
@@ -166,10 +171,11 @@ class LaneRequest(_message.Message):
         self,
         *,
         frames: _abc.Iterable[Global___RequestFrame] | None = ...,
+        sent_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "sent_us", b"sent_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

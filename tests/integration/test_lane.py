@@ -26,6 +26,7 @@ from kvshard.model import LeafStatusRequest, ShardRead, ShardReadReply, ShardWri
 from kvshard.rpc.channel import aio_channel, aio_server, bind
 from kvshard.rpc.codec import PAYLOAD_MAX_BYTES, READ, WRITE, decode, decode_error, encode, handler_of, immediate_handler_of
 from kvshard.rpc.lane import Lane
+from kvshard.rpc.lane_admission import LaneAdmission
 from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.lane_session import MAX_OUTSTANDING, MAX_WAITING_BYTES
@@ -335,7 +336,7 @@ class TestBreaking:
 
 class TestBounds:
     async def test_the_leaf_refuses_what_it_cannot_hold(self) -> None:
-        async with running(Leaf(max_in_flight=2)) as leaf, client_of(leaf) as client:
+        async with running(Leaf(admission=LaneAdmission(max_requests=2))) as leaf, client_of(leaf) as client:
             held = [asyncio.create_task(client.write("leaf-1", write(), soon())) for _ in range(2)]
             for _ in held:
                 await leaf.began.get()

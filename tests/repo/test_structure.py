@@ -41,6 +41,7 @@ PURE = (
     "kvshard.tail.replica_plan",
     "kvshard.tail.tuning",
     "kvshard.client.retries",
+    "kvshard.rpc.lane_admission",
     "router.merge",
     "router.requests",
     "router.coverage",

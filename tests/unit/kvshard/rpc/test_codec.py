@@ -4,6 +4,8 @@ import pytest
 from kvshard.errors import DataLoss, ErrorDetails, ErrorRecord, Internal, VersionConflict
 from kvshard.model import (
     CollectionCountRecord,
+    FaultOrder,
+    FaultReport,
     HighlightFragment,
     LeafStatusReply,
     LeafStatusRequest,
@@ -24,6 +26,8 @@ from kvshard.v1 import leaf_pb2
 CONFLICT = ErrorRecord("VERSION_CONFLICT", "no", ErrorDetails(current_version=3, shards=(1, 2), replicas_tried=("a",)))
 
 MESSAGES = [
+    FaultOrder(clear=True, ids=["f1"]),
+    FaultReport([], cleared=1),
     ShardRead(1, 2, 3, [b"", b"\x00\xff", b"k" * 1024]),
     ShardReadReply([b"", None, b"v"], [1, 0, 2**63], [0, 0, 9], {1: CONFLICT}, documents=7),
     ShardWrite(1, 2, 3, [b"a", b"b"], [b"", None], [5, 0], [None, 0], wait_for_refresh=True),
