@@ -166,8 +166,8 @@ class LeafServer:
         self._report = StatusReport(self.driver, lambda: disk_usage(options.data_dir), clock, kvshard.__version__)
         service = LeafService(Requests(self.driver, self.indexer), self._report, clock, metrics)
         self._faults = FaultInjector(options.id, service.handlers, clock, is_allowed=options.are_faults_allowed)
-        handlers = dict([*service.handlers.items(), self._faults.handler])
-        self._lanes = LaneServicer(handlers, clock, immediate=service.immediate, interference=self._faults.interference)
+        handlers, interference = dict([*service.handlers.items(), self._faults.handler]), self._faults.interference
+        self._lanes = LaneServicer(handlers, clock, immediate=service.immediate, interference=interference)
         self._housekeeper = Housekeeper(self.driver, self._on_turn)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []

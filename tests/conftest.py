@@ -9,9 +9,11 @@ from harness.cluster import UpProcess, running_cluster
 
 @pytest.fixture(scope="session")
 def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
-    """A cluster for tests that harm nothing: 3 leaves, 8 shards. Each test uses keys and collections of its own."""
+    """A cluster for tests that harm nothing: 3 leaves, 8 shards. Each test uses keys and collections of its own, and clears
+    the faults that it injects.
+    """
     folder: pathlib.Path = tmp_path_factory.mktemp("shared-cluster")
-    with running_cluster(folder / "data") as up:
+    with running_cluster(folder / "data", ("--allow-faults",)) as up:
         yield up
 
 

@@ -69,15 +69,17 @@ class _FaultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FaultKind.V
     FAULT_KIND_UNSPECIFIED: _FaultKind.ValueType  # 0
     """Not a kind; refused."""
     FAULT_KIND_PAUSE: _FaultKind.ValueType  # 1
-    """Every now and then the whole leaf stops for delay_ms; probability is the part of the time that it is stopped."""
+    """Every now and then the whole leaf stops for delay_ms: it reads no request and sends no answer. probability is the part of
+    the time that it is stopped; with 1 it is stopped until the fault ends. Replication goes on, else its leases would end.
+    """
     FAULT_KIND_DELAY: _FaultKind.ValueType  # 2
-    """A request is answered delay_ms later."""
+    """A request begins delay_ms later."""
     FAULT_KIND_SLOW: _FaultKind.ValueType  # 3
-    """A request takes factor times as long."""
+    """A request takes factor times as long; one of less than 0.5 ms as if it had taken that."""
     FAULT_KIND_ERROR: _FaultKind.ValueType  # 4
-    """A request fails with UNAVAILABLE."""
+    """A request fails with UNAVAILABLE; nothing is done."""
     FAULT_KIND_DROP: _FaultKind.ValueType  # 5
-    """A request is never answered."""
+    """A request is never answered; nothing is done."""
 
 class FaultKind(_FaultKind, metaclass=_FaultKindEnumTypeWrapper):
     """How a leaf misbehaves. What is slow sleeps; nothing burns CPU."""
@@ -85,15 +87,17 @@ class FaultKind(_FaultKind, metaclass=_FaultKindEnumTypeWrapper):
 FAULT_KIND_UNSPECIFIED: FaultKind.ValueType  # 0
 """Not a kind; refused."""
 FAULT_KIND_PAUSE: FaultKind.ValueType  # 1
-"""Every now and then the whole leaf stops for delay_ms; probability is the part of the time that it is stopped."""
+"""Every now and then the whole leaf stops for delay_ms: it reads no request and sends no answer. probability is the part of
+the time that it is stopped; with 1 it is stopped until the fault ends. Replication goes on, else its leases would end.
+"""
 FAULT_KIND_DELAY: FaultKind.ValueType  # 2
-"""A request is answered delay_ms later."""
+"""A request begins delay_ms later."""
 FAULT_KIND_SLOW: FaultKind.ValueType  # 3
-"""A request takes factor times as long."""
+"""A request takes factor times as long; one of less than 0.5 ms as if it had taken that."""
 FAULT_KIND_ERROR: FaultKind.ValueType  # 4
-"""A request fails with UNAVAILABLE."""
+"""A request fails with UNAVAILABLE; nothing is done."""
 FAULT_KIND_DROP: FaultKind.ValueType  # 5
-"""A request is never answered."""
+"""A request is never answered; nothing is done."""
 Global___FaultKind: _TypeAlias = FaultKind  # noqa: Y015
 
 @_typing.final
@@ -1415,19 +1419,19 @@ class Fault(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Its name, given by the router."""
+    """Its name, given by the router; ignored in a request."""
     kind: Global___FaultKind.ValueType
     """What happens."""
     probability: _builtins.float
     """Part of the requests that it happens to, of the time for a pause; above 0, at most 1."""
     delay_ms: _builtins.float
-    """Length of a pause or a delay in milliseconds."""
+    """Length of a pause or a delay in milliseconds, 1 to 60000; 0 for the other kinds, and for a pause that does not end."""
     factor: _builtins.float
-    """Of FAULT_KIND_SLOW: how many times as long; above 1."""
+    """Of FAULT_KIND_SLOW: how many times as long; above 1, at most 1000. 0 for the other kinds."""
     duration_s: _builtins.float
     """How long the fault lasts, in seconds; above 0, at most 3600."""
     seed: _builtins.int
-    """Seed of its chances; 0: a random one."""
+    """Seed of its chances, which each leaf mixes with its own name; 0: a random one."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Methods concerned: "read", "scan", "search", "write"; empty: all of them. A pause stops everything."""

@@ -25,7 +25,15 @@ from kvshard.errors import (
     VersionConflict,
     record_of,
 )
-from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
+from kvshard.faults import check_fault
+from kvshard.model import (
+    ActiveFaultRecord,
+    CatchUpRecord,
+    CollectionCountRecord,
+    LeafStatusReply,
+    ReplicaStatusRecord,
+    SplitRecord,
+)
 from kvshard.rpc.channel import SERVER_OPTIONS
 from kvshard.rpc.convert import (
     cluster_map_to_proto,
@@ -36,6 +44,7 @@ from kvshard.rpc.convert import (
     shard_to_proto,
     split_to_proto,
 )
+from kvshard.rpc.fault_convert import fault_from_proto, leaf_fault_to_proto
 from kvshard.rpc.status import DETAILS_KEY, failure_of, status_of
 from kvshard.schema import validate_document
 from kvshard.v1 import (
@@ -76,6 +85,7 @@ class FakeRouter:
         }
         self.catching_up: dict[int, list[CatchUpRecord]] = {}
         self.splitting: dict[int, SplitRecord] = {}
+        self.faults: list[tuple[str, ActiveFaultRecord]] = []
         self.on_status: list[Callable[[], None]] = []
         self.coverage = WHOLE
         self.watermarks = b""
@@ -415,6 +425,36 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
             return cluster_pb2.GetStatusResponse(map=cluster_map_to_proto(cluster_map), leaves=leaves)
 
         return self._run("GetStatus", request, context, work)
+
+    def InjectFault(self, request, context):
+        def work():
+            fault = fault_from_proto(request.fault)
+            check_fault(fault)
+            fault = replace(fault, id=f"{fault.kind}-{len(self._router.faults)}", seed=fault.seed or 4711)
+            added = [(leaf, ActiveFaultRecord(fault, fault.duration_s, 0)) for leaf in request.leaves or self._router.leaves]
+            self._router.faults += added
+            return cluster_pb2.InjectFaultResponse(faults=[leaf_fault_to_proto(*each) for each in added])
+
+        return self._run("InjectFault", request, context, work)
+
+    def ClearFaults(self, request, context):
+        def work():
+            gone = [
+                (leaf, active)
+                for leaf, active in self._router.faults
+                if (not request.leaves or leaf in request.leaves) and (not request.ids or active.fault.id in request.ids)
+            ]
+            self._router.faults = [each for each in self._router.faults if each not in gone]
+            return cluster_pb2.ClearFaultsResponse(cleared=len(gone), silent=sorted(self._router.down_leaves))
+
+        return self._run("ClearFaults", request, context, work)
+
+    def ListFaults(self, request, context):
+        def work():
+            faults = [leaf_fault_to_proto(*each) for each in self._router.faults]
+            return cluster_pb2.ListFaultsResponse(faults=faults, silent=sorted(self._router.down_leaves))
+
+        return self._run("ListFaults", request, context, work)
 
     def DrainLeaf(self, request, context):
         def work():

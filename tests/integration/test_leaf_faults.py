@@ -97,13 +97,14 @@ async def test_a_pause_stops_everything_that_comes_over_a_lane(caller: LeafCalle
     for ask in asked.values():
         await ask(caller.deadline())
     await inject(caller, leaf, "pause")
+    await inject(caller, leaf, "delay", delay_s=0.001)  # Counts the requests that are begun.
     for ask in asked.values():
         with pytest.raises(DeadlineExceeded):
             await ask(caller.deadline(SHORT_S))
     report = await caller.client.order_faults(leaf, FaultOrder(), caller.deadline(2.0))
-    assert [(each.fault.kind, each.hits) for each in report.faults] == [("pause", 1)]
+    assert [(each.fault.kind, each.hits) for each in report.faults] == [("pause", 1), ("delay", 0)]
     waiting = [asyncio.create_task(ask(caller.deadline())) for ask in asked.values()]
-    assert await clear(caller, leaf) == 1
+    assert await clear(caller, leaf) == 2
     await asyncio.gather(*waiting)  # What waited is answered then.
 
 

@@ -120,6 +120,9 @@ def test_times_go_to_the_leaves_where_they_are_not_the_default():
     router, leaf = child_specs(plan, Path("/d"), "sqlite:///d/coordinator.db", ("leaf-1",))
     assert leaf.command[-4:] == ("--heal-after", "4", "--failure-timeout", "0.5")
     assert "--heal-after" not in router.command
+    assert "--allow-faults" not in leaf.command
+    _, leaf = child_specs(ClusterPlan(Path("/d"), are_faults_allowed=True), Path("/d"), "sqlite:///d/c.db", ("leaf-1",))
+    assert leaf.command[-1] == "--allow-faults"
     for changes, field in (({"heal_after_s": -1.0}, "heal-after"), ({"failure_timeout_s": 100.0}, "failure-timeout")):
         with pytest.raises(InvalidArgument) as refusal:
             ClusterPlan(Path("data"), **changes).check()

@@ -34,7 +34,7 @@ def test_failure_timeouts_that_make_no_sense(seconds: float) -> None:
 
 
 def test_the_command_line() -> None:
-    parsed = parse([*PLACE, "--advertise", "h:1", "--failure-timeout", "0.5"])
-    assert (parsed.advertise, parsed.failure_timeout) == ("h:1", 0.5)
+    parsed = parse([*PLACE, "--advertise", "h:1", "--failure-timeout", "0.5", "--allow-faults"])
+    assert (parsed.advertise, parsed.failure_timeout, parsed.allow_faults) == ("h:1", 0.5, True)
     parsed = parse(PLACE)
-    assert (parsed.advertise, parsed.failure_timeout) == ("", 1.5)
+    assert (parsed.advertise, parsed.failure_timeout, parsed.allow_faults) == ("", 1.5, False)
