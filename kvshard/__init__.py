@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kvshard.client.collection import Collection
     from kvshard.client.keyspace import Keyspace
     from kvshard.client.results import (
+        AttemptTiming,
         CollectionInfo,
         Coverage,
         DeleteResults,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         PutResults,
         ReadState,
         SearchPage,
+        SlowRead,
         Timing,
     )
     from kvshard.client.retries import NO_RETRIES, RetryPolicy
@@ -64,6 +66,7 @@ _NAMES_BY_MODULE = {
     "kvshard.client.collection": ("Collection",),
     "kvshard.client.keyspace": ("Keyspace",),
     "kvshard.client.results": (
+        "AttemptTiming",
         "CollectionInfo",
         "Coverage",
         "DeleteResults",
@@ -78,6 +81,7 @@ _NAMES_BY_MODULE = {
         "PutResults",
         "ReadState",
         "SearchPage",
+        "SlowRead",
         "Timing",
     ),
     "kvshard.client.retries": ("NO_RETRIES", "RetryPolicy"),
@@ -114,6 +118,7 @@ _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for nam
 
 __all__ = [
     "NO_RETRIES",
+    "AttemptTiming",
     "Cancelled",
     "Client",
     "ClusterMap",
@@ -154,6 +159,7 @@ __all__ = [
     "Scan",
     "SearchPage",
     "ShardNotFound",
+    "SlowRead",
     "StaleEpoch",
     "StorageFailed",
     "Timing",

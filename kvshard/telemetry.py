@@ -7,11 +7,15 @@ when is decided where it happens. The one door to `prometheus_client` and to the
 import logging
 import sys
 import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from wsgiref.simple_server import WSGIServer
 
 import prometheus_client
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 from structlog.typing import Processor
 
 from kvshard.errors import ErrorDetails, InvalidArgument
@@ -73,6 +77,36 @@ def _renderers(as_json: bool) -> list[Processor]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class ScrapedFamily:
+    """A metric whose values are read when they are asked for. rows: (values of the labels, value)."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    rows: Sequence[tuple[tuple[str, ...], float]]
+    is_counter: bool = False
+
+
+class _Scraped(Collector):
+    """Brings families that somebody else keeps."""
+
+    def __init__(self, read: Callable[[], Iterable[ScrapedFamily]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._read():
+            kind = CounterMetricFamily if family.is_counter else GaugeMetricFamily
+            metric = kind(family.name, family.help, labels=family.labels)
+            for labels, value in family.rows:
+                metric.add_metric(labels, value)
+            yield metric
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing, so that a registration does not read yet."""
+        return iter(())
+
+
 class RouterMetrics:
     """What a router counts.
 
@@ -81,6 +115,7 @@ class RouterMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
         self.requests = Counter(
             "kvshard_router_requests_total", "Calls answered, by method and status code.", ["method", "code"], registry=registry
         )
@@ -97,6 +132,13 @@ class RouterMetrics:
             ["method", "outcome"],
             registry=registry,
         )
+        self.gathered_seconds = Histogram(
+            "kvshard_router_gathered_seconds",
+            "Time from a gathered read's arrival to its answer, of a scan to its first part, by method and fan-out class.",
+            ["method", "fan_out"],
+            registry=registry,
+            buckets=LATENCY_BUCKETS_SECONDS,
+        )
         self.leg_seconds = Histogram(
             "kvshard_router_leg_seconds",
             "Time from a leg's first attempt to its outcome.",
@@ -104,6 +146,10 @@ class RouterMetrics:
             registry=registry,
             buckets=LATENCY_BUCKETS_SECONDS,
         )
+
+    def scrape(self, read: Callable[[], Iterable[ScrapedFamily]]) -> None:
+        """Show also what `read` gives, which is called at every scrape, in the scraper's thread."""
+        self._registry.register(_Scraped(read))
 
 
 class LeafMetrics:

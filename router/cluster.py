@@ -17,14 +17,19 @@ from kvshard.schema import parse_schema
 from kvshard.v1 import cluster_pb2, cluster_pb2_grpc
 from router.calls import Calls, Context
 from router.faults import IDS_MAX, FaultOrders
+from router.ledger_wire import slow_read_to_proto
 from router.requests import check_collection_name
 from router.routes import MapSource, known_map
+from router.slowlog import METHODS, SlowLog
 
 STATUS_TIMEOUT_S = 1.0
 """A leaf answers its status from memory; one that takes longer is shown as not up."""
 
 MAP_TIMEOUT_S = 0.25
 """A status must not hang with the coordinator: after that it speaks of the map that is known."""
+
+SLOW_READS_LIMIT = 20
+"""Slow reads shown to a caller who does not say how many."""
 
 WATCH_POLL_S = 0.5
 """How soon a watcher of the map notices that the router is stopping."""
@@ -65,13 +70,27 @@ class MapEditor(MapSource, Protocol):
 class ClusterService(cluster_pb2_grpc.ClusterServicer):
     """kvshard.v1.Cluster."""
 
-    def __init__(self, calls: Calls, maps: MapEditor, leaves: LeafClient, clock: Clock) -> None:
+    def __init__(self, calls: Calls, maps: MapEditor, leaves: LeafClient, clock: Clock, slow: SlowLog) -> None:
         self._calls = calls
+        self._slow = slow
         self._maps = maps
         self._leaves = leaves
         self._clock = clock
         self._faults = FaultOrders(leaves, clock)
         self._is_stopping = False
+
+    async def ListSlowReads(
+        self, request: cluster_pb2.ListSlowReadsRequest, context: Context
+    ) -> cluster_pb2.ListSlowReadsResponse:
+        """Returns the slowest of the late reads."""
+        async with self._calls.call("ListSlowReads", context):
+            if request.method not in ("", *METHODS):
+                known = ", ".join(METHODS)
+                raise InvalidArgument(f"method is one of {known}, not {request.method!r}", ErrorDetails(field="method"))
+            reads = self._slow.slowest(request.limit or SLOW_READS_LIMIT, self._clock.monotonic(), request.method)
+            if request.reset:
+                self._slow.clear()
+            return cluster_pb2.ListSlowReadsResponse(reads=map(slow_read_to_proto, reads))
 
     def stop_watches(self) -> None:
         """Let the watchers of the map end, so that a graceful stop does not wait for them."""

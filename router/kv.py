@@ -19,7 +19,7 @@ from kvshard.request_ids import WriteName, WriteNames
 from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, KnownCounts
 from router.gather import ReadState, verdict
-from router.ledger import Timing, micros, timing_of
+from router.ledger import ReadTimes
 from router.leg import REPEATED, USUALLY, Heard, How, how_to_read
 from router.moved import Rounds, is_moved
 from router.requests import ReadPolicy, RequestIdentity, WriteColumns
@@ -38,7 +38,6 @@ class PointRead:
     value: bytes | None
     version: int
     expires_at_ms: int
-    leg: LegResult[ShardReadReply]
     state: ReadState
 
 
@@ -54,7 +53,6 @@ class BatchRead:
     expires_at_ms: list[int]
     failures: list[tuple[int, ErrorRecord]]
     coverage: Coverage
-    timing: Timing
     states: list[ReadState]
 
 
@@ -88,8 +86,10 @@ class KeyValueOperations:
         self._known = known
         self._clock = clock
 
-    async def get(self, collection_name: str, key: bytes, policy: ReadPolicy, deadline: float) -> PointRead:
-        """Read one key."""
+    async def get(
+        self, collection_name: str, key: bytes, policy: ReadPolicy, deadline: float, times: ReadTimes | None = None
+    ) -> PointRead:
+        """Read one key. times: the account of the read."""
         cluster_map, collection = await resolve(self._maps, collection_name)
         rounds: Rounds | None = None
         while True:
@@ -97,6 +97,8 @@ class KeyValueOperations:
             config = cluster_map.shards[shard]
             request = ShardRead(shard, config.epoch, collection.id, [key], policy.is_stale, config.cuts)
             leg = await self._scatter.ask("Get", self._leaves.read, request, deadline, how_to_read(policy))
+            if times is not None:
+                times.add((leg,), leg.ended_at)
             reply = leg.reply
             if not reply.errors:
                 break
@@ -107,7 +109,7 @@ class KeyValueOperations:
             cluster_map = newer
         expires_at_ms = reply.expires_at_ms[0] if reply.expires_at_ms else 0
         state = ReadState(shard, reply.seqno, reply.age_ms)
-        return PointRead(reply.values[0], reply.versions[0], expires_at_ms, leg, state)
+        return PointRead(reply.values[0], reply.versions[0], expires_at_ms, state)
 
     def _rounds(self, deadline: float) -> Rounds:
         return Rounds(self._maps, self._clock, deadline, self._rng)
@@ -131,22 +133,24 @@ class KeyValueOperations:
             raise error_of(written.failures[0][1])
         return written.versions[0], written.existed[0]
 
-    async def batch_get(self, collection_name: str, keys: list[bytes], policy: ReadPolicy, deadline: float) -> BatchRead:
-        """Read many keys. Raises Unavailable when the coverage falls short and the policy does not accept a part."""
-        began = self._clock.monotonic()
+    async def batch_get(
+        self, collection_name: str, keys: list[bytes], policy: ReadPolicy, deadline: float, times: ReadTimes | None = None
+    ) -> BatchRead:
+        """Read many keys. times: the account of the read.
+
+        Raises Unavailable when the coverage falls short and the policy does not accept a part.
+        """
         cluster_map, collection = await resolve(self._maps, collection_name)
         columns = _ReadColumns(len(keys))
         rounds: Rounds | None = None
-        legs: list[LegResult[ShardReadReply]] = []
         newest: dict[int, LegResult[ShardReadReply]] = {}
         wanted: Sequence[int] = range(len(keys))
-        gathered = began
         while wanted:
             parts = _split(cluster_map, keys, wanted)
             requests = [_shard_read(cluster_map, shard, collection, keys, parts[shard], policy) for shard in parts]
             asked = await self._scatter.gather("BatchGet", self._leaves.read, requests, deadline, how_to_read(policy))
-            gathered = self._clock.monotonic()
-            legs += asked
+            if times is not None:
+                times.add(asked, self._clock.monotonic())
             newest |= {leg.shard: leg for leg in asked}
             moved = {leg.shard: columns.take(parts[leg.shard], leg) for leg in asked}
             wanted = sorted(index for indices in moved.values() for index in indices)
@@ -157,30 +161,25 @@ class KeyValueOperations:
                     newest |= {shard: _as_moved(newest[shard], columns, moved[shard]) for shard in moved if moved[shard]}
                     break
                 cluster_map = newer
-        return self._batch_read(collection.id, columns, legs, list(newest.values()), policy, began, gathered)
+        return self._batch_read(collection.id, columns, list(newest.values()), policy)
 
     def _batch_read(
         self,
         collection_id: int,
         columns: "_ReadColumns",
-        legs: Sequence[LegResult[ShardReadReply]],
         newest: Sequence[LegResult[ShardReadReply]],
         policy: ReadPolicy,
-        began: float,
-        gathered: float,
     ) -> BatchRead:
-        """legs: all that were sent. newest: the last one of each shard, by which the coverage counts."""
+        """newest: the last leg of each shard, by which the coverage counts."""
         answered = {leg.shard: leg.answer.reply for leg in newest if leg.answer is not None}
         for shard, reply in answered.items():
             self._known.learn(collection_id, shard, reply.documents)
         documents = {shard: reply.documents for shard, reply in answered.items()}
         coverage = verdict(newest, documents, self._known.of(collection_id), policy)
         columns.failures.sort(key=lambda failure: failure[0])
-        ended = self._clock.monotonic()
-        timing = timing_of((leg.as_time() for leg in legs), micros(ended - began), micros(ended - gathered))
         expires_at_ms = columns.expires_at_ms if any(columns.expires_at_ms) else []
         states = [ReadState(shard, reply.seqno, reply.age_ms) for shard, reply in sorted(answered.items())]
-        return BatchRead(columns.values, columns.versions, expires_at_ms, columns.failures, coverage, timing, states)
+        return BatchRead(columns.values, columns.versions, expires_at_ms, columns.failures, coverage, states)
 
     async def batch_write(
         self,

@@ -18,6 +18,7 @@ from kvshard.model import ShardScan, ShardScanReply
 from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, FailedLeg, KnownCounts, coverage_of, shortfall
 from router.gather import ReadState, raise_request_fault
+from router.ledger import ScanTimes
 from router.leg import how_to_read
 from router.merge import Row, ScanMerge
 from router.moved import Rounds, heirs
@@ -77,7 +78,7 @@ class ScanPage:
 class _Progress:
     """One scan under way. configs: the shards, as they are asked. moved: those that were split since; rounds: see `Rounds`.
 
-    chunk_timeout_s: what a fetch may take.
+    chunk_timeout_s: what a fetch may take. times: the account of the read.
     """
 
     configs: dict[int, ShardConfig]
@@ -89,6 +90,7 @@ class _Progress:
     chunk_keys: int
     chunk_timeout_s: float
     is_continuing_incomplete: bool
+    times: ScanTimes | None = None
     documents: dict[int, int] = field(default_factory=dict)
     failed: dict[int, FailedLeg] = field(default_factory=dict)
     states: dict[int, ReadState] = field(default_factory=dict)
@@ -125,13 +127,20 @@ class ScanOperation:
         self._rng = Random()
 
     async def scan(
-        self, collection_name: str, request: ScanRequest, policy: ReadPolicy, deadline: float
+        self,
+        collection_name: str,
+        request: ScanRequest,
+        policy: ReadPolicy,
+        deadline: float,
+        times: ScanTimes | None = None,
     ) -> AsyncGenerator[ScanPage, None]:
         """The pages of a scan, the last one with its coverage. Close the generator when leaving it early.
 
+        times: the account of the read.
         Raises Unavailable when the coverage falls short and the policy does not accept a part.
         """
         progress = await self._begin(collection_name, request, policy, deadline)
+        progress.times = times
         try:
             while True:
                 if progress.moved:
@@ -199,14 +208,20 @@ class ScanOperation:
             progress.fetches.add(asyncio.create_task(leg, name=f"scan-shard-{shard}"))
 
     async def _await_fetch(self, progress: _Progress) -> None:
+        began = self._clock.monotonic()
         done, _ = await asyncio.wait(progress.fetches, return_when=asyncio.FIRST_COMPLETED)
+        if progress.times is not None:
+            progress.times.waited(self._clock.monotonic() - began)
         self._take_in(progress, done)
         if progress.failed and not progress.policy.is_partial_accepted:
             await self._raise_if_short(progress)
 
     def _take_in(self, progress: _Progress, done: set[asyncio.Task[LegResult[ShardScanReply]]]) -> None:
         progress.fetches -= done
-        for leg in (task.result() for task in done):
+        legs = [task.result() for task in done]
+        if progress.times is not None:
+            progress.times.add(legs, self._clock.monotonic())
+        for leg in legs:
             if isinstance(leg.error, ShardMoved):
                 progress.moved.add(leg.shard)
                 continue

@@ -39,7 +39,7 @@ from kvshard.tail.hedging import HedgeSettings, Refusal
 from kvshard.tail.leg_events import MAX_REFRESHES, AttemptKind, AttemptRecord, Candidate, Config
 from kvshard.telemetry import RouterMetrics
 from router.coverage import FailedLeg
-from router.ledger import LegTime, micros
+from router.ledger import LegTime, micros, network_of
 from router.leg import USUALLY, Ask, How, Leg, ReplyT, RequestT, Shared
 from router.prober import Ping, Prober
 from router.routes import MapSource, known_map
@@ -54,6 +54,8 @@ class LegResult(NamedTuple, Generic[ReplyT]):
     """How a leg ended: with an answer, or with an error. leaf: who answered, or empty. ended_at: on the monotonic clock.
     tries: the attempts one by one; empty when the first one was answered and nothing else happened. refused: why hedges were
     not sent.
+
+    tries: the attempts, empty when the first one answered. refused: why hedges were not sent.
 
     A named tuple, since every request makes some, and a frozen dataclass takes four times as long to make.
     """
@@ -83,7 +85,19 @@ class LegResult(NamedTuple, Generic[ReplyT]):
     def as_time(self) -> LegTime:
         """The leg for the ledger."""
         queue_us, service_us = (self.answer.queue_us, self.answer.service_us) if self.answer else (0, 0)
-        return LegTime(self.shard, self.leaf, self.attempts, self.total_us, queue_us, service_us, self.ended_at)
+        network_us = network_of(self.total_us, queue_us, service_us, self.tries) if self.answer else 0
+        return LegTime(
+            self.shard,
+            self.leaf,
+            self.attempts,
+            self.total_us,
+            queue_us,
+            service_us,
+            self.ended_at,
+            network_us,
+            self.tries,
+            tuple(reason.value for reason in self.refused),
+        )
 
 
 class Scatter:

@@ -18,7 +18,7 @@ from kvshard.model import ShardHit, ShardSearch, ShardSearchReply
 from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, KnownCounts
 from router.gather import verdict
-from router.ledger import Timing, micros, timing_of
+from router.ledger import ReadTimes
 from router.leg import how_to_read
 from router.merge import MergedFacet, MergedHits, merge_facet, merge_hits
 from router.moved import Rounds, heirs
@@ -44,7 +44,6 @@ class Found:
     coverage: Coverage
     facets: list[MergedFacet]
     next_token: bytes
-    timing: Timing
 
 
 class _Asked(NamedTuple):
@@ -53,6 +52,14 @@ class _Asked(NamedTuple):
     cluster_map: ClusterMap
     offsets: dict[int, int]
     legs: list[LegResult[ShardSearchReply]]
+
+
+class _Sending(NamedTuple):
+    """How the legs of a search are sent. times: the account of the read."""
+
+    policy: ReadPolicy
+    deadline: float
+    times: ReadTimes | None
 
 
 class SearchOperation:
@@ -76,10 +83,18 @@ class SearchOperation:
         self._rng = Random()
 
     async def search(
-        self, collection_name: str, query: SearchQuery, token: bytes, policy: ReadPolicy, deadline: float
+        self,
+        collection_name: str,
+        query: SearchQuery,
+        token: bytes,
+        policy: ReadPolicy,
+        deadline: float,
+        times: ReadTimes | None = None,
     ) -> Found:
-        """One page of hits. Raises Unavailable when the coverage falls short and the policy does not accept a part."""
-        began = self._clock.monotonic()
+        """One page of hits. times: the account of the read.
+
+        Raises Unavailable when the coverage falls short and the policy does not accept a part.
+        """
         check_limit(query.limit)  # Before the collection is looked up: the cheapest check first.
         cluster_map, collection = await resolve(self._maps, collection_name)
         check_search(query, collection.name, collection.schema)
@@ -88,22 +103,20 @@ class SearchOperation:
         if token:
             position = self._tokens.decode_search(token, collection.id, request_print)
             _check_depth(position, query.limit)
-        asked = await self._ask(cluster_map, collection.id, query, position, policy, deadline)
+        sending = _Sending(policy, deadline, times)
+        asked = await self._ask(cluster_map, collection.id, query, position, sending)
         legs, offsets = asked.legs, asked.offsets
-        gathered = self._clock.monotonic()
         replies = {leg.shard: leg.answer.reply for leg in legs if leg.answer is not None}
         coverage = self._coverage(collection.id, legs, replies, policy, position)
         page = merge_hits(replies, offsets, query.sort, query.limit, PAGE_MAX_BYTES)
         facets = [merge_facet(name, list(replies.values()), query.facet_limit) for name in query.facets]
         next_token = self._next_token(collection.id, request_print, page, coverage, asked.cluster_map)
-        ended = self._clock.monotonic()
         return Found(
             hits=page.hits,
             total=sum(reply.total for reply in replies.values()),
             coverage=coverage,
             facets=facets,
             next_token=next_token,
-            timing=timing_of((leg.as_time() for leg in legs), micros(ended - began), micros(ended - gathered)),
         )
 
     async def _ask(
@@ -112,27 +125,28 @@ class SearchOperation:
         collection_id: int,
         query: SearchQuery,
         position: SearchPosition,
-        policy: ReadPolicy,
-        deadline: float,
+        sending: _Sending,
     ) -> "_Asked":
         """Ask every shard; all of them anew when one was split meanwhile: its documents would be missing, or counted twice."""
-        rounds = Rounds(self._maps, self._clock, deadline, self._rng)
+        rounds = Rounds(self._maps, self._clock, sending.deadline, self._rng)
         while True:
             known = cluster_map.shards
             shards = sorted(known) if query.shards is None else check_shards(query.shards, known)
-            offsets, legs = await self._offsets(cluster_map, collection_id, query, position, policy, deadline)
+            offsets, legs = await self._offsets(cluster_map, collection_id, query, position, sending)
             if not legs:
                 requests = _leg_requests(cluster_map, collection_id, shards, query, offsets, self._scatter.heard.refreshed)
-                legs = await self._send(requests, policy, deadline)
+                legs = await self._send(requests, sending)
             newer = await rounds.next() if any(isinstance(leg.error, ShardMoved) for leg in legs) else None
             if newer is None:
                 return _Asked(cluster_map, offsets, legs)
             cluster_map = newer
 
-    async def _send(
-        self, requests: Sequence[ShardSearch], policy: ReadPolicy, deadline: float
-    ) -> list[LegResult[ShardSearchReply]]:
-        return await self._scatter.gather("Search", self._leaves.search, requests, deadline, how_to_read(policy))
+    async def _send(self, requests: Sequence[ShardSearch], sending: _Sending) -> list[LegResult[ShardSearchReply]]:
+        how = how_to_read(sending.policy)
+        legs = await self._scatter.gather("Search", self._leaves.search, requests, sending.deadline, how)
+        if sending.times is not None:
+            sending.times.add(legs, self._clock.monotonic())
+        return legs
 
     async def _offsets(
         self,
@@ -140,8 +154,7 @@ class SearchOperation:
         collection_id: int,
         query: SearchQuery,
         position: SearchPosition,
-        policy: ReadPolicy,
-        deadline: float,
+        sending: _Sending,
     ) -> tuple[dict[int, int], list[LegResult[ShardSearchReply]]]:
         """Hits that earlier pages took of each shard, and the legs that failed when that was to be found out.
 
@@ -159,7 +172,7 @@ class SearchOperation:
                 limit = min(left, limits.SEARCH_MAX_LIMIT)
                 again = replace(query, limit=limit, facets=[], highlight=[], is_keys_only=True)
                 requests = _leg_requests(cluster_map, collection_id, sorted(found), again, found, self._scatter.heard.refreshed)
-                legs = await self._send(requests, policy, deadline)
+                legs = await self._send(requests, sending)
                 if any(leg.answer is None for leg in legs):
                     return offsets, legs
                 replies = {leg.shard: leg.reply for leg in legs}

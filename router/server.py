@@ -25,6 +25,7 @@ from router.calls import Calls
 from router.cluster import ClusterService, MapEditor
 from router.coverage import KnownCounts
 from router.kv import KeyValueOperations
+from router.reads import Reads
 from router.scan import ScanOperation
 from router.scatter import Scatter
 from router.search import SearchOperation
@@ -69,7 +70,8 @@ class RouterServer:
         self.address = bind(self._server, listen)
         self._health = health.aio.HealthServicer()
         self._calls = Calls(clock, metrics)
-        self._cluster = ClusterService(self._calls, maps, leaves, clock)
+        self._reads = Reads(self._calls, clock, metrics)
+        self._cluster = ClusterService(self._calls, maps, leaves, clock, self._reads.slow)
         self._scatter = Scatter(maps, clock, metrics, leaves.ping)
         self._probe: asyncio.Task[None] | None = None
         self._serving = asyncio.Event()
@@ -82,8 +84,8 @@ class RouterServer:
         operations = KeyValueOperations(maps, leaves, scatter, known, clock)
         scans = ScanOperation(maps, leaves, scatter, known, tokens, clock)
         searches = SearchOperation(maps, leaves, scatter, known, tokens, clock)
-        kv_pb2_grpc.add_KVServicer_to_server(KVService(self._calls, operations, scans), self._server)
-        search_pb2_grpc.add_SearchServicer_to_server(SearchService(self._calls, searches), self._server)
+        kv_pb2_grpc.add_KVServicer_to_server(KVService(self._calls, self._reads, operations, scans), self._server)
+        search_pb2_grpc.add_SearchServicer_to_server(SearchService(self._calls, self._reads, searches), self._server)
         cluster_pb2_grpc.add_ClusterServicer_to_server(self._cluster, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)

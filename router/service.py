@@ -15,8 +15,9 @@ from router.calls import Calls, Context
 from router.coverage import Coverage
 from router.gather import ReadState
 from router.kv import KeyValueOperations
-from router.ledger import Timing, timing_of
+from router.ledger_wire import detail_of, timing_to_proto
 from router.merge import MergedFacet
+from router.reads import Reads
 from router.requests import (
     DEFAULT_READ_POLICY,
     ReadPolicy,
@@ -46,18 +47,19 @@ DEFAULT_FACET_LIMIT = 10
 class KVService(kv_pb2_grpc.KVServicer):
     """kvshard.v1.KV."""
 
-    def __init__(self, calls: Calls, operations: KeyValueOperations, scans: ScanOperation) -> None:
+    def __init__(self, calls: Calls, reads: Reads, operations: KeyValueOperations, scans: ScanOperation) -> None:
         self._calls = calls
+        self._reads = reads
         self._operations = operations
         self._scans = scans
 
     async def Get(self, request: kv_pb2.GetRequest, context: Context) -> kv_pb2.GetResponse:
         """Reads one key."""
-        async with self._calls.call("Get", context):
+        async with self._reads.read("Get", context, request.collection, lambda: detail_of(request)) as times:
             key = request.key
             check_key(key)
             policy = _policy(request)
-            read = await self._operations.get(request.collection, key, policy, self._calls.leg_deadline(context))
+            read = await self._operations.get(request.collection, key, policy, self._calls.leg_deadline(context), times)
             response = kv_pb2.GetResponse()
             if read.value is not None:
                 item = response.item
@@ -68,7 +70,7 @@ class KVService(kv_pb2_grpc.KVServicer):
             if policy.is_stale:
                 response.state.CopyFrom(_state(read.state))
             if policy.is_timing_wanted:
-                response.timing.CopyFrom(_timing(timing_of([read.leg.as_time()], read.leg.total_us, 0)))
+                response.timing.CopyFrom(timing_to_proto(times.timing(self._reads.clock.monotonic())))
         return response
 
     async def Put(self, request: kv_pb2.PutRequest, context: Context) -> kv_pb2.PutResponse:
@@ -102,18 +104,20 @@ class KVService(kv_pb2_grpc.KVServicer):
 
     async def BatchGet(self, request: kv_pb2.BatchGetRequest, context: Context) -> kv_pb2.BatchGetResponse:
         """Reads many keys."""
-        async with self._calls.call("BatchGet", context):
+        async with self._reads.read("BatchGet", context, request.collection, lambda: detail_of(request)) as times:
             keys = list(request.keys)
             check_keys(keys)
             policy = _policy(request)
-            read = await self._operations.batch_get(request.collection, keys, policy, self._calls.leg_deadline(context))
+            deadline = self._calls.leg_deadline(context)
+            read = await self._operations.batch_get(request.collection, keys, policy, deadline, times)
+            timing = times.timing(self._reads.clock.monotonic()) if policy.is_timing_wanted else None
             return kv_pb2.BatchGetResponse(
                 values=read.values,
                 versions=read.versions,
                 expires_at_ms=read.expires_at_ms,
                 failures=_failures(read.failures),
                 coverage=_coverage(read.coverage),
-                timing=_timing(read.timing) if policy.is_timing_wanted else None,
+                timing=None if timing is None else timing_to_proto(timing),
                 states=map(_state, read.states) if policy.is_stale else None,
             )
 
@@ -140,7 +144,7 @@ class KVService(kv_pb2_grpc.KVServicer):
         self, request: kv_pb2.ScanRequest, context: Context
     ) -> None:
         """Streams keys in order. Each write waits until gRPC takes the message: that is the back-pressure."""
-        async with self._calls.call("Scan", context, is_stream=True):
+        async with self._reads.scan(context, request.collection, lambda: detail_of(request)) as times:
             scan = ScanRequest(
                 range=key_range(request.prefix, request.start, request.end),
                 range_fields=(request.prefix, request.start, request.end),
@@ -149,22 +153,30 @@ class KVService(kv_pb2_grpc.KVServicer):
                 token=request.token,
             )
             policy = _policy(request)
-            pages = self._scans.scan(request.collection, scan, policy, self._calls.stream_deadline(context))
+            now = self._reads.clock.monotonic
+            pages = self._scans.scan(request.collection, scan, policy, self._calls.stream_deadline(context), times)
             async with aclosing(pages):
                 async for page in pages:
-                    await context.write(_scan_page(page, request.keys_only, policy.is_stale))
+                    message = _scan_page(page, request.keys_only, policy.is_stale)
+                    ready_at = now()
+                    times.answered_at = times.answered_at or ready_at
+                    if policy.is_timing_wanted and page.coverage is not None:
+                        message.timing.CopyFrom(timing_to_proto(times.timing(ready_at)))
+                    await context.write(message)
+                    times.paused_s += now() - ready_at
 
 
 class SearchService(search_pb2_grpc.SearchServicer):
     """kvshard.v1.Search."""
 
-    def __init__(self, calls: Calls, operation: SearchOperation) -> None:
+    def __init__(self, calls: Calls, reads: Reads, operation: SearchOperation) -> None:
         self._calls = calls
+        self._reads = reads
         self._operation = operation
 
     async def Search(self, request: search_pb2.SearchRequest, context: Context) -> search_pb2.SearchResponse:
         """Finds the best documents for a query."""
-        async with self._calls.call("Search", context):
+        async with self._reads.read("Search", context, request.collection, lambda: detail_of(request)) as times:
             query = SearchQuery(
                 query=request.query,
                 filters=list(request.filters),
@@ -179,14 +191,15 @@ class SearchService(search_pb2_grpc.SearchServicer):
             )
             policy = _policy(request)
             deadline = self._calls.leg_deadline(context)
-            found = await self._operation.search(request.collection, query, request.token, policy, deadline)
+            found = await self._operation.search(request.collection, query, request.token, policy, deadline, times)
+            timing = times.timing(self._reads.clock.monotonic()) if policy.is_timing_wanted else None
             return search_pb2.SearchResponse(
                 hits=[_hit(shard, hit) for shard, hit in found.hits],
                 total=found.total,
                 coverage=_coverage(found.coverage),
                 facets=[_facet(facet) for facet in found.facets],
                 next=found.next_token,
-                timing=_timing(found.timing) if policy.is_timing_wanted else None,
+                timing=None if timing is None else timing_to_proto(timing),
             )
 
 
@@ -250,23 +263,6 @@ def _coverage(coverage: Coverage) -> types_pb2.Coverage:
             types_pb2.FailedShard(shard=leg.shard, failure=failure_of(leg.error), replicas_tried=leg.replicas_tried)
             for leg in coverage.failed
         ],
-    )
-
-
-def _timing(timing: Timing) -> types_pb2.Timing:
-    legs = [
-        types_pb2.LegTiming(
-            shard=leg.shard,
-            leaf=leg.leaf,
-            attempts=leg.attempts,
-            total_us=leg.total_us,
-            queue_us=leg.queue_us,
-            service_us=leg.service_us,
-        )
-        for leg in timing.legs
-    ]
-    return types_pb2.Timing(
-        legs=legs, total_us=timing.total_us, merge_us=timing.merge_us, straggler_shard=timing.straggler_shard or 0
     )
 
 

@@ -126,11 +126,12 @@ def one_line(data: bytes) -> str:
     return text if text.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def rich_console() -> "Console":
-    """The terminal, or plain text of generous width where stdout is none."""
+def rich_console(*, is_on_stderr: bool = False) -> "Console":
+    """The terminal, or plain text of generous width where there is none. is_on_stderr: beside what programs may read."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    stream = sys.stderr if is_on_stderr else sys.stdout
+    return Console(highlight=False, width=None if stream.isatty() else 160, file=stream)
 
 
 def token_text(token: bytes) -> str:

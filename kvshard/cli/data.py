@@ -16,13 +16,16 @@ from kvshard.cli.console import (
     one_line,
     parse_token,
     print_json,
+    rich_console,
     token_text,
     with_client,
 )
+from kvshard.cli.timings import show_timing, timing_json
 
 if TYPE_CHECKING:
     from kvshard.client.client import Client
     from kvshard.client.results import Item, ReadState
+    from kvshard.client.scan import Scan
 
 _DEFAULTS = Connect()
 
@@ -100,6 +103,7 @@ def get(
     /,
     *,
     stale: Annotated[bool, Parameter(negative="")] = False,
+    explain: Annotated[bool, Parameter(negative="")] = False,
     collection: str = "default",
     connect: Connect = _DEFAULTS,
 ) -> int:
@@ -111,12 +115,20 @@ def get(
         The key.
     stale
         Take what any reachable replica has, even if it is behind.
+    explain
+        Show on stderr where the time went.
     collection
         Collection to read from.
     """
 
     async def work(kv: "Client[bytes]") -> int:
-        item = await kv.collection(collection).raw.get(key_of(key), consistency="stale" if stale else "strong")
+        keys = kv.collection(collection).raw
+        if explain:
+            item, timing = await keys.explain_get(key_of(key), consistency="stale" if stale else "strong")
+            if not (connect.as_json and item is not None):
+                show_timing(rich_console(is_on_stderr=True), timing)
+        else:
+            item = await keys.get(key_of(key), consistency="stale" if stale else "strong")
         if item is None:
             complain(f"not found: {one_line(key_of(key))}")
             return EXIT_NOT_FOUND
@@ -177,6 +189,7 @@ def scan(
     resume: str | None = None,
     partial: Annotated[bool, Parameter(negative="")] = False,
     stale: Annotated[bool, Parameter(negative="")] = False,
+    explain: Annotated[bool, Parameter(negative="")] = False,
     collection: str = "default",
     connect: Connect = _DEFAULTS,
 ) -> int:
@@ -200,6 +213,8 @@ def scan(
         Go on without shards that do not answer.
     stale
         Take what any reachable replica has, even if it is behind.
+    explain
+        Show on stderr where the time went, with --json in a last line of its own.
     collection
         Collection to read.
     """
@@ -214,6 +229,7 @@ def scan(
             resume=parse_token(resume),
             on_shortfall="partial" if partial else "fail",
             consistency="stale" if stale else "strong",
+            explain_timing=explain,
         )
         async with found:
             async for item in found:
@@ -221,15 +237,24 @@ def scan(
                     print_json(_row(item, has_value=not keys_only))
                 else:
                     print(one_line(item.key) if keys_only else f"{one_line(item.key)}\t{one_line(item.value)}")
-        if found.token:
-            complain(f"there is more: --resume {token_text(found.token)}")
-        if found.coverage and not found.coverage.complete:
-            complain(f"incomplete: {found.coverage.legs_ok} of {found.coverage.legs} shards answered")
-        for state in found.states:
-            complain(f"shard {state.shard}: through write {state.seqno}{_age(state)}")
+        _tell_end(found, as_json=connect.as_json)
         return EXIT_OK
 
     return with_client(connect, work)
+
+
+def _tell_end(found: "Scan[bytes, bytes]", *, as_json: bool) -> None:
+    """What there is to say of a scan beside its keys."""
+    if found.token:
+        complain(f"there is more: --resume {token_text(found.token)}")
+    if found.coverage and not found.coverage.complete:
+        complain(f"incomplete: {found.coverage.legs_ok} of {found.coverage.legs} shards answered")
+    for state in found.states:
+        complain(f"shard {state.shard}: through write {state.seqno}{_age(state)}")
+    if found.timing is not None and as_json:
+        print_json({"timing": timing_json(found.timing)})
+    elif found.timing is not None:
+        show_timing(rich_console(is_on_stderr=True), found.timing)
 
 
 def _age(state: "ReadState") -> str:
@@ -245,4 +270,6 @@ def _row(item: "Item[bytes, bytes]", *, has_value: bool = True) -> dict[str, obj
         row.update(seqno=item.state.seqno, age_ms=item.state.age_ms)
     if item.expires_at is not None:
         row["expires_at"] = item.expires_at.isoformat()
+    if item.timing is not None:
+        row["timing"] = timing_json(item.timing)
     return row

@@ -20,6 +20,7 @@ from kvshard.cli.console import (
     token_text,
     with_client,
 )
+from kvshard.cli.timings import show_timing, timing_json
 from kvshard.errors import MalformedQuery
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from kvshard.client.client import Client
-    from kvshard.client.results import Coverage, Hit, SearchPage, Timing
+    from kvshard.client.results import Coverage, Hit, SearchPage
 
 _DEFAULTS = Connect()
 _PREVIEW_MAX_CHARS = 300
@@ -77,7 +78,7 @@ class Wanted:
     next_page: Annotated[str | None, Parameter(name="--next")] = None
     refresh: Annotated[bool, Parameter(negative="")] = False
     partial: Annotated[bool, Parameter(negative="")] = False
-    explain_timing: Annotated[bool, Parameter(name="--timing", negative="")] = False
+    explain_timing: Annotated[bool, Parameter(name=("--explain", "--timing"), negative="")] = False
 
 
 _ANYTHING = Wanted()
@@ -149,7 +150,7 @@ def _show(console: "Console", page: "SearchPage[bytes]") -> None:
         console.print(f"{facet.field}: {counts or 'no values'}{bound}", markup=False, style="cyan", soft_wrap=True)
     console.print(f"{len(page.hits)} of {page.total:,} hits, {_coverage_text(page.coverage)}", markup=False, style="dim")
     if page.timing:
-        console.print("\n".join(_timing_lines(page.timing)), markup=False, style="dim")
+        show_timing(console, page.timing)
     if page.next:
         complain(f"there is more: --next {token_text(page.next)}")
     for failed in page.coverage.failed:
@@ -185,15 +186,6 @@ def _coverage_text(coverage: "Coverage") -> str:
         return f"all {coverage.legs} shards answered"
     share = f"{coverage.documents_considered:,} of {coverage.documents_total:,} documents considered"
     return f"INCOMPLETE: {coverage.legs_ok} of {coverage.legs} shards answered, {share}"
-
-
-def _timing_lines(timing: "Timing") -> list[str]:
-    lines = [f"{timing.total_us / 1000:.2f} ms in the router, {timing.merge_us / 1000:.2f} ms of it merging"]
-    for leg in timing.legs:
-        last = "  <- last" if leg.shard == timing.straggler_shard else ""
-        times = f"{leg.total_us / 1000:8.2f} ms, queue {leg.queue_us / 1000:.2f}, work {leg.service_us / 1000:.2f}"
-        lines.append(f"  shard {leg.shard:4} at {leg.leaf or 'nobody'}: {times}, attempts {leg.attempts}{last}")
-    return lines
 
 
 def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:
@@ -233,5 +225,5 @@ def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:
             for name, facet in page.facets.items()
         },
         "next": token_text(page.next) or None,
-        "timing": None if page.timing is None else asdict(page.timing),
+        "timing": None if page.timing is None else timing_json(page.timing),
     }

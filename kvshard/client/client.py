@@ -5,20 +5,24 @@ from types import TracebackType
 from typing import Self, TypedDict, Unpack, overload
 
 from kvshard.client import faults
+from kvshard.client.checks import invalid
 from kvshard.client.codecs import BYTES
 from kvshard.client.collection import Collection
 from kvshard.client.connection import Connection
 from kvshard.client.faults import ClearedFaults, FaultKindName, FaultList, FaultMethodName, LeafFault
 from kvshard.client.keyspace import Keyspace
 from kvshard.client.options import ConsistencyName, ReadOptions, ReplicaChoiceName, ShortfallName
-from kvshard.client.results import CollectionInfo, K
+from kvshard.client.results import CollectionInfo, K, SlowRead
 from kvshard.client.retries import RetryPolicy
 from kvshard.client.status import ClusterStatus
-from kvshard.client.wire import cluster_status_of, collection_info_of
+from kvshard.client.wire import cluster_status_of, collection_info_of, slow_read_of
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Leaf, ShardConfig, WantedSplit
 from kvshard.model import FaultRecord
 from kvshard.rpc.convert import cluster_map_from_proto, leaf_from_proto, shard_from_proto, split_from_proto
 from kvshard.v1 import cluster_pb2
+
+SLOW_READS_MAX = 1_000
+"""Of one answer; a router keeps fewer."""
 
 DEFAULT_ROUTER = "127.0.0.1:7700"
 
@@ -128,6 +132,23 @@ class Client(Keyspace[K, bytes]):
             is_repeatable=True,
         )
         return cluster_status_of(response)
+
+    async def slow_reads(
+        self, limit: int = 20, *, method: str = "", reset: bool = False, timeout: float | None = None
+    ) -> list[SlowRead]:
+        """The slowest reads of the last ten minutes at the router that answers, the slowest first.
+
+        method: only "Get", "BatchGet", "Scan" or "Search". reset: let that router forget them afterwards.
+        """
+        if not 1 <= limit <= SLOW_READS_MAX:
+            raise invalid(f"limit lies between 1 and {SLOW_READS_MAX}, not {limit}", "limit", SLOW_READS_MAX)
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.ListSlowReads,
+            cluster_pb2.ListSlowReadsRequest(limit=limit, method=method, reset=reset),
+            deadline=self._deadline(timeout),
+            is_repeatable=not reset,  # A repetition would find what the first one has emptied.
+        )
+        return [slow_read_of(read) for read in response.reads]
 
     async def drain_leaf(self, leaf: str, *, undo: bool = False, timeout: float | None = None) -> Leaf:
         """Have a leaf emptied, or take that back; `status` shows how far it is.

@@ -10,7 +10,7 @@ from kvshard.client.connection import Connection
 from kvshard.client.options import ReadOptions, ReadOverrides
 from kvshard.client.results import Coverage, DeleteResults, GetResults, Item, K, PutResults, ReadState, Timing, V
 from kvshard.client.scan import Scan, ScanRange
-from kvshard.client.wire import add_coverage, coverage_of, error_of_failure, found_of, state_of, timing_of
+from kvshard.client.wire import add_coverage, add_timing, coverage_of, error_of_failure, found_of, state_of, timing_of
 from kvshard.errors import KvShardError
 from kvshard.v1 import kv_pb2, types_pb2
 
@@ -82,15 +82,28 @@ class Keyspace(Generic[K, V]):
     async def get(self, key: str | bytes, **read: Unpack[ReadOverrides]) -> Item[K, V] | None:
         """Read a key; None when it is absent."""
         wire = key_bytes(key)
+        return self._item_of(wire, await self._get(wire, read))
+
+    async def explain_get(self, key: str | bytes, **read: Unpack[ReadOverrides]) -> tuple[Item[K, V] | None, Timing]:
+        """Read a key and tell where the time went, also when it is absent."""
+        wire = key_bytes(key)
+        response = await self._get(wire, {**read, "explain_timing": True})
+        timing = timing_of(response)
+        assert timing is not None, "a timing that is asked for comes"
+        return self._item_of(wire, response), timing
+
+    async def _get(self, key: bytes, read: ReadOverrides) -> kv_pb2.GetResponse:
         options, deadline = self._read_options(read)
-        request = kv_pb2.GetRequest(collection=self._name, key=wire, options=options)
-        response = await self._connection.unary(lambda stubs: stubs.kv.Get, request, deadline=deadline, is_repeatable=True)
+        request = kv_pb2.GetRequest(collection=self._name, key=key, options=options)
+        return await self._connection.unary(lambda stubs: stubs.kv.Get, request, deadline=deadline, is_repeatable=True)
+
+    def _item_of(self, key: bytes, response: kv_pb2.GetResponse) -> Item[K, V] | None:
         if not response.HasField("item"):
             return None
         item = response.item
         value = self._values.decode(item.value)
         state = state_of(response.state) if response.HasField("state") else None
-        return Item(self._decode_key(wire), value, item.version, item.expires_at_ms, timing_of(response), state)
+        return Item(self._decode_key(key), value, item.version, item.expires_at_ms, timing_of(response), state)
 
     async def delete(
         self, key: str | bytes, *, if_version: int | None = None, refresh: bool = False, timeout: float | None = None
@@ -118,7 +131,7 @@ class Keyspace(Generic[K, V]):
             found += found_of(response, [self._decode_key(key) for key in wire[piece]], self._values.decode)
             added = coverage_of(response.coverage)
             coverage = added if coverage is None else add_coverage(coverage, added)
-            timing = timing_of(response)
+            timing = add_timing(timing, timing_of(response))
             for state in map(state_of, response.states):
                 states[state.shard] = states.get(state.shard, state).older(state)
         by_shard = tuple(state for _, state in sorted(states.items()))

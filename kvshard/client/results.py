@@ -171,8 +171,27 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptTiming:
+    """One try of a leg. began_us, ended_us: microseconds from the leg's start. kind: "first", "hedge", "retry", "failover".
+
+    outcome: "won", "cancelled", or the reason of its error in lower case.
+    """
+
+    leaf: str
+    kind: str
+    began_us: int
+    ended_us: int
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
 class LegTiming:
-    """Where the time of one shard's part went, in microseconds. leaf: whose answer was used, empty when the leg failed."""
+    """Where the time of one shard's part went, in microseconds. leaf: whose answer was used, empty when the leg failed.
+
+    total_us: from the first attempt to the outcome. queue_us, service_us: of the winning attempt, at its leaf. network_us:
+    what that attempt took beyond, on the wire and in either process. tries: the attempts, empty when the first one answered.
+    refused: why hedges were not sent.
+    """
 
     shard: int
     leaf: str
@@ -180,16 +199,49 @@ class LegTiming:
     total_us: int
     queue_us: int
     service_us: int
+    network_us: int = 0
+    tries: tuple[AttemptTiming, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the time of a whole answer went, in microseconds, seen at the router."""
+    """Where the time of a whole answer went, in microseconds, seen at the router.
+
+    straggler_shard: the shard that was waited for last. legs_omitted: legs that are not listed, faster than those that are.
+    """
 
     legs: tuple[LegTiming, ...]
     total_us: int
     merge_us: int
     straggler_shard: int
+    legs_omitted: int = 0
+
+    @property
+    def straggler(self) -> LegTiming | None:
+        """The leg that was waited for last; None when there was no leg, or it is not listed."""
+        legs = (leg for leg in self.legs if leg.shard == self.straggler_shard)
+        return max(legs, key=lambda leg: leg.total_us, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class SlowRead:
+    """A read of the slow log. at_ms: when it ended, in milliseconds since 1970. method: "Get", "BatchGet", "Scan", "Search".
+
+    detail: what was asked, shortened. code: canonical status name, "OK" for one that succeeded.
+    """
+
+    at_ms: int
+    method: str
+    collection: str
+    detail: str
+    code: str
+    timing: Timing
+
+    @property
+    def at(self) -> datetime:
+        """When it ended."""
+        return datetime.fromtimestamp(self.at_ms / 1000, UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from kvshard.client.results import (
+    AttemptTiming,
     CollectionInfo,
     Coverage,
     Facet,
@@ -16,6 +17,7 @@ from kvshard.client.results import (
     LegTiming,
     ReadState,
     SearchPage,
+    SlowRead,
     Timing,
     V,
 )
@@ -65,9 +67,46 @@ def timing_of(message: Any) -> Timing | None:
     """Where the time of an answer went, if the answer says it."""
     if not message.HasField("timing"):
         return None
-    timing = cast(types_pb2.Timing, message.timing)
-    legs = (LegTiming(leg.shard, leg.leaf, leg.attempts, leg.total_us, leg.queue_us, leg.service_us) for leg in timing.legs)
-    return Timing(tuple(legs), timing.total_us, timing.merge_us, timing.straggler_shard)
+    return _timing(cast(types_pb2.Timing, message.timing))
+
+
+def _timing(timing: types_pb2.Timing) -> Timing:
+    legs = tuple(map(_leg, timing.legs))
+    return Timing(legs, timing.total_us, timing.merge_us, timing.straggler_shard, timing.legs_omitted)
+
+
+def _leg(leg: types_pb2.LegTiming) -> LegTiming:
+    return LegTiming(
+        leg.shard,
+        leg.leaf,
+        leg.attempts,
+        leg.total_us,
+        leg.queue_us,
+        leg.service_us,
+        leg.network_us,
+        tuple(AttemptTiming(each.leaf, each.kind, each.began_us, each.ended_us, each.outcome) for each in leg.tries),
+        tuple(leg.refused),
+    )
+
+
+def add_timing(first: Timing | None, second: Timing | None) -> Timing | None:
+    """Timing of a batch that was cut in two, sent one after the other. The straggler is that of the slower part."""
+    if first is None or second is None:
+        return first or second
+    slower = max(first, second, key=lambda timing: timing.total_us)
+    return Timing(
+        legs=first.legs + second.legs,
+        total_us=first.total_us + second.total_us,
+        merge_us=first.merge_us + second.merge_us,
+        straggler_shard=slower.straggler_shard,
+        legs_omitted=first.legs_omitted + second.legs_omitted,
+    )
+
+
+def slow_read_of(message: cluster_pb2.SlowRead) -> SlowRead:
+    """A read of the slow log."""
+    timing = _timing(message.timing)
+    return SlowRead(message.at_ms, message.method, message.collection, message.detail, message.code, timing)
 
 
 def state_of(message: types_pb2.ReadState) -> ReadState:

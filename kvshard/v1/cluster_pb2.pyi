@@ -1659,19 +1659,23 @@ class ListSlowReadsRequest(_message.Message):
 
     LIMIT_FIELD_NUMBER: _builtins.int
     RESET_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """Reads wanted at most; 0 means 20."""
     reset: _builtins.bool
     """Forget what was kept after answering."""
+    method: _builtins.str
+    """Only reads of this method, as in SlowRead.method; empty: of all."""
     def __init__(
         self,
         *,
         limit: _builtins.int = ...,
         reset: _builtins.bool = ...,
+        method: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "reset", b"reset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "method", b"method", "reset", b"reset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1698,7 +1702,7 @@ class SlowRead(_message.Message):
     detail: _builtins.str
     """What was asked, shortened: the query, the number of keys."""
     code: _builtins.str
-    """Canonical status name: "OK", "DEADLINE_EXCEEDED"."""
+    """Canonical status name: "OK", "DEADLINE_EXCEEDED", "CANCELLED" when the caller gave up."""
     @_builtins.property
     def timing(self) -> _types_pb2.Timing:
         """Where its time went."""

@@ -218,7 +218,7 @@ class ClusterServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSlowReads(self, request, context):
-        """Returns the slowest of the reads that this router answered lately, each with its timing.
+        """Returns the slowest of the reads that this router answered in the last ten minutes, each with its timing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

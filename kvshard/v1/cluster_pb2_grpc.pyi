@@ -67,7 +67,7 @@ class ClusterStub:
     ListFaults: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListFaultsRequest, _cluster_pb2.ListFaultsResponse]
     """Lists the faults that are in force."""
     ListSlowReads: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListSlowReadsRequest, _cluster_pb2.ListSlowReadsResponse]
-    """Returns the slowest of the reads that this router answered lately, each with its timing."""
+    """Returns the slowest of the reads that this router answered in the last ten minutes, each with its timing."""
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
@@ -108,7 +108,7 @@ class ClusterAsyncStub(ClusterStub):
     ListFaults: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListFaultsRequest, _cluster_pb2.ListFaultsResponse]  # type: ignore[assignment]
     """Lists the faults that are in force."""
     ListSlowReads: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListSlowReadsRequest, _cluster_pb2.ListSlowReadsResponse]  # type: ignore[assignment]
-    """Returns the slowest of the reads that this router answered lately, each with its timing."""
+    """Returns the slowest of the reads that this router answered in the last ten minutes, each with its timing."""
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
     """The map, the collections and the state of the cluster. Served by every router."""
@@ -236,6 +236,6 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.ListSlowReadsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ListSlowReadsResponse, _abc.Awaitable[_cluster_pb2.ListSlowReadsResponse]]:
-        """Returns the slowest of the reads that this router answered lately, each with its timing."""
+        """Returns the slowest of the reads that this router answered in the last ten minutes, each with its timing."""
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

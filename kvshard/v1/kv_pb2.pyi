@@ -494,6 +494,7 @@ class ScanResponse(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
     token: _builtins.bytes
     """Resumes the scan after this chunk; empty when the end was reached."""
     @_builtins.property
@@ -522,6 +523,12 @@ class ScanResponse(_message.Message):
         request asked for CONSISTENCY_STALE.
         """
 
+    @_builtins.property
+    def timing(self) -> _types_pb2.Timing:
+        """Set on the last chunk when explain_timing was set: one row a shard, summed over what was fetched from it. The time in
+        which the stream waited for its reader is not counted.
+        """
+
     def __init__(
         self,
         *,
@@ -532,10 +539,11 @@ class ScanResponse(_message.Message):
         token: _builtins.bytes = ...,
         coverage: _types_pb2.Coverage | None = ...,
         states: _abc.Iterable[_types_pb2.ReadState] | None = ...,
+        timing: _types_pb2.Timing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "expires_at_ms", b"expires_at_ms", "keys", b"keys", "states", b"states", "token", b"token", "values", b"values", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "expires_at_ms", b"expires_at_ms", "keys", b"keys", "states", b"states", "timing", b"timing", "token", b"token", "values", b"values", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -300,6 +300,7 @@ class _KV(_Service, kv_pb2_grpc.KVServicer):
                 token=chunk[-1] + token_end if chunk and chunk[-1] != keys[-1] else b"",
                 coverage=router.coverage if last else None,
                 states=[state] if last and (state := router.state_for(request)) else None,
+                timing=_timing(request) if last else None,
             )
             if not last:
                 router.enter("Scan.chunk", chunk, context)
@@ -308,8 +309,28 @@ class _KV(_Service, kv_pb2_grpc.KVServicer):
 def _timing(request):
     if not request.options.explain_timing:
         return None
-    leg = types_pb2.LegTiming(shard=1, leaf="leaf-2", attempts=1, total_us=800, queue_us=20, service_us=300)
+    return TIMING
+
+
+def hedged_timing():
+    """A leg whose first attempt, at leaf-1, was overtaken by its hedge at leaf-2."""
+    first = types_pb2.AttemptTiming(leaf="leaf-1", kind="first", began_us=0, ended_us=800, outcome="cancelled")
+    hedge = types_pb2.AttemptTiming(leaf="leaf-2", kind="hedge", began_us=300, ended_us=800, outcome="won")
+    leg = types_pb2.LegTiming(
+        shard=1,
+        leaf="leaf-2",
+        attempts=2,
+        total_us=800,
+        queue_us=20,
+        service_us=300,
+        network_us=180,
+        tries=[first, hedge],
+        refused=["budget"],
+    )
     return types_pb2.Timing(legs=[leg], total_us=900, merge_us=10, straggler_shard=1)
+
+
+TIMING = hedged_timing()
 
 
 class _Search(_Service, search_pb2_grpc.SearchServicer):
@@ -490,6 +511,20 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
             return cluster_pb2.SplitShardsResponse(splits=splits)
 
         return self._run("SplitShards", request, context, work)
+
+    def ListSlowReads(self, request, context):
+        def work():
+            slow = cluster_pb2.SlowRead(
+                at_ms=1_700_000_000_123,
+                method="Search",
+                collection="docs",
+                detail='title:"tail [latency]"',
+                code="DEADLINE_EXCEEDED",
+                timing=TIMING,
+            )
+            return cluster_pb2.ListSlowReadsResponse(reads=[slow] * min(2, request.limit))
+
+        return self._run("ListSlowReads", request, context, work)
 
     def WatchMap(self, request, context):
         yield cluster_pb2.WatchMapResponse(map=cluster_map_to_proto(self._router.map()))

@@ -209,6 +209,54 @@ def test_search_for_people(cli: Cli, router: FakeRouter, capsys: pytest.CaptureF
     assert "d0" in lines(capsys)[0]
 
 
+def test_where_the_time_of_a_read_went(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
+    router.put(b"k", b"v")
+    assert cli("get", "k", "--explain") == 0
+    captured = capsys.readouterr()
+    assert captured.out == "v"
+    summary, head, row, story = captured.err.splitlines()
+    assert "0.90 ms in the router, 0.01 ms of it merging; 1 leg, waited for last: shard 1 at leaf-2: other" in summary
+    assert head.split() == [
+        "shard",
+        "answered",
+        "by",
+        "total",
+        "ms",
+        "other",
+        "attempts",
+        "network",
+        "queue",
+        "work",
+        "attempts",
+    ]
+    assert row.split() == ["1", "leaf-2", "0.80", "0.30", "0.18", "0.02", "0.30", "2", "<-", "last"]
+    assert story == "shard 1: first leaf-1 0.00 to 0.80 cancelled; hedge leaf-2 0.30 to 0.80 won; not hedged: budget"
+    assert cli("get", "absent", "--explain") == 1
+    assert "shard 1 at leaf-2" in capsys.readouterr().err
+    assert cli("get", "k", "--explain", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["timing"]["legs"][0]["tries"][1]["kind"] == "hedge"
+    assert cli("scan", "--explain") == 0
+    assert "shard 1 at leaf-2" in capsys.readouterr().err
+    assert cli("scan", "--explain", "--json") == 0
+    assert json.loads(lines(capsys)[-1])["timing"]["straggler_shard"] == 1
+
+
+def test_slow_log(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("slowlog", "--method", "Search", "--reset") == 0
+    request = router.requests["ListSlowReads"][-1]
+    assert (request.limit, request.method, request.reset) == (20, "Search", True)
+    head, row, _ = lines(capsys)
+    assert head.split()[:4] == ["ended", "method", "collection", "took"]
+    assert "Search  docs" in row
+    assert "0.90 ms  DEADLINE_EXCEEDED  shard 1 at leaf-2: other attempts 0.30 ms  2 (1 hedge)" in row
+    assert row.rstrip().endswith('title:"tail [latency]"')
+    assert cli("slowlog", "--limit", "1", "--explain") == 0
+    assert "hedge leaf-2 0.30 to 0.80 won" in capsys.readouterr().out
+    assert cli("slowlog", "--json") == 0
+    assert [json.loads(line)["code"] for line in lines(capsys)] == ["DEADLINE_EXCEEDED"] * 2
+    assert cli("slowlog", "--limit", "0") == 2
+
+
 def test_search_for_programs(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
     make_docs(cli, router)
     capsys.readouterr()

@@ -229,6 +229,30 @@ async def test_timing_on_request(kv: Client[str]) -> None:
     assert (await kv.get("k")).timing is None
     timing = (await kv.get("k", explain_timing=True)).timing
     assert (timing.total_us, timing.legs[0].leaf) == (900, "leaf-2")
+    assert [(each.leaf, each.kind, each.began_us, each.outcome) for each in timing.straggler.tries] == [
+        ("leaf-1", "first", 0, "cancelled"),
+        ("leaf-2", "hedge", 300, "won"),
+    ]
+    assert (timing.straggler.network_us, timing.straggler.refused) == (180, ("budget",))
+    absent, timing = await kv.explain_get("absent")
+    assert (absent, timing.total_us) == (None, 900)
+    scan = kv.scan(explain_timing=True)
+    assert [item.key async for item in scan] == ["k"]
+    assert scan.timing == timing
+
+
+async def test_timing_of_a_batch_that_was_cut(kv: Client[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvshard.client.checks.BATCH_MAX_KEYS", 2)
+    found = await kv.get_many(["a", "b", "c"], explain_timing=True)
+    assert (found.timing.total_us, found.timing.merge_us, len(found.timing.legs)) == (1800, 20, 2)
+
+
+async def test_slow_reads(kv: Client[str], router: FakeRouter) -> None:
+    (read,) = await kv.slow_reads(1, method="Search")
+    assert (read.method, read.collection, read.code, read.at.year) == ("Search", "docs", "DEADLINE_EXCEEDED", 2023)
+    assert read.timing.straggler.leaf == "leaf-2"
+    with pytest.raises(InvalidArgument):
+        await kv.slow_reads(0)
 
 
 async def test_reads_are_asked_again(kv: Client[str], router: FakeRouter) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -22,7 +23,7 @@ from kvshard.errors import KvShardError
 from kvshard.model import ShardRead, ShardSearch, ShardWrite
 from kvshard.rpc.channel import aio_channel
 from kvshard.rpc.status import error_from_rpc
-from kvshard.telemetry import RouterMetrics
+from kvshard.telemetry import RouterMetrics, exposition
 from kvshard.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_pb2
 from router.server import SERVICES, RouterServer
 from router.tokens import SearchPosition, TokenCodec, fingerprint
@@ -119,6 +120,78 @@ async def test_timing_on_request(front: Front) -> None:
     found = await front.searches.Search(search_pb2.SearchRequest(collection="docs", options=options))
     assert [leg.shard for leg in found.timing.legs] == list(range(8))
     assert found.timing.total_us >= max(leg.total_us for leg in found.timing.legs)
+    batch = await front.kv.BatchGet(kv_pb2.BatchGetRequest(keys=[b"k%d" % n for n in range(100)], options=options))
+    assert [leg.shard for leg in batch.timing.legs] == list(range(8))
+    assert batch.timing.straggler_shard in range(8)
+    assert all(leg.total_us >= leg.network_us + leg.queue_us + leg.service_us for leg in batch.timing.legs)
+
+
+async def test_timing_of_a_scan_comes_with_its_last_chunk(front: Front) -> None:
+    await front.load_documents(50)
+    options = types_pb2.ReadOptions(explain_timing=True)
+    pages = await collect(front.kv.Scan(kv_pb2.ScanRequest(collection="docs", options=options)))
+    assert [page.HasField("timing") for page in pages] == [page.HasField("coverage") for page in pages]
+    timing = pages[-1].timing
+    assert [leg.shard for leg in timing.legs] == list(range(8))
+    assert timing.total_us >= timing.merge_us
+    pages = await collect(front.kv.Scan(kv_pb2.ScanRequest(collection="docs")))
+    assert not any(page.HasField("timing") for page in pages)
+
+
+async def test_slow_log_tells_of_every_kind_of_read_and_of_failed_ones(front: Front) -> None:
+    await front.load_documents()
+    await front.kv.Get(kv_pb2.GetRequest(key=b"k"))
+    await front.kv.BatchGet(kv_pb2.BatchGetRequest(keys=[b"a", b"b"]))
+    await collect(front.kv.Scan(kv_pb2.ScanRequest(collection="docs", prefix=b"doc-00", limit=3, keys_only=True)))
+    leaf = front.maps.current.shards[3].primary
+    front.leaves.client.on(leaf, ShardSearch, Hang())
+    error = await failing(front.searches.Search(search_pb2.SearchRequest(collection="docs", query="tail"), timeout=0.2))
+    assert isinstance(error, errors.Unavailable)
+    await failing(front.kv.Get(kv_pb2.GetRequest(key=b"")))
+    answer = await front.cluster.ListSlowReads(cluster_pb2.ListSlowReadsRequest())
+    took = [read.timing.total_us for read in answer.reads]
+    assert took == sorted(took, reverse=True)
+    slowest = answer.reads[0]
+    assert (slowest.method, slowest.collection, slowest.detail, slowest.code) == ("Search", "docs", "tail", "UNAVAILABLE")
+    silent = [leg.shard for leg in slowest.timing.legs if not leg.leaf]
+    assert silent == [shard for shard, config in front.maps.current.shards.items() if config.primary == leaf]
+    assert slowest.timing.straggler_shard in silent
+    assert slowest.timing.total_us >= 150_000
+    assert {(read.method, read.collection, read.detail, read.code) for read in answer.reads[1:]} == {
+        ("Get", "default", "key 'k'", "OK"),
+        ("BatchGet", "default", "2 keys", "OK"),
+        ("Scan", "docs", "prefix 'doc-00', limit 3, keys only", "OK"),
+    }
+    only = await front.cluster.ListSlowReads(cluster_pb2.ListSlowReadsRequest(method="Scan", limit=1, reset=True))
+    assert [read.method for read in only.reads] == ["Scan"]
+    assert not (await front.cluster.ListSlowReads(cluster_pb2.ListSlowReadsRequest())).reads
+    error = await failing(front.cluster.ListSlowReads(cluster_pb2.ListSlowReadsRequest(method="Put")))
+    assert (type(error), error.details.field) == (errors.InvalidArgument, "method")
+
+
+async def test_read_that_its_caller_gives_up_is_in_the_slow_log(front: Front) -> None:
+    hang = Hang()
+    front.leaves.client.on(front.maps.current.shards[front.maps.current.shard_of_key(b"k")].primary, ShardRead, hang)
+    call = front.kv.Get(kv_pb2.GetRequest(key=b"k"))
+    await hang.reached.wait()
+    await asyncio.sleep(0.06)  # Reads that no leg has answered yet are of interest from 50 ms on.
+    call.cancel()
+    async with asyncio.timeout(5):
+        while not (found := (await front.cluster.ListSlowReads(cluster_pb2.ListSlowReadsRequest())).reads):
+            pass
+    assert [(read.method, read.code) for read in found] == [("Get", "CANCELLED")]
+
+
+async def test_tail_is_shown_by_fan_out_class(front: Front) -> None:
+    for _ in range(100):
+        await front.kv.BatchGet(kv_pb2.BatchGetRequest(keys=[b"k%d" % n for n in range(40)]))
+    shown = exposition(front.registry).decode()
+    found = dict(re.findall(r'^kvshard_router_(\w+)\{fan_out="5-16",method="BatchGet"\} (\S+)$', shown, re.MULTILINE))
+    legs = re.search(r'^kvshard_router_leg_p99_seconds\{method="BatchGet"\} (\S+)$', shown, re.MULTILINE)
+    assert found["gathered_window_reads"] == "100.0"
+    quotient = float(found["gathered_p99_seconds"]) / float(legs[1])
+    assert float(found["amplification_p99"]) == pytest.approx(quotient)
+    assert 'kvshard_router_gathered_seconds_count{fan_out="5-16",method="BatchGet"} 100.0' in shown
 
 
 @pytest.mark.parametrize(

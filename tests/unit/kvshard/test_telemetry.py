@@ -23,6 +23,8 @@ from kvshard.telemetry import (
     start_metrics,
     stop_metrics,
 )
+from router.amplification import Amplification
+from router.tail_metrics import amplification_families
 
 
 @pytest.fixture
@@ -34,6 +36,11 @@ def registry():
     router.request_seconds.labels("Get").observe(0.0004)
     router.legs.labels("Get", "ok").inc()
     router.leg_seconds.labels("Get").observe(0.0003)
+    router.gathered_seconds.labels("Search", "5-16").observe(0.004)
+    amplification = Amplification()
+    for n in range(100):
+        amplification.record("Search", 8, 0.003 + n / 1e6, [1000 + n] * 8, 1000.0)
+    router.scrape(lambda: amplification_families(amplification, 1001.0))
     leaf.requests.labels("read", "OK").inc()
     leaf.request_seconds.labels("read").observe(0.0001)
     leaf.queue_depth.set(3)
@@ -52,6 +59,11 @@ def test_the_names_are_the_documented_ones(registry):
         "kvshard_router_request_seconds",
         "kvshard_router_legs",
         "kvshard_router_leg_seconds",
+        "kvshard_router_gathered_seconds",
+        "kvshard_router_amplification_p99",
+        "kvshard_router_gathered_p99_seconds",
+        "kvshard_router_gathered_window_reads",
+        "kvshard_router_leg_p99_seconds",
         "kvshard_leaf_requests",
         "kvshard_leaf_request_seconds",
         "kvshard_leaf_queue_depth",

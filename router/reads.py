@@ -1,0 +1,108 @@
+"""What every read has in common beyond what every call has: its account, which is looked at when the read has ended.
+
+May live here: when an account begins and ends, and where it goes (the slow log, the live amplification, the metrics). What is
+slow is decided in `slowlog`, what amplification means in `amplification`.
+"""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import grpc
+
+from kvshard.clock import Clock
+from kvshard.clustermap import DEFAULT_COLLECTION
+from kvshard.errors import KvShardError
+from kvshard.telemetry import RouterMetrics
+from router.amplification import Amplification, fan_out_class
+from router.calls import Call, Calls, Context
+from router.ledger import ReadTimes, ScanTimes
+from router.slowlog import LEGS_MAX, UNASKED_MIN_S, SlowLog, SlowRead
+from router.tail_metrics import amplification_families
+
+TimesT = TypeVar("TimesT", bound=ReadTimes)
+
+_CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
+
+
+class Reads:
+    """Wraps the handling of reads. One for all services of a router."""
+
+    def __init__(self, calls: Calls, clock: Clock, metrics: RouterMetrics) -> None:
+        self.slow = SlowLog()
+        self.amplification = Amplification()
+        self.clock = clock
+        self._calls = calls
+        self._metrics = metrics
+        self._histograms: dict[tuple[str, str], Callable[[float], None]] = {}
+        metrics.scrape(lambda: amplification_families(self.amplification, clock.monotonic()))
+
+    def read(self, method: str, context: Context, collection: str, detail: Callable[[], str]) -> "Read[ReadTimes]":
+        """Around the handling of a read: what `Calls.call` does, and its account. detail: what it asks for, in a few words."""
+        return Read(self, self._calls.call(method, context), ReadTimes(self.clock.monotonic()), collection, detail)
+
+    def scan(self, context: Context, collection: str, detail: Callable[[], str]) -> "Read[ScanTimes]":
+        """The same for a scan."""
+        call = self._calls.call("Scan", context, is_stream=True)
+        return Read(self, call, ScanTimes(self.clock.monotonic()), collection, detail)
+
+    def end(self, read: "Read[TimesT]", error: BaseException | None) -> None:
+        """Account for a read that has ended."""
+        times, method, now = read.times, read.method, self.clock.monotonic()
+        took_s = times.took_s(now)
+        if times.fan_out:
+            answered_s = times.answered_in_s(now)
+            self.amplification.record(method, times.fan_out, answered_s, times.leg_times_us(), now)
+            self._observe(method, times.fan_out, answered_s)
+        elif took_s < UNASKED_MIN_S:
+            return
+        if self.slow.wants(method, took_s, now):
+            timing = times.timing(now).cut(LEGS_MAX)
+            collection = read.collection or DEFAULT_COLLECTION.name
+            slow = SlowRead(self.clock.wall_ms(), method, collection, read.detail(), code_of(error), timing)
+            self.slow.add(slow, took_s, now)
+
+    def _observe(self, method: str, fan_out: int, seconds: float) -> None:
+        if method == "Get":
+            return  # It is one leg, and `request_seconds` has it.
+        key = (method, fan_out_class(fan_out))
+        observe = self._histograms.get(key)
+        if observe is None:
+            observe = self._histograms[key] = self._metrics.gathered_seconds.labels(*key).observe
+        observe(seconds)
+
+
+class Read(Generic[TimesT]):
+    """The context of one read. times: its account."""
+
+    __slots__ = ("_call", "_reads", "collection", "detail", "times")
+
+    def __init__(self, reads: Reads, call: Call, times: TimesT, collection: str, detail: Callable[[], str]) -> None:
+        self._reads = reads
+        self._call = call
+        self.times = times
+        self.collection = collection
+        self.detail = detail
+
+    @property
+    def method(self) -> str:
+        """The RPC's name."""
+        return self._call.method
+
+    async def __aenter__(self) -> TimesT:
+        """The read begins."""
+        await self._call.__aenter__()
+        return self.times
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """The read has ended."""
+        self._reads.end(self, error)
+        await self._call.__aexit__(kind, error, trace)
+
+
+def code_of(error: BaseException | None) -> str:
+    """Canonical status name of how a call ended."""
+    if error is None:
+        return "OK"
+    if isinstance(error, KvShardError):
+        return _CODE_NAMES.get(error.grpc_code, "UNKNOWN")
+    return "INTERNAL" if isinstance(error, Exception) else "CANCELLED"
