@@ -70,7 +70,10 @@ def detail_of(request: ReadRequest) -> str:
         text = ", ".join(parts) or "all keys"
     else:
         # A megabyte of query must not be copied for two hundred characters of it.
-        parts = [request.query[: DETAIL_MAX_CHARS + 1] or "*", *(f"filter {each}" for each in request.filters[:3])]
+        parts = [
+            request.query[: DETAIL_MAX_CHARS + 1] or "*",
+            *(f"filter {each[:DETAIL_MAX_CHARS]}" for each in request.filters[:3]),
+        ]
         parts += [f"facets {', '.join(request.facets[:3])}"] if request.facets else []
         parts += [f"shards {', '.join(map(str, request.shards[:8]))}"] if request.shards else []
         text = ", ".join(parts)

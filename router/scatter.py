@@ -84,8 +84,13 @@ class LegResult(NamedTuple, Generic[ReplyT]):
 
     def as_time(self) -> LegTime:
         """The leg for the ledger."""
+        tries = self.tries
+        if not tries and self.error is not None and len(self.replicas_tried) == 1:
+            # Nobody kept a record of a single attempt, but why it failed is worth a row.
+            reason = self.error.reason.lower()
+            tries = (AttemptRecord(self.replicas_tried[0], AttemptKind.FIRST, 0.0, self.total_us / 1e6, reason),)
         queue_us, service_us = (self.answer.queue_us, self.answer.service_us) if self.answer else (0, 0)
-        network_us = network_of(self.total_us, queue_us, service_us, self.tries) if self.answer else 0
+        network_us = network_of(self.total_us, queue_us, service_us, tries) if self.answer else 0
         return LegTime(
             self.shard,
             self.leaf,
@@ -95,7 +100,7 @@ class LegResult(NamedTuple, Generic[ReplyT]):
             service_us,
             self.ended_at,
             network_us,
-            self.tries,
+            tries,
             tuple(reason.value for reason in self.refused),
         )
 

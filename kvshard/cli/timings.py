@@ -41,8 +41,10 @@ def blame_text(timing: "Timing") -> str:
     leg = timing.straggler
     if leg is None:
         return "-"
+    if not leg.leaf:
+        return f"shard {leg.shard}: no answer, {_ms(leg.total_us)} ms"
     what, took_us = max(_parts(leg), key=lambda part: part[1])
-    return f"shard {leg.shard} at {leg.leaf or 'nobody'}: {what} {_ms(took_us)} ms"
+    return f"shard {leg.shard} at {leg.leaf}: {what} {_ms(took_us)} ms"
 
 
 def attempts_text(timing: "Timing") -> str:

@@ -156,6 +156,8 @@ async def test_slow_log_tells_of_every_kind_of_read_and_of_failed_ones(front: Fr
     silent = [leg.shard for leg in slowest.timing.legs if not leg.leaf]
     assert silent == [shard for shard, config in front.maps.current.shards.items() if config.primary == leaf]
     assert slowest.timing.straggler_shard in silent
+    told = {(each.leaf, each.kind, each.outcome) for leg in slowest.timing.legs for each in leg.tries}
+    assert told == {(leaf, "first", "deadline_exceeded")}
     assert slowest.timing.total_us >= 150_000
     assert {(read.method, read.collection, read.detail, read.code) for read in answer.reads[1:]} == {
         ("Get", "default", "key 'k'", "OK"),
