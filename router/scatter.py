@@ -52,10 +52,9 @@ log = structlog.get_logger(__name__)
 
 class LegResult(NamedTuple, Generic[ReplyT]):
     """How a leg ended: with an answer, or with an error. leaf: who answered, or empty. ended_at: on the monotonic clock.
+
     tries: the attempts one by one; empty when the first one was answered and nothing else happened. refused: why hedges were
     not sent.
-
-    tries: the attempts, empty when the first one answered. refused: why hedges were not sent.
 
     A named tuple, since every request makes some, and a frozen dataclass takes four times as long to make.
     """
@@ -101,7 +100,7 @@ class LegResult(NamedTuple, Generic[ReplyT]):
             self.ended_at,
             network_us,
             tries,
-            tuple(reason.value for reason in self.refused),
+            tuple(sorted(reason.value for reason in self.refused)),
         )
 
 

@@ -30,6 +30,7 @@ from router.scan import ScanOperation
 from router.scatter import Scatter
 from router.search import SearchOperation
 from router.service import KVService, SearchService
+from router.tail_metrics import hedging_families
 from router.tokens import TokenCodec
 
 PROBE_INTERVAL_S = 1.0
@@ -73,6 +74,7 @@ class RouterServer:
         self._reads = Reads(self._calls, clock, metrics)
         self._cluster = ClusterService(self._calls, maps, leaves, clock, self._reads.slow)
         self._scatter = Scatter(maps, clock, metrics, leaves.ping)
+        metrics.scrape(lambda: hedging_families(self._scatter.defences.counters))
         self._probe: asyncio.Task[None] | None = None
         self._serving = asyncio.Event()
         self._last_good_leaf = ""

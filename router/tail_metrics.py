@@ -5,8 +5,13 @@ May live here: which figure has which metric's name. The scraper is a thread of 
 
 from collections.abc import Iterator
 
+from kvshard.tail.defences import TailCounters
+from kvshard.tail.histogram import LogHistogram
 from kvshard.telemetry import ScrapedFamily
-from router.amplification import Amplification
+from router.amplification import MIN_SAMPLES, Amplification
+
+MEAN_MIN_SAMPLES = 30
+"""Reads of the hold-out from which on their mean is shown; one in a hundred is held out, so fifty reads a second suffice."""
 
 
 def amplification_families(amplification: Amplification, now: float) -> Iterator[ScrapedFamily]:
@@ -37,3 +42,58 @@ def amplification_families(amplification: Amplification, now: float) -> Iterator
         ("method",),
         [((each.method,), value) for each in legs if (value := each.p99) is not None],
     )
+
+
+def hedging_families(counters: TailCounters) -> Iterator[ScrapedFamily]:
+    """What became of hedges since the start, and what they save by the hold-out of the last minute."""
+    for name, help_, value in (
+        ("first_attempts", "First attempts of legs of reads: what the hedge budget is a part of.", counters.first_attempts),
+        ("hedges_sent", "Hedges sent.", counters.hedges_sent),
+        ("hedges_won", "Hedges whose answer was used.", counters.hedges_won),
+        ("hedges_wasted", "Hedges whose answer was not used.", counters.hedges_wasted),
+        ("failovers", "Attempts at another replica after one had failed.", counters.failovers),
+    ):
+        yield ScrapedFamily(f"kvshard_router_{name}_total", help_, (), [((), float(value))], is_counter=True)
+    yield ScrapedFamily(
+        "kvshard_router_hedges_refused_total",
+        "Hedges that were due and not sent, by reason.",
+        ("reason",),
+        [((reason.value,), float(count)) for reason, count in counters.refused.items()],
+        is_counter=True,
+    )
+    yield ScrapedFamily(
+        "kvshard_router_hold_out_reads_total",
+        "Reads that might be hedged, by arm: held_out ones never are, which shows what hedging saves.",
+        ("arm",),
+        [(("held_out",), float(counters.held_out_requests)), (("hedged",), float(counters.hedgeable_requests))],
+        is_counter=True,
+    )
+    yield from _hold_out_families(counters)
+
+
+def _hold_out_families(counters: TailCounters) -> Iterator[ScrapedFamily]:
+    held_out, hedged = counters.held_out.sum.copy(), counters.hedgeable.sum.copy()
+    rows, saved = [], []
+    for figure in ("mean", "p99"):
+        without, with_hedges = _figure(held_out, figure), _figure(hedged, figure)
+        rows += [((arm, figure), value) for arm, value in (("held_out", without), ("hedged", with_hedges)) if value is not None]
+        if without is not None and with_hedges is not None:
+            saved.append(((figure,), without - with_hedges))
+    yield ScrapedFamily(
+        "kvshard_router_hold_out_latency_seconds",
+        "Latency of gathered reads over the last minute, by arm of the hold-out; absent while there are too few of them.",
+        ("arm", "figure"),
+        rows,
+    )
+    yield ScrapedFamily(
+        "kvshard_router_hedging_saved_seconds",
+        "What hedging saves a read, by the hold-out of the last minute: its figure less that of the other reads.",
+        ("figure",),
+        saved,
+    )
+
+
+def _figure(histogram: LogHistogram, figure: str) -> float | None:
+    if figure == "mean":
+        return histogram.mean if histogram.count >= MEAN_MIN_SAMPLES else None
+    return histogram.quantile(0.99) if histogram.count >= MIN_SAMPLES else None

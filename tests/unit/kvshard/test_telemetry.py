@@ -13,6 +13,7 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvshard.errors import InvalidArgument
+from kvshard.tail.defences import TailCounters
 from kvshard.telemetry import (
     LATENCY_BUCKETS_SECONDS,
     LeafMetrics,
@@ -24,7 +25,7 @@ from kvshard.telemetry import (
     stop_metrics,
 )
 from router.amplification import Amplification
-from router.tail_metrics import amplification_families
+from router.tail_metrics import amplification_families, hedging_families
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def registry():
     for n in range(100):
         amplification.record("Search", 8, 0.003 + n / 1e6, [1000 + n] * 8, 1000.0)
     router.scrape(lambda: amplification_families(amplification, 1001.0))
+    router.scrape(lambda: hedging_families(TailCounters()))
     leaf.requests.labels("read", "OK").inc()
     leaf.request_seconds.labels("read").observe(0.0001)
     leaf.queue_depth.set(3)
@@ -64,6 +66,15 @@ def test_the_names_are_the_documented_ones(registry):
         "kvshard_router_gathered_p99_seconds",
         "kvshard_router_gathered_window_reads",
         "kvshard_router_leg_p99_seconds",
+        "kvshard_router_first_attempts",
+        "kvshard_router_hedges_sent",
+        "kvshard_router_hedges_won",
+        "kvshard_router_hedges_wasted",
+        "kvshard_router_hedges_refused",
+        "kvshard_router_failovers",
+        "kvshard_router_hold_out_reads",
+        "kvshard_router_hold_out_latency_seconds",
+        "kvshard_router_hedging_saved_seconds",
         "kvshard_leaf_requests",
         "kvshard_leaf_request_seconds",
         "kvshard_leaf_queue_depth",
