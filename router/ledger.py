@@ -18,8 +18,9 @@ class LegTime:
     """One leg. leaf: whose answer was used, empty when the leg failed. total_us: from the first attempt to the outcome.
 
     queue_us, service_us: of the winning request, as its leaf measured them. ended_at: instant of the outcome on the router's
-    monotonic clock, in seconds. network_us: what the winning attempt took beyond queue and service: on the wire, and waiting
-    for its turn in either process. tries: the attempts in the order of asking, empty when the first one answered. refused: why
+    monotonic clock, in seconds. network_us: what it took from the start of the winning attempt on beyond queue and service: on
+    the wire, and waiting for its turn in either process. What is missing to the total went by before that attempt.
+    tries: the attempts in the order of asking, empty when the first one answered and nothing else happened. refused: why
     hedges were not sent, each reason once.
     """
 
@@ -186,13 +187,14 @@ def timing_of(legs: Iterable[LegTime], total_us: int, merge_us: int) -> Timing:
 
 
 def network_of(total_us: int, queue_us: int, service_us: int, tries: Sequence[AttemptRecord]) -> int:
-    """What the winning attempt of a leg took beyond the leaf's queue and service; 0 when there is no winner."""
+    """What a leg took from the start of its winning attempt on, beyond the leaf's queue and service; 0 without a winner."""
+    began_us = 0
     if tries:
         won = next((each for each in tries if each.outcome == "won"), None)
         if won is None:
             return 0
-        total_us = micros(won.ended_s - won.began_s)
-    return max(0, total_us - queue_us - service_us)
+        began_us = micros(won.began_s)
+    return max(0, total_us - began_us - queue_us - service_us)
 
 
 def micros(seconds: float) -> int:

@@ -189,8 +189,9 @@ class LegTiming:
     """Where the time of one shard's part went, in microseconds. leaf: whose answer was used, empty when the leg failed.
 
     total_us: from the first attempt to the outcome. queue_us, service_us: of the winning attempt, at its leaf. network_us:
-    what that attempt took beyond, on the wire and in either process. tries: the attempts, empty when the first one answered.
-    refused: why hedges were not sent.
+    what it took from that attempt's start on beyond these, on the wire and in either process; what is missing to the total
+    went by before it. tries: the attempts, empty when the first one answered and nothing else happened. refused: why hedges
+    were not sent.
     """
 
     shard: int

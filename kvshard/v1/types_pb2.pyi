@@ -485,10 +485,12 @@ class LegTiming(_message.Message):
     service_us: _builtins.int
     """Microseconds that the leaf worked on it."""
     network_us: _builtins.int
-    """Microseconds that the winning attempt took beyond queue and service: on the wire and in either process' event loop."""
+    """Microseconds from the start of the winning attempt on, beyond queue and service: on the wire and in either process' event
+    loop. What is missing to total_us went by before that attempt.
+    """
     @_builtins.property
     def tries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttemptTiming]:
-        """The attempts in the order of asking; empty when the first one answered."""
+        """The attempts in the order of asking; empty when the first one answered and nothing else happened."""
 
     @_builtins.property
     def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

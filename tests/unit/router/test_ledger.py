@@ -68,7 +68,8 @@ HEDGE = AttemptRecord("leaf-2", AttemptKind.HEDGE, 0.0003, 0.0008, "won")
         ((), 480),
         ((FIRST, HEDGE), 180),
         ((FIRST, replace(HEDGE, outcome="unavailable")), 0),
-        ((FIRST, replace(HEDGE, ended_s=0.0004)), 0),
+        ((FIRST, replace(HEDGE, began_s=0.0006)), 0),
+        ((replace(FIRST, outcome="won"), replace(HEDGE, outcome="cancelled")), 480),
     ],
 )
 def test_network_is_what_the_winner_took_beyond_queue_and_work(tries: tuple[AttemptRecord, ...], expected: int) -> None:
