@@ -79,19 +79,6 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         self._faults = FaultOrders(leaves, clock)
         self._is_stopping = False
 
-    async def ListSlowReads(
-        self, request: cluster_pb2.ListSlowReadsRequest, context: Context
-    ) -> cluster_pb2.ListSlowReadsResponse:
-        """Returns the slowest of the late reads."""
-        async with self._calls.call("ListSlowReads", context):
-            if request.method not in ("", *METHODS):
-                known = ", ".join(METHODS)
-                raise InvalidArgument(f"method is one of {known}, not {request.method!r}", ErrorDetails(field="method"))
-            reads = self._slow.slowest(request.limit or SLOW_READS_LIMIT, self._clock.monotonic(), request.method)
-            if request.reset:
-                self._slow.clear()
-            return cluster_pb2.ListSlowReadsResponse(reads=map(slow_read_to_proto, reads))
-
     def stop_watches(self) -> None:
         """Let the watchers of the map end, so that a graceful stop does not wait for them."""
         self._is_stopping = True
@@ -204,6 +191,19 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
             reports = await self._faults.list(await self._newest_map())
             faults = [leaf_fault_to_proto(each.leaf, each.fault) for each in reports.faults]
             return cluster_pb2.ListFaultsResponse(faults=faults, silent=reports.silent)
+
+    async def ListSlowReads(
+        self, request: cluster_pb2.ListSlowReadsRequest, context: Context
+    ) -> cluster_pb2.ListSlowReadsResponse:
+        """Returns the slowest of the late reads."""
+        async with self._calls.call("ListSlowReads", context):
+            if request.method not in ("", *METHODS):
+                known = ", ".join(METHODS)
+                raise InvalidArgument(f"method is one of {known}, not {request.method!r}", ErrorDetails(field="method"))
+            reads = self._slow.slowest(request.limit or SLOW_READS_LIMIT, self._clock.monotonic(), request.method)
+            if request.reset:
+                self._slow.clear()
+            return cluster_pb2.ListSlowReadsResponse(reads=map(slow_read_to_proto, reads))
 
     async def _newest_map(self) -> ClusterMap:
         """The map read anew, or the one that is known where that takes long.

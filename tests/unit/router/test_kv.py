@@ -14,6 +14,7 @@ from kvshard.telemetry import RouterMetrics
 from router import kv
 from router.coverage import KnownCounts
 from router.kv import KeyValueOperations
+from router.ledger import ReadTimes
 from router.requests import DEFAULT_READ_POLICY, ReadPolicy, RequestIdentity, request_identity, write_columns
 from router.scatter import Scatter
 
@@ -75,6 +76,19 @@ async def test_empty_value_differs_from_an_absent_key(setting: Setting) -> None:
     assert read.values == [b"", b""]
     assert read.versions[0] > 0
     assert read.versions[1] == 0
+
+
+async def test_account_has_every_leg_also_when_the_batch_fails(setting: Setting) -> None:
+    setting.leaves.fail("leaf-2", Unavailable("connection refused"))
+    times = ReadTimes(CLOCK.monotonic())
+    with pytest.raises(Unavailable):
+        await setting.operations.batch_get("", KEYS, DEFAULT_READ_POLICY, CLOCK.monotonic() + 5, times)
+    assert times.fan_out == 8
+    rows = times.timing(CLOCK.monotonic()).legs
+    assert [row.shard for row in rows] == list(range(8))
+    silent = {row.shard for row in rows if not row.leaf}
+    assert silent == {shard for shard, config in setting.maps.current.shards.items() if config.primary == "leaf-2"}
+    assert {each.outcome for row in rows for each in row.tries} == {"unavailable"}
 
 
 async def test_empty_batches(setting: Setting) -> None:

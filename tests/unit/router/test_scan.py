@@ -1,6 +1,7 @@
 """Scans: order over shards, pages and tokens, dead and dying shards, leaving early."""
 
 import asyncio
+from collections import Counter
 from contextlib import aclosing
 
 import pytest
@@ -15,6 +16,7 @@ from kvshard.model import ShardScan, ShardScanReply
 from kvshard.telemetry import RouterMetrics
 from router import scan as scan_module
 from router.coverage import KnownCounts
+from router.ledger import ScanTimes
 from router.requests import DEFAULT_READ_POLICY, ReadPolicy, key_range
 from router.scan import ScanOperation, ScanPage, ScanRequest
 from router.scatter import Scatter
@@ -37,11 +39,20 @@ class Setting:
             self.leaves.shards.setdefault((self.maps.current.shard_of_key(key), 1), {})[key] = (b"v" + key, 1)
 
     def scan(
-        self, prefix=b"", start=b"", end=b"", limit=0, token=b"", policy=DEFAULT_READ_POLICY, keys_only=False, timeout_s=None
+        self,
+        prefix=b"",
+        start=b"",
+        end=b"",
+        limit=0,
+        token=b"",
+        policy=DEFAULT_READ_POLICY,
+        keys_only=False,
+        timeout_s=None,
+        times=None,
     ):
         request = ScanRequest(key_range(prefix, start, end), (prefix, start, end), limit, keys_only, token)
         deadline = float("inf") if timeout_s is None else CLOCK.monotonic() + timeout_s
-        return self.operation.scan("", request, policy, deadline)
+        return self.operation.scan("", request, policy, deadline, times)
 
     async def pages(self, **arguments) -> list[ScanPage]:
         async with aclosing(self.scan(**arguments)) as pages:
@@ -149,6 +160,25 @@ async def test_token_of_another_scan_is_refused(setting: Setting) -> None:
     page = (await setting.pages(limit=5))[-1]
     with pytest.raises(InvalidToken):
         await setting.pages(prefix=b"key", token=page.token)
+
+
+async def test_account_sums_the_chunks_of_each_shard(setting: Setting) -> None:
+    times = ScanTimes(CLOCK.monotonic())
+    assert [row[0] for page in await setting.pages(times=times) for row in page.rows] == KEYS
+    timing = times.timing(CLOCK.monotonic())
+    fetches = [call.request.shard for call in setting.leaves.client.calls_of(ShardScan)]
+    assert [(row.shard, row.attempts) for row in timing.legs] == sorted(Counter(fetches).items())
+    assert max(row.attempts for row in timing.legs) > 1
+    assert (times.fan_out, len(times.leg_times_us())) == (4, 4)
+    assert 0 <= timing.merge_us <= timing.total_us
+
+
+async def test_account_has_the_dead_shard_of_a_scan_that_fails(setting: Setting) -> None:
+    setting.leaves.fail("leaf-2", Unavailable("connection refused"))
+    times = ScanTimes(CLOCK.monotonic())
+    with pytest.raises(Unavailable):
+        await setting.pages(times=times)
+    assert [row.shard for row in times.timing(CLOCK.monotonic()).legs if not row.leaf] == [1]
 
 
 async def test_dead_shards_fail_the_scan_and_are_all_named(setting: Setting) -> None:
