@@ -124,6 +124,20 @@ def with_identities(replicas: Iterable[Replica], known: Iterable[Replica]) -> tu
 
 
 @dataclass(frozen=True, slots=True)
+class Hedging:
+    """How reads of a collection are hedged where a request does not say. What is empty: as the router has it.
+
+    policy: in the syntax of `kvshard/tail/hedging.py`. budget: hedges allowed, as a part of the first attempts; 0 allows none.
+    max_attempts: of a leg, the first one included; 0: as the router has it. The map carries what it was given, so that an older
+    process can read what a newer one wrote; who writes it checks it (`kvshard/hedge_settings.py`).
+    """
+
+    policy: str = ""
+    budget: float | None = None
+    max_attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     """A collection. schema maps a field's name to its type ("text", "keyword", "integer", "float", "boolean", "date").
 
@@ -133,6 +147,7 @@ class Collection:
     name: str
     id: int
     schema: Mapping[str, str] = field(default_factory=dict)
+    hedging: Hedging = Hedging()
 
 
 DEFAULT_COLLECTION = Collection("default", 1)

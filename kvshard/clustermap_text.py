@@ -11,7 +11,8 @@ import json
 from collections.abc import Sequence
 from typing import TypeVar
 
-from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig, WantedSplit
+from kvshard.clustermap import ClusterMap, Collection, Hedging, InvalidMap, Leaf, Replica, ShardConfig, WantedSplit
+from kvshard.hedge_settings import hedging_text
 
 FORMAT = 1
 """Raised when an older reader would misunderstand the text."""
@@ -55,11 +56,9 @@ def leaf_data(leaf: Leaf) -> dict[str, object]:
 
 def leaf_of(data: dict[str, object]) -> Leaf:
     """The leaf that leaf_data described."""
-    weight = data.get("weight")
-    if not isinstance(weight, int | float) or isinstance(weight, bool):
-        raise InvalidMap(f"field 'weight' is not a number: {weight!r}")
+    weight = _number(data, "weight")
     marks = _texts(_items(data, "marks"), "marks") if "marks" in data else []
-    place = (read(data, "id", str), read(data, "address", str), read(data, "zone", str), float(weight))
+    place = (read(data, "id", str), read(data, "address", str), read(data, "zone", str), weight)
     return Leaf(*place, is_draining="draining" in marks, is_removed="removed" in marks)
 
 
@@ -99,14 +98,39 @@ def shard_of(data: dict[str, object]) -> ShardConfig:
 
 
 def collection_data(collection: Collection) -> dict[str, object]:
-    """A collection as plain data; the schema keeps the order of its fields, so it is a list of pairs."""
-    return {"name": collection.name, "id": collection.id, "schema": [[name, kind] for name, kind in collection.schema.items()]}
+    """A collection as plain data; the schema keeps the order of its fields, so it is a list of pairs.
+
+    "hedging" is there only where something was said of it, and in it only what was said.
+    """
+    schema = [[name, kind] for name, kind in collection.schema.items()]
+    data: dict[str, object] = {"name": collection.name, "id": collection.id, "schema": schema}
+    hedging = hedging_data(collection.hedging)
+    return {**data, "hedging": hedging} if hedging else data
 
 
 def collection_of(data: dict[str, object]) -> Collection:
     """The collection that collection_data described."""
     schema = dict(_pair(each, "schema") for each in _items(data, "schema"))
-    return Collection(read(data, "name", str), read(data, "id", int), schema)
+    hedging = _hedging_of(_object(data["hedging"], "hedging")) if "hedging" in data else Hedging()
+    return Collection(read(data, "name", str), read(data, "id", int), schema, hedging)
+
+
+def hedging_data(hedging: Hedging) -> dict[str, object]:
+    """What was said of hedging, as plain data."""
+    data: dict[str, object] = {"policy": hedging.policy} if hedging.policy else {}
+    if hedging.budget is not None:
+        data["budget"] = float(hedging.budget)
+    if hedging.max_attempts:
+        data["max_attempts"] = hedging.max_attempts
+    return data
+
+
+def _hedging_of(data: dict[str, object]) -> Hedging:
+    return Hedging(
+        policy=read(data, "policy", str) if "policy" in data else "",
+        budget=_number(data, "budget") if "budget" in data else None,
+        max_attempts=read(data, "max_attempts", int) if "max_attempts" in data else 0,
+    )
 
 
 def to_json(cluster_map: ClusterMap) -> str:
@@ -163,10 +187,10 @@ def pretty(cluster_map: ClusterMap) -> str:
     if any(shard.split is not None for shard in cluster_map.shards.values()):
         shard_heads.append("to be split")
     shards = [_shard_row(shard)[: len(shard_heads)] for shard in cluster_map.shards.values()]
-    collections = [
-        (each.name, str(each.id), ", ".join(f"{name}: {kind}" for name, kind in each.schema.items()) or "-")
-        for each in cluster_map.collections.values()
-    ]
+    collection_heads = ["collection", "id", "schema"]
+    if any(hedging_text(each.hedging) for each in cluster_map.collections.values()):
+        collection_heads.append("hedging")
+    collections = [_collection_row(each)[: len(collection_heads)] for each in cluster_map.collections.values()]
     return "\n".join(
         [
             f"cluster map, version {cluster_map.version}, seed {cluster_map.seed}",
@@ -175,7 +199,7 @@ def pretty(cluster_map: ClusterMap) -> str:
             "",
             *_table(tuple(shard_heads), shards),
             "",
-            *_table(("collection", "id", "schema"), collections),
+            *_table(tuple(collection_heads), collections),
             "",
         ]
     )
@@ -186,6 +210,13 @@ def _items(data: dict[str, object], name: str) -> list[object]:
     if not isinstance(value, list):
         raise InvalidMap(f"field {name!r} is not a list: {value!r}")
     return value
+
+
+def _number(data: dict[str, object], name: str) -> float:
+    value = data.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidMap(f"field {name!r} is not a number: {value!r}")
+    return float(value)
 
 
 def _object(value: object, where: str) -> dict[str, object]:
@@ -225,6 +256,11 @@ def _shard_row(shard: ShardConfig) -> tuple[str, ...]:
     split = f"into {shard.split.child} at {shard.split.at_slot:#06x}" if shard.split is not None else "-"
     members = _names(shard.in_sync), _names(shard.learners)
     return str(shard.id), slots, str(shard.epoch), shard.primary, *members, desired, split
+
+
+def _collection_row(collection: Collection) -> tuple[str, ...]:
+    schema = ", ".join(f"{name}: {kind}" for name, kind in collection.schema.items())
+    return collection.name, str(collection.id), schema or "-", hedging_text(collection.hedging) or "-"
 
 
 def _names(replicas: Sequence[Replica]) -> str:

@@ -5,10 +5,11 @@ Only translation lives here, field by field, for what both the router's services
 
 from collections.abc import Iterable, Mapping
 
-from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig, WantedSplit
+from kvshard.clustermap import ClusterMap, Collection, Hedging, InvalidMap, Leaf, Replica, ShardConfig, WantedSplit
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.hashing import SLOT_BITS, TOKEN_BITS
 from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
+from kvshard.tail.status import LeafHealthStatus, LegKindStatus, TailStatus
 from kvshard.v1 import cluster_pb2
 
 _SLOT_SHIFT = TOKEN_BITS - SLOT_BITS
@@ -61,12 +62,27 @@ def _at(field: str) -> ErrorDetails:
 
 def collection_to_proto(collection: Collection) -> cluster_pb2.Collection:
     """A collection."""
-    return cluster_pb2.Collection(name=collection.name, id=collection.id, fields=schema_to_proto(collection.schema))
+    return cluster_pb2.Collection(
+        name=collection.name,
+        id=collection.id,
+        fields=schema_to_proto(collection.schema),
+        hedging=None if collection.hedging == Hedging() else hedging_to_proto(collection.hedging),
+    )
 
 
 def collection_from_proto(message: cluster_pb2.Collection) -> Collection:
     """A collection."""
-    return Collection(message.name, message.id, schema_from_proto(message.fields))
+    return Collection(message.name, message.id, schema_from_proto(message.fields), hedging_from_proto(message.hedging))
+
+
+def hedging_to_proto(hedging: Hedging) -> cluster_pb2.Hedging:
+    """How reads are hedged."""
+    return cluster_pb2.Hedging(policy=hedging.policy, budget=hedging.budget, max_attempts=hedging.max_attempts)
+
+
+def hedging_from_proto(message: cluster_pb2.Hedging) -> Hedging:
+    """How reads are hedged, as it came; an absent message says nothing."""
+    return Hedging(message.policy, message.budget if message.HasField("budget") else None, message.max_attempts)
 
 
 def leaf_to_proto(leaf: Leaf) -> cluster_pb2.LeafEntry:
@@ -250,4 +266,63 @@ def _replica_status_from_proto(message: cluster_pb2.ReplicaStatus) -> ReplicaSta
         message.error,
         catching_up,
         _progress_from_proto(message.split) if message.HasField("split") else None,
+    )
+
+
+def tail_status_to_proto(status: TailStatus) -> cluster_pb2.TailStatus:
+    """What a router does against slow leaves."""
+    return cluster_pb2.TailStatus(
+        policy=status.policy,
+        budget_max=status.budget_max,
+        budget=status.budget,
+        max_attempts=status.max_attempts,
+        first_attempts=status.first_attempts,
+        hedges=status.hedges,
+        hedges_total=status.hedges_total,
+        hedges_won_total=status.hedges_won_total,
+        refused_total=status.refused_total,
+        kinds=[
+            cluster_pb2.LegKindStatus(
+                kind=each.kind,
+                samples=each.samples,
+                latency_ms_p50=each.latency_ms_p50,
+                latency_ms_p99=each.latency_ms_p99,
+                delay_ms=each.delay_ms,
+            )
+            for each in status.kinds
+        ],
+        leaves=[
+            cluster_pb2.LeafHealth(
+                leaf=each.leaf,
+                state=each.state,
+                outstanding=each.outstanding,
+                in_flight=each.in_flight,
+                slowness=each.slowness,
+                first_attempts=each.first_attempts,
+            )
+            for each in status.leaves
+        ],
+    )
+
+
+def tail_status_from_proto(message: cluster_pb2.TailStatus) -> TailStatus:
+    """What a router does against slow leaves; the refusals by name."""
+    return TailStatus(
+        policy=message.policy,
+        budget_max=message.budget_max,
+        budget=message.budget,
+        max_attempts=message.max_attempts,
+        first_attempts=message.first_attempts,
+        hedges=message.hedges,
+        hedges_total=message.hedges_total,
+        hedges_won_total=message.hedges_won_total,
+        refused_total=dict(sorted(message.refused_total.items())),
+        kinds=tuple(
+            LegKindStatus(each.kind, each.samples, each.latency_ms_p50, each.latency_ms_p99, each.delay_ms)
+            for each in message.kinds
+        ),
+        leaves=tuple(
+            LeafHealthStatus(each.leaf, each.state, each.outstanding, each.in_flight, each.slowness, each.first_attempts)
+            for each in message.leaves
+        ),
     )

@@ -11,6 +11,7 @@ from kvshard.clustermap import (
     TOKEN_SLOTS,
     ClusterMap,
     Collection,
+    Hedging,
     InvalidMap,
     Leaf,
     Replica,
@@ -200,6 +201,10 @@ def damaged(path: list[object], value: object) -> str:
         damaged(["shards", 0, "epoch"], 1.5),
         damaged(["shards", 0, "last_slot"], 5),
         damaged(["collections", 0, "schema"], [["a", 1]]),
+        damaged(["collections", 0, "hedging"], "off"),
+        damaged(["collections", 0, "hedging"], {"policy": 1}),
+        damaged(["collections", 0, "hedging"], {"budget": "5%"}),
+        damaged(["collections", 0, "hedging"], {"max_attempts": True}),
     ],
 )
 def test_damaged_json_is_refused(text: str | bytes) -> None:
@@ -250,3 +255,24 @@ def test_a_wanted_split_and_the_cuts_survive_the_text() -> None:
 
 def test_the_middle_of_a_shard() -> None:
     assert [shard(0, *ends).middle_slot for ends in ((0, 65535), (0, 1), (4, 6), (7, 7))] == [32768, 1, 5, 7]
+
+
+def test_what_was_said_of_hedging_survives_the_text_and_nothing_else_is_written() -> None:
+    said = {
+        "docs": dataclasses.replace(COLLECTIONS["docs"], hedging=Hedging("min(p99,50ms)", 0.0, 2)),
+        "off": Collection("off", 5, {}, Hedging("off")),
+    }
+    told = new_map(collections={**COLLECTIONS, **said})
+    assert clustermap_text.from_json(clustermap_text.to_json(told)) == told
+    written = {each["name"]: each.get("hedging") for each in json.loads(clustermap_text.to_json(told))["collections"]}
+    assert written == {
+        "default": None,
+        "docs": {"policy": "min(p99,50ms)", "budget": 0.0, "max_attempts": 2},
+        "off": {"policy": "off"},
+    }
+    assert "min(p99,50ms), budget 0%, at most 2 attempts" in clustermap_text.pretty(told)
+
+
+def test_a_policy_that_this_version_does_not_know_is_no_reason_to_refuse_the_map() -> None:
+    newer = new_map(collections={**COLLECTIONS, "new": Collection("new", 5, {}, Hedging("by-moon", 0.9, 7))})
+    assert clustermap_text.from_json(clustermap_text.to_json(newer)) == newer

@@ -1,6 +1,6 @@
 import pytest
 
-from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, Replica, ShardConfig, WantedSplit
+from kvshard.clustermap import ClusterMap, Collection, Hedging, InvalidMap, Leaf, Replica, ShardConfig, WantedSplit
 from kvshard.errors import InvalidArgument
 from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
 from kvshard.rpc.convert import (
@@ -14,7 +14,10 @@ from kvshard.rpc.convert import (
     schema_to_proto,
     shard_from_proto,
     shard_to_proto,
+    tail_status_from_proto,
+    tail_status_to_proto,
 )
+from kvshard.tail.status import LeafHealthStatus, LegKindStatus, TailStatus
 from kvshard.v1 import cluster_pb2
 
 SCHEMA = {"title": "text", "tag": "keyword", "year": "integer", "rank": "float", "ok": "boolean", "on": "date"}
@@ -27,7 +30,7 @@ CLUSTER_MAP = ClusterMap(
         0: ShardConfig(0, 0, 32_767, 3, "leaf-1", (Replica("leaf-1", "abc"),), (), ("leaf-1",), WantedSplit(7, 20_000), 2),
         1: ShardConfig(1, 32_768, 65_535, 4, "leaf-2", (Replica("leaf-2"),), (Replica("leaf-1", "d"),), ("leaf-2", "leaf-1")),
     },
-    collections={"default": Collection("default", 1), "docs": Collection("docs", 2, SCHEMA)},
+    collections={"default": Collection("default", 1), "docs": Collection("docs", 2, SCHEMA, Hedging("p99", 0.0, 2))},
     replicas=3,
 )
 
@@ -121,3 +124,28 @@ def test_a_silent_leaf_has_a_reason_and_no_state() -> None:
     message = leaf_status_to_proto(LEAF, None, "connection refused")
     assert (message.is_up, message.error, message.leaf.id) == (False, "connection refused", "leaf-1")
     assert leaf_status_from_proto(message) is None
+
+
+def test_a_collection_that_says_nothing_of_hedging_carries_nothing() -> None:
+    assert not collection_to_proto(Collection("docs", 2)).HasField("hedging")
+    assert collection_from_proto(cluster_pb2.Collection(name="docs", id=2)).hedging == Hedging()
+
+
+def test_the_state_of_the_tail_survives() -> None:
+    status = TailStatus(
+        policy="auto",
+        budget_max=0.1,
+        budget=0.05,
+        max_attempts=3,
+        first_attempts=1_000,
+        hedges=20,
+        hedges_total=400,
+        hedges_won_total=100,
+        refused_total={"budget": 3, "storm": 1},
+        kinds=(LegKindStatus("Search/page", 900, 2.5, 9.75, 7.5),),
+        leaves=(LeafHealthStatus("leaf-1", "probation", 2, 5, 3.5, 40), LeafHealthStatus("leaf-2")),
+    )
+    message = tail_status_to_proto(status)
+    assert tail_status_from_proto(cluster_pb2.TailStatus.FromString(message.SerializeToString())) == status
+    assert (status.extra, status.won) == (0.02, 0.25)
+    assert (TailStatus().extra, TailStatus().won) == (0.0, 0.0)

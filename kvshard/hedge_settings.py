@@ -1,0 +1,109 @@
+"""How hedging is configured: the budget's syntax, the bounds, and the settings of a collection as they are checked and shown.
+
+    budget = "auto" | number "%" | number       5%, 2.5%, 0.05: that part of the first attempts; auto: tuned by itself
+
+Pure: imports only the standard library and other pure files.
+"""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import fields, replace
+
+from kvshard.clustermap import Hedging
+from kvshard.errors import ErrorDetails, InvalidArgument
+from kvshard.tail.hedging import parse_policy
+
+BUDGET_MAX = 0.5
+"""Hedges for half of the first attempts: beyond that they are the load, and a leaf slow under load only gets more of it."""
+
+ATTEMPTS_MAX = 3
+"""The first attempt and two hedges: a shard rarely has more replicas, and whoever needs a fourth asks for a failover."""
+
+POLICY_MAX_CHARS = 64
+"""The longest sensible policy is half of it; it stands in every copy of the map."""
+
+AUTO = "auto"
+DEFAULT = "default"
+"""What a person writes to take a collection's setting back: as the router has it."""
+
+_BUDGET = re.compile(r"(\d+(?:\.\d+)?)(%?)")
+_FIELDS = tuple(each.name for each in fields(Hedging))
+
+
+def parse_budget(text: str, field: str = "hedge-budget") -> float | None:
+    """The budget in a text, as a part of the first attempts; None for "auto". Raises InvalidArgument that names the field."""
+    compact = "".join(text.lower().split())
+    if compact == AUTO:
+        return None
+    match = _BUDGET.fullmatch(compact)
+    if match is None:
+        raise _bad(f'not a hedging budget: {text[:100]!r}; expected "auto", or a part of the requests such as "5%"', field)
+    return check_budget(float(match[1]) / (100 if match[2] else 1), field)
+
+
+def check_budget(budget: float, field: str = "hedge-budget") -> float:
+    """The budget, if there may be such a one. Raises InvalidArgument that names the field."""
+    if not 0.0 <= budget <= BUDGET_MAX:  # Also false for NaN.
+        shown = f"{budget:.10g}" if not math.isfinite(budget) else f"{budget:.10g} ({budget:.3%})"
+        raise _bad(f"a hedging budget is 0 to {BUDGET_MAX} (50%) of the requests, not {shown}", field)
+    return budget
+
+
+def check_attempts(attempts: int, field: str = "hedge-attempts") -> int:
+    """The number of attempts of a leg, if there may be so many. Raises InvalidArgument that names the field."""
+    if not 1 <= attempts <= ATTEMPTS_MAX:
+        message = f"a leg has 1 to {ATTEMPTS_MAX} attempts, the first one included, not {attempts}"
+        raise InvalidArgument(message, ErrorDetails(field=field, limit=ATTEMPTS_MAX))
+    return attempts
+
+
+def check_policy(text: str, field: str = "hedge") -> str:
+    """The policy in its canonical text, if it is one. Raises InvalidArgument that names the field."""
+    if len(text) > POLICY_MAX_CHARS:
+        message = f"{field} has at most {POLICY_MAX_CHARS} characters, not {len(text)}"
+        raise InvalidArgument(message, ErrorDetails(field=field, limit=POLICY_MAX_CHARS))
+    try:
+        parse_policy(text)
+    except InvalidArgument as error:
+        raise _bad(error.message, field) from None
+    return "".join(text.lower().split())
+
+
+def check_hedging(hedging: Hedging, field: str = "hedging") -> Hedging:
+    """The settings of a collection in canonical form. Raises InvalidArgument that names what is wrong with them."""
+    policy = check_policy(hedging.policy, f"{field}.policy")
+    if hedging.budget is not None:
+        check_budget(hedging.budget, f"{field}.budget")
+    if hedging.max_attempts:
+        check_attempts(hedging.max_attempts, f"{field}.max_attempts")
+    return replace(hedging, policy=policy)
+
+
+def merged(held: Hedging, wanted: Hedging, names: Iterable[str]) -> Hedging:
+    """What is held, with the named fields as they are wanted. Raises InvalidArgument for a name that is none of Hedging's."""
+    changes: dict[str, object] = {}
+    for name in names:
+        if name not in _FIELDS:
+            raise _bad(f"hedging has no field {name[:100]!r}; it has {', '.join(_FIELDS)}", "update_mask")
+        changes[name] = getattr(wanted, name)
+    return replace(held, **changes)  # type: ignore[arg-type]
+
+
+def budget_text(budget: float | None) -> str:
+    """A budget as parse_budget reads it."""
+    return AUTO if budget is None else f"{budget * 100:.6g}%"
+
+
+def hedging_text(hedging: Hedging) -> str:
+    """The settings of a collection for people; empty where all is as the router has it."""
+    parts = [hedging.policy] if hedging.policy else []
+    if hedging.budget is not None:
+        parts.append(f"budget {budget_text(hedging.budget)}")
+    if hedging.max_attempts:
+        parts.append(f"at most {hedging.max_attempts} attempts")
+    return ", ".join(parts)
+
+
+def _bad(message: str, field: str) -> InvalidArgument:
+    return InvalidArgument(message, ErrorDetails(field=field))

@@ -1,0 +1,92 @@
+import pytest
+
+from kvshard.clustermap import Hedging
+from kvshard.errors import InvalidArgument
+from kvshard.hedge_settings import (
+    budget_text,
+    check_attempts,
+    check_hedging,
+    check_policy,
+    hedging_text,
+    merged,
+    parse_budget,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [("auto", None), (" AUTO ", None), ("5%", 0.05), ("2.5 %", 0.025), ("0.05", 0.05), ("0", 0.0), ("50%", 0.5), ("0.5", 0.5)],
+)
+def test_budgets(text: str, budget: float | None) -> None:
+    assert parse_budget(text) == budget
+    assert parse_budget(budget_text(budget)) == budget
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "not a hedging budget"),
+        ("five", "not a hedging budget"),
+        ("-1%", "not a hedging budget"),
+        ("nan", "not a hedging budget"),
+        ("5%%", "not a hedging budget"),
+        ("50.1%", "0 to 0.5"),
+        ("5", r"not 5 \(500.000%\)"),
+    ],
+)
+def test_what_is_no_budget(text: str, why: str) -> None:
+    with pytest.raises(InvalidArgument, match=why) as caught:
+        parse_budget(text)
+    assert caught.value.details.field == "hedge-budget"
+
+
+@pytest.mark.parametrize("attempts", [0, 4, -1])
+def test_attempts_are_bounded(attempts: int) -> None:
+    with pytest.raises(InvalidArgument, match="1 to 3 attempts") as caught:
+        check_attempts(attempts)
+    assert (caught.value.details.field, caught.value.details.limit) == ("hedge-attempts", 3)
+
+
+def test_a_policy_is_kept_in_one_form() -> None:
+    assert check_policy(" Min( P99 , 50ms ) ") == "min(p99,50ms)"
+    assert check_policy("") == ""
+    with pytest.raises(InvalidArgument, match="not a hedging policy") as caught:
+        check_policy("sometimes", "hedging.policy")
+    assert caught.value.details.field == "hedging.policy"
+    with pytest.raises(InvalidArgument, match="at most 64 characters"):
+        check_policy("p" + "9" * 64)
+
+
+@pytest.mark.parametrize(
+    ("hedging", "field"),
+    [
+        (Hedging("soon"), "hedging.policy"),
+        (Hedging("", 0.6), "hedging.budget"),
+        (Hedging("", float("nan")), "hedging.budget"),
+        (Hedging("", None, 4), "hedging.max_attempts"),
+    ],
+)
+def test_wrong_settings_name_their_field(hedging: Hedging, field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check_hedging(hedging)
+    assert caught.value.details.field == field
+
+
+def test_settings_are_checked_and_put_in_one_form() -> None:
+    assert check_hedging(Hedging()) == Hedging()
+    assert check_hedging(Hedging("OFF", 0.0, 3)) == Hedging("off", 0.0, 3)
+
+
+def test_a_change_touches_only_what_it_names() -> None:
+    held, wanted = Hedging("off", 0.1, 2), Hedging("p99", None, 0)
+    assert merged(held, wanted, ["policy"]) == Hedging("p99", 0.1, 2)
+    assert merged(held, wanted, ["budget", "max_attempts"]) == Hedging("off", None, 0)
+    assert merged(held, wanted, []) == held
+    with pytest.raises(InvalidArgument, match="no field 'schema'") as caught:
+        merged(held, wanted, ["schema"])
+    assert caught.value.details.field == "update_mask"
+
+
+def test_settings_for_people() -> None:
+    assert hedging_text(Hedging()) == ""
+    assert hedging_text(Hedging("p99", 0.025, 2)) == "p99, budget 2.5%, at most 2 attempts"
