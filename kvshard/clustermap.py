@@ -137,6 +137,10 @@ class Hedging:
     max_attempts: int = 0
 
 
+HEDGED_AS_THE_ROUTER_SAYS = Hedging()
+"""Nothing was said."""
+
+
 @dataclass(frozen=True, slots=True)
 class Collection:
     """A collection. schema maps a field's name to its type ("text", "keyword", "integer", "float", "boolean", "date").
@@ -147,7 +151,7 @@ class Collection:
     name: str
     id: int
     schema: Mapping[str, str] = field(default_factory=dict)
-    hedging: Hedging = Hedging()
+    hedging: Hedging = HEDGED_AS_THE_ROUTER_SAYS
 
 
 DEFAULT_COLLECTION = Collection("default", 1)

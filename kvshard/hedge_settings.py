@@ -27,8 +27,10 @@ AUTO = "auto"
 DEFAULT = "default"
 """What a person writes to take a collection's setting back: as the router has it."""
 
+FIELDS = tuple(each.name for each in fields(Hedging))
+"""What may be changed of a collection's settings."""
+
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)(%?)")
-_FIELDS = tuple(each.name for each in fields(Hedging))
 
 
 def parse_budget(text: str, field: str = "hedge-budget") -> float | None:
@@ -80,19 +82,65 @@ def check_hedging(hedging: Hedging, field: str = "hedging") -> Hedging:
     return replace(hedging, policy=policy)
 
 
+def hedging_of(policy: str | None, budget: float | str | None, attempts: int | None) -> tuple[Hedging, list[str]]:
+    """What a person or a program says of a collection's hedging, checked, and the fields it speaks of; None: says nothing.
+
+    "default" (of the attempts: 0) takes a setting back. Raises InvalidArgument that names the argument.
+    """
+    hedging, names = Hedging(), []
+    if policy is not None:
+        hedging = replace(hedging, policy="" if _is_default(policy) else check_policy(policy))
+        names.append("policy")
+    if budget is not None:
+        hedging = replace(hedging, budget=_budget_of(budget))
+        names.append("budget")
+    if attempts is not None:
+        hedging = replace(hedging, max_attempts=attempts and check_attempts(attempts))
+        names.append("max_attempts")
+    return hedging, names
+
+
+def _is_default(text: str) -> bool:
+    return text.strip().lower() == DEFAULT
+
+
+def _budget_of(given: float | str) -> float | None:
+    if not isinstance(given, str):
+        return check_budget(float(given))
+    if _is_default(given):
+        return None
+    budget = parse_budget(given)
+    if budget is None:
+        raise _bad('a collection cannot tune its own budget: give a part such as "5%", or "default"', "hedge-budget")
+    return budget
+
+
+def hedging_fields(paths: Iterable[str]) -> list[str]:
+    """The fields of Hedging that an update mask means, all of them where it is empty. Raises InvalidArgument for others."""
+    names: list[str] = []
+    for path in paths:
+        parent, _, name = path.partition(".")
+        if parent != "hedging" or (path != parent and name not in FIELDS):
+            known = ", ".join(["hedging", *(f"hedging.{each}" for each in FIELDS)])
+            raise _bad(f"there is no {path[:100]!r} to change; there are {known}", "update_mask")
+        names += [name] if "." in path else FIELDS
+    return names or list(FIELDS)
+
+
 def merged(held: Hedging, wanted: Hedging, names: Iterable[str]) -> Hedging:
-    """What is held, with the named fields as they are wanted. Raises InvalidArgument for a name that is none of Hedging's."""
-    changes: dict[str, object] = {}
-    for name in names:
-        if name not in _FIELDS:
-            raise _bad(f"hedging has no field {name[:100]!r}; it has {', '.join(_FIELDS)}", "update_mask")
-        changes[name] = getattr(wanted, name)
+    """What is held, with the named fields as they are wanted."""
+    changes: dict[str, str | float | None] = {name: getattr(wanted, name) for name in names}
     return replace(held, **changes)  # type: ignore[arg-type]
 
 
 def budget_text(budget: float | None) -> str:
     """A budget as parse_budget reads it."""
     return AUTO if budget is None else f"{budget * 100:.6g}%"
+
+
+def hedging_json(hedging: Hedging) -> dict[str, str | float | int | None]:
+    """The settings of a collection for programs; null where it is as the router has it."""
+    return {"policy": hedging.policy or None, "budget": hedging.budget, "max_attempts": hedging.max_attempts or None}
 
 
 def hedging_text(hedging: Hedging) -> str:

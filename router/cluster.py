@@ -2,18 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from kvshard.clock import Clock
-from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection, Leaf, ShardConfig, WantedSplit
+from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Collection, Hedging, Leaf, ShardConfig, WantedSplit
 from kvshard.coordination.placements import Removal
 from kvshard.errors import CollectionNotFound, DeadlineExceeded, ErrorDetails, InvalidArgument, KvShardError, Unavailable
+from kvshard.hedge_settings import check_hedging, hedging_fields
 from kvshard.model import LeafStatusReply, LeafStatusRequest
 from kvshard.rpc import convert
 from kvshard.rpc.fault_convert import fault_from_proto, leaf_fault_to_proto
 from kvshard.rpc.leaf_client import LeafClient
 from kvshard.schema import parse_schema
+from kvshard.tail.status import TailStatus
 from kvshard.v1 import cluster_pb2, cluster_pb2_grpc
 from router.calls import Calls, Context
 from router.faults import IDS_MAX, FaultOrders
@@ -38,8 +40,12 @@ WATCH_POLL_S = 0.5
 class MapEditor(MapSource, Protocol):
     """A source of the map that can also change it; `kvshard.coordination.mapstore.MapStore` is one."""
 
-    async def create_collection(self, name: str, schema: Mapping[str, str]) -> Collection:
+    async def create_collection(self, name: str, schema: Mapping[str, str], hedging: Hedging | None = None) -> Collection:
         """Create a collection; the same one again is returned as it is."""
+        ...
+
+    async def update_collection(self, name: str, hedging: Hedging, names: Sequence[str]) -> Collection:
+        """Change the named fields of a collection's hedging settings."""
         ...
 
     async def drop_collection(self, name: str) -> Collection:
@@ -70,7 +76,17 @@ class MapEditor(MapSource, Protocol):
 class ClusterService(cluster_pb2_grpc.ClusterServicer):
     """kvshard.v1.Cluster."""
 
-    def __init__(self, calls: Calls, maps: MapEditor, leaves: LeafClient, clock: Clock, slow: SlowLog) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        maps: MapEditor,
+        leaves: LeafClient,
+        clock: Clock,
+        slow: SlowLog,
+        tail: Callable[[], TailStatus] | None = None,
+    ) -> None:
+        """tail: says what this router does against slow leaves."""
+        self._tail = tail
         self._calls = calls
         self._slow = slow
         self._maps = maps
@@ -115,8 +131,21 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         async with self._calls.call("CreateCollection", context):
             check_collection_name(request.name)
             schema = parse_schema(convert.schema_from_proto(request.fields))
-            collection = await self._maps.create_collection(request.name, schema)
+            hedging = check_hedging(convert.hedging_from_proto(request.hedging))
+            said = None if hedging == Hedging() else hedging
+            collection = await self._maps.create_collection(request.name, schema, said)
             return cluster_pb2.CreateCollectionResponse(collection=convert.collection_to_proto(collection))
+
+    async def UpdateCollection(
+        self, request: cluster_pb2.UpdateCollectionRequest, context: Context
+    ) -> cluster_pb2.UpdateCollectionResponse:
+        """Changes how reads of a collection are hedged."""
+        async with self._calls.call("UpdateCollection", context):
+            _require("name", request.name)
+            names = hedging_fields(request.update_mask.paths)
+            hedging = convert.hedging_from_proto(request.hedging)
+            collection = await self._maps.update_collection(request.name, hedging, names)
+            return cluster_pb2.UpdateCollectionResponse(collection=convert.collection_to_proto(collection))
 
     async def ListCollections(
         self, request: cluster_pb2.ListCollectionsRequest, context: Context
@@ -166,6 +195,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
                     convert.leaf_status_to_proto(leaf, reply, error)
                     for leaf, (reply, error) in zip(leaves, replies, strict=True)
                 ],
+                tail=None if self._tail is None else convert.tail_status_to_proto(self._tail()),
             )
 
     async def InjectFault(self, request: cluster_pb2.InjectFaultRequest, context: Context) -> cluster_pb2.InjectFaultResponse:

@@ -1,6 +1,7 @@
-"""`kvshard collection create|list|drop`."""
+"""`kvshard collection create|set|list|drop`."""
 
 import sys
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -16,14 +17,39 @@ _DEFAULTS = Connect()
 
 def register(app: App) -> None:
     """Add the verbs to the command line."""
-    group = App(name="collection", help="Create, list and drop collections.")
+    group = App(name="collection", help="Create, change, list and drop collections.")
     group.command(create)
+    group.command(set_collection, name="set")
     group.command(list_collections, name="list")
     group.command(drop)
     app.command(group)
 
 
-def create(name: str, /, *, schema: str = "", connect: Connect = _DEFAULTS) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hedges:
+    """How the reads of a collection are hedged.
+
+    Parameters
+    ----------
+    hedge
+        When to ask a spare replica too, for reads that do not say: "auto", "off", a delay as "10ms", a quantile as "p99",
+        "min(p99,50ms)", "max(p95,10ms)"; "default": as the router has it.
+    hedge_budget
+        Extra requests allowed, as a part of the first ones in every 10 s: "5%", at most 50%; 0 allows none; "default".
+    hedge_attempts
+        Attempts of a shard's part of a read at most, the first one included, 1 to 3; 0: as the router has it.
+    """
+
+    hedge: str | None = None
+    hedge_budget: str | None = None
+    hedge_attempts: int | None = None
+
+
+_UNSAID = Hedges()
+
+
+def create(name: str, /, *, schema: str = "", hedges: Hedges = _UNSAID, connect: Connect = _DEFAULTS) -> int:
     """Create a collection; nothing happens where it exists with this very schema.
 
     Parameters
@@ -36,18 +62,31 @@ def create(name: str, /, *, schema: str = "", connect: Connect = _DEFAULTS) -> i
     fields = parse_pairs(schema)
 
     async def work(kv: "Client[bytes]") -> int:
-        info = await kv.collection(name).create(fields)
-        if connect.as_json:
-            print_json(_row(info))
-        else:
-            print(f"collection {info.name}: {_schema_text(info)}")
+        info = await kv.collection(name).create(fields, **asdict(hedges))
+        _show(info, connect)
+        return EXIT_OK
+
+    return with_client(connect, work)
+
+
+def set_collection(name: str, /, *, hedges: Hedges = _UNSAID, connect: Connect = _DEFAULTS) -> int:
+    """Change how the reads of a collection are hedged; what is left out stays as it is.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    """
+
+    async def work(kv: "Client[bytes]") -> int:
+        _show(await kv.collection(name).update(**asdict(hedges)), connect)
         return EXIT_OK
 
     return with_client(connect, work)
 
 
 def list_collections(*, connect: Connect = _DEFAULTS) -> int:
-    """List the collections with their schemas."""
+    """List the collections with their schemas, and how their reads are hedged."""
 
     async def work(kv: "Client[bytes]") -> int:
         infos = await kv.collections()
@@ -56,9 +95,11 @@ def list_collections(*, connect: Connect = _DEFAULTS) -> int:
             return EXIT_OK
         from rich.table import Table
 
-        table = Table("collection", "schema", box=None, pad_edge=False)
+        from kvshard.hedge_settings import hedging_text
+
+        table = Table("collection", "schema", "hedging", box=None, pad_edge=False)
         for info in infos:
-            table.add_row(info.name, _schema_text(info))
+            table.add_row(info.name, _schema_text(info), hedging_text(info.hedging) or "-")
         rich_console().print(table)
         return EXIT_OK
 
@@ -100,5 +141,17 @@ def _schema_text(info: "CollectionInfo") -> str:
     return ", ".join(f"{field}={kind}" for field, kind in info.schema.items()) or "plain values"
 
 
+def _show(info: "CollectionInfo", connect: Connect) -> None:
+    if connect.as_json:
+        print_json(_row(info))
+        return
+    from kvshard.hedge_settings import hedging_text
+
+    hedging = hedging_text(info.hedging)
+    print(f"collection {info.name}: {_schema_text(info)}{f'; hedging: {hedging}' if hedging else ''}")
+
+
 def _row(info: "CollectionInfo") -> dict[str, object]:
-    return {"name": info.name, "id": info.id, "schema": dict(info.schema)}
+    from kvshard.hedge_settings import hedging_json
+
+    return {"name": info.name, "id": info.id, "schema": dict(info.schema), "hedging": hedging_json(info.hedging)}

@@ -20,10 +20,12 @@ from kvshard.cli.console import (
     token_text,
     with_client,
 )
+from kvshard.cli.reading import ANYHOW, WHOLE, Gathering, Reading, coverage_text, missing_lines
 from kvshard.cli.timings import show_timing, timing_json
 
 if TYPE_CHECKING:
     from kvshard.client.client import Client
+    from kvshard.client.options import ReadOverrides
     from kvshard.client.results import Item, ReadState
     from kvshard.client.scan import Scan
 
@@ -102,9 +104,9 @@ def get(
     key: Annotated[str, Parameter(allow_leading_hyphen=True)],
     /,
     *,
-    stale: Annotated[bool, Parameter(negative="")] = False,
     explain: Annotated[bool, Parameter(negative="")] = False,
     collection: str = "default",
+    reading: Reading = ANYHOW,
     connect: Connect = _DEFAULTS,
 ) -> int:
     """Print the value of a key, byte for byte.
@@ -113,22 +115,21 @@ def get(
     ----------
     key
         The key.
-    stale
-        Take what any reachable replica has, even if it is behind.
     explain
         Show on stderr where the time went.
     collection
         Collection to read from.
     """
+    options = reading.overrides()
 
     async def work(kv: "Client[bytes]") -> int:
         keys = kv.collection(collection).raw
         if explain:
-            item, timing = await keys.explain_get(key_of(key), consistency="stale" if stale else "strong")
+            item, timing = await keys.explain_get(key_of(key), **options)
             if not (connect.as_json and item is not None):
                 show_timing(rich_console(is_on_stderr=True), timing)
         else:
-            item = await keys.get(key_of(key), consistency="stale" if stale else "strong")
+            item = await keys.get(key_of(key), **options)
         if item is None:
             complain(f"not found: {one_line(key_of(key))}")
             return EXIT_NOT_FOUND
@@ -187,10 +188,10 @@ def scan(
     limit: int | None = None,
     keys_only: Annotated[bool, Parameter(negative="")] = False,
     resume: str | None = None,
-    partial: Annotated[bool, Parameter(negative="")] = False,
-    stale: Annotated[bool, Parameter(negative="")] = False,
     explain: Annotated[bool, Parameter(negative="")] = False,
     collection: str = "default",
+    reading: Reading = ANYHOW,
+    gathering: Gathering = WHOLE,
     connect: Connect = _DEFAULTS,
 ) -> int:
     """Print keys and values in key order, one a line.
@@ -209,15 +210,12 @@ def scan(
         Leave the values out.
     resume
         Go on behind an earlier scan: the token that it printed.
-    partial
-        Go on without shards that do not answer.
-    stale
-        Take what any reachable replica has, even if it is behind.
     explain
         Show on stderr where the time went, with --json in a last line of its own.
     collection
         Collection to read.
     """
+    options: ReadOverrides = {**reading.overrides(), **gathering.overrides(), "explain_timing": explain}
 
     async def work(kv: "Client[bytes]") -> int:
         found = kv.collection(collection).raw.scan(
@@ -227,9 +225,7 @@ def scan(
             limit=limit,
             keys_only=keys_only,
             resume=parse_token(resume),
-            on_shortfall="partial" if partial else "fail",
-            consistency="stale" if stale else "strong",
-            explain_timing=explain,
+            **options,
         )
         async with found:
             async for item in found:
@@ -248,7 +244,9 @@ def _tell_end(found: "Scan[bytes, bytes]", *, as_json: bool) -> None:
     if found.token:
         complain(f"there is more: --resume {token_text(found.token)}")
     if found.coverage and not found.coverage.complete:
-        complain(f"incomplete: {found.coverage.legs_ok} of {found.coverage.legs} shards answered")
+        complain(coverage_text(found.coverage))
+        for line in missing_lines(found.coverage):
+            complain(line)
     for state in found.states:
         complain(f"shard {state.shard}: through write {state.seqno}{_age(state)}")
     if found.timing is not None and as_json:

@@ -20,6 +20,7 @@ from kvshard.cli.console import (
     token_text,
     with_client,
 )
+from kvshard.cli.reading import ANYHOW, WHOLE, Gathering, Reading, coverage_text, missing_lines
 from kvshard.cli.timings import show_timing, timing_json
 from kvshard.errors import MalformedQuery
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from kvshard.client.client import Client
-    from kvshard.client.results import Coverage, Hit, SearchPage
+    from kvshard.client.options import ReadOverrides
+    from kvshard.client.results import Hit, SearchPage
 
 _DEFAULTS = Connect()
 _PREVIEW_MAX_CHARS = 300
@@ -63,8 +65,6 @@ class Wanted:
         Go on behind an earlier page: the token that it printed.
     refresh
         See every write that was acknowledged before.
-    partial
-        Answer without the shards that are silent.
     explain_timing
         Show where the time went.
     """
@@ -77,7 +77,6 @@ class Wanted:
     highlight: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     next_page: Annotated[str | None, Parameter(name="--next")] = None
     refresh: Annotated[bool, Parameter(negative="")] = False
-    partial: Annotated[bool, Parameter(negative="")] = False
     explain_timing: Annotated[bool, Parameter(name=("--explain", "--timing"), negative="")] = False
 
 
@@ -90,6 +89,8 @@ def search(
     /,
     *,
     wanted: Wanted = _ANYTHING,
+    reading: Reading = ANYHOW,
+    gathering: Gathering = WHOLE,
     connect: Connect = _DEFAULTS,
 ) -> int:
     """Find the best documents of a collection.
@@ -101,10 +102,15 @@ def search(
     query
         Words, "phrases", prefix*, field:word, field:[a TO b], AND, OR, NOT, ( ).
     """
+    options: ReadOverrides = {
+        **reading.overrides(),
+        **gathering.overrides(),
+        "explain_timing": wanted.explain_timing,
+    }
 
     async def work(kv: "Client[bytes]") -> int:
         try:
-            page = await _find(kv, collection, query, wanted, is_for_people=not connect.as_json)
+            page = await _find(kv, collection, query, wanted, options, is_for_people=not connect.as_json)
         except MalformedQuery as error:
             explain(error, query)
             return exit_code_of(error)
@@ -118,7 +124,7 @@ def search(
 
 
 async def _find(
-    kv: "Client[bytes]", collection: str, query: str, wanted: Wanted, *, is_for_people: bool
+    kv: "Client[bytes]", collection: str, query: str, wanted: Wanted, options: "ReadOverrides", *, is_for_people: bool
 ) -> "SearchPage[bytes]":
     marked = wanted.highlight
     if not marked and is_for_people:
@@ -134,8 +140,7 @@ async def _find(
         highlight=marked,
         next=parse_token(wanted.next_page),
         refresh=wanted.refresh,
-        on_shortfall="partial" if wanted.partial else "fail",
-        explain_timing=wanted.explain_timing,
+        **options,
     )
 
 
@@ -148,13 +153,13 @@ def _show(console: "Console", page: "SearchPage[bytes]") -> None:
         bound = f" (each up to {facet.error_bound} too low)" if facet.error_bound else ""
         counts = ", ".join(f"{value.value} {value.count:,}" for value in facet.values)
         console.print(f"{facet.field}: {counts or 'no values'}{bound}", markup=False, style="cyan", soft_wrap=True)
-    console.print(f"{len(page.hits)} of {page.total:,} hits, {_coverage_text(page.coverage)}", markup=False, style="dim")
+    console.print(f"{len(page.hits)} of {page.total:,} hits, {coverage_text(page.coverage)}", markup=False, style="dim")
     if page.timing:
         show_timing(console, page.timing)
     if page.next:
         complain(f"there is more: --next {token_text(page.next)}")
-    for failed in page.coverage.failed:
-        complain(f"shard {failed.shard} is missing: {failed.error.message}")
+    for missing in missing_lines(page.coverage):
+        complain(missing)
 
 
 def _headline(number: int, hit: "Hit[bytes]") -> "Text":
@@ -179,13 +184,6 @@ def _fragments(hit: "Hit[bytes]") -> "list[Text]":
         cut = preview if len(preview) <= _PREVIEW_MAX_CHARS else preview[:_PREVIEW_MAX_CHARS] + "…"
         lines.append(Text("     " + cut))
     return lines
-
-
-def _coverage_text(coverage: "Coverage") -> str:
-    if coverage.complete:
-        return f"all {coverage.legs} shards answered"
-    share = f"{coverage.documents_considered:,} of {coverage.documents_total:,} documents considered"
-    return f"INCOMPLETE: {coverage.legs_ok} of {coverage.legs} shards answered, {share}"
 
 
 def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from cyclopts import App
 
 from kvshard.cli.console import EXIT_OK, Connect, print_json, rich_console, with_client
+from kvshard.cli.tail_status import leaf_health_table, leg_kinds_table, tail_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +24,7 @@ def register(app: App) -> None:
 
 
 def status(*, connect: Connect = _DEFAULTS) -> int:
-    """Show the state of every leaf and shard, with documents and bytes."""
+    """Show the state of every leaf and shard, with documents and bytes, and what the router does against slow leaves."""
 
     async def work(kv: "Client[bytes]") -> int:
         found = await kv.status()
@@ -34,6 +35,11 @@ def status(*, connect: Connect = _DEFAULTS) -> int:
         console.print(_leaves(found))
         console.print(_shards(found))
         console.print(_collections(found))
+        if found.tail is not None:
+            console.print(leg_kinds_table(found.tail))
+            console.print(leaf_health_table(found.tail))
+            for line in tail_lines(found.tail):
+                console.print(line, markup=False, soft_wrap=True)
         total = f"{found.documents():,} documents, {byte_text(found.bytes())}, map version {found.map.version}"
         console.print(f"{total}, {_changing_text(found)}", markup=False)
         return EXIT_OK
@@ -160,16 +166,22 @@ def split_text(found: "ClusterStatus", shard: "ShardConfig") -> str:
 
 
 def _collections(found: "ClusterStatus") -> "Table":
-    table = _table("collections", "collection", "documents", "bytes", "schema", numbers=("documents", "bytes"))
+    from kvshard.hedge_settings import hedging_text
+
+    columns = ("collection", "documents", "bytes", "schema", "hedging")
+    table = _table("collections", *columns, numbers=("documents", "bytes"))
     for collection in found.map.collections.values():
         schema = ", ".join(f"{name}={kind}" for name, kind in collection.schema.items()) or "plain values"
         documents, size = found.documents(collection.id), found.bytes(collection.id)
-        table.add_row(collection.name, f"{documents:,}", byte_text(size), schema)
+        hedging = hedging_text(collection.hedging) or "-"
+        table.add_row(collection.name, f"{documents:,}", byte_text(size), schema, hedging)
     return table
 
 
 def _as_json(found: "ClusterStatus") -> dict[str, object]:
     from dataclasses import asdict
+
+    from kvshard.hedge_settings import hedging_json
 
     return {
         "map_version": found.map.version,
@@ -199,9 +211,11 @@ def _as_json(found: "ClusterStatus") -> dict[str, object]:
                 "name": collection.name,
                 "id": collection.id,
                 "schema": dict(collection.schema),
+                "hedging": hedging_json(collection.hedging),
                 "documents": found.documents(collection.id),
                 "bytes": found.bytes(collection.id),
             }
             for collection in found.map.collections.values()
         ],
+        "tail": None if found.tail is None else {**asdict(found.tail), "extra": found.tail.extra, "won": found.tail.won},
     }

@@ -10,7 +10,8 @@ from kvshard.client.keyspace import Keyspace
 from kvshard.client.options import ReadOptions, ReadOverrides
 from kvshard.client.results import CollectionInfo, Document, K, SearchPage
 from kvshard.client.wire import collection_info_of, page_of
-from kvshard.rpc.convert import schema_to_proto
+from kvshard.hedge_settings import hedging_of
+from kvshard.rpc.convert import hedging_to_proto, schema_to_proto
 from kvshard.schema import parse_schema
 from kvshard.v1 import cluster_pb2, search_pb2
 
@@ -31,15 +32,52 @@ class Collection(Keyspace[K, Document]):
         """The same keys with their values as bytes: for collections without a schema, and for JSON that is ready made."""
         return Keyspace(self._connection, self._name, self._keys, BYTES, self._options)
 
-    async def create(self, schema: Mapping[str, str] | None = None, *, timeout: float | None = None) -> CollectionInfo:
+    async def create(
+        self,
+        schema: Mapping[str, str] | None = None,
+        *,
+        hedge: str | None = None,
+        hedge_budget: float | str | None = None,
+        hedge_attempts: int | None = None,
+        timeout: float | None = None,
+    ) -> CollectionInfo:
         """Create it, or do nothing where it exists with this very schema; CollectionExists where it has another.
 
         schema: field name -> "text", "keyword", "integer", "float", "boolean" or "date"; without one, values are plain bytes.
+        hedge, hedge_budget, hedge_attempts: how its reads are hedged, see `update`; CollectionExists too where they are
+        otherwise.
         """
         fields = schema_to_proto(parse_schema(schema or {}))
-        request = cluster_pb2.CreateCollectionRequest(name=self._name, fields=fields)
+        hedging, names = hedging_of(hedge, hedge_budget, hedge_attempts)
+        request = cluster_pb2.CreateCollectionRequest(
+            name=self._name, fields=fields, hedging=hedging_to_proto(hedging) if names else None
+        )
         response = await self._connection.unary(
             lambda stubs: stubs.cluster.CreateCollection, request, deadline=self._deadline(timeout), is_repeatable=True
+        )
+        return collection_info_of(response.collection)
+
+    async def update(
+        self,
+        *,
+        hedge: str | None = None,
+        hedge_budget: float | str | None = None,
+        hedge_attempts: int | None = None,
+        timeout: float | None = None,
+    ) -> CollectionInfo:
+        """Change how its reads are hedged where they do not say it themselves; None leaves a setting as it is.
+
+        hedge: "auto", "off", "10ms", "p99", "min(p99,50ms)". hedge_budget: hedges allowed, as a part of the first attempts
+        (0.05 or "5%", at most half); 0 allows none. hedge_attempts: attempts of a leg at most, the first one included. To take
+        a setting back, so that it is as the router has it: "default", for the attempts 0. Raises CollectionNotFound.
+        """
+        hedging, names = hedging_of(hedge, hedge_budget, hedge_attempts)
+        if not names:
+            raise invalid("say what to change: hedge, hedge_budget or hedge_attempts", "hedging")
+        request = cluster_pb2.UpdateCollectionRequest(name=self._name, hedging=hedging_to_proto(hedging))
+        request.update_mask.paths.extend(f"hedging.{name}" for name in names)
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.UpdateCollection, request, deadline=self._deadline(timeout), is_repeatable=True
         )
         return collection_info_of(response.collection)
 

@@ -39,13 +39,14 @@ class ReadOptions:
     """How a read is done.
 
     timeout: seconds for the whole call with its retries. consistency: "strong" or "stale". hedge: "auto", "off", "10ms",
-    "p99", "min(p99,50ms)". replica_choice: "adaptive", "random", "primary". min_coverage: the least fraction of the documents
-    that a gathered answer must have considered. on_shortfall: "fail" or "partial" below it. explain_timing: ask for a Timing.
+    "p99", "min(p99,50ms)"; empty: as the collection has it, or else the router. replica_choice: "adaptive", "random",
+    "primary". min_coverage: the least fraction of the documents that a gathered answer must have considered.
+    on_shortfall: "fail" or "partial" below it. explain_timing: ask for a Timing.
     """
 
     timeout: float = DEFAULT_TIMEOUT_S
     consistency: str = "strong"
-    hedge: str = "auto"
+    hedge: str = ""
     replica_choice: str = "adaptive"
     min_coverage: float = 1.0
     on_shortfall: str = "fail"
@@ -76,7 +77,7 @@ class ReadOptions:
         """The options as they travel, defaults left out; the timeout travels as the call's deadline."""
         return types_pb2.ReadOptions(
             consistency=types_pb2.CONSISTENCY_UNSPECIFIED if self.consistency == "strong" else _CONSISTENCY[self.consistency],
-            hedge="" if self.hedge == "auto" else self.hedge,
+            hedge=self.hedge,
             replica_choice="" if self.replica_choice == "adaptive" else self.replica_choice,
             min_coverage=None if self.min_coverage == 1.0 else self.min_coverage,
             on_shortfall=_SHORTFALL[self.on_shortfall],

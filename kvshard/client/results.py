@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from kvshard.clustermap import HEDGED_AS_THE_ROUTER_SAYS, Hedging
 from kvshard.errors import KvShardError
 
 K = TypeVar("K", bound=str | bytes)
@@ -311,8 +312,12 @@ class SearchPage(Generic[K]):
 
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """A collection. schema maps field names to types; empty for plain values. id: never used again after a drop."""
+    """A collection. schema maps field names to types; empty for plain values. id: never used again after a drop.
+
+    hedging: how its reads are hedged where they do not say; what is empty in it is as the router has it.
+    """
 
     name: str
     schema: Mapping[str, str] = field(default_factory=dict)
     id: int = 0
+    hedging: Hedging = HEDGED_AS_THE_ROUTER_SAYS

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from kvshard.clustermap import ClusterMap, Leaf
 from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
 from kvshard.rebalancing import Situation, is_changing
+from kvshard.tail.status import TailStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,14 @@ class LeafStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """State of the whole cluster: the map, and the leaves by id."""
+    """State of the whole cluster: the map, the leaves by id, and what the router that answered does against slow ones.
+
+    tail: None when the router does not say it.
+    """
 
     map: ClusterMap
     leaves: tuple[LeafStatus, ...]
+    tail: TailStatus | None = None
 
     def primary_replica(self, shard: int) -> ReplicaStatusRecord | None:
         """What the primary of a shard reports about it; None when it did not answer."""

@@ -23,7 +23,14 @@ from kvshard.client.results import (
 )
 from kvshard.client.status import ClusterStatus, LeafStatus
 from kvshard.errors import KvShardError, error_of
-from kvshard.rpc.convert import cluster_map_from_proto, leaf_from_proto, leaf_status_from_proto, schema_from_proto
+from kvshard.rpc.convert import (
+    cluster_map_from_proto,
+    hedging_from_proto,
+    leaf_from_proto,
+    leaf_status_from_proto,
+    schema_from_proto,
+    tail_status_from_proto,
+)
 from kvshard.rpc.status import record_of_failure
 from kvshard.v1 import cluster_pb2, kv_pb2, search_pb2, types_pb2
 
@@ -154,11 +161,13 @@ def page_of(
 
 
 def collection_info_of(message: cluster_pb2.Collection) -> CollectionInfo:
-    """A collection with its schema."""
-    return CollectionInfo(message.name, schema_from_proto(message.fields), message.id)
+    """A collection with its schema and its hedging settings."""
+    fields, hedging = schema_from_proto(message.fields), hedging_from_proto(message.hedging)
+    return CollectionInfo(message.name, fields, message.id, hedging)
 
 
 def cluster_status_of(response: cluster_pb2.GetStatusResponse) -> ClusterStatus:
     """State of the whole cluster."""
     leaves = (LeafStatus(leaf_from_proto(row.leaf), leaf_status_from_proto(row), row.error) for row in response.leaves)
-    return ClusterStatus(cluster_map_from_proto(response.map), tuple(leaves))
+    tail = tail_status_from_proto(response.tail) if response.HasField("tail") else None
+    return ClusterStatus(cluster_map_from_proto(response.map), tuple(leaves), tail)

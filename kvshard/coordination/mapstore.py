@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import structlog
 
 from kvshard.clock import Clock
-from kvshard.clustermap import ClusterMap, Collection, InvalidMap, Leaf, ShardConfig, WantedSplit
+from kvshard.clustermap import ClusterMap, Collection, Hedging, InvalidMap, Leaf, ShardConfig, WantedSplit
 from kvshard.coordination import mapwriter, placements, replica_sets, splits
 from kvshard.coordination.base import Coordinator, CoordinatorUnavailable, Event, HistoryCompacted, KeyValue
 from kvshard.coordination.mapwriter import BootstrapPlan, MapMeta, bootstrap
@@ -181,9 +181,15 @@ class MapStore:
         """A shard as the coordinator holds it now. Raises CoordinatorUnavailable."""
         return (await mapwriter.read_shard(self._coordinator, shard))[1]
 
-    async def create_collection(self, name: str, schema: Mapping[str, str]) -> Collection:
-        """Create a collection; one with the same schema is returned as it is. Raises CollectionExists."""
-        collection = await mapwriter.create_collection(self._coordinator, name, schema)
+    async def create_collection(self, name: str, schema: Mapping[str, str], hedging: Hedging | None = None) -> Collection:
+        """Create a collection; one with the same schema is returned as it is. See `mapwriter.create_collection`."""
+        collection = await mapwriter.create_collection(self._coordinator, name, schema, hedging)
+        await self._refresh_after_write()
+        return collection
+
+    async def update_collection(self, name: str, hedging: Hedging, names: Sequence[str]) -> Collection:
+        """Change the named fields of a collection's hedging settings. See `mapwriter.update_collection`."""
+        collection = await mapwriter.update_collection(self._coordinator, name, hedging, names)
         await self._refresh_after_write()
         return collection
 

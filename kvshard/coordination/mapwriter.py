@@ -23,6 +23,7 @@ from kvshard.clustermap import (
     DEFAULT_COLLECTION,
     LEAF_WEIGHT_MAX,
     Collection,
+    Hedging,
     InvalidMap,
     Leaf,
     Replica,
@@ -48,6 +49,7 @@ from kvshard.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from kvshard.hedge_settings import check_hedging, merged
 from kvshard.limits import COLLECTION_NAME_MAX_CHARS
 from kvshard.placement import PlacementProblem, solve
 from kvshard.ring import RingLeaf
@@ -304,10 +306,16 @@ def unknown_leaf(leaf: str) -> InvalidArgument:
     return InvalidArgument(f"{known}; start it with --join to make it part of the cluster", ErrorDetails(field="id"))
 
 
-async def create_collection(coordinator: Coordinator, name: str, schema: Mapping[str, str]) -> Collection:
-    """Create a collection; one with the same schema is returned as it is. Raises CollectionExists when the schemas differ."""
+async def create_collection(
+    coordinator: Coordinator, name: str, schema: Mapping[str, str], hedging: Hedging | None = None
+) -> Collection:
+    """Create a collection; one with the same schema is returned as it is. Raises CollectionExists when the schemas differ.
+
+    hedging: how its reads are hedged; None says nothing of it, anything else must be as an existing collection has it.
+    """
     check_collection_name(name)
     wanted = parse_schema(schema)
+    hedging = None if hedging is None else check_hedging(hedging)
 
     async def attempt() -> Collection | None:
         item = await coordinator.get(collection_key(name))
@@ -315,19 +323,41 @@ async def create_collection(coordinator: Coordinator, name: str, schema: Mapping
             existing = decode_collection(item)
             if dict(existing.schema) != wanted:
                 raise CollectionExists(f"collection {name!r} exists with another schema")
+            if hedging not in (None, existing.hedging):
+                raise CollectionExists(f"collection {name!r} exists with other hedging settings; they can be changed")
             return existing
         meta_item, meta = await read_meta(coordinator)
         if len((await coordinator.get_prefix(COLLECTION_PREFIX)).items) >= COLLECTIONS_MAX:
             raise ResourceExhausted(
                 f"the cluster has {COLLECTIONS_MAX} collections already", ErrorDetails(limit=COLLECTIONS_MAX)
             )
-        created = Collection(name, meta.next_collection_id, wanted)
+        created = Collection(name, meta.next_collection_id, wanted, hedging or Hedging())
         new_meta = replace(meta, next_collection_id=meta.next_collection_id + 1)
         writes = [_collection_put(created), Put(META_KEY, encode_meta(new_meta))]
         is_done = await replace_keys(coordinator, [(collection_key(name), None), (META_KEY, meta_item)], writes)
         return created if is_done else None
 
     return await until_done(attempt, f"create collection {name}")
+
+
+async def update_collection(coordinator: Coordinator, name: str, hedging: Hedging, names: Sequence[str]) -> Collection:
+    """Change the named fields of a collection's hedging settings, and leave the others.
+
+    Raises CollectionNotFound; InvalidArgument for settings that there are not.
+    """
+    change = check_hedging(merged(Hedging(), hedging, names))
+
+    async def attempt() -> Collection | None:
+        item = await coordinator.get(collection_key(name))
+        if item is None:
+            raise CollectionNotFound(f"there is no collection {name!r}", ErrorDetails(field="name"))
+        held = decode_collection(item)
+        wanted = replace(held, hedging=merged(held.hedging, change, names))
+        if wanted == held:
+            return held
+        return wanted if await replace_keys(coordinator, [(item.key, item)], [_collection_put(wanted)]) else None
+
+    return await until_done(attempt, f"update collection {name}")
 
 
 async def drop_collection(coordinator: Coordinator, name: str) -> Collection:

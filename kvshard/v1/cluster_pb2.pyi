@@ -5,6 +5,7 @@ The cluster: its map, its collections and its state."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -508,7 +509,9 @@ class CreateCollectionRequest(_message.Message):
 
     @_builtins.property
     def hedging(self) -> Global___Hedging:
-        """How its reads are hedged; absent: as the router has it."""
+        """How its reads are hedged; absent: as the router has it. A collection that exists with other settings than those given here
+        is refused as one with another schema is.
+        """
 
     def __init__(
         self,
@@ -1360,21 +1363,27 @@ class UpdateCollectionRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     HEDGING_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     @_builtins.property
     def hedging(self) -> Global___Hedging:
-        """How its reads are to be hedged; replaces what it had."""
+        """How its reads are to be hedged."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """What of it to change: "hedging.policy", "hedging.budget", "hedging.max_attempts", or "hedging" for all of them. Absent: all."""
 
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         hedging: Global___Hedging | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging", "name", b"name", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

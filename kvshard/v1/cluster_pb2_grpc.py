@@ -189,7 +189,8 @@ class ClusterServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCollection(self, request, context):
-        """Changes how reads of a collection are hedged. NOT_FOUND when there is no such collection.
+        """Changes how reads of a collection are hedged, from the next request on that a router serves by the new map. NOT_FOUND when
+        there is no such collection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -493,10 +493,13 @@ class ScanResponse(_message.Message):
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     COVERAGE_FIELD_NUMBER: _builtins.int
+    IS_INCOMPLETE_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     token: _builtins.bytes
     """Resumes the scan after this chunk; empty when the end was reached."""
+    is_incomplete: _builtins.bool
+    """A shard is missing from this chunk, or from one that it continues."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The keys."""
@@ -538,12 +541,13 @@ class ScanResponse(_message.Message):
         expires_at_ms: _abc.Iterable[_builtins.int] | None = ...,
         token: _builtins.bytes = ...,
         coverage: _types_pb2.Coverage | None = ...,
+        is_incomplete: _builtins.bool = ...,
         states: _abc.Iterable[_types_pb2.ReadState] | None = ...,
         timing: _types_pb2.Timing | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "expires_at_ms", b"expires_at_ms", "keys", b"keys", "states", b"states", "timing", b"timing", "token", b"token", "values", b"values", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "expires_at_ms", b"expires_at_ms", "is_incomplete", b"is_incomplete", "keys", b"keys", "states", b"states", "timing", b"timing", "token", b"token", "values", b"values", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -117,8 +117,9 @@ class ReadOptions(_message.Message):
     """Which committed state the read may see."""
     hedge: _builtins.str
     """Hedging policy: "auto", "off", a delay such as "10ms", a quantile such as "p99", or
-    "min(a,b)" / "max(a,b)" of two of them. Empty means "auto". A shard with a single replica
-    has no spare candidate, so nothing is hedged there.
+    "min(a,b)" / "max(a,b)" of two of them. Empty means as the collection has it, and where that
+    says nothing, as the router has it. A shard with a single replica has no spare candidate, so
+    nothing is hedged there.
     """
     replica_choice: _builtins.str
     """How a replica is chosen: "adaptive", "random" or "primary". Empty means "adaptive"."""
@@ -291,6 +292,7 @@ class Failure(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     COMMITTED_FIELD_NUMBER: _builtins.int
+    REPLICAS_TRIED_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """Canonical gRPC status code (google.rpc.Code), as a number."""
     reason: _builtins.str
@@ -315,6 +317,10 @@ class Failure(_message.Message):
     def shards(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Shards that this failure concerns."""
 
+    @_builtins.property
+    def replicas_tried(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of one key: leaves that were asked, in the order of asking, at most 16. For a shard see FailedShard."""
+
     def __init__(
         self,
         *,
@@ -329,10 +335,11 @@ class Failure(_message.Message):
         shards: _abc.Iterable[_builtins.int] | None = ...,
         retry_after_ms: _builtins.int = ...,
         committed: _builtins.int = ...,
+        replicas_tried: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_current_version", b"_current_version", "_position", b"_position", "current_version", b"current_version", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_current_version", b"_current_version", "_position", b"_position", "code", b"code", "committed", b"committed", "current_version", b"current_version", "field", b"field", "limit", b"limit", "maybe_applied", b"maybe_applied", "message", b"message", "position", b"position", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_current_version", b"_current_version", "_position", b"_position", "code", b"code", "committed", b"committed", "current_version", b"current_version", "field", b"field", "limit", b"limit", "maybe_applied", b"maybe_applied", "message", b"message", "position", b"position", "reason", b"reason", "replicas_tried", b"replicas_tried", "retry_after_ms", b"retry_after_ms", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__current_version: _TypeAlias = _typing.Literal["current_version"]  # noqa: Y015
     _WhichOneofArgType__current_version: _TypeAlias = _typing.Literal["_current_version", b"_current_version"]  # noqa: Y015

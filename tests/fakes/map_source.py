@@ -2,18 +2,20 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from kvshard.clustermap import (
     DEFAULT_COLLECTION,
     ClusterMap,
     Collection,
+    Hedging,
     Leaf,
     Replica,
     ShardConfig,
     equal_ranges,
 )
 from kvshard.errors import CollectionExists, CollectionNotFound, DeadlineExceeded, Unavailable
+from kvshard.hedge_settings import merged
 
 DOCS = Collection("docs", 2, {"title": "text", "tag": "keyword", "year": "integer"})
 
@@ -77,15 +79,23 @@ class FakeMapSource:
             raise DeadlineExceeded("no newer map") from None
         return self.current
 
-    async def create_collection(self, name: str, schema: Mapping[str, str]) -> Collection:
+    async def create_collection(self, name: str, schema: Mapping[str, str], hedging: Hedging | None = None) -> Collection:
         present = self.current.collection(name)
         if present is not None:
             if dict(present.schema) != dict(schema):
                 raise CollectionExists(f"{name} has another schema")
             return present
-        created = Collection(name, 100 + len(self.current.collections), schema)
+        created = Collection(name, 100 + len(self.current.collections), schema, hedging or Hedging())
         self._change({**self.current.collections, name: created})
         return created
+
+    async def update_collection(self, name: str, hedging: Hedging, names: Sequence[str]) -> Collection:
+        held = self.current.collection(name)
+        if held is None:
+            raise CollectionNotFound(f"no {name}")
+        updated = dataclasses.replace(held, hedging=merged(held.hedging, hedging, names))
+        self._change({**self.current.collections, name: updated})
+        return updated
 
     async def drop_collection(self, name: str) -> Collection:
         dropped = self.current.collection(name)

@@ -26,6 +26,7 @@ from kvshard.errors import (
     record_of,
 )
 from kvshard.faults import check_fault
+from kvshard.hedge_settings import hedging_fields, merged
 from kvshard.model import (
     ActiveFaultRecord,
     CatchUpRecord,
@@ -38,15 +39,18 @@ from kvshard.rpc.channel import SERVER_OPTIONS
 from kvshard.rpc.convert import (
     cluster_map_to_proto,
     collection_to_proto,
+    hedging_from_proto,
     leaf_status_to_proto,
     leaf_to_proto,
     schema_from_proto,
     shard_to_proto,
     split_to_proto,
+    tail_status_to_proto,
 )
 from kvshard.rpc.fault_convert import fault_from_proto, leaf_fault_to_proto
 from kvshard.rpc.status import DETAILS_KEY, failure_of, status_of
 from kvshard.schema import validate_document
+from kvshard.tail.status import TailStatus
 from kvshard.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
@@ -65,8 +69,8 @@ class FakeRouter:
     """fail(method, error) makes the next call of a method fail; hold() lets calls of a method wait until release().
 
     requests: every request that came in, by method. dead_keys: keys that fail on their own, with the error. watermarks: what a
-    write that asks for them gets. state: what stale reads say they saw. leaves, shards: its map. on_status: what happens before
-    the next answers to GetStatus.
+    write that asks for them gets. state: what stale reads say they saw. tail: what it does against slow leaves. leaves,
+    shards: its map. on_status: what happens before the next answers to GetStatus.
     """
 
     def __init__(self, scan_chunk: int = 3, port: int = 0) -> None:
@@ -90,6 +94,7 @@ class FakeRouter:
         self.coverage = WHOLE
         self.watermarks = b""
         self.state = types_pb2.ReadState()
+        self.tail: TailStatus | None = None
         self._failures: dict[str, deque] = defaultdict(deque)
         self._gates: dict[str, threading.Event] = {}
         self._lock = threading.RLock()
@@ -391,11 +396,22 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
             present = self._router.collections.get(request.name)
             if present is not None and dict(present.schema) != schema:
                 raise CollectionExists(f"collection {request.name!r} exists with another schema")
-            made = present or Collection(request.name, len(self._router.collections) + 1, schema)
+            hedging = hedging_from_proto(request.hedging)
+            made = present or Collection(request.name, len(self._router.collections) + 1, schema, hedging)
             self._router.collections[request.name] = made
             return cluster_pb2.CreateCollectionResponse(collection=collection_to_proto(made))
 
         return self._run("CreateCollection", request, context, work)
+
+    def UpdateCollection(self, request, context):
+        def work():
+            held = self._router.collection(request.name)
+            names = hedging_fields(request.update_mask.paths)
+            made = replace(held, hedging=merged(held.hedging, hedging_from_proto(request.hedging), names))
+            self._router.collections[request.name] = made
+            return cluster_pb2.UpdateCollectionResponse(collection=collection_to_proto(made))
+
+        return self._run("UpdateCollection", request, context, work)
 
     def ListCollections(self, request, context):
         def work():
@@ -443,7 +459,11 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
                 ]
                 reply = LeafStatusReply(leaf.id, replicas, 4242, 61.0, 70 << 20, 5 << 20, "0.1.0")
                 leaves.append(leaf_status_to_proto(leaf, reply))
-            return cluster_pb2.GetStatusResponse(map=cluster_map_to_proto(cluster_map), leaves=leaves)
+            return cluster_pb2.GetStatusResponse(
+                map=cluster_map_to_proto(cluster_map),
+                leaves=leaves,
+                tail=None if self._router.tail is None else tail_status_to_proto(self._router.tail),
+            )
 
         return self._run("GetStatus", request, context, work)
 

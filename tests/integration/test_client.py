@@ -28,6 +28,7 @@ from kvshard import (
     VersionConflict,
 )
 from kvshard.client.retries import RetryPolicy
+from kvshard.clustermap import Hedging
 from kvshard.errors import Cancelled, ErrorDetails, Internal, ResourceExhausted, StorageFailed
 from kvshard.v1 import types_pb2
 
@@ -222,6 +223,21 @@ async def test_read_options_travel(router: FakeRouter) -> None:
     assert second.on_shortfall == types_pb2.SHORTFALL_POLICY_PARTIAL
     assert second.explain_timing
     assert third.consistency == types_pb2.CONSISTENCY_UNSPECIFIED
+
+
+async def test_a_collections_own_hedging_is_overridden_only_by_who_says_so(router: FakeRouter) -> None:
+    async with Client(router.address) as kv:
+        await kv.get("k")
+        await kv.get("k", hedge="auto")
+        with pytest.raises(InvalidArgument, match="say what to change"):
+            await kv.collection("docs").update()
+        made = await kv.collection("docs").create(hedge="off", hedge_budget=0.02)
+        assert made.hedging == Hedging("off", 0.02)
+        updated = await kv.collection("docs").update(hedge="p99", hedge_budget="default", hedge_attempts=2)
+        assert updated.hedging == Hedging("p99", None, 2)
+        assert [info.hedging for info in await kv.collections()] == [Hedging(), Hedging("p99", None, 2)]
+        assert (await kv.status()).tail is None
+    assert [request.options.hedge for request in router.requests["Get"]] == ["", "auto"]
 
 
 async def test_timing_on_request(kv: Client[str]) -> None:

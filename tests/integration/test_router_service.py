@@ -411,6 +411,32 @@ async def test_collections(front: Front) -> None:
     assert isinstance(error, errors.CollectionNotFound)
 
 
+async def test_how_reads_of_a_collection_are_hedged(front: Front) -> None:
+    wanted = cluster_pb2.Hedging(policy="MAX(p95, 10ms)", budget=0.0)
+    made = await front.cluster.CreateCollection(cluster_pb2.CreateCollectionRequest(name="books", hedging=wanted))
+    assert (made.collection.hedging.policy, made.collection.hedging.budget) == ("max(p95,10ms)", 0.0)
+    assert made.collection.hedging.HasField("budget")
+    plain = await front.cluster.CreateCollection(
+        cluster_pb2.CreateCollectionRequest(name="plain", hedging=cluster_pb2.Hedging())
+    )
+    assert not plain.collection.HasField("hedging")
+    change = cluster_pb2.UpdateCollectionRequest(name="books", hedging=cluster_pb2.Hedging(policy="off", max_attempts=2))
+    change.update_mask.paths.append("hedging.policy")
+    updated = (await front.cluster.UpdateCollection(change)).collection
+    assert updated.hedging == cluster_pb2.Hedging(policy="off", budget=0.0)
+    del change.update_mask.paths[:]
+    updated = (await front.cluster.UpdateCollection(change)).collection
+    assert updated.hedging == cluster_pb2.Hedging(policy="off", max_attempts=2), "without a mask it replaces all"
+    change.name = ""
+    assert (await failing(front.cluster.UpdateCollection(change))).details.field == "name"
+    change.name = "nothing"
+    assert isinstance(await failing(front.cluster.UpdateCollection(change)), errors.CollectionNotFound)
+    change.update_mask.paths.append("schema")
+    assert (await failing(front.cluster.UpdateCollection(change))).details.field == "update_mask"
+    bad = cluster_pb2.CreateCollectionRequest(name="bad", hedging=cluster_pb2.Hedging(max_attempts=9))
+    assert (await failing(front.cluster.CreateCollection(bad))).details.field == "hedging.max_attempts"
+
+
 @pytest.mark.parametrize("name", ["", "9a", "a b", "x" * 65])
 async def test_collection_names(front: Front, name: str) -> None:
     error = await failing(front.cluster.CreateCollection(cluster_pb2.CreateCollectionRequest(name=name)))

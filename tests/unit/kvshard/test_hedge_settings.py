@@ -7,6 +7,7 @@ from kvshard.hedge_settings import (
     check_attempts,
     check_hedging,
     check_policy,
+    hedging_fields,
     hedging_text,
     merged,
     parse_budget,
@@ -82,8 +83,24 @@ def test_a_change_touches_only_what_it_names() -> None:
     assert merged(held, wanted, ["policy"]) == Hedging("p99", 0.1, 2)
     assert merged(held, wanted, ["budget", "max_attempts"]) == Hedging("off", None, 0)
     assert merged(held, wanted, []) == held
-    with pytest.raises(InvalidArgument, match="no field 'schema'") as caught:
-        merged(held, wanted, ["schema"])
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        ([], ["policy", "budget", "max_attempts"]),
+        (["hedging"], ["policy", "budget", "max_attempts"]),
+        (["hedging.budget", "hedging.policy"], ["budget", "policy"]),
+    ],
+)
+def test_update_masks(paths: list[str], names: list[str]) -> None:
+    assert hedging_fields(paths) == names
+
+
+@pytest.mark.parametrize("path", ["", "schema", "hedging.", "hedging.schema", "hedging.policy.x", "policy"])
+def test_update_masks_that_mean_nothing(path: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"hedging, hedging\.policy") as caught:
+        hedging_fields([path])
     assert caught.value.details.field == "update_mask"
 
 

@@ -11,7 +11,7 @@ from fakes.clock import ManualClock
 from fakes.coordinator import MemoryCoordinator
 
 from kvshard import clustermap_text
-from kvshard.clustermap import DEFAULT_COLLECTION, Collection, Leaf, Replica
+from kvshard.clustermap import DEFAULT_COLLECTION, Collection, Hedging, Leaf, Replica
 from kvshard.coordination import mapstore as mapstore_module
 from kvshard.coordination import mapwriter, replica_sets
 from kvshard.coordination.base import CoordinatorUnavailable, Delete, Put
@@ -335,6 +335,49 @@ async def test_lost_answers_to_collection_changes(store: MapStore) -> None:
     handle_of(store).lose_answers = 1
     await store.drop_collection("docs")
     assert store.current.collection("docs") is None
+
+
+async def test_a_collection_is_created_with_hedging_settings_or_left_as_it_is(store: MapStore) -> None:
+    off = Hedging("off", 0.0)
+    assert (await store.create_collection("docs", {}, Hedging(" OFF ", 0.0))).hedging == off
+    assert (await store.create_collection("docs", {})).hedging == off, "who says nothing of it takes what is there"
+    assert (await store.create_collection("docs", {}, off)).hedging == off
+    with pytest.raises(CollectionExists, match="other hedging settings"):
+        await store.create_collection("docs", {}, Hedging("p99"))
+    with pytest.raises(InvalidArgument) as caught:
+        await store.create_collection("more", {}, Hedging("", 0.6))
+    assert caught.value.details.field == "hedging.budget"
+
+
+async def test_an_update_changes_what_it_names_and_nothing_else(store: MapStore) -> None:
+    await store.create_collection("docs", {"title": "text"}, Hedging("off", 0.1))
+    version = store.current.version
+    updated = await store.update_collection("docs", Hedging("p99", None, 2), ["policy", "max_attempts"])
+    assert updated == store.current.collection("docs") == Collection("docs", 2, {"title": "text"}, Hedging("p99", 0.1, 2))
+    assert store.current.version > version, "whoever follows the map sees it"
+    version = store.current.version
+    assert await store.update_collection("docs", Hedging("P99"), ["policy"]) == updated
+    assert store.current.version == version, "nothing was to be changed"
+    assert (await store.update_collection("default", Hedging("off"), ["policy"])).hedging == Hedging("off")
+    with pytest.raises(CollectionNotFound):
+        await store.update_collection("nothing", Hedging("off"), ["policy"])
+    with pytest.raises(InvalidArgument) as caught:
+        await store.update_collection("docs", Hedging("soon", 0.9), ["policy"])
+    assert caught.value.details.field == "hedging.policy"
+
+
+async def test_racing_updates_of_different_settings_are_both_kept(coordinator: MemoryCoordinator, store: MapStore) -> None:
+    await store.create_collection("docs", {})
+    changes = [(Hedging("off"), "policy"), (Hedging("", 0.2), "budget"), (Hedging("", None, 2), "max_attempts")]
+    updates = [mapwriter.update_collection(coordinator.handle(), "docs", hedging, [name]) for hedging, name in changes]
+    await asyncio.gather(*updates)
+    await store.refresh()
+    assert store.current.collections["docs"].hedging == Hedging("off", 0.2, 2)
+
+
+async def test_a_lost_answer_to_an_update(store: MapStore) -> None:
+    handle_of(store).lose_answers = 1
+    assert (await store.update_collection("default", Hedging("off"), ["policy"])).hedging == Hedging("off")
 
 
 @pytest.mark.parametrize("name", ["", "1a", "a b", "a/b", "a" * 65, "ä", "default\n"])
