@@ -11,7 +11,17 @@ import json
 from collections.abc import Sequence
 from typing import TypeVar
 
-from kvshard.clustermap import ClusterMap, Collection, Hedging, InvalidMap, Leaf, Replica, ShardConfig, WantedSplit
+from kvshard.clustermap import (
+    HEDGED_AS_THE_ROUTER_SAYS,
+    ClusterMap,
+    Collection,
+    Hedging,
+    InvalidMap,
+    Leaf,
+    Replica,
+    ShardConfig,
+    WantedSplit,
+)
 from kvshard.hedge_settings import hedging_text
 
 FORMAT = 1
@@ -111,7 +121,7 @@ def collection_data(collection: Collection) -> dict[str, object]:
 def collection_of(data: dict[str, object]) -> Collection:
     """The collection that collection_data described."""
     schema = dict(_pair(each, "schema") for each in _items(data, "schema"))
-    hedging = _hedging_of(_object(data["hedging"], "hedging")) if "hedging" in data else Hedging()
+    hedging = _hedging_of(_object(data["hedging"], "hedging")) if "hedging" in data else HEDGED_AS_THE_ROUTER_SAYS
     return Collection(read(data, "name", str), read(data, "id", int), schema, hedging)
 
 

@@ -9,19 +9,17 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import fields, replace
+from functools import lru_cache
 
-from kvshard.clustermap import Hedging
+from kvshard.clustermap import HEDGED_AS_THE_ROUTER_SAYS, Collection, Hedging
 from kvshard.errors import ErrorDetails, InvalidArgument
-from kvshard.tail.hedging import parse_policy
-
-BUDGET_MAX = 0.5
-"""Hedges for half of the first attempts: beyond that they are the load, and a leaf slow under load only gets more of it."""
-
-ATTEMPTS_MAX = 3
-"""The first attempt and two hedges: a shard rarely has more replicas, and whoever needs a fourth asks for a failover."""
+from kvshard.tail.hedging import ATTEMPTS_MAX, BUDGET_MAX, HedgeSettings, parse_policy
 
 POLICY_MAX_CHARS = 64
 """The longest sensible policy is half of it; it stands in every copy of the map."""
+
+SETTINGS_MAX = 1_024
+"""Settings of collections that are kept parsed: there may be as many different ones as there are collections."""
 
 AUTO = "auto"
 DEFAULT = "default"
@@ -31,6 +29,31 @@ FIELDS = tuple(each.name for each in fields(Hedging))
 """What may be changed of a collection's settings."""
 
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)(%?)")
+
+
+def router_settings(policy: str = AUTO, budget: str = AUTO, attempts: int = ATTEMPTS_MAX) -> HedgeSettings:
+    """What a router's flags --hedge, --hedge-budget and --hedge-attempts say. Raises InvalidArgument that names the flag."""
+    checked = check_policy(policy)
+    return HedgeSettings(parse_policy(checked), parse_budget(budget), check_attempts(attempts))
+
+
+def settings_in(collection: Collection, router: HedgeSettings) -> HedgeSettings | None:
+    """How reads of a collection are hedged that do not say it, at a router with these settings; None: as the router says."""
+    hedging = collection.hedging
+    return None if hedging is HEDGED_AS_THE_ROUTER_SAYS else _settings_of(hedging, router)
+
+
+@lru_cache(maxsize=SETTINGS_MAX)
+def _settings_of(hedging: Hedging, router: HedgeSettings) -> HedgeSettings | None:
+    """What is not understood, since a newer version wrote it, is as the router has it, or as near to it as this one can."""
+    try:
+        policy = parse_policy(hedging.policy) if hedging.policy else router.policy
+    except InvalidArgument:
+        policy = router.policy
+    budget = router.budget if hedging.budget is None else min(max(0.0, hedging.budget), BUDGET_MAX)
+    attempts = min(hedging.max_attempts, ATTEMPTS_MAX) if hedging.max_attempts > 0 else router.max_attempts
+    settings = HedgeSettings(policy, budget, attempts)
+    return None if settings == router else settings
 
 
 def parse_budget(text: str, field: str = "hedge-budget") -> float | None:

@@ -22,6 +22,7 @@ from kvshard.coordination.connect import connect
 from kvshard.coordination.mapstore import BootstrapPlan, assemble, bootstrap
 from kvshard.coordination.mapwriter import PREFIX as MAP_PREFIX
 from kvshard.errors import DataLoss, ErrorDetails, FailedPrecondition, InvalidArgument, Unavailable
+from kvshard.hedge_settings import AUTO, router_settings
 from kvshard.limits import (
     FAILURE_TIMEOUT_MAX_S,
     FAILURE_TIMEOUT_MIN_S,
@@ -35,6 +36,7 @@ from kvshard.limits import (
 from kvshard.own_leaves import note_own_leaves, own_leaves, removed_leaves
 from kvshard.supervision import HASTY_STOP_SIGNAL
 from kvshard.supervisor import ChildSpec, Supervisor
+from kvshard.tail.hedging import ATTEMPTS_MAX
 
 LEAVES_MAX = 64
 """Each leaf is a process of up to 90 MB and wants a core; more of them belong on more machines."""
@@ -51,7 +53,7 @@ class ClusterPlan:
 
     metrics_port: the router's; the leaves take the ports after it. None: no metrics. port 0: any free one. coordinator: URL of
     the coordinator; None: the embedded one, in the data directory. heal_after_s, failure_timeout_s: of the leaves.
-    are_faults_allowed: faults may be injected into the leaves.
+    are_faults_allowed: faults may be injected into the leaves. hedge, hedge_budget, hedge_attempts: the router's flags.
     """
 
     data_dir: Path
@@ -66,6 +68,9 @@ class ClusterPlan:
     heal_after_s: float = HEAL_AFTER_S
     failure_timeout_s: float = FAILURE_TIMEOUT_S
     are_faults_allowed: bool = False
+    hedge: str = AUTO
+    hedge_budget: str = AUTO
+    hedge_attempts: int = ATTEMPTS_MAX
 
     def check(self) -> None:
         """Raise InvalidArgument for what can be seen to be wrong before anything is touched."""
@@ -76,6 +81,7 @@ class ClusterPlan:
         _check_range("metrics-port", self.metrics_port, 1, 65_535 - LEAVES_MAX)
         check_length("heal-after", self.heal_after_s, HEAL_AFTER_MIN_S, HEAL_AFTER_MAX_S)
         check_length("failure-timeout", self.failure_timeout_s, FAILURE_TIMEOUT_MIN_S, FAILURE_TIMEOUT_MAX_S)
+        router_settings(self.hedge, self.hedge_budget, self.hedge_attempts)
 
     def ports(self, leaves: int) -> list[int]:
         """The fixed ports that a cluster of so many leaves will listen on."""
@@ -250,6 +256,13 @@ class LocalCluster:
         await self.stop()
 
 
+def _hedging_flags(plan: ClusterPlan) -> list[str]:
+    """The router's flags for what the plan says otherwise than a router does by itself."""
+    flags = (("--hedge", plan.hedge, AUTO), ("--hedge-budget", plan.hedge_budget, AUTO))
+    said = [f"{flag}={value}" for flag, value, usual in flags if value != usual]
+    return said if plan.hedge_attempts == ATTEMPTS_MAX else [*said, f"--hedge-attempts={plan.hedge_attempts}"]
+
+
 def child_specs(plan: ClusterPlan, root: Path, coordinator: str, leaves: tuple[str, ...]) -> list[ChildSpec]:
     """The processes of a cluster: the router, and a leaf each."""
     # -P: a folder "leaf" or "router" where the user happens to stand must not be taken for ours.
@@ -259,7 +272,7 @@ def child_specs(plan: ClusterPlan, root: Path, coordinator: str, leaves: tuple[s
     def metrics(offset: int) -> tuple[str, ...]:
         return () if plan.metrics_port is None else ("--metrics-port", str(plan.metrics_port + offset))
 
-    router = (*python, "router", "--listen", f"{HOST}:{plan.port}", *shared, *metrics(0))
+    router = (*python, "router", "--listen", f"{HOST}:{plan.port}", *shared, *metrics(0), *_hedging_flags(plan))
     specs = [ChildSpec("router", router, is_front=True, keeps_address=True)]
     flags: tuple[str, ...] = ("--allow-faults",) if plan.are_faults_allowed else ()
     if plan.heal_after_s != HEAL_AFTER_S:

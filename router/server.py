@@ -19,6 +19,7 @@ from kvshard.model import LeafStatusRequest
 from kvshard.rpc.channel import aio_server, bind
 from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.leaf_client import LeafClient
+from kvshard.tail.hedging import HedgeSettings
 from kvshard.telemetry import RouterMetrics, process_registry, start_metrics, stop_metrics
 from kvshard.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc
 from router.calls import Calls
@@ -56,14 +57,24 @@ SERVICES = tuple(
     for module, name in ((kv_pb2, "KV"), (search_pb2, "Search"), (cluster_pb2, "Cluster"))
 )
 
+DEFAULT_HEDGING = HedgeSettings()
+
 log = structlog.get_logger(__name__)
 
 
 class RouterServer:
     """The gRPC server with all services over a map and leaf clients that are given to it."""
 
-    def __init__(self, listen: str, maps: MapEditor, leaves: LeafClient, clock: Clock, metrics: RouterMetrics) -> None:
-        """Binds the port. Raises FailedPrecondition when it cannot be had."""
+    def __init__(
+        self,
+        listen: str,
+        maps: MapEditor,
+        leaves: LeafClient,
+        clock: Clock,
+        metrics: RouterMetrics,
+        hedging: HedgeSettings = DEFAULT_HEDGING,
+    ) -> None:
+        """Binds the port. Raises FailedPrecondition when it cannot be had. hedging: of reads that do not say it themselves."""
         self._maps = maps
         self._leaves = leaves
         self._clock = clock
@@ -73,7 +84,7 @@ class RouterServer:
         self._calls = Calls(clock, metrics)
         self._reads = Reads(self._calls, clock, metrics)
         self._cluster = ClusterService(self._calls, maps, leaves, clock, self._reads.slow)
-        self._scatter = Scatter(maps, clock, metrics, leaves.ping)
+        self._scatter = Scatter(maps, clock, metrics, leaves.ping, settings=hedging)
         metrics.scrape(lambda: hedging_families(self._scatter.defences.counters))
         self._probe: asyncio.Task[None] | None = None
         self._serving = asyncio.Event()
@@ -147,11 +158,12 @@ class RouterServer:
 
 @dataclass(frozen=True, slots=True)
 class RouterOptions:
-    """How a router runs. metrics_port None: no metrics are served."""
+    """How a router runs. metrics_port None: no metrics are served. hedging: of reads that do not say it themselves."""
 
     coordinator: str
     listen: str
     metrics_port: int | None = None
+    hedging: HedgeSettings = DEFAULT_HEDGING
 
 
 async def run(options: RouterOptions, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
@@ -168,7 +180,7 @@ async def run(options: RouterOptions, stop: asyncio.Event, on_ready: Callable[[s
         stack.push_async_callback(maps.close)
         leaves = LaneLeafClient(lambda leaf: maps.current.leaf_address(leaf), clock)
         stack.push_async_callback(leaves.close)
-        server = RouterServer(options.listen, maps, leaves, clock, RouterMetrics(registry))
+        server = RouterServer(options.listen, maps, leaves, clock, RouterMetrics(registry), options.hedging)
         stack.push_async_callback(server.stop)
         if options.metrics_port is not None:
             try:

@@ -7,6 +7,7 @@ import asyncio
 import runpy
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,29 @@ def register(app: App) -> None:
         app.command(group)
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterHedges:
+    """How the router hedges reads that say nothing of it, of collections that say nothing.
+
+    Parameters
+    ----------
+    hedge
+        When to ask a spare replica too: "auto", "off", a delay as "10ms", a quantile as "p99", "min(p99,50ms)".
+    hedge_budget
+        Extra requests allowed, as a part of the first ones in every 10 s: "5%", at most 50%; 0 allows none; "auto" tunes it.
+    hedge_attempts
+        Attempts of a shard's part of a read at most, the first one included.
+    """
+
+    hedge: str = "auto"
+    hedge_budget: str = "auto"
+    hedge_attempts: int = 3
+
+
+_USUAL_HEDGES = RouterHedges()
+
+
 def up(
     *,
     leaves: int | None = None,
@@ -56,6 +80,7 @@ def up(
     allow_faults: Annotated[bool, Parameter(negative="")] = False,
     log_json: Annotated[bool, Parameter(negative="")] = False,
     verbose: Annotated[bool, Parameter(negative="")] = False,
+    hedges: RouterHedges = _USUAL_HEDGES,
 ) -> int:
     """Run a whole cluster on this machine, in the foreground; Ctrl-C stops it.
 
@@ -97,7 +122,8 @@ def up(
     configure_logging("info" if verbose else "warning", as_json=log_json)
     try:
         level, rest = "info", (heal_after, failure_timeout, allow_faults)
-        plan = ClusterPlan(data_dir, leaves, shards, replicas, port, metrics_port, log_json, level, coordinator, *rest)
+        places = (data_dir, leaves, shards, replicas, port, metrics_port, log_json, level, coordinator)
+        plan = ClusterPlan(*places, *rest, **asdict(hedges))
         cluster = LocalCluster(plan, SystemClock(), report_line, echo_line if verbose else None)
         return asyncio.run(with_cluster(cluster, lambda: _serve(cluster), interrupted=0))
     except (KvShardError, StartFailed) as error:

@@ -48,7 +48,15 @@ def test_metrics_port_in_use(coordinator: str) -> None:
     assert port in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("arguments", [("--coordinator", "http://somewhere"), ("--listen", "127.0.0.1:0"), ("--unknown",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--coordinator", "http://somewhere"),
+        ("--listen", "127.0.0.1:0"),
+        ("--unknown",),
+        ("--coordinator", "sqlite:///nowhere/coordinator.db", "--hedge-budget", "60%"),
+    ],
+)
 def test_wrong_usage(arguments: tuple[str, ...]) -> None:
     code, err = finish(start(*arguments))
     assert code == 2

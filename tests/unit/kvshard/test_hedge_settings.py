@@ -1,6 +1,6 @@
 import pytest
 
-from kvshard.clustermap import Hedging
+from kvshard.clustermap import DEFAULT_COLLECTION, Collection, Hedging
 from kvshard.errors import InvalidArgument
 from kvshard.hedge_settings import (
     budget_text,
@@ -8,10 +8,14 @@ from kvshard.hedge_settings import (
     check_hedging,
     check_policy,
     hedging_fields,
+    hedging_of,
     hedging_text,
     merged,
     parse_budget,
+    router_settings,
+    settings_in,
 )
+from kvshard.tail.hedging import Auto, FixedDelay, HedgeSettings, Off, Quantile
 
 
 @pytest.mark.parametrize(
@@ -107,3 +111,45 @@ def test_update_masks_that_mean_nothing(path: str) -> None:
 def test_settings_for_people() -> None:
     assert hedging_text(Hedging()) == ""
     assert hedging_text(Hedging("p99", 0.025, 2)) == "p99, budget 2.5%, at most 2 attempts"
+
+
+def test_what_a_collection_does_not_say_is_as_the_router_has_it() -> None:
+    router = HedgeSettings(Off(), 0.02, 2)
+    assert settings_in(DEFAULT_COLLECTION, router) is None
+    assert settings_in(Collection("c", 2, {}, Hedging()), router) is None
+    assert settings_in(Collection("c", 2, {}, Hedging("off", 0.02, 2)), router) is None, "the same is the same"
+    assert settings_in(Collection("c", 2, {}, Hedging("p99")), router) == HedgeSettings(Quantile(0.99), 0.02, 2)
+    assert settings_in(Collection("c", 2, {}, Hedging("", 0.0)), router) == HedgeSettings(Off(), 0.0, 2)
+    assert settings_in(Collection("c", 2, {}, Hedging("auto", None, 3)), router) == HedgeSettings(Auto(), 0.02, 3)
+
+
+def test_settings_of_a_newer_version_are_followed_as_far_as_they_are_understood() -> None:
+    router = HedgeSettings(FixedDelay(0.01), None, 2)
+    newer = Collection("c", 2, {}, Hedging("by-moon", 0.9, 7))
+    assert settings_in(newer, router) == HedgeSettings(FixedDelay(0.01), 0.5, 3)
+    assert settings_in(Collection("c", 2, {}, Hedging("", float("nan"), -1)), router) == HedgeSettings(FixedDelay(0.01), 0.0, 2)
+
+
+def test_the_flags_of_a_router() -> None:
+    assert router_settings() == HedgeSettings()
+    assert router_settings("10ms", "3%", 2) == HedgeSettings(FixedDelay(0.01), 0.03, 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "field"),
+    [(("soon", "auto", 3), "hedge"), (("auto", "9", 3), "hedge-budget"), (("auto", "auto", 0), "hedge-attempts")],
+)
+def test_wrong_flags_are_named(flags: tuple[str, str, int], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        router_settings(*flags)
+    assert caught.value.details.field == field
+
+
+def test_what_a_program_says_and_how_it_is_taken_back() -> None:
+    assert hedging_of(None, None, None) == (Hedging(), [])
+    assert hedging_of("P99", "2%", 2) == (Hedging("p99", 0.02, 2), ["policy", "budget", "max_attempts"])
+    assert hedging_of(None, 0.0, None) == (Hedging("", 0.0), ["budget"])
+    assert hedging_of(" Default ", "default", 0) == (Hedging(), ["policy", "budget", "max_attempts"])
+    for wrong in ((None, "auto", None), (None, 0.6, None), (None, None, 4), ("soon", None, None)):
+        with pytest.raises(InvalidArgument):
+            hedging_of(*wrong)

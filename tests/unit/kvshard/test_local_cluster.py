@@ -127,3 +127,20 @@ def test_times_go_to_the_leaves_where_they_are_not_the_default():
         with pytest.raises(InvalidArgument) as refusal:
             ClusterPlan(Path("data"), **changes).check()
         assert refusal.value.details.field == field
+
+
+def test_hedging_is_the_routers() -> None:
+    plan = ClusterPlan(Path("/d"), hedge="min(p99,10ms)", hedge_budget="3%", hedge_attempts=2)
+    router, leaf = child_specs(plan, Path("/d"), "sqlite:///x", ("leaf-1",))
+    assert router.command[-3:] == ("--hedge=min(p99,10ms)", "--hedge-budget=3%", "--hedge-attempts=2")
+    assert not any("hedge" in each for each in leaf.command)
+    usual, _ = child_specs(ClusterPlan(Path("/d")), Path("/d"), "sqlite:///x", ("leaf-1",))
+    assert not any("hedge" in each for each in usual.command)
+    for changes, field in (
+        ({"hedge": "soon"}, "hedge"),
+        ({"hedge_budget": "9"}, "hedge-budget"),
+        ({"hedge_attempts": 0}, "hedge-attempts"),
+    ):
+        with pytest.raises(InvalidArgument) as caught:
+            ClusterPlan(Path("/d"), **changes).check()
+        assert caught.value.details.field == field
