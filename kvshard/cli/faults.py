@@ -148,7 +148,8 @@ def clear(ids: _Many = (), /, *, leaf: _Many = (), connect: Connect = _CONNECT) 
         if connect.as_json:
             print_json(dataclasses.asdict(done))
         else:
-            print("no fault was in force" if not done.cleared else f"{done.cleared} faults ended")
+            ended = f"{done.cleared} fault{'s' if done.cleared > 1 else ''} ended"
+            print(ended if done.cleared else "no fault was in force")
         return _tell_silent(done.silent)
 
     return with_client(connect, work)

@@ -83,7 +83,7 @@ def test_clear(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str])
         assert cli("fault", kind) == 0
     capsys.readouterr()
     assert cli("fault", "clear", "error-0", "--leaf", "leaf-1") == 0
-    assert capsys.readouterr().out == "1 faults ended\n"
+    assert capsys.readouterr().out == "1 fault ended\n"
     assert cli("fault", "clear", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"cleared": 3, "silent": []}
     assert cli("fault", "clear") == 0

@@ -75,4 +75,4 @@ def test_the_command_line(shared_cluster: UpProcess) -> None:
 
     assert "10 times as long" in kvshard("slow", "--leaf", "leaf-3", "--share", "5%", "--for", "20")
     assert "leaf-3" in kvshard("list")
-    assert kvshard("clear") == "1 faults ended\n"
+    assert kvshard("clear") == "1 fault ended\n"
