@@ -20,7 +20,7 @@ from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, KnownCounts
 from router.gather import ReadState, verdict
 from router.ledger import ReadTimes
-from router.leg import REPEATED, USUALLY, Heard, How, how_to_read
+from router.leg import REPEATED, USUALLY, Heard, How
 from router.moved import Rounds, is_moved
 from router.requests import ReadPolicy, RequestIdentity, WriteColumns
 from router.routes import MapSource, resolve
@@ -96,7 +96,8 @@ class KeyValueOperations:
             shard = cluster_map.shard_of_key(key)
             config = cluster_map.shards[shard]
             request = ShardRead(shard, config.epoch, collection.id, [key], policy.is_stale, config.cuts)
-            leg = await self._scatter.ask("Get", self._leaves.read, request, deadline, how_to_read(policy))
+            how = self._scatter.how_to_read(policy, collection)
+            leg = await self._scatter.ask("Get", self._leaves.read, request, deadline, how)
             if times is not None:
                 times.add((leg,), leg.ended_at)
             reply = leg.reply
@@ -141,6 +142,7 @@ class KeyValueOperations:
         Raises Unavailable when the coverage falls short and the policy does not accept a part.
         """
         cluster_map, collection = await resolve(self._maps, collection_name)
+        how = self._scatter.how_to_read(policy, collection)
         columns = _ReadColumns(len(keys))
         rounds: Rounds | None = None
         newest: dict[int, LegResult[ShardReadReply]] = {}
@@ -148,7 +150,7 @@ class KeyValueOperations:
         while wanted:
             parts = _split(cluster_map, keys, wanted)
             requests = [_shard_read(cluster_map, shard, collection, keys, parts[shard], policy) for shard in parts]
-            asked = await self._scatter.gather("BatchGet", self._leaves.read, requests, deadline, how_to_read(policy))
+            asked = await self._scatter.gather("BatchGet", self._leaves.read, requests, deadline, how)
             if times is not None:
                 times.add(asked, self._clock.monotonic())
             newest |= {leg.shard: leg for leg in asked}

@@ -19,7 +19,6 @@ from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, FailedLeg, KnownCounts, coverage_of, shortfall
 from router.gather import ReadState, raise_request_fault
 from router.ledger import ScanTimes
-from router.leg import how_to_read
 from router.merge import Row, ScanMerge
 from router.moved import Rounds, heirs
 from router.requests import KeyRange, ReadPolicy
@@ -192,6 +191,7 @@ class ScanOperation:
         if progress.rows_left is not None and progress.merge.ready_rows >= progress.rows_left:
             return
         deadline = min(progress.deadline, self._clock.monotonic() + progress.chunk_timeout_s)
+        how = self._scatter.how_to_read(progress.policy, progress.collection)
         for shard, start in progress.merge.wanted():
             request = ShardScan(
                 shard=shard,
@@ -204,7 +204,7 @@ class ScanOperation:
                 is_stale_ok=progress.policy.is_stale,
                 cuts=progress.configs[shard].cuts,
             )
-            leg = self._scatter.ask("Scan", self._leaves.scan, request, deadline, how_to_read(progress.policy))
+            leg = self._scatter.ask("Scan", self._leaves.scan, request, deadline, how)
             progress.fetches.add(asyncio.create_task(leg, name=f"scan-shard-{shard}"))
 
     async def _await_fetch(self, progress: _Progress) -> None:

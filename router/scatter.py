@@ -18,6 +18,7 @@ from typing import Generic, NamedTuple
 import structlog
 
 from kvshard.clock import Clock
+from kvshard.clustermap import Collection
 from kvshard.errors import (
     DeadlineExceeded,
     ErrorDetails,
@@ -29,6 +30,7 @@ from kvshard.errors import (
     Unavailable,
     record_of,
 )
+from kvshard.hedge_settings import settings_in
 from kvshard.model import ShardWrite
 from kvshard.rpc.leaf_client import Answer
 from kvshard.tail.attempts import MAX_REPEATS
@@ -40,8 +42,9 @@ from kvshard.tail.leg_events import MAX_REFRESHES, AttemptKind, AttemptRecord, C
 from kvshard.telemetry import RouterMetrics
 from router.coverage import FailedLeg
 from router.ledger import LegTime, micros, network_of
-from router.leg import USUALLY, Ask, How, Leg, ReplyT, RequestT, Shared
+from router.leg import USUALLY, Ask, How, Leg, ReplyT, RequestT, Shared, how_to_read
 from router.prober import Ping, Prober
+from router.requests import ReadPolicy
 from router.routes import MapSource, known_map
 
 LATE_LEG_GRACE_S = 0.01
@@ -128,6 +131,10 @@ class Scatter:
         self._configs: dict[tuple[bool, bool, int], Config] = {}
         self._counters: dict[tuple[str, str], Callable[[], None]] = {}
         self._histograms: dict[str, Callable[[float], None]] = {}
+
+    def how_to_read(self, policy: ReadPolicy, collection: Collection) -> How:
+        """What a read's policy means for its legs in this collection."""
+        return how_to_read(policy, settings_in(collection, self.defences.settings))
 
     async def ask(
         self,

@@ -19,7 +19,7 @@ from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, KnownCounts
 from router.gather import verdict
 from router.ledger import ReadTimes
-from router.leg import how_to_read
+from router.leg import How
 from router.merge import MergedFacet, MergedHits, merge_facet, merge_hits
 from router.moved import Rounds, heirs
 from router.requests import ReadPolicy, SearchQuery, check_limit, check_search, check_shards
@@ -57,7 +57,7 @@ class _Asked(NamedTuple):
 class _Sending(NamedTuple):
     """How the legs of a search are sent. times: the account of the read."""
 
-    policy: ReadPolicy
+    how: How
     deadline: float
     times: ReadTimes | None
 
@@ -103,7 +103,7 @@ class SearchOperation:
         if token:
             position = self._tokens.decode_search(token, collection.id, request_print)
             _check_depth(position, query.limit)
-        sending = _Sending(policy, deadline, times)
+        sending = _Sending(self._scatter.how_to_read(policy, collection), deadline, times)
         asked = await self._ask(cluster_map, collection.id, query, position, sending)
         legs, offsets = asked.legs, asked.offsets
         replies = {leg.shard: leg.answer.reply for leg in legs if leg.answer is not None}
@@ -142,8 +142,7 @@ class SearchOperation:
             cluster_map = newer
 
     async def _send(self, requests: Sequence[ShardSearch], sending: _Sending) -> list[LegResult[ShardSearchReply]]:
-        how = how_to_read(sending.policy)
-        legs = await self._scatter.gather("Search", self._leaves.search, requests, sending.deadline, how)
+        legs = await self._scatter.gather("Search", self._leaves.search, requests, sending.deadline, sending.how)
         if sending.times is not None:
             sending.times.add(legs, self._clock.monotonic())
         return legs

@@ -19,7 +19,9 @@ from kvshard.model import LeafStatusRequest
 from kvshard.rpc.channel import aio_server, bind
 from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.leaf_client import LeafClient
+from kvshard.tail.defences_status import tail_status
 from kvshard.tail.hedging import HedgeSettings
+from kvshard.tail.status import TailStatus
 from kvshard.telemetry import RouterMetrics, process_registry, start_metrics, stop_metrics
 from kvshard.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc
 from router.calls import Calls
@@ -83,9 +85,10 @@ class RouterServer:
         self._health = health.aio.HealthServicer()
         self._calls = Calls(clock, metrics)
         self._reads = Reads(self._calls, clock, metrics)
-        self._cluster = ClusterService(self._calls, maps, leaves, clock, self._reads.slow)
         self._scatter = Scatter(maps, clock, metrics, leaves.ping, settings=hedging)
-        metrics.scrape(lambda: hedging_families(self._scatter.defences.counters))
+        defences = self._scatter.defences
+        self._cluster = ClusterService(self._calls, maps, leaves, clock, self._reads.slow, self._tail_status)
+        metrics.scrape(lambda: hedging_families(defences.counters))
         self._probe: asyncio.Task[None] | None = None
         self._serving = asyncio.Event()
         self._last_good_leaf = ""
@@ -105,6 +108,9 @@ class RouterServer:
         await self._set_health(is_serving=False)
         await self._server.start()
         self._probe = asyncio.create_task(self._probe_leaves(), name="health-probe")
+
+    def _tail_status(self) -> TailStatus:
+        return tail_status(self._scatter.defences, self._clock.monotonic())
 
     async def wait_serving(self) -> None:
         """Wait until the router has been healthy for the first time."""

@@ -71,6 +71,23 @@ class Longer:
 HedgePolicy = Auto | Off | Interval | Shorter | Longer
 
 
+def policy_text(policy: HedgePolicy) -> str:
+    """A policy as `parse_policy` reads it."""
+    match policy:
+        case Auto():
+            return "auto"
+        case Off():
+            return "off"
+        case FixedDelay(seconds):
+            return f"{seconds * 1e3:.6g}ms"
+        case Quantile(fraction):
+            return f"p{fraction * 100:.10g}"
+        case Shorter(first, second):
+            return f"min({policy_text(first)},{policy_text(second)})"
+        case Longer(first, second):
+            return f"max({policy_text(first)},{policy_text(second)})"
+
+
 class Refusal(Enum):
     """Why a hedge was not sent."""
 

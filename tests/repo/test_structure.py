@@ -34,6 +34,7 @@ PURE = (
     "kvshard.tail.cost_class",
     "kvshard.tail.deadlines",
     "kvshard.tail.defences",
+    "kvshard.tail.defences_status",
     "kvshard.tail.hedging",
     "kvshard.tail.histogram",
     "kvshard.tail.latency",
