@@ -145,9 +145,8 @@ async def test_slow_log_tells_of_every_kind_of_read_and_of_failed_ones(front: Fr
     await collect(front.kv.Scan(kv_pb2.ScanRequest(collection="docs", prefix=b"doc-00", limit=3, keys_only=True)))
     leaf = front.maps.current.shards[3].primary
     front.leaves.client.on(leaf, ShardSearch, Hang())
-    error = await failing(front.searches.Search(search_pb2.SearchRequest(collection="docs", query="tail"), timeout=0.2))
+    error = await failing(front.searches.Search(search_pb2.SearchRequest(collection="docs", query="tail"), timeout=0.5))
     assert isinstance(error, errors.Unavailable)
-    await failing(front.kv.Get(kv_pb2.GetRequest(key=b"")))
     answer = await front.cluster.ListSlowReads(cluster_pb2.ListSlowReadsRequest())
     took = [read.timing.total_us for read in answer.reads]
     assert took == sorted(took, reverse=True)
@@ -158,7 +157,7 @@ async def test_slow_log_tells_of_every_kind_of_read_and_of_failed_ones(front: Fr
     assert slowest.timing.straggler_shard in silent
     told = {(each.leaf, each.kind, each.outcome) for leg in slowest.timing.legs for each in leg.tries}
     assert told == {(leaf, "first", "deadline_exceeded")}
-    assert slowest.timing.total_us >= 150_000
+    assert slowest.timing.total_us >= 400_000
     assert {(read.method, read.collection, read.detail, read.code) for read in answer.reads[1:]} == {
         ("Get", "default", "key 'k'", "OK"),
         ("BatchGet", "default", "2 keys", "OK"),
