@@ -1,0 +1,102 @@
+"""The control arm: this process asks the leaves itself, one leg a request, and somebody else's library hedges.
+
+hedge-python learns the latency per key and sends a second request after a quantile of it, within a budget of its own. Its
+transports and its gRPC interceptor would send that second request to the very leaf that is slow; here it may ask another
+replica, by its scheduler, which is the best that can be done with it.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from hedge import HedgeConfig
+from hedge.transport._base import HedgeScheduler
+
+from kvshard.clock import Clock, SystemClock
+from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap
+from kvshard.model import ShardRead, ShardReadReply
+from kvshard.rpc.lane_client import LaneLeafClient
+from kvshard.rpc.leaf_client import Answer
+from loadtests.arrivals import Arrival
+from loadtests.scenarios import Arm, Control
+from loadtests.workloads import Corpus, ReadCall, WrongAnswer
+
+TUNED_PERCENTILE = 0.99
+TUNED_BUDGET_PERCENT = 5.0
+"""What a user who has read its manual might set; as it comes it hedges at p90, within 10 %."""
+
+
+class DirectCaller:
+    """Asks the leaves of one cluster map, which must not change meanwhile. Use it as a context manager.
+
+    hedges: second requests sent so far. rate: requests a second, which hedge-python wants to know for its budget.
+    """
+
+    def __init__(self, cluster_map: ClusterMap, corpus: Corpus) -> None:
+        self.hedges = 0
+        self.rate = 100.0
+        self._map = cluster_map
+        self._corpus = corpus
+        self._clock: Clock = SystemClock()
+        addresses = {leaf.id: leaf.address for leaf in cluster_map.leaves.values()}
+        self._leaves = LaneLeafClient(addresses.get, self._clock)
+        self._schedulers: dict[Control, HedgeScheduler] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for scheduler in self._schedulers.values():
+            await scheduler.close()
+        await self._stack.aclose()
+        await self._leaves.close()
+
+    def call(self, arm: Arm, deadline_s: float) -> ReadCall:
+        """Reads one key of a shard under an arm of the control."""
+        assert arm.control is not None, "an arm of the control"
+        ask = self._plain if arm.control is Control.NOTHING else self._by_library(arm.control)
+
+        async def call(arrival: Arrival) -> None:
+            rng = random.Random(arrival.seed)
+            index = rng.randrange(len(self._corpus.shards))
+            key = rng.choice(self._corpus.keys[index]).encode()
+            config = self._map.shards[self._corpus.shards[index]]
+            order = [replica.leaf for replica in config.in_sync]
+            rng.shuffle(order)
+            request = ShardRead(config.id, config.epoch, DEFAULT_COLLECTION.id, [key], cuts=config.cuts)
+            answer = await ask(order, request, self._clock.monotonic() + deadline_s)
+            if answer.reply.values == [None] or answer.reply.errors:
+                raise WrongAnswer(f"a key that was written is not there: {key!r}, {answer.reply.errors}")
+
+        return call
+
+    async def _plain(self, order: list[str], request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
+        return await self._leaves.read(order[0], request, deadline)
+
+    def _by_library(self, control: Control) -> Callable[[list[str], ShardRead, float], Awaitable[Answer[ShardReadReply]]]:
+        scheduler = self._schedulers.get(control)
+        if scheduler is None:
+            config = HedgeConfig(estimated_rps=self.rate)
+            if control is Control.HEDGE_PYTHON_TUNED:
+                config = HedgeConfig(estimated_rps=self.rate, percentile=TUNED_PERCENTILE, budget_percent=TUNED_BUDGET_PERCENT)
+            scheduler = self._schedulers[control] = HedgeScheduler(config)
+
+        async def ask(order: list[str], request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
+            def learn(_: Answer[ShardReadReply], seconds: float) -> None:
+                scheduler.sketch_for(order[0]).add(seconds)
+
+            async def hedge() -> Answer[ShardReadReply]:
+                self.hedges += 1
+                return await self._leaves.read(order[1 % len(order)], request, deadline, is_hedge=True)
+
+            # Its own latency is learned per host, as its transports do.
+            return await scheduler.execute_with_hedge(
+                order[0], lambda: self._leaves.read(order[0], request, deadline), hedge, learn
+            )
+
+        return ask

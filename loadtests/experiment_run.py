@@ -1,0 +1,174 @@
+"""One experiment under way: its cells take turns on a cluster, there and back (ABBA), each block with a warm-up."""
+
+import asyncio
+import random
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from kvshard import Client
+from loadtests.arrivals import Arrival, Steady, schedule
+from loadtests.bench import SETTLE_S, WARM_UP_S, Bench, Log, Plan
+from loadtests.calibration import Calibration, full_rate, roomy_rate
+from loadtests.control import DirectCaller
+from loadtests.cpu import Usage
+from loadtests.injection import in_force
+from loadtests.openloop import OpenLoop
+from loadtests.results import CellResult, ExperimentResult, ExtraPoint
+from loadtests.scenarios import DIRECT_NONE, NONE, Cell, Experiment
+from loadtests.tally import Tally
+from loadtests.workloads import WORKLOADS, ReadCall, kind_of
+
+POLL_S = 1.0
+"""Between two looks at the router's counters."""
+
+
+class _Counters:
+    """The router's counters, read once a second while a block runs."""
+
+    def __init__(self, client: Client[str], caller: DirectCaller | None) -> None:
+        self.points: list[tuple[float, int]] = []
+        self.slow_leaf_share: float | None = None
+        self._client = client
+        self._caller = caller
+
+    async def read(self, at: float) -> None:
+        """Note the hedges sent so far, at that many seconds of the block."""
+        if self._caller is not None:
+            self.points.append((at, self._caller.hedges))
+            return
+        tail: Any = getattr(await self._client.status(timeout=2.0), "tail", None)
+        if tail is None:
+            return
+        self.points.append((at, tail.hedges_total))
+        shares = {leaf.leaf: leaf.first_attempts for leaf in tail.leaves}
+        if total := sum(shares.values()):
+            self.slow_leaf_share = shares.get("leaf-1", 0) / total
+
+    async def poll(self, loop: OpenLoop, first_s: float, last_s: float) -> None:
+        """Read from first_s to last_s of the loop's time."""
+        at = first_s
+        while True:
+            await asyncio.sleep(max(0.0, loop.started_at + at - time.monotonic()))
+            await self.read(time.monotonic() - loop.started_at)
+            if at >= last_s:
+                return
+            at = min(last_s, at + POLL_S)
+
+
+class ExperimentRun:
+    """One experiment under way."""
+
+    def __init__(self, bench: Bench, experiment: Experiment, plan: Plan, log: Log) -> None:
+        self._bench = bench
+        self._experiment = experiment
+        self._plan = plan
+        self._log = log
+        self._rng = random.Random(f"{plan.seed}:{experiment.name}")
+        self._kinds = [(kind_of(fan_out), weight) for fan_out, weight in experiment.fan_outs]
+        self._caller: DirectCaller | None = None
+        self._began: dict[str, float] = {}
+
+    async def run(self) -> ExperimentResult:
+        """Calibrate, and measure every cell."""
+        experiment = self._experiment
+        async with AsyncExitStack() as stack:
+            if any(cell.arm.control for cell in experiment.cells):
+                direct = DirectCaller(await self._bench.client.map(), self._bench.corpus)
+                self._caller = await stack.enter_async_context(direct)
+            found = await self._calibrate()
+            if self._caller is not None:
+                self._caller.rate = found.rate
+            self._log(
+                f"{experiment.name}: {found.rate:,.0f} requests/s take {found.usage.own:.0%} of the processors "
+                f"(others: {found.usage.others:.0%}), a lone leg {found.leg_p50_s * 1e3:.2f} ms at the median"
+            )
+            results = [
+                CellResult(
+                    cell.condition.name, cell.condition.title, cell.arm.name, cell.arm.title, Tally(experiment.deadline_s)
+                )
+                for cell in experiment.cells
+            ]
+            pairs = list(zip(experiment.cells, results, strict=True))
+            for _ in range(self._plan.rounds):
+                for cell, result in [*pairs, *reversed(pairs)]:
+                    await self._block(cell, result, found)
+        return ExperimentResult(
+            experiment.name, experiment.title, experiment.workload, found.rate, found.leg_p50_s, experiment.deadline_s,
+            sorted(fan_out for fan_out, _ in experiment.fan_outs), results, list(experiment.notes),
+        )  # fmt: skip
+
+    async def _calibrate(self) -> Calibration:
+        kinds = self._kinds if any(kind == "1" for kind, _ in self._kinds) else [*self._kinds, ("1", 0.05)]
+        arm = DIRECT_NONE if self._caller is not None else NONE
+        call = self._call(Cell(self._experiment.cells[0].condition, arm))
+        find = full_rate if self._experiment.is_overload else roomy_rate
+        return await find(kinds, call, self._bench.meter, self._experiment.deadline_s, self._rng)
+
+    def _call(self, cell: Cell) -> ReadCall:
+        bench, deadline_s = self._bench, self._experiment.deadline_s
+        if cell.arm.control is not None:
+            assert self._caller is not None, "made when an arm of the control is among the cells"
+            return self._caller.call(cell.arm, deadline_s)
+        return WORKLOADS[self._experiment.workload](bench.client, bench.corpus, cell.arm, deadline_s)
+
+    async def _block(self, cell: Cell, result: CellResult, found: Calibration) -> None:
+        condition, plan = cell.condition, self._plan
+        warm_up = max(WARM_UP_S, condition.after_s)
+        whole = warm_up + plan.block_s
+        arrivals = schedule(Steady(found.rate * condition.load, whole), self._kinds, self._rng)
+        loop = OpenLoop(arrivals, self._call(cell), deadline_s=self._experiment.deadline_s, warm_up_s=warm_up)
+        counters = _Counters(self._bench.client, self._caller)
+        bench = self._bench
+        async with in_force(condition, bench.fleet, bench.client, seconds=whole, leg_p50_s=found.leg_p50_s):
+            usage = asyncio.create_task(self._measured_usage(warm_up, plan.block_s))
+            running = asyncio.create_task(loop.run())
+            await asyncio.sleep(0)
+            polling = asyncio.create_task(counters.poll(loop, warm_up, whole))
+            try:
+                tally = await running
+                await polling
+                result.usages.append(await usage)
+            finally:
+                for task in (usage, running, polling):
+                    task.cancel()
+                await asyncio.gather(usage, running, polling, return_exceptions=True)
+        self._add(result, tally, counters, arrivals, warm_up)
+        p99 = tally.latency((self._kinds[0][0],)).quantile(0.99) or 0.0
+        extra = result.extra_part
+        self._log(
+            f"  {cell.name:<28} n {tally.total:>6,}  p99 {p99 * 1e3:7.2f} ms  extra {extra:.2%}  "
+            f"failed {tally.failed.total() + tally.skipped}  cpu {result.usages[-1].own:.0%}"
+        )
+        await asyncio.sleep(SETTLE_S)
+
+    async def _measured_usage(self, warm_up: float, seconds: float) -> Usage:
+        await asyncio.sleep(warm_up)
+        self._bench.meter.start()
+        await asyncio.sleep(seconds)
+        return self._bench.meter.stop()
+
+    def _add(self, result: CellResult, tally: Tally, counters: _Counters, arrivals: Sequence[Arrival], warm_up: float) -> None:
+        after_s = result.measured_s
+        result.tally.append(tally, after_s)
+        instants = [arrival.at for arrival in arrivals]
+        legs = [int(arrival.kind) for arrival in arrivals]
+        sums = [0]
+        for count in legs:
+            sums.append(sums[-1] + count)
+        for (begin, before), (end, after) in zip(counters.points, counters.points[1:], strict=False):
+            asked = sums[bisect_left(instants, end)] - sums[bisect_left(instants, begin)]
+            result.extra.append(ExtraPoint(after_s + (begin + end) / 2 - warm_up, asked, after - before))
+            result.legs += asked
+            result.hedges += after - before
+        if counters.slow_leaf_share is not None:
+            result.slow_leaf_share.append(counters.slow_leaf_share)
+        result.blocks += 1
+        result.measured_s += self._plan.block_s
+
+
+def _empty(cell: Cell, deadline_s: float) -> CellResult:
+    condition, arm = cell.condition, cell.arm
+    return CellResult(condition.name, condition.title, arm.name, arm.title, Tally(deadline_s))

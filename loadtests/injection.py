@@ -1,0 +1,72 @@
+"""Puts a cluster into the state that a condition describes, and takes it back."""
+
+import asyncio
+import itertools
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from benchmarks.fleet import Fleet
+from kvshard import Client
+from loadtests.scenarios import Condition, Throttle
+
+MARGIN_S = 60.0
+"""Faults end by themselves so long after the block that wanted them, should the load client die."""
+
+_SEEDS = itertools.count(1)
+"""Each injection of a run draws other pauses, the same ones in every run."""
+
+
+@asynccontextmanager
+async def in_force(
+    condition: Condition, fleet: Fleet, client: Client[str], *, seconds: float, leg_p50_s: float
+) -> AsyncIterator[None]:
+    """Keep the cluster in this condition. seconds: for how long at most. leg_p50_s: what a lone leg takes."""
+    for fault in condition.faults:
+        await client.inject_fault(
+            fault.kind,
+            leaves=fleet.names[: fault.leaves] if fault.leaves else (),
+            probability=fault.probability,
+            delay=fault.seconds(leg_p50_s),
+            duration=seconds + MARGIN_S,
+            seed=next(_SEEDS),
+        )
+    throttled = None
+    if condition.throttle is not None:
+        throttled = asyncio.create_task(_throttle(fleet, condition.throttle))
+    try:
+        yield
+    finally:
+        if throttled is not None:
+            throttled.cancel()
+            await asyncio.gather(throttled, return_exceptions=True)
+        if condition.faults:
+            await client.clear_faults()
+
+
+async def _throttle(fleet: Fleet, throttle: Throttle) -> None:
+    """Stop and continue the leaves in turns; the stops of different leaves do not fall together."""
+    names = fleet.names[: throttle.leaves]
+    await asyncio.gather(*(_throttle_one(fleet, name, throttle, index / len(names)) for index, name in enumerate(names)))
+
+
+async def _throttle_one(fleet: Fleet, name: str, throttle: Throttle, phase: float) -> None:
+    leaf, begin = fleet.leaves[name], time.monotonic() + phase * throttle.period_s
+    try:
+        for number in itertools.count():
+            await _sleep_until(begin + number * throttle.period_s)
+            leaf.send(signal.SIGSTOP)
+            await _sleep_until(begin + number * throttle.period_s + throttle.stop_s)
+            leaf.send(signal.SIGCONT)
+    finally:
+        leaf.send(signal.SIGCONT)
+
+
+async def _sleep_until(at: float) -> None:
+    await asyncio.sleep(max(0.0, at - time.monotonic()))
+
+
+def pids(fleet: Fleet) -> Sequence[int]:
+    """The processes of the cluster."""
+    return [process.pid for process in fleet.processes.values()]
