@@ -6,7 +6,7 @@ MINUTES ?= 10
 KILLS ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test sim sim-mutants soak check format protos bench bench-replication clean lock
+.PHONY: help setup setup-dev demo up test sim sim-mutants soak amplification amplification-full locust check format protos bench bench-replication clean lock
 
 help: ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,19 @@ sim-mutants: $(VENV)/.dev ## Plant one bug at a time in the replication; print h
 soak: $(VENV)/.dev ## Random faults on real processes under load: MINUTES=10, SEED=7 for the same schedule again
 	PYTHONPATH=tests:. $(BIN)/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
+$(VENV)/.load: $(VENV)/.dev requirements-load.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-load.lock
+	@touch $@
+
+amplification: $(VENV)/.load ## Measure what hedging does for the tail: load-results/amplification.html, under 8 minutes
+	$(BIN)/python -m loadtests amplification
+
+amplification-full: $(VENV)/.load ## The same for every scenario, with the samples that a p99.9 takes: two hours
+	$(BIN)/python -m loadtests amplification --full --target load-results/amplification-full
+
+locust: $(VENV)/.load ## Load a running cluster from a web page: ROUTER=127.0.0.1:7700
+	$(BIN)/locust --locustfile loadtests/locustfile.py --class-picker --host $(or $(ROUTER),127.0.0.1:7700)
+
 check: $(VENV)/.dev ## Format, lint, types, import rules, proto lint and drift
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -72,4 +85,4 @@ lock: ## Write the lock files anew from pyproject.toml (with the newest releases
 	PYTHON=$(PYTHON) sh scripts/lock.sh
 
 clean: ## Remove what was built
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench-results
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis bench-results load-results

@@ -95,8 +95,9 @@ class DirectCaller:
                 return await self._leaves.read(order[1 % len(order)], request, deadline, is_hedge=True)
 
             # Its own latency is learned per host, as its transports do.
-            return await scheduler.execute_with_hedge(
+            answer: Answer[ShardReadReply] = await scheduler.execute_with_hedge(
                 order[0], lambda: self._leaves.read(order[0], request, deadline), hedge, learn
             )
+            return answer
 
         return ask

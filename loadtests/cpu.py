@@ -16,7 +16,7 @@ import psutil
 class Usage:
     """Parts of all cores together, 0 to 1. client_core: the load client's part of the one core that it can use.
 
-    seconds: over how long. cluster_s: processor seconds of the cluster in it.
+    seconds: over how long. cluster_s, leaves_s: processor seconds of the cluster, and of its leaves, in it.
     """
 
     seconds: float
@@ -26,6 +26,7 @@ class Usage:
     others: float
     client_core: float
     cluster_s: float
+    leaves_s: float
 
     @property
     def own(self) -> float:
@@ -69,6 +70,7 @@ class CpuMeter:
             others=max(0.0, machine - sum(used.values())) / whole,
             client_core=used["client"] / seconds,
             cluster_s=used["leaves"] + used["router"],
+            leaves_s=used["leaves"],
         )
 
     def _used(self) -> dict[str, float]:
@@ -92,4 +94,5 @@ def mean(usages: Sequence[Usage]) -> Usage:
     seconds = sum(each.seconds for each in usages)
     names = ("leaves", "router", "client", "others", "client_core")
     parts = {name: sum(getattr(each, name) * each.seconds for each in usages) / seconds for name in names}
-    return Usage(seconds=seconds, cluster_s=sum(each.cluster_s for each in usages), **parts)
+    cluster_s, leaves_s = (sum(getattr(each, name) for each in usages) for name in ("cluster_s", "leaves_s"))
+    return Usage(seconds=seconds, cluster_s=cluster_s, leaves_s=leaves_s, **parts)

@@ -10,16 +10,16 @@ from typing import Any
 
 from kvshard import Client
 from loadtests.arrivals import Arrival, Steady, schedule
-from loadtests.bench import SETTLE_S, WARM_UP_S, Bench, Log, Plan
+from loadtests.bench import SETTLE_S, WARM_UP_S, Bench, Log, Plan, seconds_of
 from loadtests.calibration import Calibration, full_rate, roomy_rate
 from loadtests.control import DirectCaller
 from loadtests.cpu import Usage
 from loadtests.injection import in_force
 from loadtests.openloop import OpenLoop
 from loadtests.results import CellResult, ExperimentResult, ExtraPoint
-from loadtests.scenarios import DIRECT_NONE, NONE, Cell, Experiment
+from loadtests.scenarios import DIRECT_NONE, NONE, Cell, Experiment, kinds_of
 from loadtests.tally import Tally
-from loadtests.workloads import WORKLOADS, ReadCall, kind_of
+from loadtests.workloads import WORKLOADS, ReadCall
 
 POLL_S = 1.0
 """Between two looks at the router's counters."""
@@ -67,7 +67,7 @@ class ExperimentRun:
         self._plan = plan
         self._log = log
         self._rng = random.Random(f"{plan.seed}:{experiment.name}")
-        self._kinds = [(kind_of(fan_out), weight) for fan_out, weight in experiment.fan_outs]
+        self._kinds = kinds_of(experiment)
         self._caller: DirectCaller | None = None
         self._began: dict[str, float] = {}
 
@@ -92,7 +92,9 @@ class ExperimentRun:
                 for cell in experiment.cells
             ]
             pairs = list(zip(experiment.cells, results, strict=True))
-            for _ in range(self._plan.rounds):
+            rounds = self._plan.rounds_of(experiment, found.rate)
+            self._log(f"  {2 * rounds} blocks of each of {len(pairs)} cells: {seconds_of(experiment, rounds) / 60:.1f} minutes")
+            for _ in range(rounds):
                 for cell, result in [*pairs, *reversed(pairs)]:
                     await self._block(cell, result, found)
         return ExperimentResult(
@@ -115,15 +117,15 @@ class ExperimentRun:
         return WORKLOADS[self._experiment.workload](bench.client, bench.corpus, cell.arm, deadline_s)
 
     async def _block(self, cell: Cell, result: CellResult, found: Calibration) -> None:
-        condition, plan = cell.condition, self._plan
+        condition = cell.condition
         warm_up = max(WARM_UP_S, condition.after_s)
-        whole = warm_up + plan.block_s
+        whole = warm_up + self._experiment.block_s
         arrivals = schedule(Steady(found.rate * condition.load, whole), self._kinds, self._rng)
         loop = OpenLoop(arrivals, self._call(cell), deadline_s=self._experiment.deadline_s, warm_up_s=warm_up)
         counters = _Counters(self._bench.client, self._caller)
         bench = self._bench
         async with in_force(condition, bench.fleet, bench.client, seconds=whole, leg_p50_s=found.leg_p50_s):
-            usage = asyncio.create_task(self._measured_usage(warm_up, plan.block_s))
+            usage = asyncio.create_task(self._measured_usage(warm_up, self._experiment.block_s))
             running = asyncio.create_task(loop.run())
             await asyncio.sleep(0)
             polling = asyncio.create_task(counters.poll(loop, warm_up, whole))
@@ -166,7 +168,7 @@ class ExperimentRun:
         if counters.slow_leaf_share is not None:
             result.slow_leaf_share.append(counters.slow_leaf_share)
         result.blocks += 1
-        result.measured_s += self._plan.block_s
+        result.measured_s += self._experiment.block_s
 
 
 def _empty(cell: Cell, deadline_s: float) -> CellResult:

@@ -31,7 +31,8 @@ class CellResult:
     """What one cell has seen, all of its blocks together.
 
     blocks: how many. measured_s: their length without warm-up. extra: hedges over time. slow_leaf_share: of the first attempts
-    of the last 10 s, the part that the first leaf got, block by block; a fair share is 1 / leaves.
+    of the last 10 s, the part that the first leaf got, block by block; a fair share is 1 / leaves. wasted_s: service time that
+    went into answers nobody used. prediction: of the what-if model, with the keys "p50", "p99", "p99.9" (seconds) and "extra".
     """
 
     condition: str
@@ -47,6 +48,7 @@ class CellResult:
     extra: list[ExtraPoint] = field(default_factory=list)
     slow_leaf_share: list[float] = field(default_factory=list)
     wasted_s: float | None = None
+    prediction: dict[str, float] | None = None
 
     @property
     def name(self) -> str:
@@ -82,6 +84,7 @@ class CellResult:
             "extra": [[point.at, point.legs, point.hedges] for point in self.extra],
             "slow_leaf_share": self.slow_leaf_share,
             "wasted_s": self.wasted_s,
+            "prediction": self.prediction,
             "tally": self.tally.as_record(),
         }
 
@@ -98,7 +101,8 @@ class CellResult:
 
 
 _PLAIN_FIELDS = (
-    "condition", "condition_title", "arm", "arm_title", "blocks", "measured_s", "legs", "hedges", "slow_leaf_share", "wasted_s"
+    "condition", "condition_title", "arm", "arm_title", "blocks", "measured_s", "legs", "hedges", "slow_leaf_share", "wasted_s",
+    "prediction",
 )  # fmt: skip
 
 
@@ -170,6 +174,8 @@ class RunResult:
     def read(cls, source: pathlib.Path) -> "RunResult":
         """What `write` wrote. Raises OSError; ValueError for a file that is no run of this version."""
         record = json.loads(source.read_text())
+        if isinstance(record, dict) and "run" in record:
+            record = record["run"]  # The report's JSON holds the run.
         if not isinstance(record, dict) or record.get("version") != VERSION:
             raise ValueError(f"{source} is no load-test run of version {VERSION}")
         try:

@@ -80,11 +80,6 @@ def queries(texts: Sequence[str], rng: random.Random) -> tuple[str, ...]:
     return tuple(f"{rng.choice(words)} {rng.choice(words)}".lower() for _ in range(QUERIES))
 
 
-def kind_of(fan_out: int) -> str:
-    """Name of the requests that ask so many shards."""
-    return str(fan_out)
-
-
 def read_options(arm: Arm, deadline_s: float) -> ReadOverrides:
     """How a read under this arm is asked for."""
     return {"hedge": arm.hedge, "replica_choice": arm.replica_choice, "timeout": deadline_s}  # type: ignore[typeddict-item]

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Writes requirements.lock (what the service runs on) and requirements-dev.lock (tests, checks, benchmarks).
+# Writes requirements.lock (what the service runs on), requirements-dev.lock (tests, checks, benchmarks) and
+# requirements-load.lock (load tests).
 #
 # grpcio is held at 1.75.0: it does 1.5 times the unary calls and up to 1.4 times the stream messages of 1.85
 # (grpc/grpc#43092); see docs/decisions.md. The library's own ranges in pyproject.toml stay open.
@@ -15,3 +16,5 @@ freeze() { "$work/venv/bin/python" -m pip freeze --exclude-editable --exclude kv
 freeze > requirements.lock
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint requirements.lock ".[dev]"
 freeze > requirements-dev.lock
+"$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint requirements-dev.lock ".[load]"
+freeze > requirements-load.lock

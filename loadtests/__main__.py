@@ -1,0 +1,90 @@
+"""The load tests' commands: `python -m loadtests amplification`, `make amplification`, `make amplification-full`."""
+
+import pathlib
+import sys
+import tempfile
+from typing import Annotated
+
+import uvloop
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from benchmarks.figures import show
+from loadtests import report
+from loadtests.bench import Plan
+from loadtests.results import RunResult
+from loadtests.runner import run
+from loadtests.scenarios import EXPERIMENTS, Experiment, quick
+
+TARGET = pathlib.Path("load-results/amplification")
+
+app = App(name="python -m loadtests", help=__doc__)
+console = Console(highlight=False, soft_wrap=True)
+
+
+@app.command
+def amplification(
+    *names: str,
+    full: bool = False,
+    rounds: Annotated[int | None, Parameter(help="blocks there and back; default: as many as the samples take")] = None,
+    leaves: int = 4,
+    seed: int = 1,
+    target: pathlib.Path = TARGET,
+) -> int:
+    """Measure on a cluster of its own, print the figures, and write a page and JSON.
+
+    Parameters
+    ----------
+    names
+        Experiments; none: point batches and searches under pauses, in under eight minutes. `experiments` lists them.
+    full
+        All experiments, with 20,000 requests a cell and 50,000 where a p99.9 is asked for: some two hours.
+    leaves
+        Leaf processes, 4 to 6 for figures that are to be compared.
+    seed
+        Of arrivals, keys and faults.
+    target
+        Files to write, without their suffix.
+    """
+    if unknown := [name for name in names if name not in EXPERIMENTS]:
+        console.print(f"no such experiment: {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
+        return 2
+    chosen = [EXPERIMENTS[name] for name in names] or (list(EXPERIMENTS.values()) if full else quick())
+    if not (names or full):
+        rounds = rounds or 1
+    with tempfile.TemporaryDirectory(prefix="kvshard-load-") as folder:
+        result = uvloop.run(run(chosen, Plan(rounds, seed), pathlib.Path(folder), console.print, leaves))
+    return _report(result, target)
+
+
+@app.command(name="report")
+def report_again(source: pathlib.Path, target: pathlib.Path | None = None) -> int:
+    """Make the page of a run anew from the JSON that it has written."""
+    return _report(RunResult.read(source), target or source.with_suffix(""))
+
+
+@app.command
+def experiments() -> int:
+    """List the experiments and their cells."""
+    for experiment in EXPERIMENTS.values():
+        console.print(f"[bold]{experiment.name}[/]: {experiment.title}")
+        for cell in experiment.cells:
+            console.print(f"    {_describe(experiment, cell.condition.title, cell.arm.title)}")
+    return 0
+
+
+def _describe(experiment: Experiment, condition: str, arm: str) -> str:
+    return f"{condition}; {arm}; {experiment.samples:,} requests"
+
+
+def _report(result: RunResult, target: pathlib.Path) -> int:
+    found = report.write(result, target)
+    is_met = show([finding.as_figure() for finding in found], target.with_name(f"{target.name}-figures.json"))
+    for text in report.warnings(result):
+        console.print(f"[yellow]note:[/] {text}")
+    console.print(f"page: {target.with_suffix('.html')}")
+    return 0 if is_met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(app())
