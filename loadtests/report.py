@@ -169,7 +169,7 @@ def _experiment(experiment: ExperimentResult, found: Sequence[Finding], tables: 
     if len(experiment.fan_outs) > 1:
         caption = (
             "Left: what asking more shards does to p99. Right: how often a request takes more than twice the p99 of "
-            "the widest ones of the healthy cluster. Dotted: what independent legs would give, from the undefended arm's single legs."
+            "the widest ones of the healthy cluster. Dotted: what independent legs would give, from single undefended legs."
         )
         parts.append(_figure(charts.amplification_by_fan_out(experiment, tables), caption))
     if any(cell.extra and cell.hedges for cell in experiment.cells):

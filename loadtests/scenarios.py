@@ -8,6 +8,7 @@ Pure: imports only the standard library.
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Literal
 
 
 class Control(Enum):
@@ -55,7 +56,7 @@ class Fault:
     slow" then means the same on every machine.
     """
 
-    kind: str
+    kind: Literal["pause", "delay"]
     probability: float = 1.0
     delay: float = 0.0
     of_legs: float = 0.0
