@@ -43,6 +43,7 @@ PURE = (
     "kvshard.tail.replica_plan",
     "kvshard.tail.status",
     "kvshard.tail.tuning",
+    "kvshard.tail.whatif",
     "kvshard.client.retries",
     "kvshard.rpc.lane_admission",
     "router.merge",

@@ -1,0 +1,232 @@
+"""The event loop of the model: requests come, are scattered into legs, and the real attempt machines ask the model's leaves.
+
+What is the service's own code here: the plan of the replicas, the attempt machine. What is modelled: arrivals, leaves, and a
+network whose time is part of the leaf's. The router itself takes no time beyond `overhead_s`; its timers are never late.
+
+Pure: imports only the standard library and other pure files.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from kvshard.clustermap import Replica, ShardConfig
+from kvshard.tail.attempts import (
+    Action,
+    AttemptMachine,
+    AttemptSucceeded,
+    Cancel,
+    Config,
+    DeadlinePassed,
+    Event,
+    Send,
+    SetTimer,
+    TimerFired,
+    Won,
+)
+from kvshard.tail.deadlines import leg_deadline
+from kvshard.tail.hedging import fixed_delay
+from kvshard.tail.histogram import LogHistogram
+from kvshard.tail.replica_plan import ReplicaPlan, plan_read
+from kvshard.tail.whatif.latency import Latency
+from kvshard.tail.whatif.model_leaf import Events, Job, ModelLeaf, faults_of
+from kvshard.tail.whatif.scenario import Arm, Scenario, Setting, check
+
+WARM_UP_S = 10.0
+"""Before the first request that counts: the defences look back over ten seconds."""
+
+WARM_UP_LEAST = 500
+"""Requests that warm up at least, so that a slow cluster has latencies to learn from."""
+
+WARM_UP_PART = 0.25
+"""No more than this part of the counted requests: at a high rate the defences have learned long before ten seconds."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run counted, in seconds and attempts, of the requests that count.
+
+    first_attempts: how long first attempts took, or would have, had nobody cancelled them. wasted: attempts that a leaf had
+    begun when they were cancelled.
+    """
+
+    gathered: LogHistogram = field(default_factory=LogHistogram)
+    legs: LogHistogram = field(default_factory=LogHistogram)
+    first_attempts: LogHistogram = field(default_factory=LogHistogram)
+    requests: int = 0
+    failures: int = 0
+    firsts: int = 0
+    hedges: int = 0
+    wasted: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+
+
+class _Request:
+    __slots__ = ("began", "is_counted", "is_failed", "legs", "pending")
+
+    def __init__(self, began: float, is_counted: bool) -> None:
+        self.began = began
+        self.is_counted = is_counted
+        self.is_failed = False
+        self.legs: list[_Leg] = []
+        self.pending = 0
+
+
+class _Leg:
+    __slots__ = ("first_latency", "jobs", "machine", "request")
+
+    def __init__(self, request: _Request, machine: AttemptMachine, first_latency: float) -> None:
+        self.request = request
+        self.machine = machine
+        self.first_latency = first_latency
+        self.jobs: dict[int, tuple[ModelLeaf, Job]] = {}
+
+
+class Model:
+    """One run. Arrivals, faults and latencies have generators of their own: arms with the same seed meet the same weather."""
+
+    def __init__(self, latency: Latency, scenario: Scenario, arm: Arm, setting: Setting, requests: int, seed: int) -> None:
+        check(scenario, arm, setting)
+        self.tally = Tally()
+        self._latency = latency
+        self._setting = setting
+        self._requests = requests
+        self._warm_up = min(max(int(setting.rate * WARM_UP_S), WARM_UP_LEAST), max(1, int(requests * WARM_UP_PART)))
+        self._events = Events()
+        self._arrivals, self._draws, self._chance = (Random(f"{seed}/{name}") for name in ("arrivals", "latencies", "policy"))
+        self._plans = [plan_read(config, arm.choice, is_stale=False) for config in shard_configs(setting)]
+        delay = fixed_delay(arm.hedge)
+        self._config = Config(max_attempts=arm.max_attempts, hedge_after_s=delay)
+        zero = self._warm_up / setting.rate
+        self._leaves = {
+            _leaf_name(index): ModelLeaf(
+                self._events,
+                faults_of(index, scenario.faults),
+                setting.busy_s,
+                setting.service_s,
+                zero,
+                Random(f"{seed}/leaf/{index}"),
+            )
+            for index in range(setting.leaves)
+        }
+        self._arrived = 0
+        self._ended = 0
+
+    def run(self) -> Tally:
+        """Until every request has ended."""
+        self._events.at(self._arrivals.expovariate(self._setting.rate), self._arrive)
+        self._events.run(lambda: self._ended == self._warm_up + self._requests)
+        return self.tally
+
+    # -- requests
+
+    def _arrive(self) -> None:
+        now, setting = self._events.now, self._setting
+        self._arrived += 1
+        if self._arrived < self._warm_up + self._requests:
+            self._events.at(now + self._arrivals.expovariate(setting.rate), self._arrive)
+        request = _Request(now, is_counted=self._arrived > self._warm_up)
+        shards: Sequence[int] = range(setting.shards)
+        if setting.fan_out < setting.shards:
+            shards = self._draws.sample(shards, setting.fan_out)
+        deadline = leg_deadline(now, now + setting.deadline_s)
+        request.pending = setting.fan_out
+        for shard, latency in zip(shards, self._latency.request(self._draws, setting.fan_out), strict=True):
+            self._begin_leg(request, self._plans[shard], latency, deadline)
+        if request.pending:
+            self._events.at(deadline, self._deadline, request)
+
+    def _begin_leg(self, request: _Request, plan: ReplicaPlan, latency: float, deadline: float) -> None:
+        machine = AttemptMachine(self._config, plan.candidates(self._chance), deadline, self._chance)
+        leg = _Leg(request, machine, latency)
+        request.legs.append(leg)
+        self._perform(leg, machine.start(self._events.now))
+
+    def _deadline(self, request: _Request) -> None:
+        if request.pending:
+            for leg in request.legs:
+                self._step(leg, DeadlinePassed())
+
+    def _end_leg(self, leg: _Leg) -> None:
+        request, now = leg.request, self._events.now
+        leg_s = now - request.began
+        if request.is_counted:
+            self.tally.legs.record(leg_s if isinstance(leg.machine.outcome, Won) else self._setting.deadline_s)
+        request.is_failed |= not isinstance(leg.machine.outcome, Won)
+        request.pending -= 1
+        if not request.pending:
+            self._end_request(request, leg_s)
+
+    def _end_request(self, request: _Request, slowest_s: float) -> None:
+        self._ended += 1
+        request.legs.clear()
+        if not request.is_counted:
+            return
+        tally, deadline_s = self.tally, self._setting.deadline_s
+        tally.requests += 1
+        tally.failures += request.is_failed
+        tally.gathered.record(deadline_s if request.is_failed else min(slowest_s + self._setting.overhead_s, deadline_s))
+
+    # -- attempts
+
+    def _step(self, leg: _Leg, event: Event) -> None:
+        self._perform(leg, leg.machine.step(event, self._events.now))
+
+    def _perform(self, leg: _Leg, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(attempt, candidate):
+                    self._send(leg, attempt, candidate.leaf)
+                case SetTimer(at):
+                    self._events.at(at, self._timer, leg, at)
+                case Cancel(attempt):
+                    self._cancel(leg, attempt)
+                case _:
+                    pass
+        if leg.machine.outcome is not None and actions:
+            self._end_leg(leg)
+
+    def _send(self, leg: _Leg, attempt: int, name: str) -> None:
+        now, leaf, tally = self._events.now, self._leaves[name], self.tally
+        is_first = attempt == 1
+        latency = leg.first_latency if is_first else self._latency.attempt(self._draws)
+        if leg.request.is_counted:
+            tally.firsts += is_first
+            tally.hedges += not is_first
+        job = Job(latency, now, lambda job: self._answered(leg, attempt, job))
+        leg.jobs[attempt] = leaf, job
+        leaf.submit(job)
+
+    def _cancel(self, leg: _Leg, attempt: int) -> None:
+        leaf, job = leg.jobs[attempt]
+        leaf.cancel(job)
+        if leg.request.is_counted:
+            self.tally.wasted += job.is_begun
+
+    def _answered(self, leg: _Leg, attempt: int, job: Job) -> None:
+        if attempt == 1 and leg.request.is_counted:
+            self.tally.first_attempts.record(min(self._events.now - job.arrived, self._setting.deadline_s))
+        if not job.is_cancelled:
+            self._step(leg, AttemptSucceeded(attempt))
+
+    def _timer(self, leg: _Leg, at: float) -> None:
+        if leg.machine.timer_at == at:
+            self._step(leg, TimerFired())
+
+
+def shard_configs(setting: Setting) -> list[ShardConfig]:
+    """The shards on their leaves: every leaf holds as many replicas as every other, give or take one, and no two pair up more
+    than they must."""
+    configs = []
+    for shard in range(setting.shards):
+        turn, first = divmod(shard, setting.leaves)
+        stride = 1 + turn % max(1, (setting.leaves - 1) // max(1, setting.replicas - 1))
+        leaves = [_leaf_name((first + step * stride) % setting.leaves) for step in range(setting.replicas)]
+        assert len(set(leaves)) == setting.replicas, "replicas of a shard live on different leaves"
+        replicas = tuple(Replica(leaf) for leaf in leaves)
+        configs.append(ShardConfig(shard, shard, shard, 1, leaves[0], replicas, desired=tuple(leaves)))
+    return configs
+
+
+def _leaf_name(index: int) -> str:
+    return f"leaf-{index}"
