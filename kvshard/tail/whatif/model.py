@@ -1,19 +1,26 @@
 """The event loop of the model: requests come, are scattered into legs, and the real attempt machines ask the model's leaves.
 
-What is the service's own code here: the plan of the replicas, the attempt machine. What is modelled: arrivals, leaves, and a
-network whose time is part of the leaf's. The router itself takes no time beyond `overhead_s`; its timers are never late.
+The service's own code decides, `Defences` and `AttemptMachine` with all that they hold: delays, budget, gates, hold-out, choice
+of the replica, probation, stalled leaves and their pings. Modelled are arrivals, leaves, and a network whose time is part of
+the leaf's. The router takes no time beyond `overhead_s`; its timers are never late.
 
 Pure: imports only the standard library and other pure files.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from kvshard.clustermap import Replica, ShardConfig
-from kvshard.tail.attempts import (
+from kvshard.tail.attempts import AttemptMachine
+from kvshard.tail.deadlines import leg_deadline
+from kvshard.tail.defences import Defences, LegHedges, RequestHedges
+from kvshard.tail.hedging import HedgeSettings
+from kvshard.tail.histogram import LogHistogram
+from kvshard.tail.leg_events import (
     Action,
-    AttemptMachine,
+    AttemptKind,
     AttemptSucceeded,
     Cancel,
     Config,
@@ -24,13 +31,14 @@ from kvshard.tail.attempts import (
     TimerFired,
     Won,
 )
-from kvshard.tail.deadlines import leg_deadline
-from kvshard.tail.hedging import fixed_delay
-from kvshard.tail.histogram import LogHistogram
+from kvshard.tail.replica_health import Attempt
 from kvshard.tail.replica_plan import ReplicaPlan, plan_read
 from kvshard.tail.whatif.latency import Latency
 from kvshard.tail.whatif.model_leaf import Events, Job, ModelLeaf, faults_of
 from kvshard.tail.whatif.scenario import Arm, Scenario, Setting, check
+
+KIND = "leg"
+"""All legs of a run are of one kind."""
 
 WARM_UP_S = 10.0
 """Before the first request that counts: the defences look back over ten seconds."""
@@ -58,14 +66,15 @@ class Tally:
     firsts: int = 0
     hedges: int = 0
     wasted: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
 
 
 class _Request:
-    __slots__ = ("began", "is_counted", "is_failed", "legs", "pending")
+    __slots__ = ("began", "hedges", "is_counted", "is_failed", "legs", "pending")
 
-    def __init__(self, began: float, is_counted: bool) -> None:
+    def __init__(self, began: float, hedges: RequestHedges, is_counted: bool) -> None:
         self.began = began
+        self.hedges = hedges
         self.is_counted = is_counted
         self.is_failed = False
         self.legs: list[_Leg] = []
@@ -73,13 +82,14 @@ class _Request:
 
 
 class _Leg:
-    __slots__ = ("first_latency", "jobs", "machine", "request")
+    __slots__ = ("asked", "first_latency", "gate", "machine", "request")
 
-    def __init__(self, request: _Request, machine: AttemptMachine, first_latency: float) -> None:
+    def __init__(self, request: _Request, gate: LegHedges, machine: AttemptMachine, first_latency: float) -> None:
         self.request = request
+        self.gate = gate
         self.machine = machine
         self.first_latency = first_latency
-        self.jobs: dict[int, tuple[ModelLeaf, Job]] = {}
+        self.asked: dict[int, tuple[ModelLeaf, Job, Attempt]] = {}
 
 
 class Model:
@@ -94,9 +104,11 @@ class Model:
         self._warm_up = min(max(int(setting.rate * WARM_UP_S), WARM_UP_LEAST), max(1, int(requests * WARM_UP_PART)))
         self._events = Events()
         self._arrivals, self._draws, self._chance = (Random(f"{seed}/{name}") for name in ("arrivals", "latencies", "policy"))
-        self._plans = [plan_read(config, arm.choice, is_stale=False) for config in shard_configs(setting)]
-        delay = fixed_delay(arm.hedge)
-        self._config = Config(max_attempts=arm.max_attempts, hedge_after_s=delay)
+        self._plans = [plan_read(config, is_stale=False) for config in shard_configs(setting)]
+        self._choice = arm.choice
+        self._config = Config(max_attempts=arm.max_attempts)
+        self._defences = Defences(HedgeSettings(arm.hedge, arm.budget, arm.max_attempts), self._chance)
+        self._refused_before: Counter[str] = Counter()
         zero = self._warm_up / setting.rate
         self._leaves = {
             _leaf_name(index): ModelLeaf(
@@ -116,7 +128,11 @@ class Model:
         """Until every request has ended."""
         self._events.at(self._arrivals.expovariate(self._setting.rate), self._arrive)
         self._events.run(lambda: self._ended == self._warm_up + self._requests)
+        self.tally.refused = self._refused() - self._refused_before
         return self.tally
+
+    def _refused(self) -> Counter[str]:
+        return Counter({reason.value: count for reason, count in self._defences.counters.refused.items()})
 
     # -- requests
 
@@ -125,7 +141,10 @@ class Model:
         self._arrived += 1
         if self._arrived < self._warm_up + self._requests:
             self._events.at(now + self._arrivals.expovariate(setting.rate), self._arrive)
-        request = _Request(now, is_counted=self._arrived > self._warm_up)
+        elif self._arrived == self._warm_up + 1:
+            self._refused_before = self._refused()
+        hedges = self._defences.request(None, setting.fan_out, now)
+        request = _Request(now, hedges, is_counted=self._arrived > self._warm_up)
         shards: Sequence[int] = range(setting.shards)
         if setting.fan_out < setting.shards:
             shards = self._draws.sample(shards, setting.fan_out)
@@ -137,10 +156,13 @@ class Model:
             self._events.at(deadline, self._deadline, request)
 
     def _begin_leg(self, request: _Request, plan: ReplicaPlan, latency: float, deadline: float) -> None:
-        machine = AttemptMachine(self._config, plan.candidates(self._chance), deadline, self._chance)
-        leg = _Leg(request, machine, latency)
+        now = self._events.now
+        gate = request.hedges.leg(KIND, now)
+        candidates = self._defences.order(plan, self._choice, now)
+        machine = AttemptMachine(self._config, candidates, deadline, self._chance, gate)
+        leg = _Leg(request, gate, machine, latency)
         request.legs.append(leg)
-        self._perform(leg, machine.start(self._events.now))
+        self._perform(leg, machine.start(now))
 
     def _deadline(self, request: _Request) -> None:
         if request.pending:
@@ -149,6 +171,7 @@ class Model:
 
     def _end_leg(self, leg: _Leg) -> None:
         request, now = leg.request, self._events.now
+        leg.gate.ended(leg.machine.tries)
         leg_s = now - request.began
         if request.is_counted:
             self.tally.legs.record(leg_s if isinstance(leg.machine.outcome, Won) else self._setting.deadline_s)
@@ -159,6 +182,7 @@ class Model:
 
     def _end_request(self, request: _Request, slowest_s: float) -> None:
         self._ended += 1
+        request.hedges.ended(self._events.now)
         request.legs.clear()
         if not request.is_counted:
             return
@@ -175,8 +199,8 @@ class Model:
     def _perform(self, leg: _Leg, actions: list[Action]) -> None:
         for action in actions:
             match action:
-                case Send(attempt, candidate):
-                    self._send(leg, attempt, candidate.leaf)
+                case Send(attempt, candidate, kind):
+                    self._send(leg, attempt, candidate.leaf, kind)
                 case SetTimer(at):
                     self._events.at(at, self._timer, leg, at)
                 case Cancel(attempt):
@@ -186,28 +210,34 @@ class Model:
         if leg.machine.outcome is not None and actions:
             self._end_leg(leg)
 
-    def _send(self, leg: _Leg, attempt: int, name: str) -> None:
+    def _send(self, leg: _Leg, number: int, name: str, kind: AttemptKind) -> None:
         now, leaf, tally = self._events.now, self._leaves[name], self.tally
-        is_first = attempt == 1
+        is_first = kind is AttemptKind.FIRST
         latency = leg.first_latency if is_first else self._latency.attempt(self._draws)
         if leg.request.is_counted:
             tally.firsts += is_first
             tally.hedges += not is_first
-        job = Job(latency, now, lambda job: self._answered(leg, attempt, job))
-        leg.jobs[attempt] = leaf, job
+        job = Job(latency, now, lambda job: self._answered(leg, number, job))
+        leg.asked[number] = leaf, job, self._defences.began(name, leg.gate, now, kind)
         leaf.submit(job)
 
-    def _cancel(self, leg: _Leg, attempt: int) -> None:
-        leaf, job = leg.jobs[attempt]
+    def _cancel(self, leg: _Leg, number: int) -> None:
+        leaf, job, attempt = leg.asked[number]
         leaf.cancel(job)
         if leg.request.is_counted:
             self.tally.wasted += job.is_begun
+        if self._defences.cancelled(attempt, self._events.now):
+            leaf.ping(lambda: self._defences.health.pinged(attempt.leaf.name, self._events.now))
 
-    def _answered(self, leg: _Leg, attempt: int, job: Job) -> None:
-        if attempt == 1 and leg.request.is_counted:
-            self.tally.first_attempts.record(min(self._events.now - job.arrived, self._setting.deadline_s))
-        if not job.is_cancelled:
-            self._step(leg, AttemptSucceeded(attempt))
+    def _answered(self, leg: _Leg, number: int, job: Job) -> None:
+        now = self._events.now
+        if number == 1 and leg.request.is_counted:
+            self.tally.first_attempts.record(min(now - job.arrived, self._setting.deadline_s))
+        if job.is_cancelled:
+            return
+        leaf, _, attempt = leg.asked[number]
+        self._defences.answered(attempt, now, leaf.in_flight, max(0.0, now - job.arrived - self._setting.network_s))
+        self._step(leg, AttemptSucceeded(number))
 
     def _timer(self, leg: _Leg, at: float) -> None:
         if leg.machine.timer_at == at:

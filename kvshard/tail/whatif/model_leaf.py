@@ -145,6 +145,10 @@ class ModelLeaf:
         self.in_flight -= 1
         self.wasted += job.is_begun
 
+    def ping(self, done: Callable[[], None]) -> None:
+        """A ping has come: it is answered at once, or when the leaf goes on."""
+        self._events.at(max(self._paused_until(), self._events.now), done)
+
     def _paused_until(self) -> float:
         """When the leaf goes on; 0: it is not paused."""
         now = self._events.now

@@ -100,7 +100,7 @@ class Prediction:
             "hedges": self.hedges,
             "extra_fraction": self.extra_fraction,
             "wasted_fraction": self.wasted_fraction,
-            "refused": dict(sorted(self.refused.items())),
+            "refused": self.refused,
             "measured_samples": self.samples,
         }
 
@@ -125,6 +125,6 @@ def predict(
         firsts=tally.firsts,
         hedges=tally.hedges,
         wasted=tally.wasted,
-        refused=tally.refused,
+        refused={reason: count for reason, count in sorted(tally.refused.items()) if count},
         samples=latency.samples,
     )

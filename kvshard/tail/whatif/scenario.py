@@ -115,9 +115,9 @@ class Setting:
     """The cluster and its load.
 
     fan_out: legs of a request, to as many different shards. rate: requests per second, Poisson. deadline_s: a request that
-    takes longer has failed, and counts as the deadline. overhead_s: what gathering and answering add to the slowest leg.
-    busy_s: how long a leg has its leaf to itself, which makes queues; 0: leaves never queue. service_s: what `Slow` multiplies;
-    None: the whole latency.
+    takes longer has failed, and counts as the deadline. network_s: the part of a latency that is on the wire. overhead_s: what
+    gathering and answering add to the slowest leg. busy_s: how long a leg has its leaf to itself, which makes queues; 0: leaves
+    never queue. service_s: what `Slow` multiplies; None: the whole latency.
     """
 
     leaves: int = 4
@@ -126,6 +126,7 @@ class Setting:
     fan_out: int = 8
     rate: float = 100.0
     deadline_s: float = 10.0
+    network_s: float = 0.0
     overhead_s: float = 0.0
     busy_s: float = 0.0
     service_s: float | None = None
@@ -140,7 +141,7 @@ def check(scenario: Scenario, arm: Arm, setting: Setting) -> None:
     _within("rate", setting.rate, 1e-3, RATE_MAX)
     _within("deadline_s", setting.deadline_s, 1e-3, 3600)
     _within("max_attempts", arm.max_attempts, 1, 10)
-    for seconds in (setting.overhead_s, setting.busy_s, setting.service_s or 0.0):
+    for seconds in (setting.network_s, setting.overhead_s, setting.busy_s, setting.service_s or 0.0):
         _within("setting", seconds, 0, 3600)
     for fault in scenario.faults:
         _within("share", fault.share, 0, 1)
