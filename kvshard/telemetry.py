@@ -167,6 +167,14 @@ class LeafMetrics:
             buckets=LATENCY_BUCKETS_SECONDS,
         )
         self.queue_depth = Gauge("kvshard_leaf_queue_depth", "Lane requests accepted and not yet answered.", registry=registry)
+        self.cancelled = Counter(
+            "kvshard_leaf_cancelled_total", "Lane requests that their caller took back before an answer.", registry=registry
+        )
+        self.wasted_seconds = Counter(
+            "kvshard_leaf_wasted_seconds_total",
+            "Work on requests that were taken back meanwhile, or whose deadline passed.",
+            registry=registry,
+        )
         self.documents = Gauge("kvshard_leaf_documents", "Live keys in all shards of this leaf.", registry=registry)
         self.disk_bytes = Gauge("kvshard_leaf_disk_bytes", "Bytes of the leaf's data directory.", registry=registry)
         self.commit_batch_entries = Histogram(

@@ -71,7 +71,7 @@ class SearchJob:
             searcher = index.searcher()
             query = index.compiler.compile(node, filters, self._expired_at_ms(), last_slot)
             self._check()
-            view = IndexView(searcher, index.fields, self._schema)
+            view = IndexView(searcher, index.fields, self._schema, self._check)
             has_one_score = index.compiler.has_one_score(node)
             hits, total = self._find(view, query, has_one_score)
             self._check()

@@ -16,9 +16,11 @@ import structlog
 
 from kvshard.clock import Clock
 from kvshard.clustermap import Collection
-from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, InvalidArgument, NotReady, ResourceExhausted
+from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, InvalidArgument, NotReady
 from kvshard.heap import trim_heap
 from kvshard.model import ShardSearch, ShardSearchReply
+from kvshard.rpc.request_times import note_wait
+from leaf.admission import SearchQueue
 from leaf.index_search import SearchJob
 from leaf.index_slot import Fork, IndexSlot, Phase
 from leaf.log_source import LogSource
@@ -30,18 +32,14 @@ __all__ = ["Indexer", "LogSource"]
 SEARCH_THREADS: Final = 2
 """tantivy frees the GIL, so that two searches run at once; more would take the cores from the leaf's event loop."""
 
-SEARCHES_MAX: Final = 256
-"""Searches under way or queued. At 1 ms each the last one waits a tenth of a second; a longer queue serves only deadlines."""
-
-SHED_RETRY_MS: Final = 100
-
 logger = structlog.get_logger(__name__)
 
 
 class Indexer:
     """The search indexes of one leaf. All methods are called on the event loop.
 
-    on_refresh_seconds is told how long each refresh of an index took.
+    on_refresh_seconds is told how long each refresh of an index took, on_wasted_seconds of each search for whose answer nobody
+    waited any more how long it ran. queue: what is taken on.
     """
 
     def __init__(
@@ -51,12 +49,15 @@ class Indexer:
         clock: Clock,
         refresh_interval_s: float = 0.5,
         on_refresh_seconds: Callable[[float], object] = float,
+        on_wasted_seconds: Callable[[float], object] = float,
     ) -> None:
+        self.queue = SearchQueue(SEARCH_THREADS)
         self._root = root
         self._source = source
         self._clock = clock
         self._interval_s = refresh_interval_s
         self._on_refresh_seconds = on_refresh_seconds
+        self._on_wasted_seconds = on_wasted_seconds
         self._slots: dict[tuple[int, int], IndexSlot] = {}
         self._shards: set[int] = set()
         self._applied: dict[int, int] = {}
@@ -67,13 +68,12 @@ class Indexer:
         self._awaited: set[tuple[int, int]] = set()
         self._index_pool = ThreadPoolExecutor(1, thread_name_prefix="indexing")
         self._search_pool: SearchPool[ShardSearchReply] = SearchPool(SEARCH_THREADS, clock)
-        self._searches = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
 
     def __repr__(self) -> str:
-        return f"Indexer({sorted(self._slots)}, {self._searches} searches)"
+        return f"Indexer({sorted(self._slots)}, {self.queue.searches} searches)"
 
     def open_shard(self, shard: int, collections: Iterable[Collection]) -> None:
         """Start to keep the indexes of this shard, which has recovered. Collections without a schema have none."""
@@ -144,13 +144,15 @@ class Indexer:
         A search during a rebuild waits for it, and raises NotReady at its deadline.
         """
         slot = self._slot_for(request.shard, collection)
-        if self._searches >= SEARCHES_MAX:
-            message = f"more than {SEARCHES_MAX} searches are under way at this leaf"
-            raise ResourceExhausted(message, ErrorDetails(limit=SEARCHES_MAX, retry_after_ms=SHED_RETRY_MS))
-        self._searches += 1
+        began = self._clock.monotonic()
+        refusal = self.queue.refusal(deadline - began)
+        if refusal is not None:
+            raise refusal
+        self.queue.enter()
+        ran: list[float] = []
         try:
-            async with asyncio.timeout(max(deadline - self._clock.monotonic(), 0.0)):
-                return await self._search(request, collection, slot, deadline)
+            async with asyncio.timeout(max(deadline - began, 0.0)):
+                return await self._search(request, collection, slot, deadline, ran)
         except TimeoutError:
             details = ErrorDetails(shards=(request.shard,))
             if slot.phase is not Phase.SERVING:
@@ -158,7 +160,8 @@ class Indexer:
                 raise NotReady(message, details) from None
             raise DeadlineExceeded(f"the deadline passed during a search of shard {request.shard}", details) from None
         finally:
-            self._searches -= 1
+            self.queue.leave()
+            note_wait(self._clock.monotonic() - began - sum(ran))
 
     async def close(self) -> None:
         """Stop the task and the threads. What was not committed is read from the log at the next start."""
@@ -173,13 +176,16 @@ class Indexer:
         await loop.run_in_executor(None, self._search_pool.close)
         await loop.run_in_executor(None, self._index_pool.shutdown)
 
-    async def _search(self, request: ShardSearch, collection: Collection, slot: IndexSlot, deadline: float) -> ShardSearchReply:
+    async def _search(
+        self, request: ShardSearch, collection: Collection, slot: IndexSlot, deadline: float, ran: list[float]
+    ) -> ShardSearchReply:
+        """ran: gets how long the search ran on a thread."""
         applied = self._source.applied_seqno(request.shard)
         await self._wait_for(slot, applied if request.refresh else min(applied, self._floor.get(request.shard, 0)))
         for _ in range(2):
             index = await self._serving_index(slot)
             try:
-                return await self._run_job(SearchJob(request, collection, self._source, self._clock, deadline), index)
+                return await self._run_job(SearchJob(request, collection, self._source, self._clock, deadline), index, ran)
             except IndexFailed as error:
                 logger.error("search failed in the index", shard=request.shard, collection=collection.name, error=str(error))
                 if not error.is_damage or not slot.report_damage(index):
@@ -188,11 +194,21 @@ class Indexer:
                 await self._wait_until_replaced(slot, index)
         raise Internal(f"the search index of shard {request.shard} failed", ErrorDetails(shards=(request.shard,)))
 
-    async def _run_job(self, job: SearchJob, index: TextIndex) -> ShardSearchReply:
+    async def _run_job(self, job: SearchJob, index: TextIndex, ran: list[float]) -> ShardSearchReply:
         if self._is_closing:
             raise NotReady("the leaf is stopping")
+
+        def on_end(seconds: float, is_wanted: bool) -> None:
+            ran.append(seconds)
+            self.queue.note_run(seconds)
+            if not is_wanted:
+                self._on_wasted_seconds(seconds)
+
         try:
-            return await self._search_pool.submit(job.group, partial(job.run, index))
+            return await self._search_pool.submit(job.group, partial(job.run, index), on_end)
+        except DeadlineExceeded:
+            self._on_wasted_seconds(ran[-1])
+            raise
         except asyncio.CancelledError:
             job.cancel()
             raise

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from math import inf
 
 import msgspec
 
@@ -40,6 +41,7 @@ from kvshard.model import (
     ShardWrite,
     ShardWriteReply,
 )
+from kvshard.rpc.request_times import note_wait
 from kvshard.schema import validate_document
 from leaf.committer import QUEUE_MAX_BYTES
 from leaf.driver import Driver
@@ -112,33 +114,46 @@ class Requests:
             raise error_of(allowed, shard)
         return Served(allowed.seqno, allowed.age_s) if allowed is not None else None
 
-    def read(self, request: ShardRead) -> ShardReadReply | None:
+    def read(self, request: ShardRead, deadline: float = inf) -> ShardReadReply | None:
         """Answer a read, or None when it must wait (`read_later`); `prepare` or `is_ready` came before."""
         collection_id = request.collection_id
         served = self._may_read(request.shard, ((collection_id, key) for key in request.keys), request.is_stale_ok)
-        return self._read(request, served) if served is not None else None
+        return self._read(request, served, deadline) if served is not None else None
 
     async def read_later(self, request: ShardRead, deadline: float) -> ShardReadReply:
         """Answer a read when the writes in flight that it depends on are committed."""
-        reply = self.read(request)
+        reply = self.read(request, deadline)
         if reply is None:
             keys = tuple((request.collection_id, key) for key in request.keys)
-            served = await self._driver.wait_readable(request.shard, keys, not request.is_stale_ok, deadline)
-            reply = self._read(request, served)
+            served = await self._wait_readable(request, keys, deadline)
+            reply = self._read(request, served, deadline)
         return reply
 
-    def _read(self, request: ShardRead, served: Served) -> ShardReadReply:
+    async def _wait_readable(
+        self, request: ShardRead | ShardScan, keys: tuple[tuple[int, bytes], ...] | None, deadline: float
+    ) -> Served:
+        began = self._clock.monotonic()
+        try:
+            return await self._driver.wait_readable(request.shard, keys, not request.is_stale_ok, deadline)
+        finally:
+            note_wait(self._clock.monotonic() - began)
+
+    def _read(self, request: ShardRead, served: Served, deadline: float) -> ShardReadReply:
         if len(request.keys) > BATCH_MAX_KEYS:
             message = f"a read may have at most {BATCH_MAX_KEYS} keys, not {len(request.keys)}"
             raise InvalidArgument(message, ErrorDetails(field="keys", limit=BATCH_MAX_KEYS))
         try:
-            reply = self._store.read(request, self._clock.wall_ms())
+            reply = self._store.read(request, self._clock.wall_ms(), partial(self._check_deadline, deadline))
         except StorageError as error:
             raise storage_failed(request.shard, str(error)) from error
         for index, moved in self._departed(request).items():
             reply.values[index], reply.versions[index], reply.errors[index] = None, ABSENT, moved
         reply.errors.update(_illegal(request.keys))
         return replace(reply, seqno=served.seqno, age_ms=_age_ms(served))
+
+    def _check_deadline(self, deadline: float) -> None:
+        if self._clock.monotonic() >= deadline:
+            raise DeadlineExceeded("the deadline passed during a read")
 
     def _departed(self, request: ShardRead | ShardWrite) -> dict[int, ErrorRecord]:
         """Errors of the keys that have left the shard by a split, applied or, for a write, in flight."""
@@ -172,8 +187,7 @@ class Requests:
         """Answer a scan when the writes that were in flight as it came are committed."""
         reply = self.scan(request)
         if reply is None:
-            served = await self._driver.wait_readable(request.shard, None, not request.is_stale_ok, deadline)
-            reply = self._scan(request, served)
+            reply = self._scan(request, await self._wait_readable(request, None, deadline))
         return reply
 
     def _scan(self, request: ShardScan, served: Served) -> ShardScanReply:
@@ -263,6 +277,10 @@ class Requests:
         except TimeoutError:
             details = ErrorDetails(maybe_applied=True, shards=(shard,))
             raise DeadlineExceeded("the write is durable, but a search did not see it before the deadline", details) from None
+
+    def search_refusal(self) -> KvShardError | None:
+        """Why the hedge of a search cannot be taken now; None when it can."""
+        return self._indexer.queue.hedge_refusal()
 
     async def search(self, request: ShardSearch, deadline: float) -> ShardSearchReply:
         """Answer a search, at any replica that holds a lease: one that was cut off and evicted must not answer for ever."""

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from kvshard.clock import Clock
 
@@ -21,11 +21,15 @@ RUN_MAX_JOBS: Final = 8
 DELIVER_AFTER_S: Final = 0.002
 """A finished job waits about this long for those behind it, plus one of them: a slow shard must not hide the others."""
 
+OnEnd: TypeAlias = Callable[[float, bool], object]
+"""Told of a job that has run, before its waiter is: (seconds on the thread, whether somebody still waits for it)."""
+
 
 @dataclass(slots=True)
 class _Job(Generic[T]):
     run: Callable[[], T]
     future: "asyncio.Future[T]"
+    on_end: OnEnd | None
 
 
 @dataclass(slots=True)
@@ -33,6 +37,7 @@ class _Outcome(Generic[T]):
     job: _Job[T]
     result: T | None
     error: BaseException | None
+    ran_s: float = 0.0
 
 
 class SearchPool(Generic[T]):
@@ -46,12 +51,13 @@ class SearchPool(Generic[T]):
     def __repr__(self) -> str:
         return f"SearchPool({sum(map(len, self._gathered.values()))} jobs gathered)"
 
-    def submit(self, group: Hashable, run: Callable[[], T]) -> "asyncio.Future[T]":
-        """Run a job. group: the search it is a leg of. The future may be cancelled; a job that has begun runs to its end."""
+    def submit(self, group: Hashable, run: Callable[[], T], on_end: OnEnd | None = None) -> "asyncio.Future[T]":
+        """Run a job. group: the search it is a leg of. The future may be cancelled: then a job that has not begun never does;
+        one that has runs until it looks itself whether it is still wanted."""
         loop = asyncio.get_running_loop()
         if not self._gathered:
             loop.call_soon(self._start, loop)
-        job = _Job(run, loop.create_future())
+        job = _Job(run, loop.create_future(), on_end)
         self._gathered.setdefault(group, []).append(job)
         return job.future
 
@@ -75,8 +81,11 @@ class SearchPool(Generic[T]):
         for job in jobs:
             if job.future.cancelled():
                 continue
-            ready.append(_outcome_of(job))
+            began = self._clock.monotonic()
+            outcome = _outcome_of(job)
             now = self._clock.monotonic()
+            outcome.ran_s = now - began
+            ready.append(outcome)
             if now - delivered_at > DELIVER_AFTER_S and job is not jobs[-1]:
                 loop.call_soon_threadsafe(_deliver, ready)
                 ready, delivered_at = [], now
@@ -92,7 +101,9 @@ def _outcome_of(job: _Job[T]) -> _Outcome[T]:
 
 def _deliver(outcomes: "list[_Outcome[T]]") -> None:
     for outcome in outcomes:
-        future = outcome.job.future
+        future, on_end = outcome.job.future, outcome.job.on_end
+        if on_end is not None:
+            on_end(outcome.ran_s, not future.done())
         if future.done():
             continue
         if outcome.error is not None:

@@ -128,7 +128,8 @@ class LeafServer:
         store = ShardStore(engine)
         feed = IndexFeed(store, clock)
         observe = metrics.index_refresh_seconds.observe
-        self.indexer = Indexer(options.data_dir / "index", feed, clock, on_refresh_seconds=observe)
+        wasted = metrics.wasted_seconds.inc
+        self.indexer = Indexer(options.data_dir / "index", feed, clock, on_refresh_seconds=observe, on_wasted_seconds=wasted)
         guard = DiskGuard(free_bytes_of(options.data_dir))
         self._peers = Peers(
             options.id,
@@ -166,8 +167,7 @@ class LeafServer:
         self._report = StatusReport(self.driver, lambda: disk_usage(options.data_dir), clock, kvshard.__version__)
         service = LeafService(Requests(self.driver, self.indexer), self._report, clock, metrics)
         self._faults = FaultInjector(options.id, service.handlers, clock, is_allowed=options.are_faults_allowed)
-        handlers, interference = dict([*service.handlers.items(), self._faults.handler]), self._faults.interference
-        self._lanes = LaneServicer(handlers, clock, immediate=service.immediate, interference=interference)
+        self._lanes = _lanes_of(service, self._faults, clock, metrics)
         self._housekeeper = Housekeeper(self.driver, self._on_turn)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -258,6 +258,20 @@ class LeafServer:
         while True:
             self._metrics.disk_bytes.set(await asyncio.to_thread(self._report.measure_disk))
             await asyncio.sleep(DISK_LOOK_INTERVAL_S)
+
+
+def _lanes_of(service: LeafService, faults: FaultInjector, clock: Clock, metrics: LeafMetrics) -> LaneServicer:
+    lanes = LaneServicer(
+        dict([*service.handlers.items(), faults.handler]),
+        clock,
+        immediate=service.immediate,
+        interference=faults.interference,
+        hedge_gate=service.hedge_refusal,
+        on_withdrawn=metrics.cancelled.inc,
+        on_refused=service.note_refused,
+    )
+    metrics.queue_depth.set_function(lambda: lanes.load)
+    return lanes
 
 
 def disk_usage(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""The leaf's lane methods: payloads in, payloads out, counted and admitted.
+"""The leaf's lane methods: payloads in, payloads out, counted. The lane server has admitted them.
 
 Reads and scans are answered at once, inside the lane's reader, since they come from memory or a bounded look at the disk;
 writes and searches wait in tasks of their own.
@@ -15,7 +15,6 @@ from kvshard.rpc.codec import decode, encode
 from kvshard.rpc.lane_server import Handler, ImmediateHandler
 from kvshard.telemetry import LeafMetrics
 from kvshard.v1 import leaf_pb2
-from leaf.admission import Admission
 from leaf.driver import Driver
 from leaf.requests import Requests
 
@@ -36,7 +35,6 @@ class LeafService:
     """Handlers for a LaneServicer: `handlers` by method, `immediate` their short cuts."""
 
     def __init__(self, requests: Requests, status: Status, clock: Clock, metrics: LeafMetrics) -> None:
-        self.admission = Admission()
         self._requests = requests
         self._status = status
         self._clock = clock
@@ -57,12 +55,18 @@ class LeafService:
             _PING: lambda payload, deadline: b"",
         }
 
+    def note_refused(self, method: int, error: KvShardError) -> None:
+        """The lane server has not taken a request."""
+        self._metrics.requests.labels(_NAMES.get(method, "other"), error.reason).inc()
+
+    def hedge_refusal(self, method: int) -> KvShardError | None:
+        """Why a hedge of this method cannot be taken now; None when it can."""
+        return self._requests.search_refusal() if method == _SEARCH else None
+
     def _handler(self, method: int, serve: Handler) -> Handler:
         async def handle(payload: bytes, deadline: float) -> bytes:
             started = self._clock.monotonic()
-            size = len(payload)
             code = "CANCELLED"
-            self._admit(method, size, started, deadline)
             try:
                 reply = await serve(payload, deadline)
                 code = "OK"
@@ -74,29 +78,19 @@ class LeafService:
                 code = "INTERNAL"
                 raise
             finally:
-                self.admission.leave(size)
-                self._metrics.queue_depth.set(self.admission.requests)
                 self._count(method, code, started)
 
         return handle
-
-    def _admit(self, method: int, size: int, now: float, deadline: float) -> None:
-        try:
-            self.admission.enter(size, now, deadline)
-        except KvShardError as error:
-            self._count(method, error.reason, now)
-            raise
-        self._metrics.queue_depth.set(self.admission.requests)
 
     def _immediate(self, method: int, serve: ImmediateHandler) -> ImmediateHandler:
         def handle(payload: bytes, deadline: float) -> bytes | None:
             started = self._clock.monotonic()
             try:
-                if started >= deadline:
-                    raise DeadlineExceeded("the deadline passed before the leaf began")
                 reply = serve(payload, deadline)
             except KvShardError as error:
                 self._count(method, error.reason, started)
+                if isinstance(error, DeadlineExceeded):
+                    self._metrics.wasted_seconds.inc(self._clock.monotonic() - started)
                 raise
             if reply is not None:
                 self._count(method, "OK", started)
@@ -113,7 +107,7 @@ class LeafService:
 
     def _read_now(self, payload: bytes, deadline: float) -> bytes | None:
         request = decode(ShardRead, payload)
-        reply = self._requests.read(request) if self._requests.is_ready(request) else None
+        reply = self._requests.read(request, deadline) if self._requests.is_ready(request) else None
         return encode(reply) if reply is not None else None
 
     def _scan_now(self, payload: bytes, deadline: float) -> bytes | None:

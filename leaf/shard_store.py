@@ -350,8 +350,8 @@ class ShardStore:
         row = self.engine.get(layout.large_prefix(shard, collection_id) + key)
         return row[VERSION_BYTES:] if row is not None and layout.unpack_number(row) == version else None
 
-    def read(self, request: ShardRead, now_ms: int) -> ShardReadReply:
-        """Answer a read; keys beyond the reply's bound get an error of their own."""
+    def read(self, request: ShardRead, now_ms: int, check: Callable[[], object] = lambda: None) -> ShardReadReply:
+        """Answer a read; keys beyond the reply's bound get an error of their own. check: called between chunks; may raise."""
         shard, collection_id, keys = request.shard, request.collection_id, request.keys
         documents = self._whole(shard).counts.get(collection_id, NO_COUNTS).documents
         prefix = layout.value_prefix(shard, collection_id)
@@ -362,6 +362,8 @@ class ShardStore:
         room, inline_max = READ_REPLY_MAX_BYTES, INLINE_MAX_BYTES
         add_value, add_version = values.append, versions.append
         for first in range(0, len(keys), READ_CHUNK_KEYS):
+            if first:
+                check()
             rows = self.engine.get_many([prefix + key for key in keys[first : first + READ_CHUNK_KEYS]])
             for index, row in enumerate(rows, first):
                 if row is None:

@@ -10,7 +10,7 @@ falls among equal documents, all of them are looked at:
   it may change with a merge. `*`, and whatever else gives all its matches one score, is exact without any bound.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -42,6 +42,9 @@ _WINDOW_GROWTH: Final = 8
 
 _KEY_ORDER_MAX: Final = 64
 """Hits that are worth asking tantivy for in key order: it takes some 50 us for each, reading a stored key takes 1-5 us."""
+
+_KEYS_CHUNK: Final = 1_000
+"""Keys read between two looks at whether the search is still wanted: some 3 ms."""
 
 _FACET_SEGMENT_FACTOR: Final = 10
 _FACET_SEGMENT_MARGIN: Final = 1_000
@@ -89,12 +92,22 @@ class _Group:
 
 
 class IndexView:
-    """A snapshot of an index, to be searched on one thread."""
+    """A snapshot of an index, to be searched on one thread.
 
-    def __init__(self, searcher: tantivy.Searcher, fields: tantivy.Schema, schema: Schema) -> None:
+    check: called between two calls of tantivy, which cannot be stopped; ends the search by raising.
+    """
+
+    def __init__(
+        self,
+        searcher: tantivy.Searcher,
+        fields: tantivy.Schema,
+        schema: Schema,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
         self._searcher = searcher
         self._fields = fields
         self._schema = schema
+        self._check = check
 
     def count(self, query: Query) -> int:
         """How many documents match."""
@@ -125,6 +138,7 @@ class IndexView:
         total = _total(result)
         if total <= offset:
             return Page([], total)
+        self._check()
         keys = self._first_keys(query, total, min(offset + limit, total))[offset : offset + limit]
         score = float(result.hits[0][0])
         return Page([Found(key, score, None, offset + index + 1) for index, key in enumerate(keys)], total)
@@ -135,10 +149,12 @@ class IndexView:
         result = self._searcher.search(query, window)
         hits, total = result.hits, _total(result)
         while len(hits) == window and hits[end - 1][0] == hits[-1][0] and window < min(total, TIE_WINDOW):
+            self._check()
             window = min(window * _WINDOW_GROWTH, TIE_WINDOW)
             hits = self._searcher.search(query, window, count=False).hits
         found: list[Found] = []
         for group in _groups(hits, end, is_last_whole=True):
+            self._check()
             if group.end > offset:
                 keys = self._keys_of_equal_scores(query, group, end - group.start, len(group.addresses) == total)
                 found += _found(group, keys, offset, end, score=float(group.value or 0.0))
@@ -165,6 +181,7 @@ class IndexView:
         for group in _groups(result.hits, end, is_last_whole=total <= end):
             if group.end <= offset:
                 continue
+            self._check()
             if group.is_whole:
                 keys = self._keys(group.addresses)
             else:
@@ -199,7 +216,12 @@ class IndexView:
     def _keys(self, addresses: list[tantivy.DocAddress]) -> list[bytes]:
         """The keys of these documents, ascending."""
         read = self._searcher.doc
-        return sorted(key_bytes(str(read(address).get_first(KEY))) for address in addresses)
+        keys: list[bytes] = []
+        for first in range(0, len(addresses), _KEYS_CHUNK):
+            self._check()
+            keys += [key_bytes(str(read(address).get_first(KEY))) for address in addresses[first : first + _KEYS_CHUNK]]
+        keys.sort()
+        return keys
 
 
 def _groups(hits: list[tuple[SortValue, tantivy.DocAddress]], end: int, is_last_whole: bool) -> Iterator[_Group]:

@@ -3,7 +3,7 @@
 | call | error says | asked again |
 |---|---|---|
 | any | Unavailable, nothing was done (is_retryable, not maybe_applied) | yes |
-| any | ResourceExhausted with retry_after_ms, nothing was done | yes, after at least that long |
+| any | ResourceExhausted with retry_after_ms, nothing was done | yes, after that long or up to half longer |
 | repeatable | one of these two, outcome unknown | yes: twice is as good as once |
 | not repeatable | outcome unknown (maybe_applied) | no: a second one could undo what came between |
 | any | Expired | no: nobody will ever know more |
@@ -74,5 +74,6 @@ def retry_delay(
     full = min(policy.max_delay_s, policy.base_delay_s * 2.0 ** min(attempts - 1, 30))
     delay = full * (1 - share / 2)
     if error.details.retry_after_ms is not None:
-        delay = max(delay, error.details.retry_after_ms / 1000)
+        # All who were refused were told the same: half of that is spread, and none comes earlier than it was asked to.
+        delay = max(delay, error.details.retry_after_ms / 1000 * (1 + share / 2))
     return delay if now + delay < deadline else None

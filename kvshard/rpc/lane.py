@@ -13,7 +13,7 @@ from kvshard.clock import Clock
 from kvshard.errors import DeadlineExceeded, ErrorDetails, InvalidArgument, KvShardError, Unavailable
 from kvshard.rpc.channel import aio_channel
 from kvshard.rpc.codec import LANE_MARK, PAYLOAD_MAX_BYTES, decode_error
-from kvshard.rpc.lane_session import LaneSession, OutstandingCall
+from kvshard.rpc.lane_session import LaneSession, LateAnswers, OutstandingCall
 from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
 
 CONNECT_TIMEOUT_S = 1.0
@@ -28,13 +28,22 @@ _log = structlog.get_logger(__name__)
 
 
 class Lane:
-    """A lane to one address. peer: how error messages call the other end."""
+    """A lane to one address. peer: how error messages call the other end. late: counts answers that nobody waited for."""
 
-    def __init__(self, address: str, clock: Clock, *, peer: str = "", rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        clock: Clock,
+        *,
+        peer: str = "",
+        rng: random.Random | None = None,
+        late: LateAnswers | None = None,
+    ) -> None:
         self.address = address
         self._peer = f"{peer} at {address}" if peer else address
         self._clock = clock
         self._rng = rng or random.Random()
+        self.late = late or LateAnswers()
         self._session: LaneSession | None = None
         self._sessions: set[LaneSession] = set()
         self._connecting: asyncio.Task[None] | None = None
@@ -131,7 +140,7 @@ class Lane:
         if problem:
             self._note_failure(f"cannot connect to {self._peer}: {problem}")
         else:
-            self._session = session = LaneSession(channel, stream, self._clock, self._peer, self._on_session_broken)
+            self._session = session = LaneSession(channel, stream, self._clock, self._peer, self._on_session_broken, self.late)
             self._sessions.add(session)  # Until all of it has ended, which is after it broke.
             session.when_gone(self._sessions.discard)
 

@@ -23,6 +23,7 @@ from kvshard.model import (
 )
 from kvshard.rpc.codec import FAULT, PING, READ, SCAN, SEARCH, STATUS, WRITE, LaneCall, decode, encode
 from kvshard.rpc.lane import Lane
+from kvshard.rpc.lane_session import LateAnswers
 from kvshard.rpc.leaf_client import Answer, LeafClient
 
 RequestT = TypeVar("RequestT")
@@ -31,12 +32,17 @@ ReplyT = TypeVar("ReplyT")
 
 class LaneLeafClient(LeafClient):
     """Asks leaves over lanes. address_of: a leaf's present `host:port` (None or empty: it has none), asked at every call, so
-    that a leaf that came back elsewhere is found as soon as the map says so."""
+    that a leaf that came back elsewhere is found as soon as the map says so.
+
+    late: answers that came after their request was taken back, from all leaves. A leaf that stopped in time, as searches do,
+    does not answer; what it had done by then it counts itself.
+    """
 
     def __init__(self, address_of: Callable[[str], str | None], clock: Clock, rng: random.Random | None = None) -> None:
         self._address_of = address_of
         self._clock = clock
         self._rng = rng or random.Random()
+        self.late = LateAnswers()
         self._lanes: dict[str, Lane] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closed = False
@@ -75,6 +81,11 @@ class LaneLeafClient(LeafClient):
         finally:
             await lane.close()
 
+    @property
+    def wasted_service_s(self) -> float:
+        """Seconds that leaves worked on requests which this process had taken back when the answer came."""
+        return self.late.service_s
+
     async def close(self) -> None:
         """Close every lane; outstanding calls fail with Unavailable."""
         self._is_closed = True
@@ -100,7 +111,7 @@ class LaneLeafClient(LeafClient):
             task = asyncio.create_task(lane.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
-        self._lanes[leaf] = lane = Lane(address, self._clock, peer=f"leaf {leaf}", rng=self._rng)
+        self._lanes[leaf] = lane = Lane(address, self._clock, peer=f"leaf {leaf}", rng=self._rng, late=self.late)
         return lane
 
     def _address(self, leaf: str) -> str:

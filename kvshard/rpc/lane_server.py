@@ -29,6 +29,7 @@ from kvshard.errors import (
 from kvshard.rpc.codec import CANCEL, LANE_MARK, MESSAGE_BYTES, MESSAGE_FRAMES, PAYLOAD_MAX_BYTES, PING, encode_error
 from kvshard.rpc.interference import Interference, LeaveUnanswered
 from kvshard.rpc.lane_admission import LaneAdmission, MessageWait
+from kvshard.rpc.request_times import waited_s
 from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
 
 Handler = Callable[[bytes, float], Awaitable[bytes]]
@@ -69,9 +70,11 @@ _Context: TypeAlias = "grpc.aio.ServicerContext[leaf_pb2.LaneRequest, leaf_pb2.L
 class LaneServicer(leaf_pb2_grpc.LeafServicer):
     """Serves the Leaf service: `leaf_pb2_grpc.add_LeafServicer_to_server(LaneServicer(...), server)`.
 
-    handlers: by method number. immediate: short cuts of some of them. interference: what faults do to the lanes. hedge_gate:
-    asked about each hedge, beside the admission. on_withdrawn: told of each request that its caller took back. Stop with
-    `drain`, then stop the gRPC server.
+    handlers: by method number. immediate: short cuts of some of them. hedge_gate: asked about each hedge, beside the admission.
+    on_withdrawn, on_refused: told of each request that its caller took back, or that is not taken. interference: what faults
+    do to the lanes.
+
+    Stop with `drain`, then stop the gRPC server.
     """
 
     def __init__(
@@ -82,8 +85,9 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
         immediate: Mapping[int, ImmediateHandler] | None = None,
         interference: Interference | None = None,
         admission: LaneAdmission | None = None,
-        hedge_gate: HedgeGate | None = None,
-        on_withdrawn: Callable[[], object] | None = None,
+        hedge_gate: HedgeGate = lambda method: None,
+        on_withdrawn: Callable[[], object] = lambda: None,
+        on_refused: Callable[[int, KvShardError], object] = lambda method, error: None,
     ) -> None:
         self.handlers = dict(handlers)
         self.immediate = dict(immediate or {})
@@ -92,8 +96,9 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
         self.is_draining = False
         self.admission = admission or LaneAdmission()
         self.unhandled = 0
-        self.on_withdrawn = on_withdrawn or (lambda: None)
-        self._hedge_gate = hedge_gate or (lambda method: None)
+        self.on_withdrawn = on_withdrawn
+        self.on_refused = on_refused
+        self._hedge_gate = hedge_gate
         self._connections: set[_Connection] = set()
 
     async def Lane(  # type: ignore[override]  # the reader-writer form of a servicer method returns nothing
@@ -279,15 +284,15 @@ class _Connection:
             self._reply_error(frame.id, Unimplemented(f"the leaf knows no lane method {method}"))
             return
         payload = frame.payload
-        is_order = method in self._interference.orders
-        if is_order:
-            self._orders.add(frame.id)
         refusal = servicer.refusal(frame, len(payload), len(self._tasks)) if method != PING else None
-        if is_order and isinstance(refusal, ResourceExhausted):
-            refusal = None  # A leaf may be full because of what the order is to end.
+        if method in self._interference.orders:
+            self._orders.add(frame.id)
+            if isinstance(refusal, ResourceExhausted):
+                refusal = None  # A leaf may be full because of what the order is to end.
         if frame.id in self._tasks:
             refusal = InvalidArgument(f"request {frame.id} is outstanding already")
         if refusal is not None:
+            servicer.on_refused(method, refusal)
             self._reply_error(frame.id, refusal)
             return
         deadline = received + frame.timeout_us * 1e-6
@@ -321,19 +326,23 @@ class _Connection:
 
     async def _serve(self, id: int, handler: Handler, payload: bytes, received: float, deadline: float) -> None:
         started = self._clock.monotonic()
-        queue_us = int((started - received) * 1e6)
         try:
             if started >= deadline:
                 raise DeadlineExceeded("the deadline passed before the leaf began")
             reply = await handler(payload, deadline)
         except KvShardError as error:
-            self._reply_error(id, error, queue_us, int((self._clock.monotonic() - started) * 1e6))
+            self._reply_error(id, error, *self._times(received, started))
         except LeaveUnanswered:
             return
         except Exception as error:
             self._reply_defect(id, error)
         else:
-            self._reply(id, reply, queue_us, int((self._clock.monotonic() - started) * 1e6))
+            self._reply(id, reply, *self._times(received, started))
+
+    def _times(self, received: float, started: float) -> tuple[int, int]:
+        """Queue and service time, in microseconds, of the request that this task serves: its handler may have waited too."""
+        waited = waited_s()
+        return int((started - received + waited) * 1e6), max(0, int((self._clock.monotonic() - started - waited) * 1e6))
 
     def _on_served(self, id: int, size: int, received: float, _: asyncio.Task[None]) -> None:
         """Runs also for a task that was cancelled before its first step."""

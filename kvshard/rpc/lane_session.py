@@ -39,6 +39,27 @@ _CANCEL = leaf_pb2.LaneMethod.ValueType(CANCEL)
 _Stream: TypeAlias = "grpc.aio.StreamStreamCall[leaf_pb2.LaneRequest, leaf_pb2.LaneResponse]"
 
 
+class LateAnswers:
+    """What leaves did for callers who had taken their requests back: the price of hedges, and of giving up.
+
+    count: answers that came all the same. service_s: the work that they had cost their leaves.
+    """
+
+    __slots__ = ("count", "service_s")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.service_s = 0.0
+
+    def __repr__(self) -> str:
+        return f"LateAnswers({self.count}, {self.service_s:.3f} s)"
+
+    def note(self, service_us: int) -> None:
+        """One has come."""
+        self.count += 1
+        self.service_s += service_us * 1e-6
+
+
 class OutstandingCall:
     """A request without an answer yet. is_sent: handed to gRPC."""
 
@@ -68,6 +89,7 @@ class LaneSession:
         clock: Clock,
         peer: str,
         on_broken: "Callable[[LaneSession, str], None]",
+        late: LateAnswers,
     ) -> None:
         self.calls: dict[int, OutstandingCall] = {}
         self.has_answered = False
@@ -77,6 +99,7 @@ class LaneSession:
         self._clock = clock
         self._peer = peer
         self._on_broken = on_broken
+        self._late = late
         self._last_id = 0
         self._outbox: deque[int] = deque()
         self._unsent_bytes = 0
@@ -193,7 +216,9 @@ class LaneSession:
             self.has_answered = True
             for frame in message.frames:
                 call = self.calls.pop(frame.id, None)
-                if call is not None and not call.future.done():
+                if call is None:
+                    self._late.note(frame.service_us)
+                elif not call.future.done():
                     call.future.set_result(frame)
             self._wake_waiter()
 

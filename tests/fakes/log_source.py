@@ -23,7 +23,7 @@ class FakeShard:
 class FakeLogSource:
     """Shards in memory. wall_ms: the time by which documents expire. failure: raised by every read of the log while set.
 
-    scan_gate: scans of documents wait until it is set.
+    scan_gate: scans of documents wait until it is set; read_gate: reads of documents, of which `reads` have begun.
     """
 
     def __init__(self, wall_ms: Callable[[], int] = lambda: 0) -> None:
@@ -35,6 +35,10 @@ class FakeLogSource:
         self.has_scan_begun = threading.Event()
         self.scan_gate = threading.Event()
         self.scan_gate.set()
+        self.reads = 0
+        self.has_read_begun = threading.Event()
+        self.read_gate = threading.Event()
+        self.read_gate.set()
         self._wall_ms = wall_ms
 
     def __repr__(self) -> str:
@@ -115,6 +119,9 @@ class FakeLogSource:
         return "one"
 
     def read_documents(self, shard: int, collection_id: int, keys: list[bytes]) -> list[tuple[bytes, int, int] | None]:
+        self.reads += 1
+        self.has_read_begun.set()
+        self.read_gate.wait()
         state = self.shards.setdefault(shard, FakeShard())
         rows = [state.documents.get((collection_id, key)) for key in keys]
         return [None if row is None or 0 < row[2] <= self._wall_ms() else row for row in rows]

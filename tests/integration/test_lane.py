@@ -44,6 +44,7 @@ class Leaf:
         self.began: asyncio.Queue[Any] = asyncio.Queue()
         self.cancelled: asyncio.Queue[Any] = asyncio.Queue()
         self.deadlines: list[float] = []
+        self.is_stubborn = False
         handlers = dict([handler_of(ShardRead, self.read), handler_of(ShardWrite, self.write)])
         self.servicer = LaneServicer(handlers, CLOCK, **options)
         self.server = aio_server()
@@ -68,7 +69,8 @@ class Leaf:
             await self.go.wait()
         except asyncio.CancelledError:
             self.cancelled.put_nowait(request)
-            raise
+            if not self.is_stubborn:
+                raise
         return ShardWriteReply([1] * len(request.keys), [False] * len(request.keys))
 
 
@@ -205,6 +207,19 @@ class TestGivingUp:
             await call
         assert await asyncio.wait_for(leaf.cancelled.get(), 5) == write()
         assert (await client.read("leaf-1", read(), soon())).reply.versions == [1]
+
+    async def test_work_that_came_too_late_is_counted(self, leaf: Leaf, client: LaneLeafClient) -> None:
+        leaf.is_stubborn = True
+        call = asyncio.create_task(client.write("leaf-1", write(), soon()))
+        await leaf.began.get()
+        await asyncio.sleep(0.02)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait_for(leaf.cancelled.get(), 5)
+        await client.read("leaf-1", read(), soon())
+        assert client.late.count == 1
+        assert 0.01 < client.wasted_service_s < 5.0
 
     async def test_a_call_cancelled_before_it_was_sent_never_reaches_the_leaf(self, leaf: Leaf) -> None:
         lane = Lane(leaf.address, CLOCK)

@@ -15,7 +15,10 @@ from kvshard.errors import (
     Unavailable,
 )
 from kvshard.model import ShardSearch
+from kvshard.rpc.request_times import waited_s
 from leaf import indexer as indexer_module
+from leaf.admission import SearchQueue
+from leaf.index_search import READ_CHUNK
 from leaf.index_slot import fold
 from leaf.indexer import Indexer
 from leaf.operations import DropCollection, WriteOperation
@@ -47,7 +50,8 @@ class House:
         self.clock = WallClock()
         self.source = FakeLogSource(self.clock.wall_ms)
         # Refreshes only when asked: what a test sees is then what it asked for.
-        self.indexer = Indexer(root, self.source, self.clock, refresh_interval_s=60.0)
+        self.wasted: list[float] = []
+        self.indexer = Indexer(root, self.source, self.clock, refresh_interval_s=60.0, on_wasted_seconds=self.wasted.append)
 
     def reopened(self):
         house = House(self.root)
@@ -77,6 +81,7 @@ async def house(tmp_path):
     house = House(tmp_path / "index")
     yield house
     house.source.scan_gate.set()
+    house.source.read_gate.set()
     await house.indexer.close()
 
 
@@ -381,7 +386,7 @@ async def test_a_killed_writer_is_reopened_and_its_poison_left_out(house):
 
 
 async def test_too_many_searches_are_shed(house, monkeypatch):
-    monkeypatch.setattr(indexer_module, "SEARCHES_MAX", 3)
+    monkeypatch.setattr(house.indexer, "queue", SearchQueue(indexer_module.SEARCH_THREADS, searches_max=3))
     house.put(0, {b"a": {"body": "x"}})
     house.source.scan_gate.clear()
     house.indexer.open_shard(0, [DOCS])
@@ -404,9 +409,76 @@ async def test_a_cancelled_search_leaves_nothing_behind(house):
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert house.indexer._searches == 0
+    assert house.indexer.queue.searches == 0
     house.source.scan_gate.set()
     assert await house.keys("x") == [b"a"]
+
+
+async def under_way(house, **options):
+    """A search that is in the middle of reading its first documents, of more than two chunks."""
+    house.indexer.open_shard(0, [DOCS])
+    seqno = house.put(0, {b"%03d" % n: {"body": "x"} for n in range(3 * READ_CHUNK)})
+    await house.indexer.refresh(0, seqno)
+    house.source.read_gate.clear()
+    search = asyncio.create_task(house.search("x", limit=3 * READ_CHUNK, **options))
+    assert await asyncio.to_thread(house.source.has_read_begun.wait, 10.0)
+    return search
+
+
+async def test_a_running_search_that_is_cancelled_stops_at_its_next_slice(house):
+    search = await under_way(house)
+    search.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await search
+    assert house.indexer.queue.searches == 0
+    house.source.read_gate.set()
+    while not house.wasted:
+        await asyncio.sleep(0)
+    assert house.source.reads == 1
+    assert house.wasted[0] > 0.0
+
+
+async def test_a_running_search_stops_after_its_deadline(house):
+    search = await under_way(house, timeout=0.5)
+    with pytest.raises(DeadlineExceeded):
+        await search
+    house.source.read_gate.set()
+    while not house.wasted:
+        await asyncio.sleep(0)
+    assert house.source.reads == 1
+
+
+async def test_a_queued_search_that_is_cancelled_never_starts(house):
+    running = [await under_way(house)]
+    running += [asyncio.create_task(house.search(f"x n:{n}")) for n in range(1, indexer_module.SEARCH_THREADS)]
+    gone = asyncio.create_task(house.search("x tag:gone"))
+    kept = asyncio.create_task(house.search("x tag:kept"))
+    while house.indexer.queue.searches < len(running) + 2:
+        await asyncio.sleep(0)
+    gone.cancel()
+    house.source.read_gate.set()
+    await asyncio.gather(kept, *running)
+    assert gone.cancelled()
+    assert not house.wasted
+    assert house.source.reads == 3 + len(running) - 1 + 1
+
+
+async def test_time_in_the_queue_is_told_from_time_of_work(house):
+    search = await under_way(house)
+    began = house.clock.monotonic()
+    others = [asyncio.create_task(timed(house, f"x n:{n}")) for n in range(2 * indexer_module.SEARCH_THREADS)]
+    while house.clock.monotonic() < began + 0.05:
+        await asyncio.sleep(0)
+    house.source.read_gate.set()
+    await search
+    waits = await asyncio.gather(*others)
+    assert max(waits) >= 0.04
+
+
+async def timed(house, query):
+    """How long a search noted that it waited."""
+    await house.search(query)
+    return waited_s()
 
 
 async def test_closing_fails_who_waits_and_ends_the_threads(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from kvshard.errors import DataLoss, NotReady
+from kvshard.errors import DataLoss, DeadlineExceeded, NotReady
 from kvshard.model import ShardRead
 from leaf import layout
 from leaf.entry_codec import encode_entry
@@ -11,7 +11,7 @@ from leaf.recovery import Held
 from leaf.replication.dedup import DedupTable
 from leaf.replication.messages import Entry
 from leaf.replication.oplog import RETAINED_BYTES, RETAINED_ENTRIES
-from leaf.shard_store import ShardStore
+from leaf.shard_store import READ_CHUNK_KEYS, ShardStore
 
 SHARD = 3
 
@@ -189,3 +189,20 @@ def test_headers_remembered_for_entries_taken_back_are_forgotten() -> None:
     grow(store, [Entry(2, 2, DropCollection(1), None, 0, None, b""), entry(3, 2, value=b"new")])
     assert value_of(store) == b"new"
     assert store.counts(SHARD, 1) == (1, 4)
+
+
+def test_a_long_read_looks_between_its_chunks_whether_to_go_on() -> None:
+    store = opened()
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(1)
+        if len(looks) == 2:
+            raise DeadlineExceeded("too late")
+
+    one_chunk = ShardRead(SHARD, 0, 1, [b"%d" % n for n in range(READ_CHUNK_KEYS)])
+    assert len(store.read(one_chunk, 0, look).values) == READ_CHUNK_KEYS
+    assert not looks
+    with pytest.raises(DeadlineExceeded):
+        store.read(ShardRead(SHARD, 0, 1, one_chunk.keys * 4), 0, look)
+    assert len(looks) == 2

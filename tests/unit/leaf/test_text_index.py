@@ -278,3 +278,31 @@ def test_a_fork_of_a_fork_is_cut_on_both_sides(tmp_path) -> None:
     assert found_in(TextIndex.open(tmp_path / "middle", SCHEMA, slot_of)) == {
         key for key in documents if 1 << 14 <= slot_of(key) < 1 << 15
     }
+
+
+@pytest.mark.parametrize("sort", ["", "n", "-tag"])
+def test_a_search_looks_between_slices_whether_it_is_wanted(tmp_path, sort):
+    """Equal documents beyond the page make it read keys and search again; it stops at whichever look says so."""
+    index = make(tmp_path / "i", {b"%04d" % i: {"body": "x", "n": 1, "tag": "t"} for i in range(300)})
+    query = index.compiler.compile(prepare("x", SCHEMA), [], None)
+
+    class Unwanted(Exception):
+        pass
+
+    def looks(allowed):
+        left = iter(range(allowed))
+
+        def check():
+            if next(left, None) is None:
+                raise Unwanted
+
+        return check
+
+    needed = 0
+    while True:
+        try:
+            IndexView(index.searcher(), index.fields, SCHEMA, looks(needed)).page(query, sort, 100, 100)
+            break
+        except Unwanted:
+            needed += 1
+    assert needed >= 2

@@ -72,6 +72,15 @@ def test_a_random_half_is_taken_off() -> None:
     assert delays == pytest.approx([0.1, 0.075, 0.05])
 
 
+def test_those_who_were_refused_together_do_not_come_back_together() -> None:
+    error = ResourceExhausted("x", PUSHBACK)
+    delays = [
+        retry_delay(POLICY, error, is_repeatable=True, attempts=1, now=0.0, deadline=9.0, share=share)
+        for share in (0.0, 0.5, 1.0)
+    ]
+    assert delays == pytest.approx([0.7, 0.875, 1.05])
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_deadline_of_the_longest_call_ends_it_and_not_the_number_of_attempts(share: float) -> None:
     now, attempts = 0.0, 1
