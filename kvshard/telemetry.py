@@ -126,6 +126,15 @@ class RouterMetrics:
             registry=registry,
             buckets=LATENCY_BUCKETS_SECONDS,
         )
+        self.calls_in_flight = Gauge("kvshard_router_calls_in_flight", "Calls taken and not yet answered.", registry=registry)
+        self.arrival_wait_seconds = Gauge(
+            "kvshard_router_arrival_wait_seconds",
+            "How long a call waited last before the router looked at it.",
+            registry=registry,
+        )
+        self.refused_share = Gauge(
+            "kvshard_router_refused_share", "Share of the calls that an overloaded router refuses now.", registry=registry
+        )
         self.legs = Counter(
             "kvshard_router_legs_total",
             "Legs ended: one shard's part of a call, by method and outcome.",

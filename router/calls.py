@@ -1,6 +1,7 @@
 """What every call of every service has in common: its deadline, its metrics, its log line, and errors made into statuses."""
 
 from collections.abc import Callable
+from random import Random
 from typing import Any, TypeAlias
 
 import grpc
@@ -12,6 +13,7 @@ from kvshard.errors import Internal, KvShardError
 from kvshard.rpc import status
 from kvshard.tail.deadlines import leg_deadline
 from kvshard.telemetry import RouterMetrics
+from router.admission import RouterAdmission
 
 DEFAULT_TIMEOUT_S = 10.0
 """For a caller that set no deadline: longer than any healthy answer takes, short enough that a hung leaf piles up few calls."""
@@ -67,10 +69,11 @@ class LogBudget:
 
 
 class Calls:
-    """Wraps the handling of calls. One for all services of a router."""
+    """Wraps the handling of calls. One for all services of a router. admission: takes them in."""
 
-    def __init__(self, clock: Clock, metrics: RouterMetrics) -> None:
+    def __init__(self, clock: Clock, metrics: RouterMetrics, admission: RouterAdmission | None = None) -> None:
         self.clock = clock
+        self.admission = admission or RouterAdmission(Random())
         self._metrics = metrics
         self._counters: dict[tuple[str, str], Callable[[], None]] = {}
         self._histograms: dict[str, Callable[[float], None]] = {}
@@ -91,9 +94,13 @@ class Calls:
         now = self.clock.monotonic()
         return leg_deadline(now, now + left)
 
-    def call(self, method: str, context: Context, *, is_stream: bool = False) -> "Call":
-        """Around the handling of one call: counts and times it, logs what is worth it, ends it with a status on an error."""
-        return Call(self, method, context, is_stream)
+    def call(self, method: str, context: Context, size: int | None = None, *, is_stream: bool = False) -> "Call":
+        """Around the handling of one call: counts and times it, logs what is worth it, ends it with a status on an error.
+
+        size: bytes of its request, by which it is admitted or refused; None: it always is admitted, for those who look after a
+        router that has too much to do.
+        """
+        return Call(self, method, context, size, is_stream)
 
     async def end(self, call: "Call", error: BaseException | None) -> None:
         """Account for a call that has ended; an error ends it with a status, so this then raises."""
@@ -142,20 +149,29 @@ class Calls:
 class Call:
     """The context of one call. A class of its own and no generator: it stands around every Get."""
 
-    __slots__ = ("_calls", "began", "context", "is_stream", "method")
+    __slots__ = ("_calls", "_size", "began", "context", "is_stream", "method")
 
-    def __init__(self, calls: Calls, method: str, context: Context, is_stream: bool) -> None:
+    def __init__(self, calls: Calls, method: str, context: Context, size: int | None, is_stream: bool) -> None:
         self._calls = calls
+        self._size = size
         self.method = method
         self.context = context
         self.is_stream = is_stream
         self.began = calls.clock.monotonic()
 
     async def __aenter__(self) -> None:
-        """The call begins."""
+        """The call begins, or is refused."""
+        if self._size is None:
+            return
+        refusal = self._calls.admission.refusal(self._size)
+        if refusal is not None:
+            await self._calls.end(self, refusal)
+        self._calls.admission.enter(self._size)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """The call has ended."""
+        if self._size is not None:
+            self._calls.admission.leave(self._size)
         await self._calls.end(self, error)
 
 

@@ -36,13 +36,13 @@ class Reads:
         self._histograms: dict[tuple[str, str], Callable[[float], None]] = {}
         metrics.scrape(lambda: amplification_families(self.amplification, clock.monotonic()))
 
-    def read(self, method: str, context: Context, collection: str, detail: Callable[[], str]) -> "Read[ReadTimes]":
+    def read(self, method: str, context: Context, size: int, collection: str, detail: Callable[[], str]) -> "Read[ReadTimes]":
         """Around the handling of a read: what `Calls.call` does, and its account. detail: what it asks for, in a few words."""
-        return Read(self, self._calls.call(method, context), ReadTimes(self.clock.monotonic()), collection, detail)
+        return Read(self, self._calls.call(method, context, size), ReadTimes(self.clock.monotonic()), collection, detail)
 
-    def scan(self, context: Context, collection: str, detail: Callable[[], str]) -> "Read[ScanTimes]":
+    def scan(self, context: Context, size: int, collection: str, detail: Callable[[], str]) -> "Read[ScanTimes]":
         """The same for a scan."""
-        call = self._calls.call("Scan", context, is_stream=True)
+        call = self._calls.call("Scan", context, size, is_stream=True)
         return Read(self, call, ScanTimes(self.clock.monotonic()), collection, detail)
 
     def end(self, read: "Read[TimesT]", error: BaseException | None) -> None:

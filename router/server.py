@@ -24,6 +24,7 @@ from kvshard.tail.hedging import HedgeSettings
 from kvshard.tail.status import TailStatus
 from kvshard.telemetry import RouterMetrics, process_registry, start_metrics, stop_metrics
 from kvshard.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc
+from router.arrival_probe import ArrivalProbe
 from router.calls import Calls
 from router.cluster import ClusterService, MapEditor
 from router.coverage import KnownCounts
@@ -89,7 +90,8 @@ class RouterServer:
         defences = self._scatter.defences
         self._cluster = ClusterService(self._calls, maps, leaves, clock, self._reads.slow, self._tail_status)
         metrics.scrape(lambda: hedging_families(defences.counters))
-        self._probe: asyncio.Task[None] | None = None
+        self._arrivals = self._arrival_probe(metrics)
+        self._tasks: list[asyncio.Task[None]] = []
         self._serving = asyncio.Event()
         self._last_good_leaf = ""
 
@@ -106,8 +108,23 @@ class RouterServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         await self._set_health(is_serving=False)
+        self._server.add_generic_rpc_handlers((self._arrivals.handler,))
         await self._server.start()
-        self._probe = asyncio.create_task(self._probe_leaves(), name="health-probe")
+        self._tasks.append(asyncio.create_task(self._probe_leaves(), name="health-probe"))
+        self._tasks.append(asyncio.create_task(self._arrivals.run(), name="arrival-probe"))
+
+    def _arrival_probe(self, metrics: RouterMetrics) -> ArrivalProbe:
+        admission, seen = self._calls.admission, 0
+        metrics.calls_in_flight.set_function(lambda: admission.calls)
+        metrics.arrival_wait_seconds.set_function(lambda: admission.wait_s)
+        metrics.refused_share.set_function(lambda: admission.share)
+
+        def has_traffic() -> bool:
+            nonlocal seen
+            before, seen = seen, admission.arrived
+            return seen != before or admission.share > 0.0  # Else the first calls after a silence would pay for the last ones.
+
+        return ArrivalProbe(self.address, self._clock, has_traffic, admission.note_wait)
 
     def _tail_status(self) -> TailStatus:
         return tail_status(self._scatter.defences, self._clock.monotonic())
@@ -118,9 +135,9 @@ class RouterServer:
 
     async def stop(self) -> None:
         """Refuse new calls, let those under way end within the grace, then cut them. May be called more than once."""
-        if self._probe is not None:
-            self._probe.cancel()
-            await asyncio.gather(self._probe, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._cluster.stop_watches()
         await self._health.enter_graceful_shutdown()
         await self._server.stop(STOP_GRACE_S)

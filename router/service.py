@@ -55,7 +55,7 @@ class KVService(kv_pb2_grpc.KVServicer):
 
     async def Get(self, request: kv_pb2.GetRequest, context: Context) -> kv_pb2.GetResponse:
         """Reads one key."""
-        async with self._reads.read("Get", context, request.collection, lambda: detail_of(request)) as times:
+        async with self._reads.read("Get", context, len(request.key), request.collection, lambda: detail_of(request)) as times:
             key = request.key
             check_key(key)
             policy = _policy(request)
@@ -75,7 +75,7 @@ class KVService(kv_pb2_grpc.KVServicer):
 
     async def Put(self, request: kv_pb2.PutRequest, context: Context) -> kv_pb2.PutResponse:
         """Writes one key."""
-        async with self._calls.call("Put", context):
+        async with self._calls.call("Put", context, len(request.key) + len(request.value)):
             check_key(request.key)
             check_value(request.value)
             check_ttl(request.ttl_ms)
@@ -92,7 +92,7 @@ class KVService(kv_pb2_grpc.KVServicer):
 
     async def Delete(self, request: kv_pb2.DeleteRequest, context: Context) -> kv_pb2.DeleteResponse:
         """Deletes one key."""
-        async with self._calls.call("Delete", context):
+        async with self._calls.call("Delete", context, len(request.key)):
             check_key(request.key)
             condition = _condition(request.condition, "condition") if request.HasField("condition") else None
             columns = WriteColumns([request.key], [None], [], [] if condition is None else [condition])
@@ -104,7 +104,9 @@ class KVService(kv_pb2_grpc.KVServicer):
 
     async def BatchGet(self, request: kv_pb2.BatchGetRequest, context: Context) -> kv_pb2.BatchGetResponse:
         """Reads many keys."""
-        async with self._reads.read("BatchGet", context, request.collection, lambda: detail_of(request)) as times:
+        async with self._reads.read(
+            "BatchGet", context, request.ByteSize(), request.collection, lambda: detail_of(request)
+        ) as times:
             keys = list(request.keys)
             check_keys(keys)
             policy = _policy(request)
@@ -123,7 +125,7 @@ class KVService(kv_pb2_grpc.KVServicer):
 
     async def BatchWrite(self, request: kv_pb2.BatchWriteRequest, context: Context) -> kv_pb2.BatchWriteResponse:
         """Writes many keys."""
-        async with self._calls.call("BatchWrite", context):
+        async with self._calls.call("BatchWrite", context, request.ByteSize()):
             conditions = [_condition(each, f"conditions[{i}]") for i, each in enumerate(request.conditions)]
             columns = write_columns(
                 list(request.keys), list(request.values), list(request.deletes), list(request.ttl_ms), conditions
@@ -144,7 +146,7 @@ class KVService(kv_pb2_grpc.KVServicer):
         self, request: kv_pb2.ScanRequest, context: Context
     ) -> None:
         """Streams keys in order. Each write waits until gRPC takes the message: that is the back-pressure."""
-        async with self._reads.scan(context, request.collection, lambda: detail_of(request)) as times:
+        async with self._reads.scan(context, len(request.token), request.collection, lambda: detail_of(request)) as times:
             scan = ScanRequest(
                 range=key_range(request.prefix, request.start, request.end),
                 range_fields=(request.prefix, request.start, request.end),
@@ -176,7 +178,9 @@ class SearchService(search_pb2_grpc.SearchServicer):
 
     async def Search(self, request: search_pb2.SearchRequest, context: Context) -> search_pb2.SearchResponse:
         """Finds the best documents for a query."""
-        async with self._reads.read("Search", context, request.collection, lambda: detail_of(request)) as times:
+        async with self._reads.read(
+            "Search", context, len(request.query), request.collection, lambda: detail_of(request)
+        ) as times:
             query = SearchQuery(
                 query=request.query,
                 filters=list(request.filters),

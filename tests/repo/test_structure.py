@@ -47,6 +47,7 @@ PURE = (
     "kvshard.tail.whatif",
     "kvshard.client.retries",
     "kvshard.rpc.lane_admission",
+    "router.admission",
     "router.merge",
     "router.requests",
     "router.coverage",

@@ -1,6 +1,7 @@
 """Around a call: deadlines, what is logged how often, errors made into statuses."""
 
 import asyncio
+from random import Random
 
 import grpc
 import pytest
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 
 from kvshard.errors import InvalidArgument, Unavailable
 from kvshard.telemetry import RouterMetrics
+from router.admission import RouterAdmission
 from router.calls import DEFAULT_TIMEOUT_S, LOG_LINES_PER_S, TIMEOUT_MAX_S, Calls, LogBudget
 
 
@@ -120,3 +122,29 @@ def test_log_budget() -> None:
     budget = LogBudget(2)
     assert [budget.take(0.1), budget.take(0.2), budget.take(0.9), budget.take(1.0)] == [True, True, False, True]
     assert budget.suppressed == 1
+
+
+async def test_a_call_is_counted_while_it_runs(calls: Calls) -> None:
+    async with calls.call("Put", FakeContext(), 100):
+        assert (calls.admission.calls, calls.admission.bytes) == (1, 100)
+        async with calls.call("GetStatus", FakeContext()):
+            assert calls.admission.calls == 1
+    with pytest.raises(Aborted):
+        async with calls.call("Put", FakeContext(), 100):
+            raise Unavailable("no")
+    assert (calls.admission.calls, calls.admission.bytes) == (0, 0)
+
+
+async def test_a_call_too_many_is_refused_before_anything_is_done(clock: ManualClock, registry: CollectorRegistry) -> None:
+    calls = Calls(clock, RouterMetrics(registry), RouterAdmission(Random(1), max_calls=1))
+    context = FakeContext()
+    async with calls.call("Get", FakeContext(), 1):
+        with pytest.raises(Aborted, match="1 calls"):
+            async with calls.call("Get", context, 1):
+                pytest.fail("it was let in")
+        assert calls.admission.calls == 1
+        async with calls.call("GetStatus", FakeContext()):
+            pass
+    assert context.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    labels = {"method": "Get", "code": "RESOURCE_EXHAUSTED"}
+    assert registry.get_sample_value("kvshard_router_requests_total", labels) == 1

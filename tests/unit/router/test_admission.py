@@ -1,0 +1,105 @@
+"""What a router takes on: bounds of calls and bytes, and a share refused by how long calls wait."""
+
+from random import Random
+
+import pytest
+
+from kvshard.errors import ResourceExhausted
+from router.admission import CALM_DECAY_PER_S, MAX_SHARE, RETRY_MAX_MS, RETRY_MIN_MS, TARGET_S, RouterAdmission
+
+
+def made(**bounds: int) -> RouterAdmission:
+    return RouterAdmission(Random(7), **bounds)
+
+
+def test_calls_are_bounded() -> None:
+    admission = made(max_calls=2)
+    for _ in range(2):
+        assert admission.refusal(1) is None
+        admission.enter(1)
+    refusal = admission.refusal(1)
+    assert isinstance(refusal, ResourceExhausted)
+    assert refusal.details.limit == 2
+    assert refusal.details.retry_after_ms == RETRY_MIN_MS
+    admission.leave(1)
+    assert admission.refusal(1) is None
+    assert (admission.arrived, admission.refused) == (4, 1)
+    assert repr(admission) == "RouterAdmission(calls=1, bytes=1, wait=0 ms, share=0.00, refused=1)"
+
+
+def test_bytes_are_bounded_but_a_single_large_call_gets_in() -> None:
+    admission = made(max_bytes=100)
+    assert admission.refusal(500) is None
+    admission.enter(500)
+    assert admission.refusal(1) is not None
+    admission.leave(500)
+    admission.enter(60)
+    assert admission.refusal(41) is not None
+    assert admission.refusal(40) is None
+
+
+def test_a_short_wait_refuses_nobody_however_it_jumps() -> None:
+    admission = made()
+    for turn in range(200):
+        admission.note_wait(TARGET_S * (0.9 if turn % 2 else 0.01), turn * 0.1)
+        assert admission.share == 0.0
+
+
+def test_a_pause_of_the_process_is_forgotten_soon() -> None:
+    admission = made()
+    admission.note_wait(0.0, 0.0)
+    admission.note_wait(0.3, 0.3)
+    assert admission.share > 0.5
+    now = 0.3
+    while admission.share > 0.01:
+        now += 0.025
+        admission.note_wait(0.001, now)
+    assert now - 0.3 < 2 / CALM_DECAY_PER_S
+
+
+def test_the_share_stays_below_its_bound_and_says_when_to_come_again() -> None:
+    admission = made()
+    for turn in range(100):
+        admission.note_wait(0.1 * turn, 0.1 * turn)
+        assert 0.0 <= admission.share <= MAX_SHARE
+    assert admission.share == MAX_SHARE
+    refusals = [refusal for _ in range(1_000) if (refusal := admission.refusal(1)) is not None]
+    assert len(refusals) == pytest.approx(950, abs=30)
+    assert refusals[0].details.retry_after_ms == RETRY_MAX_MS
+    assert refusals[0].details.limit is None
+
+
+def settle(load: float, cost: float, seconds: float = 8.0) -> tuple[list[float], float]:
+    """The waits of the last half, and the part of what a router can do that was of use then.
+
+    load: what comes, by what can be done. cost of a refusal, by that of an answer. Fluid, in steps of a millisecond.
+    """
+    admission, noise = made(), Random(3)
+    wait_s, now, look_at, waits, useful = 0.0, 0.0, 0.0, list[float](), 0.0
+    while now < seconds:
+        refused = admission.share
+        wait_s = max(0.0, wait_s + 0.001 * (load * (1 - refused + refused * cost) - 1))
+        if now >= look_at:
+            admission.note_wait(max(0.0, wait_s + noise.gauss(0, 0.003)), now)
+            look_at = now + max(0.025, wait_s)
+        if now >= seconds / 2:
+            waits.append(wait_s)
+            useful += 0.001 * min(load * (1 - refused), 1 - load * refused * cost)
+        now += 0.001
+    return waits, useful / (seconds / 2)
+
+
+@pytest.mark.parametrize("load", [1.1, 1.2, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("cost", [0.1, 0.2])
+def test_an_overload_settles_at_the_target(load: float, cost: float) -> None:
+    waits, useful = settle(load, cost)
+    assert min(waits) > 0.8 * TARGET_S
+    assert max(waits) < 1.25 * TARGET_S
+    # What is left after the refusals that are needed: nothing is refused beyond them.
+    assert useful > 0.9 * (1 - cost * load) / (1 - cost)
+
+
+def test_nobody_is_refused_at_nine_tenths_of_what_can_be_done() -> None:
+    waits, useful = settle(0.9, 0.2)
+    assert max(waits) == 0.0
+    assert useful == pytest.approx(0.9, abs=0.001)
