@@ -98,7 +98,7 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
         self.unhandled = 0
         self.on_withdrawn = on_withdrawn
         self.on_refused = on_refused
-        self._hedge_gate = hedge_gate
+        self.hedge_gate = hedge_gate
         self._connections: set[_Connection] = set()
 
     async def Lane(  # type: ignore[override]  # the reader-writer form of a servicer method returns nothing
@@ -126,7 +126,7 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
             return Unavailable("the leaf is stopping", ErrorDetails(retry_after_ms=_RETRY_AFTER_MS))
         refusal = self.admission.refusal(size, of_lane)
         if refusal is None and frame.is_hedge:
-            refusal = self._hedge_gate(frame.method) or self.admission.hedge_refusal(self.clock.monotonic())
+            refusal = self.hedge_gate(frame.method) or self.admission.hedge_refusal(self.clock.monotonic())
         return refusal
 
     async def drain(self, grace_s: float) -> None:
@@ -302,9 +302,23 @@ class _Connection:
         if shortcut is not None and self._serve_at_once(frame.id, shortcut, payload, received, deadline):
             return
         servicer.admission.enter(len(payload))
+        if frame.is_hedge:
+            handler = self._gated(method, handler)
         task = asyncio.create_task(self._serve(frame.id, handler, payload, received, deadline))
         self._tasks[frame.id] = task
         task.add_done_callback(partial(self._on_served, frame.id, len(payload), received))
+
+    def _gated(self, method: int, handler: Handler) -> Handler:
+        """The handler of a hedge: the gate is asked again when its turn comes, and those before it in its message are in work."""
+
+        async def handle(payload: bytes, deadline: float) -> bytes:
+            refusal = self._servicer.hedge_gate(method)
+            if refusal is not None:
+                self._servicer.on_refused(method, refusal)
+                raise refusal
+            return await handler(payload, deadline)
+
+        return handle
 
     def _serve_at_once(self, id: int, shortcut: ImmediateHandler, payload: bytes, received: float, deadline: float) -> bool:
         started = self._clock.monotonic()
