@@ -12,6 +12,9 @@ Rules
 - While an idempotent leg waits, the timer asks the gate (`HedgeGate`) for a further attempt at a spare candidate: a hedge. If
   the gate refuses, the timer asks again, each time after twice as long: what spoke against it may pass. A leg that is not
   idempotent has at most one attempt outstanding, and no gate.
+- A leg that still waits for one replica while the others have refused is not left to that one: it looks at the map and asks those
+  that refused again, after a pause, and not before it would hedge. They did nothing, so that is no extra load. Else a paused primary would hold its readers until their deadline, though the shard
+  has long got over it.
 - A replica that sheds load (ResourceExhausted) is failed over only if the gate allows that, since elsewhere it is load too.
 - A leg that may be repeated treats Unavailable as it treats NotReady: once nobody is left to ask, it pauses, takes the newest
   map and begins anew, until the deadline. If it is not idempotent, it also looks at the map while it waits: an attempt at a
@@ -23,7 +26,7 @@ Rules
 
     phase       outstanding   waits for
     NEW         0             start
-    TRYING      >= 1          an attempt, or the timer: to hedge, or to look at the map
+    TRYING      >= 1          an attempt, or the timer: to hedge, to look at the map, or to ask again who has refused
     PAUSING     0             the pause timer
     REFRESHING  0             the new map
     ENDED       0             nothing; every further event is ignored
@@ -158,6 +161,7 @@ class AttemptMachine:
         self._last_error: KvShardError | None = None
         self._has_stale_map = False
         self._may_pass = False
+        self._has_refused = False
 
     def start(self, now: float) -> list[Action]:
         """Begin. Call once, before any step."""
@@ -227,7 +231,7 @@ class AttemptMachine:
         if (self.config.is_idempotent or is_refusal) and self._may_send(now) and self._may_fail_over(error, now):
             return self._send(now, self._untried[0], self._kind_after(asked))
         if self.outstanding:
-            return []
+            return self._look_later(now) if self._may_pass and not self._may_send(now) else []
         may_go_on = is_refusal or (self.config.may_repeat and self._may_pass)
         return self._refresh_or_end(now) if may_go_on else self._end(Lost(error), now)
 
@@ -239,8 +243,10 @@ class AttemptMachine:
 
     def _on_map_seen(self, candidates: tuple[Candidate, ...], now: float) -> list[Action]:
         """Give up an attempt at a leaf that is not to be asked any more: it may hang for good."""
-        if self.phase is not Phase.TRYING or self.config.is_idempotent or not self.config.may_repeat:
+        if self.phase is not Phase.TRYING or not (self.config.is_idempotent or self.config.may_repeat):
             return []
+        if self.config.is_idempotent:
+            return self._ask_again(candidates, now)
         ((attempt, asked),) = self.outstanding.items()
         if not candidates or candidates[0].leaf == asked.leaf:
             return [self._set_timer(now + LOOK_INTERVAL_S)]
@@ -269,6 +275,8 @@ class AttemptMachine:
             return []
         if not self.config.is_idempotent:
             return [LookAtMap()] if self.config.may_repeat else []
+        if self._has_refused:
+            return [LookAtMap()]
         return self._hedge(now - due, now) if self._may_send(now) else []
 
     def _on_deadline(self, now: float) -> list[Action]:
@@ -284,9 +292,8 @@ class AttemptMachine:
 
     def _begin_round(self, now: float) -> list[Action]:
         """Ask the first of the present candidates; they are all unasked."""
-        self._has_stale_map = False
+        self._has_stale_map = self._has_refused = self._may_pass = False
         if self.config.may_repeat:
-            self._may_pass = False
             self.spent = 0
         self._untried = list(self._candidates)
         if self._may_send(now):
@@ -294,6 +301,35 @@ class AttemptMachine:
             return self._send(now, self._untried[0], kind)
         self._last_error = self._last_error or Unavailable("the map names no replica of this shard")
         return self._refresh_or_end(now)
+
+    def _look_later(self, now: float) -> list[Action]:
+        """An attempt is outstanding and nobody else is left to ask: whoever has refused may be asked again after a while.
+
+        Never sooner than a hedge would be sent: the one that is left may be as healthy as ever.
+        """
+        self._has_refused = True
+        if self.refreshes >= self.config.max_refreshes:
+            return []
+        delay = None if self._gate is None else self._gate.wait_s(now, self.deadline)
+        return self._set_timer_within(now, max(self._pause(), LOOK_INTERVAL_S if delay is None else delay))
+
+    def _ask_again(self, candidates: tuple[Candidate, ...], now: float) -> list[Action]:
+        """One of the newest candidates on whose leaf no attempt is outstanding; who has refused before may have got ready."""
+        if not self._has_refused:
+            return []
+        waiting = {candidate.leaf for candidate in self.outstanding.values()}
+        self._has_stale_map = self._has_refused = self._may_pass = False
+        self._candidates = candidates
+        self._untried = [candidate for candidate in candidates if candidate.leaf not in waiting]
+        self.refreshes += 1
+        if self.config.may_repeat:
+            self.spent = 0
+        if self._may_send(now):
+            return self._send(now, self._untried[0], AttemptKind.RETRY if self._was_asked() else AttemptKind.FAILOVER)
+        return self._look_later(now)
+
+    def _was_asked(self) -> bool:
+        return any(each.leaf == self._untried[0].leaf for each in self.tries)
 
     def _may_send(self, now: float) -> bool:
         is_within = now < self.deadline and len(self.outstanding) + self.spent < self.config.max_attempts
@@ -334,6 +370,8 @@ class AttemptMachine:
         if not self.config.is_idempotent:
             return [*actions, self._set_timer(now + LOOK_INTERVAL_S)] if self.config.may_repeat else actions
         wait = self._gate.wait_s(now, self.deadline) if self._gate is not None and self._may_send(now) else None
+        if wait is None and self._may_pass and not self._may_send(now):
+            return actions + self._look_later(now)
         return actions if wait is None else actions + self._set_timer_within(now, wait)
 
     def _set_timer_within(self, now: float, wait: float) -> list[Action]:
@@ -357,7 +395,7 @@ class AttemptMachine:
 
     def _pause(self) -> float:
         """Doubling from the first to the longest; chance takes off up to half."""
-        pause = min(LONGEST_PAUSE_S, self.config.first_pause_s * 2.0 ** min(self.refreshes - 1, 30))
+        pause = min(LONGEST_PAUSE_S, self.config.first_pause_s * 2.0 ** min(max(0, self.refreshes - 1), 30))
         return pause if self._rng is None else pause * (1 - self._rng.random() / 2)
 
     def _refresh(self) -> list[Action]:

@@ -209,6 +209,20 @@ class TestReplicatedReads:
         assert all(result.error is None for result in results)
         assert hang.cancelled == 1
 
+    @pytest.mark.parametrize("hedge", [FixedDelay(0.001), Off()])
+    async def test_a_hanging_primary_does_not_hold_readers_while_its_secondaries_take_over(
+        self, replicated: Replicated, hedge: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("kvshard.tail.attempts.LOOK_INTERVAL_S", 0.02)
+        hang = Hang()
+        replicated.leaves.on("leaf-1", ShardRead, hang)
+        replicated.leaves.on("leaf-2", ShardRead, *[NotReady("no lease")] * 4, REPLY)
+        replicated.leaves.on("leaf-3", ShardRead, NotReady("no lease"))
+        replicated.scatter.defences.health.unreachable("leaf-1", CLOCK.monotonic())  # so that it comes last
+        result = await replicated.read(hedge=hedge)
+        assert result.leaf == "leaf-2"
+        assert hang.cancelled == 1
+
     async def test_no_hedge_if_none_is_wanted(self, replicated: Replicated) -> None:
         replicated.leaves.on(ANY_LEAF, ShardRead, Hang())
         result = await replicated.read(timeout=0.03, hedge=Off())

@@ -223,7 +223,7 @@ class TestSeveralAttempts:
         leg = machine(Config(max_attempts=2), A, B, C)
         leg.start(0.0)
         assert leg.step(AttemptFailed(1, NotReady("x")), 0.1) == [failover(2, B)]
-        assert leg.step(AttemptFailed(2, Unavailable("x")), 0.2) == [failover(3, C)]
+        assert leg.step(AttemptFailed(2, Unavailable("x")), 0.2)[0] == failover(3, C)
 
     def test_an_answer_that_all_would_give_ends_the_leg(self) -> None:
         leg = machine(self.hedged, A, B, gate=OpenGate(0.05))
@@ -243,9 +243,8 @@ class TestSeveralAttempts:
         leg = machine(self.hedged, A, B, C, gate=OpenGate(0.05))
         leg.start(0.0)
         leg.step(TimerFired(), 0.05)
-        assert leg.step(AttemptFailed(1, StaleEpoch("old")), 0.06) == []
-        assert leg.step(TimerFired(), 0.2) == []
-        assert leg.step(AttemptFailed(2, StaleEpoch("old")), 0.3) == [RefreshMap()]
+        assert leg.step(AttemptFailed(1, StaleEpoch("old")), 0.06) == [SetTimer(pytest.approx(0.11))]
+        assert leg.step(AttemptFailed(2, StaleEpoch("old")), 0.062) == [RefreshMap()]
 
     def test_its_state_can_be_read(self) -> None:
         leg = machine(self.hedged, A, B, gate=OpenGate(0.05))
@@ -373,6 +372,64 @@ class TestRepeatedReads:
         assert leg.step(TimerFired(), 0.1) == [hedge(2, B), SetTimer(0.2)]
         assert leg.step(AttemptFailed(2, NotReady("no lease")), 0.11)[0] == failover(3, C)
         assert leg.step(AttemptSucceeded(3), 0.12) == [Cancel(1), Finish(Won(3, C))]
+
+
+class TestWaitingForOneWhileOthersRefuse:
+    """A primary hangs, its secondaries have no lease until one of them has taken over: that is no matter of the deadline."""
+
+    read = Config(max_attempts=3, may_repeat=True, max_refreshes=MAX_REPEATS)
+
+    def hung(self, *candidates: Candidate) -> AttemptMachine:
+        """The first one does not answer, and is hedged at the second."""
+        leg = machine(self.read, *candidates, gate=OpenGate(0.004))
+        leg.start(0.0)
+        assert leg.step(TimerFired(), 0.1)[0] == hedge(2, candidates[1])
+        return leg
+
+    def test_those_that_refused_are_asked_again_after_a_pause(self) -> None:
+        leg = self.hung(A, B, C)
+        assert leg.step(AttemptFailed(2, NotReady("no lease")), 0.1)[0] == failover(3, C)
+        assert leg.step(AttemptFailed(3, NotReady("no lease")), 0.1) == [SetTimer(pytest.approx(0.105))]
+        assert leg.step(TimerFired(), 0.106) == [LookAtMap()]
+        assert leg.step(MapSeen((B, C, A)), 0.106) == [retry(4, B), SetTimer(pytest.approx(0.11))]
+        leg.check_invariants()
+        assert leg.step(AttemptSucceeded(4), 0.11) == [Cancel(1), Finish(Won(4, B))]
+
+    @pytest.mark.parametrize(("delay", "wait"), [(0.1, 0.1), (None, LOOK_INTERVAL_S)])
+    def test_the_last_one_that_is_left_has_its_time(self, delay: float | None, wait: float) -> None:
+        leg = machine(self.read, B, C, A, gate=OpenGate(delay))
+        leg.start(0.0)
+        assert leg.step(AttemptFailed(1, NotReady("no lease")), 0.0)[0] == failover(2, C)
+        assert leg.step(AttemptFailed(2, NotReady("no lease")), 0.0) == [failover(3, A), SetTimer(wait)]
+        assert leg.step(TimerFired(), wait) == [LookAtMap()]
+        assert leg.step(MapSeen((B, C, A)), wait)[0] == retry(4, B)
+
+    def test_a_map_that_became_stale_meanwhile_is_looked_at(self) -> None:
+        leg = self.hung(A, B)
+        assert leg.step(AttemptFailed(2, StaleEpoch("old")), 0.1) == [SetTimer(pytest.approx(0.105))]
+        assert leg.step(TimerFired(), 0.106) == [LookAtMap()]
+        newer = Candidate("b", 2)
+        assert leg.step(MapSeen((newer,)), 0.106) == [retry(3, newer)]
+        assert leg.step(AttemptSucceeded(3), 0.11) == [Cancel(1), Finish(Won(3, newer))]
+
+    def test_pauses_grow_and_stay_bounded(self) -> None:
+        leg, now, pauses, attempt = self.hung(A, B), 0.1, [], 2
+        while len(pauses) < 9:
+            (timer,) = leg.step(AttemptFailed(attempt, NotReady("no lease")), now)
+            assert isinstance(timer, SetTimer)
+            pauses.append(timer.at - now)
+            now, attempt = timer.at, attempt + 1
+            assert leg.step(TimerFired(), now) == [LookAtMap()]
+            assert leg.step(MapSeen((A, B)), now)[0] == retry(attempt, B)
+            leg.check_invariants()
+        assert pauses == pytest.approx([0.005, 0.005, 0.01, 0.02, 0.04, 0.08, 0.1, 0.1, 0.1])
+
+    def test_nobody_is_asked_twice_at_once(self) -> None:
+        leg = self.hung(A, B)
+        leg.step(AttemptFailed(2, NotReady("no lease")), 0.1)
+        assert leg.step(TimerFired(), 0.106) == [LookAtMap()]
+        assert leg.step(MapSeen((A,)), 0.106) == [SetTimer(pytest.approx(0.111))]  # Only the one that hangs is left.
+        leg.check_invariants()
 
 
 class TestTheGate:
