@@ -249,7 +249,12 @@ class Scatter:
     ) -> LegResult[ReplyT]:
         shard = leg.request.shard
         request = LegRequest(shard, candidates, deadline, self._config(leg, has_failover), self._rng, gate)
-        outcome = await run_leg(request, leg.send, leg.refresh, self._clock, leg.look)
+        try:
+            outcome = await run_leg(request, leg.send, leg.refresh, self._clock, leg.look)
+        except BaseException:
+            if gate is not None:
+                gate.given_up()
+            raise
         ended = self._clock.monotonic()
         if gate is None:
             self.defences.late_write(ended - began, ended)

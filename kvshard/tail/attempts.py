@@ -12,9 +12,9 @@ Rules
 - While an idempotent leg waits, the timer asks the gate (`HedgeGate`) for a further attempt at a spare candidate: a hedge. If
   the gate refuses, the timer asks again, each time after twice as long: what spoke against it may pass. A leg that is not
   idempotent has at most one attempt outstanding, and no gate.
-- A leg that still waits for one replica while the others have refused is not left to that one: it looks at the map and asks those
-  that refused again, after a pause, and not before it would hedge. They did nothing, so that is no extra load. Else a paused primary would hold its readers until their deadline, though the shard
-  has long got over it.
+- A leg that still waits for one replica while the others have refused is not left to that one: it looks at the map and asks
+  those that refused again, after a pause, and not before it would hedge. They did nothing, so that is no extra load. Else a
+  paused primary would hold its readers until their deadline, though the shard has long got over it.
 - A replica that sheds load (ResourceExhausted) is failed over only if the gate allows that, since elsewhere it is load too.
 - A leg that may be repeated treats Unavailable as it treats NotReady: once nobody is left to ask, it pauses, takes the newest
   map and begins anew, until the deadline. If it is not idempotent, it also looks at the map while it waits: an attempt at a

@@ -239,7 +239,7 @@ class RequestHedges:
 class LegHedges:
     """One leg's gate; see `HedgeGate`. delay: seconds after which it is late; None: it is not hedged."""
 
-    __slots__ = ("delay", "is_hedged", "pool", "request", "stalled_after")
+    __slots__ = ("delay", "is_hedged", "pool", "request", "stalled_after", "under_way")
 
     def __init__(self, request: RequestHedges, pool: LatencyPool, now: float) -> None:
         self.request = request
@@ -247,6 +247,7 @@ class LegHedges:
         fraction = request.budget.budget.fraction
         self.delay = policy_delay(request.policy, pool, fraction, now)
         self.is_hedged = False
+        self.under_way = 0
         usual = self.delay if self.delay is not None else pool.delay(1 - request.defences.settings.budget_first, now)
         self.stalled_after = STALL_FRACTION * usual
         if request.is_held_out:
@@ -274,6 +275,7 @@ class LegHedges:
             self.is_hedged = True
             request.hedged_legs += 1
         counters.hedges_sent += 1
+        self.under_way += 1
         return chosen
 
     def may_fail_over(self, now: float) -> bool:
@@ -283,6 +285,7 @@ class LegHedges:
     def ended(self, tries: Sequence[AttemptRecord]) -> None:
         """The leg has ended, with these attempts (none: the first one was answered)."""
         counters, seen = self.request.defences.counters, self.request.budget.seen
+        self.under_way = 0
         for each in tries:
             if each.kind is AttemptKind.HEDGE:
                 has_won = each.outcome == "won"
@@ -292,6 +295,11 @@ class LegHedges:
                 seen.wasted += not has_won
             elif each.kind is AttemptKind.FAILOVER:
                 counters.failovers += 1
+
+    def given_up(self) -> None:
+        """The caller has gone: the leg ends without an outcome. That its hedges did not win says nothing about hedging."""
+        self.request.defences.counters.hedges_wasted += self.under_way
+        self.under_way = 0
 
     def _chosen(self, spares: Sequence[Candidate], late_by_s: float, now: float, deadline: float) -> Candidate | Refusal:
         request = self.request

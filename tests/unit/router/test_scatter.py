@@ -223,6 +223,24 @@ class TestReplicatedReads:
         assert result.leaf == "leaf-2"
         assert hang.cancelled == 1
 
+    async def test_hedges_of_a_call_that_was_given_up_are_under_way_no_more(self, replicated: Replicated) -> None:
+        hangs = [Hang(), Hang(), Hang()]
+        for number, hang in enumerate(hangs, 1):
+            replicated.leaves.on(f"leaf-{number}", ShardRead, hang)
+        requests = [read(shard) for shard in range(2)]
+        how = How(hedge=FixedDelay(0.001))
+        call = asyncio.create_task(
+            replicated.scatter.gather("BatchGet", replicated.leaves.read, requests, CLOCK.monotonic() + 5, how)
+        )
+        counters = replicated.scatter.defences.counters
+        while not counters.hedges_sent:
+            await asyncio.sleep(0.001)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert counters.hedges_sent == counters.hedges_won + counters.hedges_wasted > 0
+        assert [leaf.waiting for leaf in replicated.scatter.defences.health.leaves()] == [0, 0, 0]
+
     async def test_no_hedge_if_none_is_wanted(self, replicated: Replicated) -> None:
         replicated.leaves.on(ANY_LEAF, ShardRead, Hang())
         result = await replicated.read(timeout=0.03, hedge=Off())
