@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from math import inf
 from random import Random
 
-from kvshard.errors import KvShardError
+from kvshard.errors import DeadlineExceeded, KvShardError
 from kvshard.tail.budget import HedgeBudget
 from kvshard.tail.hedging import HedgePolicy, HedgeSettings, Off, Refusal, ReplicaChoice, policy_delay
 from kvshard.tail.histogram import SlidingHistogram
@@ -96,11 +96,12 @@ class _TunedBudget:
 
     __slots__ = ("budget", "next_look_at", "seen", "sheds", "tuner")
 
-    def __init__(self, settings: HedgeSettings, now: float) -> None:
+    def __init__(self, settings: HedgeSettings, sheds: int, now: float) -> None:
+        """sheds: how often leaves have shed load before."""
         self.tuner = BudgetTuner(settings)
         self.budget = HedgeBudget(self.tuner.fraction, reserve_per_s=0.0 if settings.budget == 0 else 1.0)
         self.seen = Observed()
-        self.sheds = 0
+        self.sheds = sheds
         self.next_look_at = now + INTERVAL_S
 
 
@@ -159,9 +160,9 @@ class Defences:
         key = settings if settings is not None and settings.budget != self.settings.budget else None
         found = self._budgets.get(key)
         if found is None:
-            if len(self._budgets) >= BUDGETS_MAX:
-                return self._budgets[None]
-            found = self._budgets[key] = _TunedBudget(self.settings if key is None else key, now)
+            if key is not None and len(self._budgets) >= BUDGETS_MAX:
+                return self._budget(None, now)
+            found = self._budgets[key] = _TunedBudget(self.settings if key is None else key, self.health.sheds, now)
         return found
 
     def _look(self, held: _TunedBudget, now: float) -> None:
@@ -171,7 +172,8 @@ class Defences:
         held.sheds = self.health.sheds
         reads = (pool for pool in self._pools.values() if pool.name != "Write")
         busiest = max(reads, key=lambda pool: pool.samples, default=None)
-        seen.median = None if busiest is None else busiest.recent_median(now)
+        if busiest is not None:
+            seen.kind, seen.median = busiest.name, busiest.recent_median(now)
         held.budget.fraction = held.tuner.look(seen)
 
     # -- attempts
@@ -189,6 +191,8 @@ class Defences:
 
     def failed(self, attempt: Attempt, error: KvShardError, now: float) -> bool:
         """It ended with an error. True when the leaf is to be pinged until it answers."""
+        if attempt.is_first and isinstance(error, DeadlineExceeded):
+            attempt.pool.record_censored(now - attempt.began, now)  # As if it were given up: only a bound is known.
         return self.health.failed(attempt, error, now)
 
     def cancelled(self, attempt: Attempt, now: float) -> bool:
@@ -248,7 +252,10 @@ class LegHedges:
         self.delay = policy_delay(request.policy, pool, fraction, now)
         self.is_hedged = False
         self.under_way = 0
-        usual = self.delay if self.delay is not None else pool.delay(1 - request.defences.settings.budget_first, now)
+        # Within what is sensible for the kind of leg: one impatient caller would take the leaf from all the others.
+        usual = pool.delay(1 - fraction, now)
+        if self.delay is not None and self.delay < usual:
+            usual = max(self.delay, pool.least_delay)
         self.stalled_after = STALL_FRACTION * usual
         if request.is_held_out:
             self.delay = None
@@ -264,8 +271,7 @@ class LegHedges:
     ) -> Candidate | Refusal:
         """Whom of the spare candidates to ask now; or why nobody."""
         request = self.request
-        request.late.update(each.leaf for each in waiting)
-        chosen = self._chosen(spares, late_by_s, now, deadline)
+        chosen = self._chosen(spares, waiting, late_by_s, now, deadline)
         counters = request.defences.counters
         if isinstance(chosen, Refusal):
             counters.refused[chosen] += 1
@@ -301,11 +307,14 @@ class LegHedges:
         self.request.defences.counters.hedges_wasted += self.under_way
         self.under_way = 0
 
-    def _chosen(self, spares: Sequence[Candidate], late_by_s: float, now: float, deadline: float) -> Candidate | Refusal:
+    def _chosen(
+        self, spares: Sequence[Candidate], waiting: Sequence[Candidate], late_by_s: float, now: float, deadline: float
+    ) -> Candidate | Refusal:
         request = self.request
         assert self.delay is not None, "a leg without a delay has no timer"
         if late_by_s > max(LATE_TIMER_S, LATE_TIMER_SHARE * self.delay):
-            return Refusal.LATE_ROUTER
+            return Refusal.LATE_ROUTER  # It does not even say that the leaf is late.
+        request.late.update(each.leaf for each in waiting)
         if deadline - now < (self.pool.median or 0.0):
             return Refusal.DEADLINE
         candidate = self._spare(spares, now)

@@ -94,8 +94,7 @@ class LatencyPool:
             self._refresh(now)
         found = self._delays.get(fraction)
         if found is None:
-            medians = MEDIANS * (self.median or 0.0)
-            found = self._delays[fraction] = max(self.quantile(fraction, now), medians, self.floor)
+            found = self._delays[fraction] = max(self.quantile(fraction, now), self.least_delay)
         return found
 
     def quantile(self, fraction: float, now: float) -> float:
@@ -108,6 +107,11 @@ class LatencyPool:
                 self._known.clear()
             found = self._known[fraction] = self._quantile(fraction)
         return found
+
+    @property
+    def least_delay(self) -> float:
+        """The shortest delay that makes sense at the present median; the floor while that is unknown."""
+        return max(MEDIANS * (self.median or 0.0), self.floor)
 
     @property
     def floor(self) -> float:

@@ -36,13 +36,13 @@ USUAL_WEIGHT = 0.05
 
 @dataclass(slots=True)
 class Observed:
-    """What happened since the last look. median: of the first attempts of the busiest kind of leg, in seconds; None:
-    unknown."""
+    """What happened since the last look. kind: the busiest of leg. median: of its first attempts, in seconds; None: unknown."""
 
     won: int = 0
     wasted: int = 0
     missed: int = 0
     shed: int = 0
+    kind: str = ""
     median: float | None = None
 
 
@@ -55,7 +55,7 @@ class BudgetTuner:
         self.least = min(BUDGET_LEAST, self.most)
         self._won = 0
         self._wasted = 0
-        self._usual: float | None = None
+        self._usual: dict[str, float] = {}
 
     def __repr__(self) -> str:
         return f"BudgetTuner({self.fraction:.3f} of {self.least:.3f} to {self.most:.3f}, usual={self._usual})"
@@ -64,7 +64,7 @@ class BudgetTuner:
         """The fraction from now on. Once every INTERVAL_S."""
         self._won += seen.won
         self._wasted += seen.wasted
-        is_slow = self._is_slow(seen.median)
+        is_slow = self._is_slow(seen.kind, seen.median)
         ended = self._won + self._wasted
         share = self._won / ended if ended >= HEDGES_MIN else None
         if is_slow or seen.shed or (share is not None and share < WINS_LOW):
@@ -78,9 +78,10 @@ class BudgetTuner:
             self._won = self._wasted = 0
         return self.fraction
 
-    def _is_slow(self, median: float | None) -> bool:
+    def _is_slow(self, kind: str, median: float | None) -> bool:
+        """Against the usual of that kind: where the mix of requests changes, nothing has become slow."""
         if median is None:
             return False
-        usual = self._usual
-        self._usual = median if usual is None else usual + (median - usual) * USUAL_WEIGHT
+        usual = self._usual.get(kind)
+        self._usual[kind] = median if usual is None else usual + (median - usual) * USUAL_WEIGHT
         return usual is not None and median >= MEDIAN_GROWTH * usual

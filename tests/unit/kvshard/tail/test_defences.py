@@ -1,0 +1,378 @@
+"""The gates that a hedge passes, each refusal under its own name; hold-out, budgets and counters."""
+
+from random import Random
+
+import pytest
+
+from kvshard.errors import DeadlineExceeded, ErrorDetails, NotReady, ResourceExhausted, Unavailable
+from kvshard.tail import defences as module
+from kvshard.tail.defences import HOLD_OUT_SHARE, QUEUE_MAX, STORM_LEGS, Defences, LegHedges
+from kvshard.tail.hedging import Auto, FixedDelay, HedgePolicy, HedgeSettings, Off, Quantile, Refusal
+from kvshard.tail.latency import UNKNOWN_DELAY_S
+from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
+from kvshard.tail.replica_health import STALL_FRACTION, Attempt, LeafState
+
+A, B, C = Candidate("a", 1), Candidate("b", 1), Candidate("c", 1)
+NOW = 1_000.0
+DEADLINE = NOW + 10.0
+FIRST, HEDGE = AttemptKind.FIRST, AttemptKind.HEDGE
+
+
+class Unlucky(Random):
+    """Chance that never holds a request out."""
+
+    def random(self) -> float:
+        return 0.999
+
+
+def defences(settings: HedgeSettings = HedgeSettings(), rng: Random | None = None) -> Defences:  # noqa: B008
+    return Defences(settings, rng or Unlucky())
+
+
+def a_leg(held: Defences, legs: int = 8, policy: HedgePolicy | None = None) -> LegHedges:
+    return held.request(policy, legs, NOW).leg("Get", NOW)
+
+
+def answer(held: Defences, leg: LegHedges, leaf: str, seconds: float, count: int = 1, at: float = NOW) -> None:
+    for _ in range(count):
+        attempt = held.began(leaf, leg, at, FIRST)
+        held.answered(attempt, at + seconds, 0, seconds / 2)
+
+
+def hang(held: Defences, leg: LegHedges, leaf: str) -> Attempt:
+    return held.began(leaf, leg, NOW, FIRST)
+
+
+def admitted(leg: LegHedges, spares: tuple[Candidate, ...] = (B, C), late_by_s: float = 0.0, now: float = NOW):
+    return leg.admit(spares, [A], late_by_s, now, DEADLINE)
+
+
+class TestGates:
+    def test_a_hedge_passes(self) -> None:
+        held = defences()
+        assert admitted(a_leg(held)) is B
+        assert held.counters.hedges_sent == 1
+        assert not any(held.counters.refused.values())
+
+    def refused(self, held: Defences, leg: LegHedges, wanted: Refusal, **how) -> None:
+        before, sent = dict(held.counters.refused), held.counters.hedges_sent
+        extra = held.budget_now(NOW).counts(NOW)[1]
+        assert admitted(leg, **how) is wanted
+        assert held.counters.refused == {**before, wanted: before[wanted] + 1}
+        assert held.counters.hedges_sent == sent
+        assert held.budget_now(NOW).counts(NOW)[1] == extra, "a refused hedge cost budget"
+
+    def test_late_router(self) -> None:
+        held = defences()
+        leg = a_leg(held, policy=FixedDelay(0.01))
+        self.refused(held, leg, Refusal.LATE_ROUTER, late_by_s=0.006)
+        assert admitted(leg, late_by_s=0.005) is B
+
+    def test_a_late_router_does_not_say_that_the_leaves_are_late(self) -> None:
+        """Its legs are all late then, at every leaf: if that counted, none of them could be hedged any more."""
+        held = defences()
+        request = held.request(FixedDelay(0.01), 3, NOW)
+        for waiting in (A, B, C):
+            leg = request.leg("Get", NOW)
+            assert leg.admit([A, B, C], [waiting], 0.5, NOW, DEADLINE) is Refusal.LATE_ROUTER
+        assert request.leg("Get", NOW).admit([B, C], [A], 0.0, NOW, DEADLINE) is B
+
+    def test_deadline(self) -> None:
+        held = defences()
+        answer(held, a_leg(held), "c", 0.2, 10)
+        held.pool("Get").delay(0.95, NOW + 1)
+        leg = a_leg(held)
+        self.refused(held, leg, Refusal.DEADLINE, now=DEADLINE - 0.19)
+        assert isinstance(admitted(leg, now=DEADLINE - 0.21), Candidate)
+
+    @pytest.mark.parametrize("worse", ["stalled", "silent", "unreachable"])
+    def test_no_candidate_that_is_in_a_bad_state(self, worse: str) -> None:
+        held = defences()
+        leg = a_leg(held, policy=FixedDelay(0.01))
+        attempt = held.began("b", leg, NOW - 1.0, FIRST)
+        if worse == "silent":
+            held.cancelled(attempt, NOW)
+        if worse == "unreachable":
+            held.failed(attempt, Unavailable("gone"), NOW)
+        self.refused(held, leg, Refusal.NO_CANDIDATE, spares=(B,))
+        assert admitted(leg) is C
+
+    def test_no_candidate_that_has_a_late_leg_of_this_request(self) -> None:
+        held = defences()
+        request = held.request(None, 8, NOW)
+        assert request.leg("Get", NOW).admit([A, C], [B], 0.0, NOW, DEADLINE) is A
+        self.refused(held, request.leg("Get", NOW), Refusal.NO_CANDIDATE, spares=(B,))
+        assert admitted(a_leg(held), spares=(B,)) is B, "of another request it is no matter"
+
+    def test_nobody_is_no_candidate(self) -> None:
+        held = defences()
+        self.refused(held, a_leg(held), Refusal.NO_CANDIDATE, spares=())
+
+    def test_pushback(self) -> None:
+        held = defences()
+        leg = a_leg(held)
+        held.failed(hang(held, leg, "b"), ResourceExhausted("busy", ErrorDetails(retry_after_ms=100)), NOW)
+        self.refused(held, leg, Refusal.PUSHBACK, spares=(B,))
+        assert admitted(leg) is C
+        assert admitted(a_leg(held), spares=(B,), now=NOW + 0.101) is B
+
+    def test_queue(self) -> None:
+        held = defences()
+        leg = a_leg(held)
+        held.answered(hang(held, leg, "b"), NOW, QUEUE_MAX + 1, 0.0)
+        for leaf in ("a", "c", "d"):
+            held.answered(hang(held, leg, leaf), NOW, 1, 0.0)
+        self.refused(held, leg, Refusal.QUEUE, spares=(B,))
+        assert admitted(leg) is C
+
+    def test_a_queue_like_all_others_is_none(self) -> None:
+        held = defences()
+        leg = a_leg(held)
+        for leaf in ("a", "b", "c"):
+            held.answered(hang(held, leg, leaf), NOW, 40, 0.0)
+        assert admitted(leg, spares=(B,)) is B
+
+    @pytest.mark.parametrize(("legs", "most"), [(1, STORM_LEGS), (16, STORM_LEGS), (100, 25)])
+    def test_storm(self, legs: int, most: int) -> None:
+        held = defences(HedgeSettings(budget=0.5))
+        request = held.request(None, legs, NOW)
+        held.budget_now(NOW).first_attempts(NOW, 10_000)
+        hedged = [request.leg("Get", NOW) for _ in range(most)]
+        assert all(admitted(leg) is B for leg in hedged)
+        self.refused(held, request.leg("Get", NOW), Refusal.STORM)
+        assert admitted(hedged[0], spares=(C,)) is C, "a leg that is hedged already may have one more"
+
+    def test_budget(self) -> None:
+        held = defences()
+        for _ in range(4):
+            assert admitted(a_leg(held, legs=1)) is B
+        self.refused(held, a_leg(held, legs=1), Refusal.BUDGET)
+        assert held._budgets[None].seen.missed == 1
+
+    def test_not_idempotent(self) -> None:
+        held = defences()
+        for _ in range(20):
+            held.late_write(0.01, NOW)
+        held.late_write(UNKNOWN_DELAY_S, NOW + 1)
+        assert held.counters.refused[Refusal.NOT_IDEMPOTENT] == 1
+        held.late_write(0.01, NOW + 1)
+        assert held.counters.refused[Refusal.NOT_IDEMPOTENT] == 1
+
+    def test_they_are_asked_in_order(self) -> None:
+        """All speak against it; one after the other is taken away, and the next one shows."""
+        held = defences(HedgeSettings(budget=0.0))
+        answer(held, a_leg(held), "c", 0.2, 10)
+        held.pool("Get").delay(0.95, NOW + 1)
+        request = held.request(FixedDelay(0.01), 1, NOW)
+        request.hedged_legs = STORM_LEGS
+        leg = request.leg("Get", NOW)
+        held.failed(hang(held, leg, "b"), ResourceExhausted("busy", ErrorDetails(retry_after_ms=1_000)), NOW)
+        late = {"now": DEADLINE - 0.1}
+        self.refused(held, leg, Refusal.LATE_ROUTER, spares=(), late_by_s=1.0, **late)
+        self.refused(held, leg, Refusal.DEADLINE, spares=(), **late)
+        self.refused(held, leg, Refusal.NO_CANDIDATE, spares=())
+        self.refused(held, leg, Refusal.PUSHBACK, spares=(B,))
+        self.refused(held, leg, Refusal.STORM, spares=(C,))
+        request.hedged_legs = 0
+        self.refused(held, leg, Refusal.BUDGET, spares=(C,))
+
+    def test_the_best_spare_is_taken(self) -> None:
+        held = defences()
+        leg = a_leg(held)
+        hang(held, leg, "b")
+        assert admitted(leg) is C  # less in flight
+        held.health.leaf("c", NOW).is_on_probation = True
+        assert admitted(leg) is B  # in a better state
+
+    def test_shed_load_that_goes_elsewhere_is_paid_for(self) -> None:
+        held = defences()
+        leg = a_leg(held, legs=1)
+        assert [leg.may_fail_over(NOW) for _ in range(5)] == [True] * 4 + [False]
+
+
+class TestWaiting:
+    def test_the_delay_of_an_unknown_kind_is_long(self) -> None:
+        leg = a_leg(defences())
+        assert leg.wait_s(NOW, DEADLINE) == UNKNOWN_DELAY_S
+
+    def test_never_longer_than_half_of_what_is_left(self) -> None:
+        leg = a_leg(defences())
+        assert leg.wait_s(NOW, NOW + 0.001) == pytest.approx(0.0005)
+
+    def test_off_waits_for_ever(self) -> None:
+        assert a_leg(defences(), policy=Off()).wait_s(NOW, DEADLINE) is None
+
+    def test_what_is_known_shortens_it(self) -> None:
+        held = defences()
+        answer(held, a_leg(held), "a", 0.004, 100)
+        leg = held.request(None, 1, NOW + 1).leg("Get", NOW + 1)
+        assert leg.wait_s(NOW + 1, DEADLINE) == pytest.approx(0.012, rel=0.01)
+        assert held.request(None, 1, NOW + 1).leg("Search", NOW + 1).wait_s(NOW + 1, DEADLINE) == UNKNOWN_DELAY_S
+
+    def test_a_request_may_say_it_itself_and_so_may_its_collection(self) -> None:
+        held = defences(HedgeSettings(FixedDelay(0.03)))
+        of_collection = HedgeSettings(FixedDelay(0.02))
+        delays = [
+            held.request(FixedDelay(0.01), 1, NOW, of_collection).leg("Get", NOW).delay,
+            held.request(None, 1, NOW, of_collection).leg("Get", NOW).delay,
+            held.request(None, 1, NOW).leg("Get", NOW).delay,
+        ]
+        assert delays == [0.01, 0.02, 0.03]
+
+    @pytest.mark.parametrize("policy", [FixedDelay(1e-6), Quantile(0.01)])
+    def test_an_impatient_caller_does_not_make_a_leaf_look_stalled_to_others(self, policy: HedgePolicy) -> None:
+        held = defences()
+        answer(held, a_leg(held), "a", 0.01, 100)
+        leg = held.request(policy, 1, NOW + 1).leg("Get", NOW + 1)
+        held.began("b", leg, NOW + 1, FIRST)
+        leaf = held.health.leaf("b", NOW + 1)
+        assert leaf.state(NOW + 1.02) is LeafState.OK
+        assert leaf.state(NOW + 1.022) is LeafState.STALLED  # 0.7 x 3 medians
+
+    def test_a_patient_caller_does_not_hide_a_stalled_leaf(self) -> None:
+        held = defences()
+        answer(held, a_leg(held), "a", 0.01, 100)
+        for policy in (Off(), FixedDelay(60.0), Auto()):
+            leg = held.request(policy, 1, NOW + 1).leg("Get", NOW + 1)
+            assert leg.stalled_after == pytest.approx(STALL_FRACTION * 0.03, rel=0.01)
+
+    def test_an_attempt_that_the_deadline_ended_is_a_bound_of_its_latency(self) -> None:
+        """Left out, a cluster slower than its callers' deadlines would look as fast as the few that it answers in time."""
+        held = defences()
+        leg = a_leg(held)
+        answer(held, leg, "a", 0.001, 10)
+        for _ in range(30):
+            held.failed(hang(held, leg, "b"), DeadlineExceeded("late"), NOW + 0.5)
+        assert held.pool("Get").samples == 40
+        assert held.pool("Get").quantile(0.95, NOW + 1) == pytest.approx(0.5, rel=0.01)
+
+    def test_other_errors_are_no_latency(self) -> None:
+        held = defences()
+        leg = a_leg(held)
+        for error in (Unavailable("gone"), ResourceExhausted("busy"), NotReady("no lease")):
+            held.failed(hang(held, leg, "b"), error, NOW + 0.5)
+        assert held.pool("Get").samples == 0
+
+    def test_only_first_attempts_are_pooled(self) -> None:
+        held = defences()
+        leg = a_leg(held)
+        for kind in (HEDGE, AttemptKind.RETRY, AttemptKind.FAILOVER):
+            held.answered(held.began("a", leg, NOW, kind), NOW + 0.1, 0, 0.1)
+            held.cancelled(held.began("a", leg, NOW, kind), NOW + 0.1)
+        assert held.pool("Get").samples == 0
+
+
+class TestHoldOut:
+    def test_one_request_in_a_hundred_is_never_hedged(self) -> None:
+        held = defences(rng=Random(3))
+        legs = [a_leg(held, legs=1) for _ in range(20_000)]
+        share = sum(leg.wait_s(NOW, DEADLINE) is None for leg in legs) / len(legs)
+        assert share == pytest.approx(HOLD_OUT_SHARE, rel=0.2)
+
+    def test_all_legs_of_a_request_share_its_fate(self) -> None:
+        held = defences(rng=Random(3))
+        for _ in range(500):
+            request = held.request(None, 3, NOW)
+            assert {request.leg("Get", NOW).delay is None for _ in range(3)} == {request.is_held_out}
+
+    def test_what_is_never_hedged_anyway_is_not_held_out(self) -> None:
+        held = defences(rng=Random(3))
+        requests = [held.request(Off(), 1, NOW) for _ in range(2_000)]
+        for request in requests:
+            request.ended(NOW + 1)
+        assert not any(request.is_held_out for request in requests)
+        assert (held.counters.held_out_requests, held.counters.hedgeable_requests) == (0, 0)
+
+    def test_the_difference_is_what_hedging_saves(self) -> None:
+        held = defences(rng=Random(3))
+        assert held.counters.saved_s_mean() is None
+        for _ in range(1_000):
+            request = held.request(None, 1, NOW)
+            request.ended(NOW + (0.05 if request.is_held_out else 0.01))
+        assert held.counters.held_out_requests + held.counters.hedgeable_requests == 1_000
+        assert held.counters.saved_s_mean() == pytest.approx(0.04)
+
+
+class TestBudgets:
+    def test_a_collection_with_a_budget_of_its_own_spends_only_that(self) -> None:
+        held, own = defences(), HedgeSettings(budget=0.2)
+        for _ in range(4):
+            assert admitted(held.request(None, 1, NOW, own).leg("Get", NOW)) is B
+        assert admitted(held.request(None, 1, NOW, own).leg("Get", NOW)) is Refusal.BUDGET
+        assert admitted(a_leg(held, legs=1)) is B
+        assert held.budget_now(NOW, own) is not held.budget_now(NOW)
+        assert held.budget_now(NOW, own).fraction == 0.2
+
+    def test_other_settings_share_the_routers(self) -> None:
+        held = defences()
+        assert held.budget_now(NOW, HedgeSettings(Off(), max_attempts=2)) is held.budget_now(NOW)
+
+    def test_they_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "BUDGETS_MAX", 3)
+        held = defences()
+        budgets = [held.budget_now(NOW, HedgeSettings(budget=number / 100)) for number in range(1, 8)]
+        assert len(set(map(id, budgets))) == 4
+        assert budgets[-1] is held.budget_now(NOW)
+
+    def test_a_budget_of_nothing_hedges_nothing(self) -> None:
+        held = defences(HedgeSettings(budget=0.0))
+        assert admitted(a_leg(held, legs=1_000)) is Refusal.BUDGET
+
+    def test_it_is_tuned_once_a_second(self) -> None:
+        held = defences()
+        leg = a_leg(held)
+        held.failed(hang(held, leg, "b"), ResourceExhausted("busy"), NOW)
+        fractions = []
+        for step in range(4):
+            held.request(None, 1, NOW + 0.6 * step)
+            fractions.append(held.budget_now(NOW).fraction)
+        assert fractions == [0.05, 0.05, 0.025, pytest.approx(0.025)]
+
+    def test_what_was_shed_before_is_nothing_to_a_new_one(self) -> None:
+        held, own = defences(), HedgeSettings(budget=0.2)
+        held.failed(hang(held, a_leg(held), "b"), ResourceExhausted("busy"), NOW)
+        held.request(None, 1, NOW, own)
+        held.request(None, 1, NOW + 1.1, own)
+        assert held.budget_now(NOW, own).fraction == 0.2
+
+    def test_a_change_of_the_mix_of_requests_is_no_slowness(self) -> None:
+        held = defences()
+        answer(held, a_leg(held), "a", 0.001, 100)
+        held.request(None, 1, NOW + 1)
+        search = held.request(None, 1, NOW + 1).leg("Search", NOW + 1)
+        answer(held, search, "a", 0.05, 200, at=NOW + 1)
+        held.request(None, 1, NOW + 2.1)
+        assert held.budget_now(NOW).fraction == 0.05
+
+
+class TestCounters:
+    def test_every_hedge_that_was_sent_has_won_or_was_wasted_in_the_end(self) -> None:
+        held = defences(HedgeSettings(budget=0.5))
+        held.budget_now(NOW).first_attempts(NOW, 1_000)
+        legs = [a_leg(held) for _ in range(4)]
+        for leg in legs:
+            assert isinstance(admitted(leg), Candidate)
+        counters = held.counters
+        assert (counters.hedges_sent, counters.hedges_won, counters.hedges_wasted) == (4, 0, 0)
+        first = AttemptRecord("a", FIRST, 0.0, 0.1, "cancelled")
+        legs[0].ended([first, AttemptRecord("b", HEDGE, 0.05, 0.1, "won")])
+        legs[1].ended([AttemptRecord("a", FIRST, 0.0, 0.1, "won"), AttemptRecord("b", HEDGE, 0.05, 0.1, "cancelled")])
+        legs[2].ended([first, AttemptRecord("b", HEDGE, 0.05, 0.1, "unavailable")])
+        assert (counters.hedges_won, counters.hedges_wasted) == (1, 2)
+        legs[3].given_up()
+        legs[3].given_up()
+        assert (counters.hedges_sent, counters.hedges_won, counters.hedges_wasted) == (4, 1, 3)
+        assert held._budgets[None].seen.wasted == 2, "a caller that has gone says nothing about hedging"
+
+    def test_failovers(self) -> None:
+        held = defences()
+        leg = a_leg(held)
+        leg.ended([AttemptRecord("a", FIRST, 0, 1, "unavailable"), AttemptRecord("b", AttemptKind.FAILOVER, 1, 2, "won")])
+        assert held.counters.failovers == 1
+
+    def test_first_attempts_are_those_of_all_legs(self) -> None:
+        held = defences()
+        held.request(None, 8, NOW)
+        held.request(Off(), 3, NOW)
+        assert (held.counters.requests, held.counters.first_attempts) == (2, 11)
+        assert held.budget_now(NOW).counts(NOW) == (11, 0)
