@@ -91,12 +91,12 @@ class KeyValueOperations:
     ) -> PointRead:
         """Read one key. times: the account of the read."""
         cluster_map, collection = await resolve(self._maps, collection_name)
+        how = self._scatter.how_to_read(policy, collection)
         rounds: Rounds | None = None
         while True:
             shard = cluster_map.shard_of_key(key)
             config = cluster_map.shards[shard]
             request = ShardRead(shard, config.epoch, collection.id, [key], policy.is_stale, config.cuts)
-            how = self._scatter.how_to_read(policy, collection)
             leg = await self._scatter.ask("Get", self._leaves.read, request, deadline, how)
             if times is not None:
                 times.add((leg,), leg.ended_at)

@@ -47,6 +47,11 @@ class ReadPolicy:
     is_partial_accepted: bool = False
     is_timing_wanted: bool = False
 
+    @property
+    def may_lack_shards(self) -> bool:
+        """Whether an answer without some shard may be good enough."""
+        return self.is_partial_accepted or self.min_coverage < 1.0
+
 
 DEFAULT_READ_POLICY = ReadPolicy()
 

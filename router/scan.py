@@ -19,6 +19,7 @@ from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, FailedLeg, KnownCounts, coverage_of, shortfall
 from router.gather import ReadState, raise_request_fault
 from router.ledger import ScanTimes
+from router.leg import How
 from router.merge import Row, ScanMerge
 from router.moved import Rounds, heirs
 from router.requests import KeyRange, ReadPolicy
@@ -64,13 +65,15 @@ class ScanRequest:
 class ScanPage:
     """Rows in key order. token: resumes after them, empty at the end. coverage, states: set on the last page only.
 
-    states: by shard, of each the oldest that a chunk was read from.
+    is_incomplete: keys are missing from this page or from one that it continues, since a shard did not answer. states: by
+    shard, of each the oldest that a chunk was read from.
     """
 
     rows: list[Row]
     token: bytes
     coverage: Coverage | None
     states: list[ReadState] = field(default_factory=list)
+    is_incomplete: bool = False
 
 
 @dataclass(slots=True)
@@ -84,6 +87,7 @@ class _Progress:
     collection: Collection
     request: ScanRequest
     policy: ReadPolicy
+    how: How
     deadline: float
     merge: ScanMerge
     chunk_keys: int
@@ -97,6 +101,16 @@ class _Progress:
     rounds: Rounds | None = None
     fetches: set[asyncio.Task[LegResult[ShardScanReply]]] = field(default_factory=set)
     rows_left: int | None = None
+
+    @property
+    def is_incomplete(self) -> bool:
+        """A shard is missing from what is emitted now, or was from what this scan continues."""
+        return bool(self.failed) or self.is_continuing_incomplete
+
+    @property
+    def unheard(self) -> bool:
+        """Some shard has neither answered nor failed yet."""
+        return any(shard not in self.documents and shard not in self.failed for shard in self.configs)
 
     def fail(self, leg: FailedLeg) -> None:
         """Give a shard up; what it delivered is still emitted, but it does not count as having answered."""
@@ -171,13 +185,14 @@ class ScanOperation:
         if request.limit:
             chunk_keys = min(chunk_keys, request.limit)
         patience = deadline - self._clock.monotonic()
-        if _may_lack(policy):
+        if policy.may_lack_shards:
             patience *= PATIENCE
         return _Progress(
             configs={shard: cluster_map.shards[shard] for shard in shards},
             collection=collection,
             request=request,
             policy=policy,
+            how=self._scatter.how_to_read(policy, collection),
             deadline=deadline,
             merge=ScanMerge(shards, start, chunk_keys),
             chunk_keys=chunk_keys,
@@ -191,7 +206,6 @@ class ScanOperation:
         if progress.rows_left is not None and progress.merge.ready_rows >= progress.rows_left:
             return
         deadline = min(progress.deadline, self._clock.monotonic() + progress.chunk_timeout_s)
-        how = self._scatter.how_to_read(progress.policy, progress.collection)
         for shard, start in progress.merge.wanted():
             request = ShardScan(
                 shard=shard,
@@ -204,7 +218,7 @@ class ScanOperation:
                 is_stale_ok=progress.policy.is_stale,
                 cuts=progress.configs[shard].cuts,
             )
-            leg = self._scatter.ask("Scan", self._leaves.scan, request, deadline, how)
+            leg = self._scatter.ask("Scan", self._leaves.scan, request, deadline, progress.how)
             progress.fetches.add(asyncio.create_task(leg, name=f"scan-shard-{shard}"))
 
     async def _await_fetch(self, progress: _Progress) -> None:
@@ -226,7 +240,7 @@ class ScanOperation:
                 progress.moved.add(leg.shard)
                 continue
             if leg.answer is None:
-                if _may_lack(progress.policy) and self._clock.monotonic() >= progress.deadline:
+                if progress.policy.may_lack_shards and self._clock.monotonic() >= progress.deadline:
                     # The stream's time is over: that says nothing of a shard. Its caller goes on behind the last page.
                     raise DeadlineExceeded("the scan's deadline passed", ErrorDetails(shards=(leg.shard,)))
                 progress.fail(leg.as_failed())
@@ -261,11 +275,17 @@ class ScanOperation:
             await self._raise_if_short(progress)
 
     async def _raise_if_short(self, progress: _Progress) -> None:
-        """Fail the scan when what is missing is more than the policy forgives."""
+        """Fail the scan when what is missing is more than the policy forgives.
+
+        A scan that may lack something is judged when every shard has been heard: nothing is emitted before, and how much a
+        failed one weighs can be told only beside the others.
+        """
         if progress.fetches:
             done, _ = await asyncio.wait(progress.fetches, timeout=OTHER_FAILURES_WAIT_S)
             self._take_in(progress, done)
         raise_request_fault(list(progress.failed.values()))
+        if progress.policy.may_lack_shards and progress.unheard:
+            return
         error = shortfall(self._coverage(progress), progress.policy.min_coverage)
         if error is not None:
             raise error
@@ -283,15 +303,10 @@ class ScanOperation:
         is_last = is_end or progress.rows_left == 0
         token = b"" if is_end or not rows else self._token(progress, rows)
         if not is_last:
-            return ScanPage(rows, token, None)
-        return ScanPage(rows, token, self._coverage(progress), [state for _, state in sorted(progress.states.items())])
+            return ScanPage(rows, token, None, is_incomplete=progress.is_incomplete)
+        states = [state for _, state in sorted(progress.states.items())]
+        return ScanPage(rows, token, self._coverage(progress), states, progress.is_incomplete)
 
     def _token(self, progress: _Progress, rows: list[Row]) -> bytes:
-        is_incomplete = bool(progress.failed) or progress.is_continuing_incomplete
-        position = ScanPosition(rows[-1][0], is_incomplete)
+        position = ScanPosition(rows[-1][0], progress.is_incomplete)
         return self._tokens.encode_scan(progress.collection.id, fingerprint(progress.request.range_fields), position)
-
-
-def _may_lack(policy: ReadPolicy) -> bool:
-    """Whether the scan may go on without a shard."""
-    return policy.is_partial_accepted or policy.min_coverage < 1.0

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from kvshard import limits
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap
-from kvshard.errors import ErrorDetails, InvalidArgument, ShardMoved
+from kvshard.errors import ErrorDetails, InvalidArgument, ShardMoved, Unavailable
 from kvshard.model import ShardHit, ShardSearch, ShardSearchReply
 from kvshard.rpc.leaf_client import LeafClient
 from router.coverage import Coverage, KnownCounts
@@ -31,6 +31,10 @@ from router.watermarks import Watermarks
 PAGE_MAX_BYTES = 48 * 1024 * 1024
 """Documents of one page: 1,000 hits may be 8 GB. A page that would exceed it ends early, and its token goes on from there."""
 
+PATIENCE = 0.5
+"""Of a search's time: how long one that may go on without a shard waits to learn where its page begins there. The rest is for
+the page itself."""
+
 FACET_EXTRA_VALUES = 10
 """Values asked of each shard beyond half as many again: the overall favourites are rarely missed then, see error_bound."""
 
@@ -46,18 +50,31 @@ class Found:
     next_token: bytes
 
 
+class _Begun(NamedTuple):
+    """Where the page begins in each shard. offsets: hits that earlier pages took of it.
+
+    lost: shards for which that could not be found out, since a leg failed. last_slots: of a shard that was split and is lost,
+    where its range ended when its offset was told: the next page has to find out what this one could not.
+    """
+
+    offsets: dict[int, int]
+    lost: dict[int, LegResult[ShardSearchReply]]
+    last_slots: dict[int, int]
+
+
 class _Asked(NamedTuple):
-    """The legs of a search, by this map; offsets: hits of each shard that earlier pages took."""
+    """The legs of a search, by this map; begun: where the page begins."""
 
     cluster_map: ClusterMap
-    offsets: dict[int, int]
+    begun: _Begun
     legs: list[LegResult[ShardSearchReply]]
 
 
 class _Sending(NamedTuple):
-    """How the legs of a search are sent. times: the account of the read."""
+    """How the legs of a search are sent. may_lack_shards: see ReadPolicy. times: the account of the read."""
 
     how: How
+    may_lack_shards: bool
     deadline: float
     times: ReadTimes | None
 
@@ -103,14 +120,15 @@ class SearchOperation:
         if token:
             position = self._tokens.decode_search(token, collection.id, request_print)
             _check_depth(position, query.limit)
-        sending = _Sending(self._scatter.how_to_read(policy, collection), deadline, times)
+        how = self._scatter.how_to_read(policy, collection)
+        sending = _Sending(how, policy.may_lack_shards, deadline, times)
         asked = await self._ask(cluster_map, collection.id, query, position, sending)
-        legs, offsets = asked.legs, asked.offsets
+        legs = asked.legs
         replies = {leg.shard: leg.answer.reply for leg in legs if leg.answer is not None}
         coverage = self._coverage(collection.id, legs, replies, policy, position)
-        page = merge_hits(replies, offsets, query.sort, query.limit, PAGE_MAX_BYTES)
+        page = merge_hits(replies, asked.begun.offsets, query.sort, query.limit, PAGE_MAX_BYTES)
         facets = [merge_facet(name, list(replies.values()), query.facet_limit) for name in query.facets]
-        next_token = self._next_token(collection.id, request_print, page, coverage, asked.cluster_map)
+        next_token = self._next_token(collection.id, request_print, page, coverage, asked)
         return Found(
             hits=page.hits,
             total=sum(reply.total for reply in replies.values()),
@@ -132,13 +150,16 @@ class SearchOperation:
         while True:
             known = cluster_map.shards
             shards = sorted(known) if query.shards is None else check_shards(query.shards, known)
-            offsets, legs = await self._offsets(cluster_map, collection_id, query, position, sending)
-            if not legs:
-                requests = _leg_requests(cluster_map, collection_id, shards, query, offsets, self._scatter.heard.refreshed)
-                legs = await self._send(requests, sending)
+            begun = await self._begin(cluster_map, collection_id, query, position, sending)
+            legs = [begun.lost[shard] for shard in shards if shard in begun.lost]
+            if sending.may_lack_shards or not legs:
+                asked = [shard for shard in shards if shard not in begun.lost]
+                refreshed = self._scatter.heard.refreshed
+                requests = _leg_requests(cluster_map, collection_id, asked, query, begun.offsets, refreshed)
+                legs += await self._send(requests, sending)
             newer = await rounds.next() if any(isinstance(leg.error, ShardMoved) for leg in legs) else None
             if newer is None:
-                return _Asked(cluster_map, offsets, legs)
+                return _Asked(cluster_map, begun, legs)
             cluster_map = newer
 
     async def _send(self, requests: Sequence[ShardSearch], sending: _Sending) -> list[LegResult[ShardSearchReply]]:
@@ -147,40 +168,59 @@ class SearchOperation:
             sending.times.add(legs, self._clock.monotonic())
         return legs
 
-    async def _offsets(
+    async def _begin(
         self,
         cluster_map: ClusterMap,
         collection_id: int,
         query: SearchQuery,
         position: SearchPosition,
         sending: _Sending,
-    ) -> tuple[dict[int, int], list[LegResult[ShardSearchReply]]]:
-        """Hits that earlier pages took of each shard, and the legs that failed when that was to be found out.
-
-        Of a shard that was split since, the hits taken are the first ones of its heirs' common order.
-        """
-        offsets = dict(position.offsets)
+    ) -> _Begun:
+        """Where the page begins. Of a shard that was split since the page before, its heirs are asked."""
+        begun = _Begun(dict(position.offsets), {}, {})
+        if sending.may_lack_shards:
+            now = self._clock.monotonic()
+            sending = sending._replace(deadline=now + (sending.deadline - now) * PATIENCE)
         for shard, taken in position.offsets.items():
             config = cluster_map.shards.get(shard)
             last_slot = position.last_slots.get(shard)
             if config is None or last_slot is None or config.last_slot == last_slot:
                 continue
-            found = dict.fromkeys((each.id for each in heirs(cluster_map, replace(config, last_slot=last_slot))), 0)
-            left = taken
-            while left > 0:
-                limit = min(left, limits.SEARCH_MAX_LIMIT)
-                again = replace(query, limit=limit, facets=[], highlight=[], is_keys_only=True)
-                requests = _leg_requests(cluster_map, collection_id, sorted(found), again, found, self._scatter.heard.refreshed)
-                legs = await self._send(requests, sending)
-                if any(leg.answer is None for leg in legs):
-                    return offsets, legs
-                replies = {leg.shard: leg.reply for leg in legs}
-                page = merge_hits(replies, found, query.sort, limit, PAGE_MAX_BYTES)
-                if not page.hits:
-                    break
-                found, left = page.offsets, left - len(page.hits)
-            offsets |= found
-        return offsets, []
+            shards = [each.id for each in heirs(cluster_map, replace(config, last_slot=last_slot))]
+            found = await self._taken_of(shards, taken, cluster_map, collection_id, query, sending)
+            if isinstance(found, dict):
+                begun.offsets.update(found)
+            else:
+                begun.lost.update((leg.shard, _as_lost(leg, shard)) for leg in found)
+                begun.last_slots[shard] = last_slot
+        return begun
+
+    async def _taken_of(
+        self,
+        shards: Sequence[int],
+        taken: int,
+        cluster_map: ClusterMap,
+        collection_id: int,
+        query: SearchQuery,
+        sending: _Sending,
+    ) -> dict[int, int] | list[LegResult[ShardSearchReply]]:
+        """How many hits earlier pages took of each of these shards: the first ones of their common order.
+
+        Their legs, when one of them failed.
+        """
+        found, left = dict.fromkeys(sorted(shards), 0), taken
+        while left > 0:
+            limit = min(left, limits.SEARCH_MAX_LIMIT)
+            again = replace(query, limit=limit, facets=[], highlight=[], is_keys_only=True)
+            requests = _leg_requests(cluster_map, collection_id, list(found), again, found, self._scatter.heard.refreshed)
+            legs = await self._send(requests, sending)
+            if any(leg.answer is None for leg in legs):
+                return legs
+            page = merge_hits({leg.shard: leg.reply for leg in legs}, found, query.sort, limit, PAGE_MAX_BYTES)
+            if not page.hits:
+                break
+            found, left = dict(page.offsets), left - len(page.hits)
+        return found
 
     def _coverage(
         self,
@@ -196,13 +236,22 @@ class SearchOperation:
         return verdict(legs, answered, self._known.of(collection_id), policy, position.is_incomplete)
 
     def _next_token(
-        self, collection_id: int, request_print: bytes, page: MergedHits, coverage: Coverage, cluster_map: ClusterMap
+        self, collection_id: int, request_print: bytes, page: MergedHits, coverage: Coverage, asked: _Asked
     ) -> bytes:
         if not page.has_more:
             return b""
-        ends = {shard: cluster_map.shards[shard].last_slot for shard in page.offsets if shard in cluster_map.shards}
-        position = SearchPosition(page.offsets, not coverage.is_complete, ends)
+        shards = asked.cluster_map.shards
+        ends = {shard: shards[shard].last_slot for shard in page.offsets if shard in shards}
+        position = SearchPosition(page.offsets, not coverage.is_complete, {**ends, **asked.begun.last_slots})
         return self._tokens.encode_search(collection_id, request_print, position)
+
+
+def _as_lost(leg: LegResult[ShardSearchReply], shard: int) -> LegResult[ShardSearchReply]:
+    """A shard of which nobody can tell where the page begins counts as one that failed, even if it answered itself."""
+    if leg.answer is None:
+        return leg
+    why = f"what earlier pages took of shard {shard} before it was split cannot be told, since not all of its parts answered"
+    return leg._replace(answer=None, error=Unavailable(why, ErrorDetails(shards=(leg.shard,))))
 
 
 def _check_depth(position: SearchPosition, limit: int) -> None:

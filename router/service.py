@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from kvshard.errors import ErrorRecord
 from kvshard.model import UNKNOWN_AGE, ShardHit
-from kvshard.rpc.status import failure_of
+from kvshard.rpc.status import failure_of, failure_of_key
 from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_pb2
 from router.calls import Calls, Context
 from router.coverage import Coverage
@@ -249,7 +249,7 @@ def _failures(failures: Sequence[tuple[int, ErrorRecord]]) -> list[types_pb2.Key
     messages: dict[int, types_pb2.Failure] = {}
     return [
         types_pb2.KeyFailure(
-            index=index, failure=messages.get(id(record)) or messages.setdefault(id(record), failure_of(record))
+            index=index, failure=messages.get(id(record)) or messages.setdefault(id(record), failure_of_key(record))
         )
         for index, record in failures
     ]
@@ -278,6 +278,7 @@ def _scan_page(page: ScanPage, is_keys_only: bool, is_stale: bool) -> kv_pb2.Sca
         versions=[row[2] for row in page.rows],
         expires_at_ms=expires_at_ms if any(expires_at_ms) else [],
         token=page.token,
+        is_incomplete=page.is_incomplete,
         coverage=None if page.coverage is None else _coverage(page.coverage),
         states=map(_state, page.states) if is_stale else None,
     )

@@ -129,10 +129,11 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
 
     def _pass(self, key: bytes) -> None:
         """Remember that everything through this key was given."""
+        lacks = self._lacks_shards()
         if self._at == len(self._columns[0]) and self._chunk.token:
-            self._position = ScanPosition(self._position.start, self._chunk.token)
+            self._position = ScanPosition(self._position.start, self._chunk.token, is_incomplete=lacks)
         else:
-            self._position = replace(self._position, last_key=key)
+            self._position = replace(self._position, last_key=key, is_incomplete=lacks)
             self._is_at_end = self._at == len(self._columns[0])
 
     async def _next_chunk(self) -> bool:
@@ -168,7 +169,7 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
             start = key_after(self._position.last_key)
             if start is None:
                 return False
-            self._position = ScanPosition(start)
+            self._position = ScanPosition(start, is_incomplete=self._position.is_incomplete)
         request = kv_pb2.ScanRequest(
             collection=self._wanted.collection,
             prefix=self._wanted.prefix,
@@ -184,6 +185,14 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
         self._has_progressed = False
         return True
 
+    def _lacks_shards(self) -> bool:
+        """Something that was given, or is at hand now, lacks a shard.
+
+        A position inside of a chunk that lacks one has to say so: from there on every shard may answer, and what is missing
+        before it is never asked for.
+        """
+        return self._position.is_incomplete or self._chunk.is_incomplete
+
     def _take(self, chunk: kv_pb2.ScanResponse) -> None:
         self._has_progressed = True
         self._attempts = 0
@@ -193,11 +202,12 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
         # A chunk that was read once before the scan was resumed begins with keys that were given then.
         self._at = bisect_right(keys, self._position.last_key) if self._position.last_key else 0
         if chunk.HasField("coverage"):
-            self.coverage = coverage_of(chunk.coverage)
+            whole = coverage_of(chunk.coverage)
+            self.coverage = replace(whole, complete=whole.complete and not self._lacks_shards())
             self.states = tuple(map(state_of, chunk.states))
             self.timing = timing_of(chunk)
         if self._at == len(keys) and chunk.token:
-            self._position = ScanPosition(self._position.start, chunk.token)
+            self._position = ScanPosition(self._position.start, chunk.token, is_incomplete=self._lacks_shards())
 
     async def _recover(self, raised: grpc.aio.AioRpcError | asyncio.CancelledError) -> None:
         """Make ready for another stream, or raise the error."""

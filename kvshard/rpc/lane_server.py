@@ -309,7 +309,7 @@ class _Connection:
         task.add_done_callback(partial(self._on_served, frame.id, len(payload), received))
 
     def _gated(self, method: int, handler: Handler) -> Handler:
-        """The handler of a hedge: the gate is asked again when its turn comes, and those before it in its message are in work."""
+        """The handler of a hedge: the gate is asked again at its turn, when those before it in its message are in work."""
 
         async def handle(payload: bytes, deadline: float) -> bytes:
             refusal = self._servicer.hedge_gate(method)

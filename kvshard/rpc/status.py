@@ -77,7 +77,7 @@ def _cut(text: str) -> str:
 
 
 def failure_of(record: ErrorRecord) -> types_pb2.Failure:
-    """An error as it stands in a response, for one key or one shard. replicas_tried is not part of it: see FailedShard."""
+    """An error as it stands in a response. Who was asked stands beside it, in FailedShard or ErrorInfo; for a key see below."""
     details = record.details
     return types_pb2.Failure(
         code=error_of(record).grpc_code,
@@ -94,8 +94,15 @@ def failure_of(record: ErrorRecord) -> types_pb2.Failure:
     )
 
 
+def failure_of_key(record: ErrorRecord) -> types_pb2.Failure:
+    """The error of one key of a batch, with the leaves that were asked for it."""
+    failure = failure_of(record)
+    failure.replicas_tried.extend(record.details.replicas_tried[:REPLICAS_MAX_LISTED])
+    return failure
+
+
 def record_of_failure(failure: types_pb2.Failure, replicas_tried: tuple[str, ...] = ()) -> ErrorRecord:
-    """The error that a failure in a response stands for."""
+    """The error that a failure in a response stands for. replicas_tried: where they stand beside it."""
     details = ErrorDetails(
         field=failure.field or None,
         limit=failure.limit or None,
@@ -103,7 +110,7 @@ def record_of_failure(failure: types_pb2.Failure, replicas_tried: tuple[str, ...
         current_version=failure.current_version if failure.HasField("current_version") else None,
         maybe_applied=failure.maybe_applied,
         shards=tuple(failure.shards),
-        replicas_tried=replicas_tried,
+        replicas_tried=replicas_tried or tuple(failure.replicas_tried),
         retry_after_ms=failure.retry_after_ms or None,
         committed=failure.committed or None,
     )

@@ -310,3 +310,40 @@ async def test_a_refusal_as_moved_ends_a_leg_at_once(setting: Setting) -> None:
         leg = await setting.scatter.ask("Search", setting.leaves.client.search, request, CLOCK.monotonic() + 5)
     assert isinstance(leg.error, ShardMoved)
     assert leg.attempts == 1
+
+
+async def test_a_page_behind_a_split_that_lacks_a_part_of_it_counts_all_of_the_shard_as_missing(setting: Setting) -> None:
+    """Nobody can tell how far the page before had come in either part. Shards that were not split are asked as usual."""
+    for number in range(40):
+        key = b"doc-%02d" % number
+        shard = setting.maps.current.shard_of_key(key)
+        setting.leaves.shards.setdefault((shard, 2), {})[key] = (b'{"title": "word"}', 1)
+    query = SearchQuery("word", [], 10, "", [], 10, [], False, False, None)
+    partial = replace(DEFAULT_READ_POLICY, is_partial_accepted=True)
+
+    async def page(token: bytes, policy: Any = partial) -> Any:
+        return await setting.searches.search("docs", query, token, policy, CLOCK.monotonic() + 5)
+
+    pages = [await page(b"", DEFAULT_READ_POLICY)]
+    child = setting.split(0)
+    await setting.maps.refresh()
+    gone = Unavailable("connection refused")
+    setting.leaves.client.on(
+        ANY_LEAF, ShardSearch, lambda request: gone if request.shard == child else setting.leaves._search(request)
+    )
+    with pytest.raises(Unavailable) as caught:
+        await page(pages[0].next_token, DEFAULT_READ_POLICY)
+    assert set(caught.value.details.shards) == {0, child}
+    pages.append(await page(pages[0].next_token))
+    coverage = pages[1].coverage
+    coverage.check_invariants()
+    assert (coverage.legs, [leg.shard for leg in coverage.failed]) == (3, [0, child])
+    assert {shard for shard, _ in pages[1].hits} == {1}
+    assert all(hit.document for _, hit in pages[1].hits)
+    setting.leaves.serve(ANY_LEAF)
+    while token := pages[-1].next_token:
+        pages.append(await page(token))
+        assert not pages[-1].coverage.is_complete
+        assert pages[-1].coverage.failed == ()
+    found = [hit.key for each in pages for _, hit in each.hits]
+    assert sorted(found) == [b"doc-%02d" % number for number in range(40)], "none is lost, none comes twice"

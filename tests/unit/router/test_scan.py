@@ -259,6 +259,40 @@ async def test_scan_that_continues_an_incomplete_one_says_so(setting: Setting) -
     assert not rest.coverage.is_complete
 
 
+async def test_each_page_says_whether_something_is_missing_from_it(setting: Setting) -> None:
+    setting.leaves.client.on("leaf-2", ShardScan, setting.leaves._scan, Unavailable("connection broke"))
+    pages = await setting.pages(policy=PARTIAL)
+    said = [page.is_incomplete for page in pages]
+    assert said == sorted(said), "once something is missing, everything after it is incomplete"
+    assert (said[0], said[-1]) == (False, True), "what came before the shard was lost is whole"
+
+
+async def test_a_scan_that_may_lack_something_is_judged_when_every_shard_was_heard(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One shard fails at once, the others are slow: it must not be weighed against nothing."""
+    monkeypatch.setattr(scan_module, "OTHER_FAILURES_WAIT_S", 0.0)
+    await setting.pages()  # The sizes of all shards are known now.
+    may_answer = asyncio.Event()
+
+    async def slow(request: ShardScan) -> ShardScanReply:
+        await may_answer.wait()
+        return setting.leaves._scan(request)
+
+    setting.leaves.client.on(ANY_LEAF, ShardScan, slow)
+    setting.leaves.client.on("leaf-2", ShardScan, Unavailable("connection refused"))
+    scan = asyncio.create_task(setting.pages(policy=ReadPolicy(min_coverage=0.5)))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not scan.done()
+    may_answer.set()
+    coverage = (await scan)[-1].coverage
+    assert coverage is not None
+    assert (coverage.legs, coverage.legs_ok) == (4, 3)
+    with pytest.raises(Unavailable, match="1 of 4 shards"):
+        await setting.pages(policy=ReadPolicy(min_coverage=0.99))
+
+
 async def test_slow_reader_has_at_most_one_chunk_a_shard_fetched_ahead(setting: Setting) -> None:
     async with aclosing(setting.scan()) as pages:
         await anext(pages)

@@ -8,7 +8,7 @@ from kvshard.client.scan_token import ScanPosition, decode_position, encode_posi
 from kvshard.errors import InvalidToken
 
 SCAN = (b"docs", b"a", b"", b"z")
-positions = st.builds(ScanPosition, st.binary(max_size=20), st.binary(max_size=40), st.binary(max_size=20))
+positions = st.builds(ScanPosition, st.binary(max_size=20), st.binary(max_size=40), st.binary(max_size=20), st.booleans())
 
 
 @given(positions)
