@@ -57,13 +57,16 @@ def coverage_of(message: types_pb2.Coverage) -> Coverage:
 
 
 def add_coverage(first: Coverage, second: Coverage) -> Coverage:
-    """Coverage of a batch that was cut in two. A shard asked for both parts counts once for its documents: the larger view."""
-    widest = max(first, second, key=lambda coverage: coverage.documents_total)
+    """Coverage of a batch that was cut in two. Its documents are counted as in the part that covers less of them.
+
+    A shard asked for both parts must not count twice, so they cannot be added; of two whole parts the larger view counts.
+    """
+    least = min(first, second, key=lambda coverage: (coverage.fraction, -coverage.documents_total))
     return Coverage(
         complete=first.complete and second.complete,
-        documents_considered=widest.documents_considered,
-        documents_total=widest.documents_total,
-        fraction=min(first.fraction, second.fraction),
+        documents_considered=least.documents_considered,
+        documents_total=least.documents_total,
+        fraction=least.fraction,
         legs=first.legs + second.legs,
         legs_ok=first.legs_ok + second.legs_ok,
         failed=first.failed + second.failed,
