@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from kvshard.clustermap import Replica, ShardConfig
+from kvshard.errors import ErrorDetails, ResourceExhausted
 from kvshard.tail.attempts import AttemptMachine
 from kvshard.tail.deadlines import leg_deadline
 from kvshard.tail.defences import Defences, LegHedges, RequestHedges
@@ -20,6 +21,7 @@ from kvshard.tail.hedging import HedgeSettings
 from kvshard.tail.histogram import LogHistogram
 from kvshard.tail.leg_events import (
     Action,
+    AttemptFailed,
     AttemptKind,
     AttemptSucceeded,
     Cancel,
@@ -114,8 +116,7 @@ class Model:
             _leaf_name(index): ModelLeaf(
                 self._events,
                 faults_of(index, scenario.faults),
-                setting.busy_s,
-                setting.service_s,
+                setting,
                 zero,
                 Random(f"{seed}/leaf/{index}"),
             )
@@ -219,7 +220,20 @@ class Model:
             tally.hedges += not is_first
         job = Job(latency, now, lambda job: self._answered(leg, number, job))
         leg.asked[number] = leaf, job, self._defences.began(name, leg.gate, now, kind)
-        leaf.submit(job)
+        retry_after_s = leaf.retry_after_s(kind is AttemptKind.HEDGE)
+        if retry_after_s is None:
+            leaf.submit(job)
+        else:
+            self._events.at(now, self._shed, leg, number, retry_after_s)
+
+    def _shed(self, leg: _Leg, number: int, retry_after_s: float) -> None:
+        _, _, attempt = leg.asked[number]
+        if number not in leg.machine.outstanding:
+            return
+        details = ErrorDetails(retry_after_ms=round(retry_after_s * 1000) or 1)
+        error = ResourceExhausted("the leaf's queue is full", details)
+        self._defences.failed(attempt, error, self._events.now)
+        self._step(leg, AttemptFailed(number, error))
 
     def _cancel(self, leg: _Leg, number: int) -> None:
         leaf, job, attempt = leg.asked[number]

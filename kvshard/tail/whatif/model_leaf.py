@@ -6,9 +6,13 @@ Pure: imports only the standard library and other pure files.
 from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
+from math import inf
 from random import Random
 
-from kvshard.tail.whatif.scenario import Delay, Fault, Pause, Slow
+from kvshard.tail.whatif.scenario import Delay, Fault, Pause, Setting, Slow
+
+HEDGE_QUEUE_SHARE = 0.5
+"""Of the queue: from there on a leaf sheds hedges, as its admission does."""
 
 
 class Events:
@@ -78,7 +82,7 @@ class PauseSchedule:
         self._gap_s = pause.gap_s
         start = self._made_until + gap
         if start >= self._ends_at:
-            start = float("inf")
+            start = inf
         self._made_until = start + pause.length_s
         self._coming.append((start, self._made_until))
 
@@ -105,9 +109,7 @@ class ModelLeaf:
     were cancelled.
     """
 
-    def __init__(
-        self, events: Events, faults: Sequence[Fault], busy_s: float, service_s: float | None, zero: float, rng: Random
-    ) -> None:
+    def __init__(self, events: Events, faults: Sequence[Fault], setting: Setting, zero: float, rng: Random) -> None:
         """zero: where the clock stands when the first request counts; rng: its own, so that faults hit alike in every arm."""
         self.in_flight = 0
         self.begun = 0
@@ -115,8 +117,9 @@ class ModelLeaf:
         self._events = events
         self._rng = rng
         self._zero = zero
-        self._busy_s = busy_s
-        self._service_s = service_s
+        self._busy_s = setting.busy_s
+        self._service_s = setting.service_s
+        self._queue_max = inf if setting.queue_max is None else setting.queue_max
         self._free_at = 0.0
         self._pauses = [PauseSchedule(each, rng, zero) for each in faults if isinstance(each, Pause) and each.share > 0]
         stopping = (each for each in faults if isinstance(each, Pause) and each.share > 0)
@@ -127,6 +130,12 @@ class ModelLeaf:
 
     def __repr__(self) -> str:
         return f"ModelLeaf(in_flight={self.in_flight}, waiting={len(self._waiting)}, begun={self.begun})"
+
+    def retry_after_s(self, is_hedge: bool) -> float | None:
+        """Whether the leaf sheds a request now: seconds after which to ask again; None: it takes it. Hedges are shed first."""
+        waiting = len(self._waiting)
+        bound = self._queue_max * HEDGE_QUEUE_SHARE if is_hedge else self._queue_max
+        return None if waiting < bound else max(waiting * self._busy_s, 0.001)
 
     def submit(self, job: Job) -> None:
         """A request has come."""

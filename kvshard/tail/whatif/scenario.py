@@ -15,6 +15,9 @@ LEGS_MAX = 1_024
 LEAVES_MAX = 4_096
 """Each is an object with a queue; more than one for each replica of the widest fan-out gain nothing."""
 
+QUEUE_MOST = 1_000_000
+"""A longer queue holds more than any deadline lets pass."""
+
 RATE_MAX = 1_000_000.0
 """Requests per second; beyond it the virtual clock passes less than a second in a run."""
 
@@ -117,7 +120,8 @@ class Setting:
     fan_out: legs of a request, to as many different shards. rate: requests per second, Poisson. deadline_s: a request that
     takes longer has failed, and counts as the deadline. network_s: the part of a latency that is on the wire. overhead_s: what
     gathering and answering add to the slowest leg. busy_s: how long a leg has its leaf to itself, which makes queues; 0: leaves
-    never queue. service_s: what `Slow` multiplies; None: the whole latency.
+    never queue. queue_max: legs that may wait at a leaf, hedges half as many; what is more is shed; None: no bound. service_s:
+    what `Slow` multiplies; None: the whole latency.
     """
 
     leaves: int = 4
@@ -129,17 +133,19 @@ class Setting:
     network_s: float = 0.0
     overhead_s: float = 0.0
     busy_s: float = 0.0
+    queue_max: int | None = None
     service_s: float | None = None
 
 
 def check(scenario: Scenario, arm: Arm, setting: Setting) -> None:
     """Raises InvalidArgument with the field that makes no sense."""
-    _within("replicas", setting.replicas, 1, setting.leaves)
+    _within("fan_out", setting.fan_out, 1, LEGS_MAX)
+    _within("shards", setting.shards, setting.fan_out, LEGS_MAX)
     _within("leaves", setting.leaves, 1, LEAVES_MAX)
-    _within("shards", setting.shards, 1, LEGS_MAX)
-    _within("fan_out", setting.fan_out, 1, setting.shards)
+    _within("replicas", setting.replicas, 1, setting.leaves)
     _within("rate", setting.rate, 1e-3, RATE_MAX)
     _within("deadline_s", setting.deadline_s, 1e-3, 3600)
+    _within("queue_max", 1 if setting.queue_max is None else setting.queue_max, 1, QUEUE_MOST)
     _within("max_attempts", arm.max_attempts, 1, 10)
     for seconds in (setting.network_s, setting.overhead_s, setting.busy_s, setting.service_s or 0.0):
         _within("setting", seconds, 0, 3600)

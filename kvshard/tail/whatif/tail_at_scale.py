@@ -101,19 +101,19 @@ class Comparison:
         }
 
 
-def fan_out_arithmetic(seed: int = 1) -> list[Comparison]:
+def fan_out_arithmetic(seed: int = 1, requests: int = FAN_OUT_REQUESTS) -> list[Comparison]:
     """1 - (1 - p)^n at the two points that the paper names in its text."""
     return [
         Comparison("slow requests: 100 leaves, 1 leg in 100 slow", 0.63, share_of_slow_requests(0.01, 100), ""),
         Comparison("slow requests: 2,000 leaves, 1 leg in 10,000 slow", 0.18, share_of_slow_requests(0.0001, 2_000), ""),
-        _simulated_share(seed),
+        _simulated_share(seed, requests),
     ]
 
 
-def _simulated_share(seed: int) -> Comparison:
+def _simulated_share(seed: int, requests: int) -> Comparison:
     """The first of them as the event loop counts it: leaves that take 10 ms, and a second once in a hundred times."""
     setting = Setting(leaves=100, shards=100, fan_out=100, replicas=1)
-    found = predict(GivenLatency([(0.5, 0.010), (0.99, 1.0)]), Scenario(), Arm.none(), setting, FAN_OUT_REQUESTS, seed)
+    found = predict(GivenLatency([(0.5, 0.010), (0.99, 1.0)]), Scenario(), Arm.none(), setting, requests, seed)
     slow = sum(count for bucket, count in found.gathered.buckets() if bounds_of(bucket)[0] >= 1.0)
     note = f"event loop, {found.requests:,} requests"
     return Comparison("slow requests: 100 leaves, 1 leg in 100 slow", 0.63, slow / found.requests, "", note)
