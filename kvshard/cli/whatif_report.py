@@ -120,7 +120,8 @@ def contradiction_text() -> str:
     return (
         "The rows of 95 % of the leaves cannot be reached by any model of the first row, whatever legs have in common: a "
         f"random leg exceeds 10 ms once in 100 times, so at most {possible:.0%} of the requests can have 5 % of their legs "
-        f"beyond 10 ms; the published median says that {published:.0%} have them beyond 12 ms. The rows must be of different requests."
+        f"beyond 10 ms; the published median says that {published:.0%} have them beyond 12 ms. The rows must be of different "
+        "requests."
     )
 
 

@@ -57,6 +57,11 @@ def registry():
 def test_the_names_are_the_documented_ones(registry):
     families = {family.name for family in text_string_to_metric_families(exposition(registry).decode())}
     assert {name for name in families if name.startswith("kvshard_")} == {
+        "kvshard_leaf_cancelled",
+        "kvshard_leaf_wasted_seconds",
+        "kvshard_router_arrival_wait_seconds",
+        "kvshard_router_calls_in_flight",
+        "kvshard_router_refused_share",
         "kvshard_router_requests",
         "kvshard_router_request_seconds",
         "kvshard_router_legs",

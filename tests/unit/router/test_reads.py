@@ -45,7 +45,7 @@ class Setting:
         return "what was asked"
 
     async def read(self, took_s: float, legs: list[Leg], method: str = "Search", error: BaseException | None = None) -> None:
-        async with self.reads.read(method, Context(), "", self.detail) as times:
+        async with self.reads.read(method, Context(), 0, "", self.detail) as times:
             if legs:
                 times.add(legs, self.clock.monotonic())
             self.clock.advance(took_s)
@@ -97,7 +97,7 @@ async def test_a_read_that_is_given_up_before_a_leg_answered_is_seen_if_it_took_
 
 async def test_scan_is_measured_by_its_first_part_and_without_its_reader(setting: Setting) -> None:
     clock = setting.clock
-    async with setting.reads.scan(Context(), "docs", setting.detail) as times:
+    async with setting.reads.scan(Context(), 0, "docs", setting.detail) as times:
         times.add([Leg(0), Leg(1)], clock.monotonic())
         clock.advance(0.25)
         times.answered_at = clock.monotonic()
