@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.figures import show
 from loadtests import report
-from loadtests.bench import Plan
+from loadtests.plan import Plan
 from loadtests.results import RunResult
 from loadtests.runner import run
 from loadtests.scenarios import EXPERIMENTS, Experiment, quick

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from random import Random
 
 from loadtests.arrivals import Steady, schedule
-from loadtests.cpu import CpuMeter, Usage
+from loadtests.cpu import CpuMeter
 from loadtests.openloop import Call, OpenLoop
 from loadtests.tally import Tally
+from loadtests.usage import Usage
 
 FIRST_RATE = 40.0
 PROBE_S = 3.0

@@ -90,12 +90,18 @@ def latency_by_percentile(experiment: ExperimentResult, tables: Tables) -> str:
                 _curve(panel, cell, experiment, tables, cell.arm_title)
             _percentile_axes(panel)
             panel.set_title(cells[0].condition_title)
-            panel.legend(loc="upper left", fontsize=8.5)
+            _legend(panel, "upper left")
         low, high = axes[0].get_ylim()
-        axes[0].set_ylim(low, high * (high / low) ** (0.11 * max(1, len(axes[0].get_lines()) - 1)))  # Room for the legend.
+        if axes[0].get_yscale() == "log":
+            axes[0].set_ylim(low, high * (high / low) ** (0.11 * max(1, len(axes[0].get_lines()) - 1)))  # Room for the legend.
         axes[0].set_ylabel(f"latency of {_asks(experiment.widest)}")
 
     return _svg(draw, panels=len(conditions), height=4.0, is_shared=True)
+
+
+def _legend(panel: Axes, place: str) -> None:
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(loc=place, fontsize=8.5)
 
 
 def _asks(kind: str) -> str:
@@ -127,6 +133,8 @@ def _curve(
 
 
 def _percentile_axes(panel: Axes) -> None:
+    if not panel.get_lines():
+        return  # Too few samples for any curve; nothing has no logarithm.
     panel.set_xscale("log")
     panel.set_yscale("log")
     if panel.get_xlim()[0] < panel.get_xlim()[1]:
@@ -177,7 +185,7 @@ def _amplification(panel: Axes, experiment: ExperimentResult, condition: str, ta
     panel.set_ylim(bottom=0)
     panel.set_ylabel("p99 / p99 of one leg")
     panel.set_title(f"{_title_of(experiment, condition)}: amplification")
-    panel.legend(loc="upper left", fontsize=8.5)
+    _legend(panel, "upper left")
 
 
 def _stragglers(panel: Axes, experiment: ExperimentResult, condition: str) -> None:
@@ -197,7 +205,7 @@ def _stragglers(panel: Axes, experiment: ExperimentResult, condition: str) -> No
     panel.set_ylim(bottom=0)
     panel.set_ylabel(f"requests slower than {_rounded_ms(limit)}, %")
     panel.set_title(f"{_title_of(experiment, condition)}: stragglers met")
-    panel.legend(loc="upper left", fontsize=8.5)
+    _legend(panel, "upper left")
 
 
 def straggler_limit(experiment: ExperimentResult) -> float:
@@ -250,7 +258,7 @@ def extra_over_time(experiment: ExperimentResult) -> str:
         panel.set_xlabel("seconds of measuring (blocks of this cell, one after the other)")
         panel.set_ylabel("hedges, % of first attempts")
         panel.set_ylim(0, 1.3 * max(100 * BUDGET_PART, panel.get_ylim()[1] / 1.05))  # Room for the legend.
-        panel.legend(loc="upper right", fontsize=8.5)
+        _legend(panel, "upper right")
 
     return _svg(draw, panels=1, height=3.2)
 
@@ -279,11 +287,12 @@ def prediction_against_measurement(experiments: Iterable[ExperimentResult]) -> s
         for axis in (panel.xaxis, panel.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda seconds, _: _milliseconds(seconds)))
             axis.set_minor_formatter(NullFormatter())
-        panel.set_xscale("log")
-        panel.set_yscale("log")
+        if ends:
+            panel.set_xscale("log")
+            panel.set_yscale("log")
         panel.set_xlabel("measured")
         panel.set_ylabel("predicted")
-        panel.legend(loc="upper left", fontsize=8.5)
+        _legend(panel, "upper left")
 
     return _svg(draw, panels=1, height=4.2, width=5.2)
 

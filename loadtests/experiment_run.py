@@ -10,15 +10,16 @@ from typing import Any
 
 from kvshard import Client
 from loadtests.arrivals import Arrival, Steady, schedule
-from loadtests.bench import SETTLE_S, WARM_UP_S, Bench, Log, Plan, seconds_of
+from loadtests.bench import Bench, Log
 from loadtests.calibration import Calibration, full_rate, roomy_rate
 from loadtests.control import DirectCaller
-from loadtests.cpu import Usage
 from loadtests.injection import in_force
 from loadtests.openloop import OpenLoop
+from loadtests.plan import SETTLE_S, WARM_UP_S, Plan, seconds_of
 from loadtests.results import CellResult, ExperimentResult, ExtraPoint
 from loadtests.scenarios import DIRECT_NONE, NONE, Cell, Experiment, kinds_of
 from loadtests.tally import Tally
+from loadtests.usage import Usage
 from loadtests.workloads import WORKLOADS, ReadCall
 
 POLL_S = 1.0

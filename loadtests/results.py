@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvshard.tail.histogram import LogHistogram
-from loadtests.cpu import Usage, mean
 from loadtests.tally import Tally
+from loadtests.usage import Usage, mean
 
 VERSION = 1
 """Of the JSON; a file of another version is refused."""

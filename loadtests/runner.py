@@ -5,8 +5,9 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from loadtests.bench import LEAVES, Log, Plan, bench, setting
+from loadtests.bench import LEAVES, Log, bench, setting
 from loadtests.experiment_run import ExperimentRun
+from loadtests.plan import Plan
 from loadtests.results import RunResult
 from loadtests.scenarios import Experiment
 

@@ -2,10 +2,10 @@
 
 import random
 
-from loadtests.cpu import Usage
 from loadtests.results import CellResult, ExperimentResult, ExtraPoint, RunResult
 from loadtests.scenarios import Experiment, kinds_of
 from loadtests.tally import Tally
+from loadtests.usage import Usage
 
 PAUSED = {"healthy": 0.0, "pauses-0.5": 0.005, "pauses-2": 0.02}
 
