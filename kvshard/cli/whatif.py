@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,48 +42,61 @@ def register(app: App) -> None:
     app.command(whatif)
 
 
-def whatif(
-    *,
-    fan_out: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None,
-    replicas: int = 3,
-    leaves: int | None = None,
-    budget: str = "auto",
-    attempts: int = 3,
-    hedge: str = "auto",
-    replica_choice: str = "adaptive",
-    distribution: str | None = None,
-    source: Annotated[Path | None, Parameter(name="--from")] = None,
-    pauses: str = "0%",
-    pause_length: str = "50ms",
-    slow: str = "0%",
-    slow_factor: float = 10.0,
-    rate: float = 100.0,
-    requests: int | None = None,
-    seed: int = 1,
-    tail_at_scale: Annotated[bool, Parameter(negative="")] = False,
-    svg_file: Path | None = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
-) -> int:
-    """Predict the tail of gathered answers with and without its defences, by a model that runs the router's own code.
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """The cluster and what it is asked.
 
     Parameters
     ----------
     fan_out
-        Legs of a request, up to 1024; several for a line each. Without it 1, 10 and 100.
+        Legs of a request, up to 1024; several for two lines each. Without it 1, 10 and 100.
     replicas
         Replicas of each shard.
     leaves
         Leaves of the cluster. Without it one for each leg, and at least one for each replica.
-    budget
-        Extra requests at most, as a part of the first attempts: "5%", or "auto".
-    attempts
-        Attempts of a leg at most, the first one included.
+    rate
+        Requests per second.
+    """
+
+    fan_out: Annotated[list[int] | None, Parameter(negative="", consume_multiple=True)] = None
+    replicas: int = 3
+    leaves: int | None = None
+    rate: float = 100.0
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefenceOptions:
+    """Which defences the second line has.
+
+    Parameters
+    ----------
     hedge
         Policy, as of a request: "auto", "off", "10ms", "p99", "min(p99,50ms)".
     replica_choice
         "adaptive", "random" or "primary".
+    budget
+        Extra requests at most, as a part of the first attempts: "5%", or "auto".
+    attempts
+        Attempts of a leg at most, the first one included.
+    """
+
+    hedge: str = "auto"
+    replica_choice: str = "adaptive"
+    budget: str = "auto"
+    attempts: int = 3
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeafOptions:
+    """How long a leaf takes, and what is wrong with it.
+
+    Parameters
+    ----------
     distribution
-        Latency of a leaf by quantiles, such as "p50=5ms,p99=10ms,p99.9=80ms". Without it that of "The Tail at Scale".
+        Latency of a leg by quantiles, such as "p50=5ms,p99=10ms,p99.9=80ms". Without it that of "The Tail at Scale".
     source
         JSON file with a measured one, in seconds: the record of a histogram, or a list of requests, each a list of its legs.
     pauses
@@ -94,8 +107,34 @@ def whatif(
         Part of the attempts that take slow-factor times as long: "5%".
     slow_factor
         By how much.
-    rate
-        Requests per second.
+    """
+
+    distribution: str | None = None
+    source: Annotated[Path | None, Parameter(name="--from")] = None
+    pauses: str = "0%"
+    pause_length: str = "50ms"
+    slow: str = "0%"
+    slow_factor: float = 10.0
+
+
+_CLUSTER, _DEFENCES, _LEAF = ClusterOptions(), DefenceOptions(), LeafOptions()
+
+
+def whatif(
+    *,
+    cluster: ClusterOptions = _CLUSTER,
+    leaf: LeafOptions = _LEAF,
+    defences: DefenceOptions = _DEFENCES,
+    requests: int | None = None,
+    seed: int = 1,
+    tail_at_scale: Annotated[bool, Parameter(negative="")] = False,
+    svg_file: Path | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Predict the tail of gathered answers without and with defences, by a model that runs the router's own code.
+
+    Parameters
+    ----------
     requests
         Requests of a run. Without it enough for some 100,000 legs.
     seed
@@ -109,31 +148,45 @@ def whatif(
     """
     if tail_at_scale:
         return _tail_at_scale(seed, as_json)
-    from kvshard.tail.hedging import parse_policy, parse_replica_choice
-    from kvshard.tail.whatif.scenario import Arm, Pause, Scenario, Setting, Slow
+    from kvshard.tail.whatif.scenario import Setting
 
-    latency, origin = _latency(distribution, source)
-    budget_share = None if budget.strip().lower() == "auto" else parse_share(budget, "budget")
-    arm = Arm(
-        f"hedge {hedge}, {replica_choice}", parse_policy(hedge), parse_replica_choice(replica_choice), budget_share, attempts
-    )
-    faults: list[Pause | Slow] = []
-    if share := parse_share(pauses, "pauses"):
-        from kvshard.tail.whatif.latency import parse_length
-
-        faults.append(Pause(share, parse_length(pause_length, "pause_length")))
-    if share := parse_share(slow, "slow"):
-        faults.append(Slow(slow_factor, share))
-    setting = Setting(leaves=0, replicas=replicas, rate=rate)
+    latency, origin = _latency(leaf)
+    scenario = _scenario(leaf)
+    setting = Setting(leaves=0, replicas=cluster.replicas, rate=cluster.rate)
     settings = [
-        replace(setting, leaves=leaves if leaves is not None else max(each, replicas), shards=each, fan_out=each)
-        for each in dict.fromkeys(fan_out or (1, 10, 100))
+        replace(
+            setting, leaves=max(legs, cluster.replicas) if cluster.leaves is None else cluster.leaves, shards=legs, fan_out=legs
+        )
+        for legs in dict.fromkeys(cluster.fan_out or (1, 10, 100))
     ]
-    pairs = _run(latency, Scenario("what if", tuple(faults)), arm, settings, requests, seed)
-    weather = [f"{pauses} pauses of {pause_length}"] * any(isinstance(each, Pause) for each in faults)
-    weather += [f"{slow} of the attempts x{slow_factor:g}"] * any(isinstance(each, Slow) for each in faults)
-    title = f"{origin}; {', '.join(weather) or 'nothing wrong'}; {replicas} replicas"
-    return _show(pairs, title, svg_file, as_json)
+    pairs = _run(latency, scenario, _arm(defences), settings, requests, seed)
+    return _show(pairs, f"{origin}; {scenario.name}; {cluster.replicas} replicas", svg_file, as_json)
+
+
+def _arm(defences: DefenceOptions) -> "Arm":
+    from kvshard.tail.hedging import parse_policy, parse_replica_choice
+    from kvshard.tail.whatif.scenario import Arm
+
+    budget = None if defences.budget.strip().lower() == "auto" else parse_share(defences.budget, "budget")
+    policy, choice = parse_policy(defences.hedge), parse_replica_choice(defences.replica_choice)
+    return Arm(f"hedge {defences.hedge}, {defences.replica_choice}", policy, choice, budget, defences.attempts)
+
+
+def _scenario(leaf: LeafOptions) -> "Scenario":
+    """What is wrong; its name says it in words."""
+    from kvshard.tail.whatif.latency import parse_length
+    from kvshard.tail.whatif.scenario import Pause, Scenario, Slow
+
+    faults: list[Pause | Slow] = []
+    names = []
+    length = parse_length(leaf.pause_length, "pause_length")
+    if share := parse_share(leaf.pauses, "pauses"):
+        faults.append(Pause(share, length))
+        names.append(f"{share:.2%} pauses of {leaf.pause_length}".replace(".00%", "%"))
+    if share := parse_share(leaf.slow, "slow"):
+        faults.append(Slow(leaf.slow_factor, share))
+        names.append(f"{share:.2%} of the attempts x{leaf.slow_factor:g}".replace(".00%", "%"))
+    return Scenario(", ".join(names) or "nothing wrong", tuple(faults))
 
 
 def parse_share(text: str, field: str) -> float:
@@ -168,16 +221,16 @@ def _no_distribution(path: Path, why: str) -> InvalidArgument:
     return InvalidArgument(message, ErrorDetails(field="from"))
 
 
-def _latency(distribution: str | None, source: Path | None) -> "tuple[Latency, str]":
+def _latency(leaf: LeafOptions) -> "tuple[Latency, str]":
     """The latency, and where it comes from, in words."""
     from kvshard.tail.whatif.latency import parse_latency
 
-    if source is None:
-        text = distribution or DEFAULT_DISTRIBUTION
+    if leaf.source is None:
+        text = leaf.distribution or DEFAULT_DISTRIBUTION
         return parse_latency(text), f"leaf {text}"
-    if distribution is not None:
+    if leaf.distribution is not None:
         raise InvalidArgument("say either --distribution or --from", ErrorDetails(field="from"))
-    latency = read_latency(source)
+    latency = read_latency(leaf.source)
     return latency, f"{latency.samples or 0:,} measured legs"
 
 

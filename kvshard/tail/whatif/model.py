@@ -105,7 +105,8 @@ class Model:
         self._requests = requests
         self._warm_up = min(max(int(setting.rate * WARM_UP_S), WARM_UP_LEAST), max(1, int(requests * WARM_UP_PART)))
         self._events = Events()
-        self._arrivals, self._draws, self._chance = (Random(f"{seed}/{name}") for name in ("arrivals", "latencies", "policy"))
+        names = ("arrivals", "others", "latencies", "policy")
+        self._arrivals, self._others, self._draws, self._chance = (Random(f"{seed}/{name}") for name in names)
         self._plans = [plan_read(config, is_stale=False) for config in shard_configs(setting)]
         self._choice = arm.choice
         self._config = Config(max_attempts=arm.max_attempts)
@@ -128,7 +129,9 @@ class Model:
     def run(self) -> Tally:
         """Until every request has ended."""
         self._events.at(self._arrivals.expovariate(self._setting.rate), self._arrive)
-        self._events.run(lambda: self._ended == self._warm_up + self._requests)
+        for fan_out, rate in self._setting.background:
+            self._events.at(self._others.expovariate(rate), self._arrive_other, fan_out, rate)
+        self._events.run(lambda: self._ended == self._requests)
         self.tally.refused = self._refused() - self._refused_before
         return self.tally
 
@@ -138,20 +141,26 @@ class Model:
     # -- requests
 
     def _arrive(self) -> None:
-        now, setting = self._events.now, self._setting
         self._arrived += 1
         if self._arrived < self._warm_up + self._requests:
-            self._events.at(now + self._arrivals.expovariate(setting.rate), self._arrive)
-        elif self._arrived == self._warm_up + 1:
+            self._events.at(self._events.now + self._arrivals.expovariate(self._setting.rate), self._arrive)
+        if self._arrived == self._warm_up + 1:
             self._refused_before = self._refused()
-        hedges = self._defences.request(None, setting.fan_out, now)
-        request = _Request(now, hedges, is_counted=self._arrived > self._warm_up)
+        self._begin(self._setting.fan_out, is_counted=self._arrived > self._warm_up)
+
+    def _arrive_other(self, fan_out: int, rate: float) -> None:
+        self._events.at(self._events.now + self._others.expovariate(rate), self._arrive_other, fan_out, rate)
+        self._begin(fan_out, is_counted=False)
+
+    def _begin(self, fan_out: int, is_counted: bool) -> None:
+        now, setting = self._events.now, self._setting
+        request = _Request(now, self._defences.request(None, fan_out, now), is_counted)
         shards: Sequence[int] = range(setting.shards)
-        if setting.fan_out < setting.shards:
-            shards = self._draws.sample(shards, setting.fan_out)
+        if fan_out < setting.shards:
+            shards = self._draws.sample(shards, fan_out)
         deadline = leg_deadline(now, now + setting.deadline_s)
-        request.pending = setting.fan_out
-        for shard, latency in zip(shards, self._latency.request(self._draws, setting.fan_out), strict=True):
+        request.pending = fan_out
+        for shard, latency in zip(shards, self._latency.request(self._draws, fan_out), strict=True):
             self._begin_leg(request, self._plans[shard], latency, deadline)
         if request.pending:
             self._events.at(deadline, self._deadline, request)
@@ -182,11 +191,11 @@ class Model:
             self._end_request(request, leg_s)
 
     def _end_request(self, request: _Request, slowest_s: float) -> None:
-        self._ended += 1
         request.hedges.ended(self._events.now)
         request.legs.clear()
         if not request.is_counted:
             return
+        self._ended += 1
         tally, deadline_s = self.tally, self._setting.deadline_s
         tally.requests += 1
         tally.failures += request.is_failed

@@ -117,11 +117,12 @@ class Arm:
 class Setting:
     """The cluster and its load.
 
-    fan_out: legs of a request, to as many different shards. rate: requests per second, Poisson. deadline_s: a request that
-    takes longer has failed, and counts as the deadline. network_s: the part of a latency that is on the wire. overhead_s: what
-    gathering and answering add to the slowest leg. busy_s: how long a leg has its leaf to itself, which makes queues; 0: leaves
-    never queue. queue_max: legs that may wait at a leaf, hedges half as many; what is more is shed; None: no bound. service_s:
-    what `Slow` multiplies; None: the whole latency.
+    fan_out: legs of a request, to as many different shards. rate: requests per second, Poisson. background: (fan-out, requests
+    per second) of what else is asked meanwhile, and not counted. deadline_s: a request that takes longer has failed, and counts
+    as the deadline. network_s: the part of a latency that is on the wire. overhead_s: what gathering and answering add to the
+    slowest leg. busy_s: how long a leg has its leaf to itself, which makes queues; 0: leaves never queue. queue_max: legs that
+    may wait at a leaf, hedges half as many; what is more is shed; None: no bound. service_s: what `Slow` multiplies; None: the
+    whole latency.
     """
 
     leaves: int = 4
@@ -129,6 +130,7 @@ class Setting:
     replicas: int = 3
     fan_out: int = 8
     rate: float = 100.0
+    background: tuple[tuple[int, float], ...] = ()
     deadline_s: float = 10.0
     network_s: float = 0.0
     overhead_s: float = 0.0
@@ -144,6 +146,9 @@ def check(scenario: Scenario, arm: Arm, setting: Setting) -> None:
     _within("leaves", setting.leaves, 1, LEAVES_MAX)
     _within("replicas", setting.replicas, 1, setting.leaves)
     _within("rate", setting.rate, 1e-3, RATE_MAX)
+    for fan_out, rate in setting.background:
+        _within("background", fan_out, 1, setting.shards)
+        _within("background", rate, 1e-3, RATE_MAX)
     _within("deadline_s", setting.deadline_s, 1e-3, 3600)
     _within("queue_max", 1 if setting.queue_max is None else setting.queue_max, 1, QUEUE_MOST)
     _within("max_attempts", arm.max_attempts, 1, 10)

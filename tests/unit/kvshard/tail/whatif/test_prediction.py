@@ -102,6 +102,21 @@ def test_an_overloaded_leaf_sheds_instead_of_letting_its_queue_grow():
     assert found.p50 < 0.05
 
 
+def test_what_else_is_asked_takes_its_part_of_the_leaves_and_is_not_counted():
+    alone = Setting(leaves=1, shards=1, replicas=1, fan_out=1, rate=300, busy_s=0.001)
+    latency = GivenLatency([(0.5, 0.001)])
+    quiet = predict(latency, HEALTHY, Arm.none(), alone, 3_000)
+    busy = predict(latency, HEALTHY, Arm.none(), replace(alone, background=((1, 300.0), (1, 200.0))), 3_000)
+    assert quiet.requests == busy.requests == busy.firsts == 3_000
+    assert busy.gathered.mean > 1.5 * quiet.gathered.mean
+
+
+def test_refusals_of_the_warm_up_are_not_counted():
+    hot_start = Scenario("bad start", (Slow(50, share=0.05, until_s=0.0),))
+    found = predict(LEAF, hot_start, Arm.static(0.003, budget=0.02), replace(SETTING, leaves=20), 1_000)
+    assert found.refused.get("budget", 0) < 20
+
+
 def test_the_overhead_comes_on_top_of_the_slowest_leg():
     plain = predict(LEAF, HEALTHY, Arm.none(), SETTING, 300)
     more = predict(LEAF, HEALTHY, Arm.none(), replace(SETTING, overhead_s=0.010), 300)
@@ -152,6 +167,7 @@ def test_replicas_are_spread_evenly_over_different_leaves(leaves, shards, replic
         (Setting(shards=2_000, fan_out=8), (), "shards"),
         (Setting(rate=0), (), "rate"),
         (Setting(queue_max=0), (), "queue_max"),
+        (Setting(background=((9, 1.0),)), (), "background"),
         (Setting(), (Pause(1.0),), "pauses"),
         (Setting(), (Pause(0.5, 0.0),), "pause_length"),
         (Setting(), (Slow(0.5),), "factor"),
