@@ -3,9 +3,8 @@
 Choosing well is the first defence, and cheaper than any hedge. States of a leaf, the worst that holds:
 
     unreachable  it could not be reached; until it answers a ping
-    stalled      its oldest attempt without an answer is older than 0.7 x the delay of its kind; or attempts at it were given up
-    and
-                 nothing has been heard of it since
+    stalled      its oldest attempt without an answer is older than 0.7 x the delay of its kind; or it is *silent*: attempts at
+                 it were given up, and nothing has been heard of it since (then it is asked after those that are merely late)
     pushback     it has shed a request; for as long as it said
     probation    it is PROBATION_FACTOR times as slow as the others; it gets one first attempt a second
     new          seen for less than SLOW_START_S: its share grows from a tenth to the whole
@@ -42,6 +41,10 @@ RELEASE_FACTOR = 2.0
 
 PROBATION_SHARE = 1 / 3
 """Of the leaves at most on probation: if more are slow, slow is normal, and the rest would not carry the load."""
+
+PROBATION_SILENT_S = 60.0
+"""A leaf on probation that was not heard for so long (it left the cluster, or nobody reads what it holds) is taken off. Else it
+would count among those on probation for good, and keep others from getting there."""
 
 PROBE_INTERVAL_S = 1.0
 """A leaf on probation gets a first attempt that often: it can be hedged, so it costs its caller one delay at most."""
@@ -169,7 +172,7 @@ class Leaf:
 
 
 class Attempt:
-    """An attempt under way; handed back to `ReplicaHealth.ended`."""
+    """An attempt under way; handed back when it has ended."""
 
     __slots__ = ("began", "id", "is_first", "leaf", "pool")
 
@@ -259,11 +262,12 @@ class ReplicaHealth:
         self._ended(attempt)
         if is_unreachable(error):
             return self.unreachable(leaf.name, now)
-        self._heard(leaf, now)
         if isinstance(error, ResourceExhausted):
             asked = (error.details.retry_after_ms or 0) / 1_000 or PUSHBACK_S
             leaf.pushback_until = now + min(PUSHBACK_MAX_S, asked)
             self.sheds += 1
+            return False  # The lane may have said that, full of what the leaf does not answer: that is no sign of life.
+        self._heard(leaf, now)
         return False
 
     def unreachable(self, name: str, now: float) -> bool:
@@ -335,10 +339,22 @@ class ReplicaHealth:
         self._typical = self._typical_slowness()
         if leaf.slowness < PROBATION_FACTOR * self._typical:
             return
-        others = sum(each.is_on_probation for each in self._leaves.values())
-        if others + 1 <= PROBATION_SHARE * len(self._leaves):
+        present = self._present(now)
+        others = sum(each.is_on_probation for each in present)
+        if others + 1 <= PROBATION_SHARE * len(present):
             leaf.is_on_probation = True
             leaf.next_probe_at = now + PROBE_INTERVAL_S
+
+    def _present(self, now: float) -> list[Leaf]:
+        """The leaves that were heard lately. Those that were not are no longer on probation; how slow they are is unknown."""
+        present = []
+        for leaf in self._leaves.values():
+            if now - leaf.heard_at < PROBATION_SILENT_S:
+                present.append(leaf)
+            else:
+                leaf.is_on_probation = False
+                leaf.slowness, leaf.samples = 1.0, 0
+        return present
 
     def _typical_slowness(self) -> float:
         known = sorted(each.slowness for each in self._leaves.values() if each.samples >= SAMPLES_MIN)
@@ -378,9 +394,9 @@ class ReplicaHealth:
 
     def _rank(self, leaf: Leaf, now: float) -> int:
         """The state as it matters for a first attempt: a probe, and the share of a new leaf, count as ok."""
-        if now < leaf.unreachable_until:
-            return LeafState.UNREACHABLE
-        if leaf.is_silent or (leaf.waiting and leaf.is_stalled(now)):
+        if now < leaf.unreachable_until or leaf.is_silent:
+            return LeafState.UNREACHABLE  # Silent is worse than late: those that are merely late are asked first.
+        if leaf.waiting and leaf.is_stalled(now):
             return LeafState.STALLED
         if now < leaf.pushback_until:
             return LeafState.PUSHBACK
