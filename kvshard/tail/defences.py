@@ -10,7 +10,9 @@ AllFastestRoute):
     no_candidate  every other replica has a late leg of this same request, or is stalled, or cannot be reached
     pushback      the spare replicas are shedding load
     queue         their queues are long
-    storm         more than max(4, a quarter) of this request's legs are hedged already: then it is not one leaf that is slow
+    storm         more than max(4, a quarter) of this request's legs are hedged already, and more than one leaf is late: then it
+    is
+                  not one leaf that is slow. (One leaf of few may hold most of the legs; the budget still bounds what it costs.)
     budget        see `budget`
 
 and `not_idempotent`, counted for writes that were late: a write is never hedged.
@@ -207,7 +209,7 @@ class Defences:
 
 
 class RequestHedges:
-    """A read under way, shared by its legs. late: leaves that have a late leg of it."""
+    """A read under way, shared by its legs. late: how many late legs of it a leaf has; leaves without one are not in it."""
 
     __slots__ = ("began", "budget", "defences", "hedged_legs", "is_held_out", "late", "legs", "policy")
 
@@ -221,7 +223,7 @@ class RequestHedges:
         self.is_held_out = is_held_out
         self.began = now
         self.hedged_legs = 0
-        self.late: set[str] = set()
+        self.late: dict[str, int] = {}
 
     def leg(self, kind: str, now: float) -> "LegHedges":
         """One of its legs."""
@@ -243,7 +245,7 @@ class RequestHedges:
 class LegHedges:
     """One leg's gate; see `HedgeGate`. delay: seconds after which it is late; None: it is not hedged."""
 
-    __slots__ = ("delay", "is_hedged", "pool", "request", "stalled_after", "under_way")
+    __slots__ = ("delay", "is_hedged", "late_at", "pool", "request", "stalled_after", "under_way")
 
     def __init__(self, request: RequestHedges, pool: LatencyPool, now: float) -> None:
         self.request = request
@@ -251,6 +253,7 @@ class LegHedges:
         fraction = request.budget.budget.fraction
         self.delay = policy_delay(request.policy, pool, fraction, now)
         self.is_hedged = False
+        self.late_at: set[str] = set()
         self.under_way = 0
         # Within what is sensible for the kind of leg: one impatient caller would take the leaf from all the others.
         usual = pool.delay(1 - fraction, now)
@@ -292,6 +295,7 @@ class LegHedges:
         """The leg has ended, with these attempts (none: the first one was answered)."""
         counters, seen = self.request.defences.counters, self.request.budget.seen
         self.under_way = 0
+        self._forget_late()
         for each in tries:
             if each.kind is AttemptKind.HEDGE:
                 has_won = each.outcome == "won"
@@ -306,6 +310,23 @@ class LegHedges:
         """The caller has gone: the leg ends without an outcome. That its hedges did not win says nothing about hedging."""
         self.request.defences.counters.hedges_wasted += self.under_way
         self.under_way = 0
+        self._forget_late()
+
+    def _note_late(self, waiting: Sequence[Candidate]) -> None:
+        late = self.request.late
+        for each in waiting:
+            if each.leaf not in self.late_at:
+                self.late_at.add(each.leaf)
+                late[each.leaf] = late.get(each.leaf, 0) + 1
+
+    def _forget_late(self) -> None:
+        """The leg has ended: where it was late another one may be hedged to again, unless the leaf is stalled."""
+        late = self.request.late
+        for leaf in self.late_at:
+            late[leaf] -= 1
+            if not late[leaf]:
+                del late[leaf]
+        self.late_at.clear()
 
     def _chosen(
         self, spares: Sequence[Candidate], waiting: Sequence[Candidate], late_by_s: float, now: float, deadline: float
@@ -314,13 +335,14 @@ class LegHedges:
         assert self.delay is not None, "a leg without a delay has no timer"
         if late_by_s > max(LATE_TIMER_S, LATE_TIMER_SHARE * self.delay):
             return Refusal.LATE_ROUTER  # It does not even say that the leaf is late.
-        request.late.update(each.leaf for each in waiting)
+        self._note_late(waiting)
         if deadline - now < (self.pool.median or 0.0):
             return Refusal.DEADLINE
         candidate = self._spare(spares, now)
         if isinstance(candidate, Refusal):
             return candidate
-        if not self.is_hedged and request.hedged_legs >= max(STORM_LEGS, STORM_SHARE * request.legs):
+        is_many = request.hedged_legs >= max(STORM_LEGS, STORM_SHARE * request.legs)
+        if is_many and not self.is_hedged and len(request.late) > 1:
             return Refusal.STORM
         return candidate if request.budget.budget.try_take(now) else Refusal.BUDGET
 

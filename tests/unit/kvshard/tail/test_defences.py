@@ -137,10 +137,28 @@ class TestGates:
         held = defences(HedgeSettings(budget=0.5))
         request = held.request(None, legs, NOW)
         held.budget_now(NOW).first_attempts(NOW, 10_000)
+        request.leg("Get", NOW).admit((), [Candidate("d", 1)], 0.0, NOW, DEADLINE)  # Another leaf is late, too.
         hedged = [request.leg("Get", NOW) for _ in range(most)]
         assert all(admitted(leg) is B for leg in hedged)
         self.refused(held, request.leg("Get", NOW), Refusal.STORM)
         assert admitted(hedged[0], spares=(C,)) is C, "a leg that is hedged already may have one more"
+
+    def test_many_legs_at_one_sick_leaf_are_no_storm(self) -> None:
+        held = defences(HedgeSettings(budget=0.5))
+        request = held.request(None, 8, NOW)
+        held.budget_now(NOW).first_attempts(NOW, 10_000)
+        assert all(admitted(request.leg("Get", NOW)) is B for _ in range(2 * STORM_LEGS))
+
+    def test_a_leaf_whose_late_leg_has_ended_is_a_candidate_again(self) -> None:
+        held = defences()
+        request = held.request(None, 8, NOW)
+        late, other = request.leg("Get", NOW), request.leg("Get", NOW)
+        late.admit([A], [B], 0.0, NOW, DEADLINE)
+        late.admit([A], [B], 0.0, NOW, DEADLINE)
+        self.refused(held, other, Refusal.NO_CANDIDATE, spares=(B,))
+        late.ended([])
+        assert admitted(other, spares=(B,)) is B
+        assert request.late == {"a": 1}
 
     def test_budget(self) -> None:
         held = defences()
@@ -165,6 +183,7 @@ class TestGates:
         held.pool("Get").delay(0.95, NOW + 1)
         request = held.request(FixedDelay(0.01), 1, NOW)
         request.hedged_legs = STORM_LEGS
+        request.late = {"x": 1}
         leg = request.leg("Get", NOW)
         held.failed(hang(held, leg, "b"), ResourceExhausted("busy", ErrorDetails(retry_after_ms=1_000)), NOW)
         late = {"now": DEADLINE - 0.1}
