@@ -1,14 +1,19 @@
 """The cluster that is measured, with its data, and how much is measured on it."""
 
+import asyncio
 import gc
 import os
 import pathlib
 import platform
+import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from benchmarks.fleet import Fleet
+from benchmarks.processes import free_port
 from kvshard import Client
 from loadtests.cpu import CpuMeter
 from loadtests.workloads import Corpus, load_documents, load_keys
@@ -17,13 +22,37 @@ LEAVES = 4
 SHARDS = 8
 REPLICAS = 3
 WHOLE_TIMEOUT_S = 30.0
+METRICS_TIMEOUT_S = 5.0
+WASTED = "kvshard_leaf_wasted_seconds_total"
+
+
+class MeasuredFleet(Fleet):
+    """A cluster whose leaves take faults and tell their metrics."""
+
+    def __init__(self, folder: pathlib.Path, *, leaves: int) -> None:
+        self._metrics_ports = {f"leaf-{number}": free_port() for number in range(1, leaves + 1)}
+        super().__init__(folder, leaves=leaves, shards=SHARDS, replicas=REPLICAS, leaf_arguments=("--allow-faults",))
+
+    def listen_arguments(self, name: str) -> tuple[str, ...]:
+        """Where a leaf listens, for requests and for who reads its metrics."""
+        return (*super().listen_arguments(name), "--metrics-port", str(self._metrics_ports[name]))
+
+    async def wasted_s(self) -> float:
+        """Seconds of work that the leaves did in vain since they started."""
+        return await asyncio.to_thread(lambda: sum(map(_wasted_s, self._metrics_ports.values())))
+
+
+def _wasted_s(port: int) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=METRICS_TIMEOUT_S) as response:
+        families = text_string_to_metric_families(response.read().decode())
+        return sum(sample.value for family in families for sample in family.samples if sample.name == WASTED)
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
     """A cluster that serves, with its data."""
 
-    fleet: Fleet
+    fleet: MeasuredFleet
     client: Client[str]
     corpus: Corpus
     meter: CpuMeter
@@ -32,7 +61,7 @@ class Bench:
 @asynccontextmanager
 async def bench(folder: pathlib.Path, *, leaves: int = LEAVES, has_documents: bool = True) -> AsyncIterator[Bench]:
     """Start a cluster in a folder and load what the workloads read."""
-    fleet = Fleet(folder, leaves=leaves, shards=SHARDS, replicas=REPLICAS, leaf_arguments=("--allow-faults",))
+    fleet = MeasuredFleet(folder, leaves=leaves)
     async with fleet, Client(fleet.address, timeout=60.0) as client:
         await fleet.wait_whole(WHOLE_TIMEOUT_S)
         corpus = await load_keys(client)

@@ -2,40 +2,63 @@
 
 hedge-python learns the latency per key and sends a second request after a quantile of it, within a budget of its own. Its
 transports and its gRPC interceptor would send that second request to the very leaf that is slow; here it may ask another
-replica, by its scheduler, which is the best that can be done with it.
+replica, by its scheduler, which is the best that can be done with it. kvshard's own arm is the router's code, in this process
+as well: both have the same way to the leaves.
 """
 
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
 from hedge import HedgeConfig
 from hedge.transport._base import HedgeScheduler
+from prometheus_client import CollectorRegistry
 
 from kvshard.clock import Clock, SystemClock
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap
 from kvshard.model import ShardRead, ShardReadReply
 from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.leaf_client import Answer
+from kvshard.tail.hedging import ReplicaChoice, parse_policy
+from kvshard.telemetry import RouterMetrics
 from loadtests.arrivals import Arrival
 from loadtests.scenarios import Arm, Control
 from loadtests.workloads import Corpus, ReadCall, WrongAnswer
+from router.leg import How
+from router.scatter import Scatter
 
 TUNED_PERCENTILE = 0.99
 TUNED_BUDGET_PERCENT = 5.0
 """What a user who has read its manual might set; as it comes it hedges at p90, within 10 %."""
 
 
+Ask = Callable[[list[str], ShardRead, float], Awaitable[Answer[ShardReadReply]]]
+"""Asks for a shard's keys: (replicas in a random order, request, deadline)."""
+
+
+class _OneMap:
+    """A map that nobody changes."""
+
+    has_map = True
+
+    def __init__(self, cluster_map: ClusterMap) -> None:
+        self.current = cluster_map
+
+    async def refresh(self) -> ClusterMap:
+        return self.current
+
+    async def wait_newer(self, version: int, timeout: float) -> ClusterMap:
+        return self.current
+
+
 class DirectCaller:
     """Asks the leaves of one cluster map, which must not change meanwhile. Use it as a context manager.
 
-    hedges: second requests sent so far. rate: requests a second, which hedge-python wants to know for its budget.
+    rate: requests a second, which hedge-python wants to know for its budget.
     """
 
     def __init__(self, cluster_map: ClusterMap, corpus: Corpus) -> None:
-        self.hedges = 0
         self.rate = 100.0
         self._map = cluster_map
         self._corpus = corpus
@@ -43,7 +66,15 @@ class DirectCaller:
         addresses = {leaf.id: leaf.address for leaf in cluster_map.leaves.values()}
         self._leaves = LaneLeafClient(addresses.get, self._clock)
         self._schedulers: dict[Control, HedgeScheduler] = {}
-        self._stack = AsyncExitStack()
+        self._library_hedges = 0
+        self._scatter = Scatter(
+            _OneMap(cluster_map), self._clock, RouterMetrics(CollectorRegistry()), self._leaves.ping, random.Random(1)
+        )
+
+    @property
+    def hedges(self) -> int:
+        """Second requests sent so far, whoever sent them."""
+        return self._library_hedges + self._scatter.defences.counters.hedges_sent
 
     async def __aenter__(self) -> Self:
         return self
@@ -53,13 +84,12 @@ class DirectCaller:
     ) -> None:
         for scheduler in self._schedulers.values():
             await scheduler.close()
-        await self._stack.aclose()
+        await self._scatter.close()
         await self._leaves.close()
 
     def call(self, arm: Arm, deadline_s: float) -> ReadCall:
         """Reads one key of a shard under an arm of the control."""
-        assert arm.control is not None, "an arm of the control"
-        ask = self._plain if arm.control is Control.NOTHING else self._by_library(arm.control)
+        ask = self._ask_of(arm)
 
         async def call(arrival: Arrival) -> None:
             rng = random.Random(arrival.seed)
@@ -75,10 +105,29 @@ class DirectCaller:
 
         return call
 
+    def _ask_of(self, arm: Arm) -> Ask:
+        if arm.control is Control.NOTHING:
+            return self._plain
+        if arm.control is Control.KVSHARD:
+            return self._by_kvshard(arm)
+        assert arm.control is not None, "an arm of the control"
+        return self._by_library(arm.control)
+
+    def _by_kvshard(self, arm: Arm) -> Ask:
+        how = How(ReplicaChoice(arm.replica_choice), hedge=parse_policy(arm.hedge))
+
+        async def ask(_: list[str], request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
+            result = await self._scatter.ask("Get", self._leaves.read, request, deadline, how)
+            if result.answer is None:
+                raise result.error or WrongAnswer("a leg without answer and error")
+            return result.answer
+
+        return ask
+
     async def _plain(self, order: list[str], request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
         return await self._leaves.read(order[0], request, deadline)
 
-    def _by_library(self, control: Control) -> Callable[[list[str], ShardRead, float], Awaitable[Answer[ShardReadReply]]]:
+    def _by_library(self, control: Control) -> Ask:
         scheduler = self._schedulers.get(control)
         if scheduler is None:
             config = HedgeConfig(estimated_rps=self.rate)
@@ -91,7 +140,7 @@ class DirectCaller:
                 scheduler.sketch_for(order[0]).add(seconds)
 
             async def hedge() -> Answer[ShardReadReply]:
-                self.hedges += 1
+                self._library_hedges += 1
                 return await self._leaves.read(order[1 % len(order)], request, deadline, is_hedge=True)
 
             # Its own latency is learned per host, as its transports do.

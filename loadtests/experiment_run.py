@@ -6,16 +6,16 @@ import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from typing import Any
 
-from kvshard import Client
+from kvshard import Client, KvShardError
 from loadtests.arrivals import Arrival, Steady, schedule
-from loadtests.bench import Bench, Log
+from loadtests.bench import REPLICAS, Bench, Log
 from loadtests.calibration import Calibration, full_rate, roomy_rate
 from loadtests.control import DirectCaller
 from loadtests.injection import in_force
 from loadtests.openloop import OpenLoop
 from loadtests.plan import SETTLE_S, WARM_UP_S, Plan, seconds_of
+from loadtests.prediction import REFERENCE_S, Reference, add_predictions, is_predicted, timed_call
 from loadtests.results import CellResult, ExperimentResult, ExtraPoint
 from loadtests.scenarios import DIRECT_NONE, NONE, Cell, Experiment, kinds_of
 from loadtests.tally import Tally
@@ -24,6 +24,8 @@ from loadtests.workloads import WORKLOADS, ReadCall
 
 POLL_S = 1.0
 """Between two looks at the router's counters."""
+
+STATUS_TIMEOUT_S = 2.0
 
 
 class _Counters:
@@ -40,7 +42,10 @@ class _Counters:
         if self._caller is not None:
             self.points.append((at, self._caller.hedges))
             return
-        tail: Any = getattr(await self._client.status(timeout=2.0), "tail", None)
+        try:
+            tail = (await self._client.status(timeout=STATUS_TIMEOUT_S)).tail
+        except KvShardError:
+            return  # Overload may shed this too: the next look counts for both intervals.
         if tail is None:
             return
         self.points.append((at, tail.hedges_total))
@@ -70,7 +75,7 @@ class ExperimentRun:
         self._rng = random.Random(f"{plan.seed}:{experiment.name}")
         self._kinds = kinds_of(experiment)
         self._caller: DirectCaller | None = None
-        self._began: dict[str, float] = {}
+        self._reference = Reference()
 
     async def run(self) -> ExperimentResult:
         """Calibrate, and measure every cell."""
@@ -95,13 +100,34 @@ class ExperimentRun:
             pairs = list(zip(experiment.cells, results, strict=True))
             rounds = self._plan.rounds_of(experiment, found.rate)
             self._log(f"  {2 * rounds} blocks of each of {len(pairs)} cells: {seconds_of(experiment, rounds) / 60:.1f} minutes")
+            await self._reference_block(found)
             for _ in range(rounds):
                 for cell, result in [*pairs, *reversed(pairs)]:
                     await self._block(cell, result, found)
-        return ExperimentResult(
+            await self._reference_block(found)
+        made = ExperimentResult(
             experiment.name, experiment.title, experiment.workload, found.rate, found.leg_p50_s, experiment.deadline_s,
             sorted(fan_out for fan_out, _ in experiment.fan_outs), results, list(experiment.notes),
         )  # fmt: skip
+        reference, leaves = self._reference, len(self._bench.fleet.leaves)
+        options = {"leaves": leaves, "replicas": REPLICAS, "seed": self._plan.seed}
+        await asyncio.to_thread(add_predictions, experiment, made, reference, **options)
+        return made
+
+    async def _reference_block(self, found: Calibration) -> None:
+        """See `prediction`: the same legs a second as in the cells, all of them of requests to every shard."""
+        experiment = self._experiment
+        if not any(is_predicted(experiment, cell) for cell in experiment.cells):
+            return
+        widest = max(fan_out for fan_out, _ in experiment.fan_outs)
+        weights = sum(weight for _, weight in experiment.fan_outs)
+        rate = found.rate * sum(fan_out * weight for fan_out, weight in experiment.fan_outs) / weights / widest
+        arrivals = schedule(Steady(rate, REFERENCE_S), [(str(widest), 1.0)], self._rng)
+        bench, deadline_s = self._bench, experiment.deadline_s
+        call = timed_call(
+            bench.client, bench.corpus, experiment.workload, self._reference, max(deadline_s, 1.0), time.monotonic
+        )
+        await OpenLoop(arrivals, call, deadline_s=max(deadline_s, 1.0)).run()
 
     async def _calibrate(self) -> Calibration:
         kinds = self._kinds if any(kind == "1" for kind, _ in self._kinds) else [*self._kinds, ("1", 0.05)]
@@ -125,6 +151,7 @@ class ExperimentRun:
         loop = OpenLoop(arrivals, self._call(cell), deadline_s=self._experiment.deadline_s, warm_up_s=warm_up)
         counters = _Counters(self._bench.client, self._caller)
         bench = self._bench
+        wasted_before = await bench.fleet.wasted_s()
         async with in_force(condition, bench.fleet, bench.client, seconds=whole, leg_p50_s=found.leg_p50_s):
             usage = asyncio.create_task(self._measured_usage(warm_up, self._experiment.block_s))
             running = asyncio.create_task(loop.run())
@@ -138,6 +165,7 @@ class ExperimentRun:
                 for task in (usage, running, polling):
                     task.cancel()
                 await asyncio.gather(usage, running, polling, return_exceptions=True)
+        result.wasted_s = (result.wasted_s or 0.0) + await bench.fleet.wasted_s() - wasted_before
         self._add(result, tally, counters, arrivals, warm_up)
         p99 = tally.latency((self._kinds[0][0],)).quantile(0.99) or 0.0
         extra = result.extra_part
