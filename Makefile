@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MINUTES ?= 10
 KILLS ?= 20
+comma := ,
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev demo up test sim sim-mutants soak amplification amplification-full locust check format protos bench bench-replication clean lock
@@ -58,8 +59,9 @@ amplification: $(VENV)/.load ## Measure what hedging does for the tail: load-res
 amplification-full: $(VENV)/.load ## The same for every scenario, with the samples that a p99.9 takes: two hours
 	$(BIN)/python -m loadtests amplification --full --target load-results/amplification-full
 
-locust: $(VENV)/.load ## Load a running cluster from a web page: ROUTER=127.0.0.1:7700
-	$(BIN)/locust --locustfile loadtests/locustfile.py --class-picker --host $(or $(ROUTER),127.0.0.1:7700)
+locust: $(VENV)/.load ## Load a running cluster from a web page: ROUTER=127.0.0.1:7700, SHAPE=ramp, steps or spike
+	$(BIN)/locust -f loadtests/locustfile.py$(if $(SHAPE),$(comma)loadtests/shapes/$(SHAPE).py) --class-picker \
+	  --web-host 127.0.0.1 --host $(or $(ROUTER),127.0.0.1:7700)
 
 check: $(VENV)/.dev ## Format, lint, types, import rules, proto lint and drift
 	$(BIN)/ruff format --check .

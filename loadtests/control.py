@@ -23,6 +23,7 @@ from kvshard.rpc.leaf_client import Answer
 from kvshard.tail.hedging import ReplicaChoice, parse_policy
 from kvshard.telemetry import RouterMetrics
 from loadtests.arrivals import Arrival
+from loadtests.one_map import OneMap
 from loadtests.scenarios import Arm, Control
 from loadtests.workloads import Corpus, ReadCall, WrongAnswer
 from router.leg import How
@@ -35,21 +36,6 @@ TUNED_BUDGET_PERCENT = 5.0
 
 Ask = Callable[[list[str], ShardRead, float], Awaitable[Answer[ShardReadReply]]]
 """Asks for a shard's keys: (replicas in a random order, request, deadline)."""
-
-
-class _OneMap:
-    """A map that nobody changes."""
-
-    has_map = True
-
-    def __init__(self, cluster_map: ClusterMap) -> None:
-        self.current = cluster_map
-
-    async def refresh(self) -> ClusterMap:
-        return self.current
-
-    async def wait_newer(self, version: int, timeout: float) -> ClusterMap:
-        return self.current
 
 
 class DirectCaller:
@@ -68,7 +54,7 @@ class DirectCaller:
         self._schedulers: dict[Control, HedgeScheduler] = {}
         self._library_hedges = 0
         self._scatter = Scatter(
-            _OneMap(cluster_map), self._clock, RouterMetrics(CollectorRegistry()), self._leaves.ping, random.Random(1)
+            OneMap(cluster_map), self._clock, RouterMetrics(CollectorRegistry()), self._leaves.ping, random.Random(1)
         )
 
     @property

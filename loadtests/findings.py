@@ -100,7 +100,7 @@ def findings(run: RunResult, tables: Tables) -> list[Finding]:
     """All that the run has measured, in the order of its experiments."""
     makers = (_pauses, _healthy, _slow_requests, _one_slow, _all_slow, _throttled, _overload, _shifted, _deadlines, _control)
     found = [each for experiment in run.experiments for maker in makers for each in maker(experiment, tables)]
-    return found + list(_predictions(run)) + list(_wasted(run))
+    return [*found, *_predictions(run), *_wasted(run), *_bookkeeping(run)]
 
 
 def _bare(value: float, samples: int) -> Estimate:
@@ -271,3 +271,10 @@ def _wasted(run: RunResult) -> Iterator[Finding]:
     if used:
         estimate = _bare(100 * wasted / used, requests)
         yield Finding("all experiments", "work wasted by losers, of leaf processor time", estimate, "%", 4.0, 2.0)
+
+
+def _bookkeeping(run: RunResult) -> Iterator[Finding]:
+    if run.bookkeeping_s is not None:
+        estimate = _bare(1e6 * run.bookkeeping_s, run.bookkeeping_n)
+        note = "requests to every shard, less the bare tasks that they take"
+        yield Finding("router", "bookkeeping of a leg, p50", estimate, "us", 60.0, 25.0, note=note)

@@ -146,13 +146,18 @@ _EXPERIMENT_FIELDS = ("name", "title", "workload", "rate", "leg_p50_s", "deadlin
 
 @dataclass(slots=True)
 class RunResult:
-    """A whole run. made_at: ISO 8601. setting: what it ran on, in words, by name. seconds: how long it took."""
+    """A whole run. made_at: ISO 8601. setting: what it ran on, in words, by name. seconds: how long it took.
+
+    bookkeeping_s, bookkeeping_n: what the router's own work on a leg took at the median, and of how many requests.
+    """
 
     made_at: str
     seed: int
     setting: dict[str, str]
     experiments: list[ExperimentResult]
     seconds: float = 0.0
+    bookkeeping_s: float | None = None
+    bookkeeping_n: int = 0
 
     def as_record(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -162,6 +167,8 @@ class RunResult:
             "seed": self.seed,
             "setting": self.setting,
             "seconds": self.seconds,
+            "bookkeeping_s": self.bookkeeping_s,
+            "bookkeeping_n": self.bookkeeping_n,
             "experiments": [experiment.as_record() for experiment in self.experiments],
         }
 
@@ -180,6 +187,9 @@ class RunResult:
             raise ValueError(f"{source} is no load-test run of version {VERSION}")
         try:
             experiments = [ExperimentResult.from_record(each) for each in record["experiments"]]
-            return cls(record["made_at"], int(record["seed"]), dict(record["setting"]), experiments, float(record["seconds"]))
+            return cls(
+                record["made_at"], int(record["seed"]), dict(record["setting"]), experiments, float(record["seconds"]),
+                record["bookkeeping_s"], int(record["bookkeeping_n"]),
+            )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise ValueError(f"{source} is damaged: {error!r}") from error
