@@ -34,18 +34,29 @@ class Reference:
     """What requests to all shards took in the healthy cluster, in seconds: each one's legs, and what it took beyond them."""
 
     legs: list[tuple[float, ...]] = field(default_factory=list)
+    networks: list[float] = field(default_factory=list)
     beyond: list[float] = field(default_factory=list)
 
     def add(self, timing: Timing, seconds: float) -> None:
         """Note a request."""
         legs = tuple(leg.total_us / 1e6 for leg in timing.legs)
         self.legs.append(legs)
+        self.networks += [leg.network_us / 1e6 for leg in timing.legs]
         self.beyond.append(max(0.0, seconds - max(legs)))
 
     @property
     def overhead_s(self) -> float:
         """The median of the time beyond the slowest leg."""
-        return sorted(self.beyond)[len(self.beyond) // 2] if self.beyond else 0.0
+        return _median(self.beyond)
+
+    @property
+    def network_s(self) -> float:
+        """The median of the part of a leg that is neither queue nor service."""
+        return _median(self.networks)
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2] if values else 0.0
 
 
 def timed_call(
@@ -81,17 +92,20 @@ def add_predictions(
     if not reference.legs:
         return
     latency, widest = LegVectors(reference.legs), int(result.widest)
-    legs = sum(fan_out * weight for fan_out, weight in experiment.fan_outs) / sum(weight for _, weight in experiment.fan_outs)
+    weights = sum(weight for _, weight in experiment.fan_outs)
     for cell, measured in zip(experiment.cells, result.cells, strict=True):
         if not is_predicted(experiment, cell):
             continue
+        rates = {fan_out: result.rate * cell.condition.load * weight / weights for fan_out, weight in experiment.fan_outs}
         setting = model.Setting(
             leaves=leaves,
             shards=widest,
             replicas=replicas,
             fan_out=widest,
-            rate=result.rate * cell.condition.load * legs / widest,  # As many legs a second.
+            rate=rates.pop(widest),
+            background=tuple(rates.items()),
             deadline_s=experiment.deadline_s,
+            network_s=reference.network_s,
             overhead_s=reference.overhead_s,
         )
         requests = max(REQUESTS_LEAST, min(REQUESTS_MAX, 10 * measured.latency(result.widest).count))

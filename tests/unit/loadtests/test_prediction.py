@@ -14,7 +14,7 @@ from loadtests.tally import Tally
 def reference_of(requests):
     rng, made = random.Random(1), Reference()
     for _ in range(requests):
-        legs = [LegTiming(shard, "leaf-1", 1, int(rng.lognormvariate(7.3, 0.3)), 0, 0) for shard in range(8)]
+        legs = [LegTiming(shard, "leaf-1", 1, int(rng.lognormvariate(7.3, 0.3)), 0, 0, network_us=200) for shard in range(8)]
         made.add(Timing(tuple(legs), 0, 0, 0), max(leg.total_us for leg in legs) / 1e6 + 0.0005)
     return made
 
