@@ -28,11 +28,12 @@ TARGET_S: Final = 0.1
 """A wait before the first look at a call that is still no overload: what two hundred callers cost who ask one after the other.
 Beyond it people notice, and deadlines of machines begin to pass."""
 
-GAIN_PER_S: Final = 10.0
+GAIN_PER_S: Final = 4.0
 """Share refused more each second, for each second of wait beyond the target: with the next one, the wait settles within about a
-second and does not swing (simulated for loads up to 3 times what can be done, and refusals of up to a third of the cost)."""
+second and hardly swings, although each look tells of a call that came a wait ago (simulated in the test of this file: loads up
+to 2.5 times what can be done, refusals of up to a third of the cost of an answer)."""
 
-GROWTH_GAIN: Final = 5.0
+GROWTH_GAIN: Final = 2.0
 """Share refused more for each second by which the wait has grown since the last look."""
 
 CALM_DECAY_PER_S: Final = 5.0

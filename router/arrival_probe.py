@@ -50,7 +50,7 @@ class ArrivalProbe:
         self._note_wait = note_wait
         self._token = b""
         self._sent_at = 0.0
-        self._wait_s: float | None = None
+        self._wait_s = 0.0
         self._has_arrived = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ class ArrivalProbe:
         async with aio_channel(self._address, is_internal=True) as channel:
             ask: _Ask = channel.unary_unary(f"/{SERVICE}/{_METHOD}")
             while True:
-                is_late = self._wait_s is not None and self._wait_s >= LATE_S
+                is_late = self._wait_s >= LATE_S
                 await asyncio.sleep(INTERVAL_LATE_S if is_late else INTERVAL_S)
                 if is_late or self._has_traffic():
                     await self._probe(ask)
@@ -80,7 +80,8 @@ class ArrivalProbe:
         try:
             while not call.done() and not await self._arrived_within(INTERVAL_LATE_S):
                 now = self._clock.monotonic()
-                self._note(now - self._sent_at, now)
+                if now - self._sent_at > self._wait_s:  # Else it is not known to have changed.
+                    self._note(now - self._sent_at, now)
         finally:
             self._token = b""
             call.cancel()

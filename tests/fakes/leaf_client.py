@@ -79,12 +79,15 @@ class Hang:
 class FakeLeafClient(LeafClient):
     """Scripted leaves. `on(leaf, ShardRead, step, step, ...)`: one step a call, the last one repeats.
 
+    forgets: no call is recorded, for tests that look at memory.
+
     A leaf without a script raises Unavailable, as an unreachable one does. `ANY_LEAF` serves leaves without one of their own.
     """
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self.is_closed = False
+        self.forgets = False
         self._scripts: dict[tuple[str, type], list[Step]] = {}
 
     def on(self, leaf: str, request_type: type, *steps: Step) -> "FakeLeafClient":
@@ -127,7 +130,8 @@ class FakeLeafClient(LeafClient):
 
     async def _call(self, leaf: str, request: Any, deadline: float, is_hedge: bool = False) -> Answer[Any]:
         index = len(self.calls)
-        self.calls.append(Call(leaf, request, deadline, is_hedge=is_hedge))
+        if not self.forgets:
+            self.calls.append(Call(leaf, request, deadline, is_hedge=is_hedge))
         try:
             answer = await self._answer(leaf, request)
         except asyncio.CancelledError:
@@ -157,8 +161,8 @@ class FakeLeafClient(LeafClient):
         return script.pop(0) if len(script) > 1 else script[0]
 
     def _settle(self, index: int, fate: str) -> None:
-        call = self.calls[index]
-        self.calls[index] = replace(call, fate=fate)
+        if not self.forgets:
+            self.calls[index] = replace(self.calls[index], fate=fate)
 
     def __repr__(self) -> str:
         scripts = ", ".join(f"{leaf}:{kind.__name__}x{len(steps)}" for (leaf, kind), steps in self._scripts.items())

@@ -29,6 +29,7 @@ from kvshard.telemetry import RouterMetrics
 from kvshard.v1 import kv_pb2, kv_pb2_grpc, leaf_pb2_grpc
 from leaf.admission import SEARCHES_MAX
 from leaf.server import LeafOptions, run
+from router.arrival_probe import SERVICE, ArrivalProbe
 from router.server import RouterServer
 
 CLOCK = SystemClock()
@@ -181,6 +182,7 @@ async def test_scattered_calls_that_are_taken_back_leave_nothing_in_the_router()
     leaves = MemoryLeaves()
     async with serving_router(leaves) as (kv, server):
         names = list(cluster_map(shards=8, leaves=4).leaves)
+        leaves.client.forgets = True
         keys = [b"key-%03d" % n for n in range(200)]
 
         async def run_round() -> None:
@@ -191,7 +193,29 @@ async def test_scattered_calls_that_are_taken_back_leave_nothing_in_the_router()
             for call in calls:
                 call.cancel()
             await until(lambda: server._calls.admission.calls == 0)
-            leaves.client.calls.clear()  # what the fake remembers
 
         assert await held_after(20, run_round) < 200_000
         assert server._calls.admission.bytes == 0
+
+
+async def test_only_a_probe_of_the_routers_own_tells_how_long_calls_wait() -> None:
+    noted: list[float] = []
+    server = aio_server()
+    address = bind(server, "127.0.0.1:0")
+    probe = ArrivalProbe(address, CLOCK, lambda: True, lambda wait_s, now: noted.append(wait_s))
+    server.add_generic_rpc_handlers((probe.handler,))
+    await server.start()
+    async with aio_channel(address) as channel:
+        ask = channel.unary_unary(f"/{SERVICE}/Arrive")
+        for token in (b"", b"guessed"):
+            assert await ask(token, timeout=5.0) == b""
+        assert not noted
+        probing = asyncio.create_task(probe.run())
+        await until(lambda: len(noted) >= 2)
+        probing.cancel()
+        await asyncio.gather(probing, return_exceptions=True)
+        seen = len(noted)
+        assert await ask(b"", timeout=5.0) == b""
+        assert len(noted) == seen
+        assert 0.0 < min(noted) < 5.0
+    await server.stop(None)

@@ -49,7 +49,7 @@ def test_a_pause_of_the_process_is_forgotten_soon() -> None:
     admission = made()
     admission.note_wait(0.0, 0.0)
     admission.note_wait(0.3, 0.3)
-    assert admission.share > 0.5
+    assert admission.share > 0.3
     now = 0.3
     while admission.share > 0.01:
         now += 0.025
@@ -69,19 +69,23 @@ def test_the_share_stays_below_its_bound_and_says_when_to_come_again() -> None:
     assert refusals[0].details.limit is None
 
 
-def settle(load: float, cost: float, seconds: float = 8.0) -> tuple[list[float], float]:
+def settle(load: float, cost: float, seconds: float = 10.0) -> tuple[list[float], float]:
     """The waits of the last half, and the part of what a router can do that was of use then.
 
-    load: what comes, by what can be done. cost of a refusal, by that of an answer. Fluid, in steps of a millisecond.
+    load: what comes, by what can be done. cost of a refusal, by that of an answer. Fluid, in steps of 1 ms; one probe at a time,
+    which tells of the wait that it has had itself.
     """
     admission, noise = made(), Random(3)
-    wait_s, now, look_at, waits, useful = 0.0, 0.0, 0.0, list[float](), 0.0
+    wait_s, now, send_at, waits, useful = 0.0, 0.0, 0.0, list[float](), 0.0
+    probe: tuple[float, float] | None = None
     while now < seconds:
         refused = admission.share
         wait_s = max(0.0, wait_s + 0.001 * (load * (1 - refused + refused * cost) - 1))
-        if now >= look_at:
-            admission.note_wait(max(0.0, wait_s + noise.gauss(0, 0.003)), now)
-            look_at = now + max(0.025, wait_s)
+        if probe is None and now >= send_at:
+            probe = now + wait_s, max(0.0, wait_s + noise.gauss(0, 0.005))
+        if probe is not None and now >= probe[0]:
+            admission.note_wait(probe[1], now)
+            probe, send_at = None, now + 0.025
         if now >= seconds / 2:
             waits.append(wait_s)
             useful += 0.001 * min(load * (1 - refused), 1 - load * refused * cost)
@@ -89,14 +93,13 @@ def settle(load: float, cost: float, seconds: float = 8.0) -> tuple[list[float],
     return waits, useful / (seconds / 2)
 
 
-@pytest.mark.parametrize("load", [1.1, 1.2, 1.5, 2.0, 3.0])
-@pytest.mark.parametrize("cost", [0.1, 0.2])
+@pytest.mark.parametrize(("load", "cost"), [(1.1, 0.1), (1.1, 0.35), (1.2, 0.2), (1.5, 0.35), (2.0, 0.35), (2.5, 0.2)])
 def test_an_overload_settles_at_the_target(load: float, cost: float) -> None:
     waits, useful = settle(load, cost)
     assert min(waits) > 0.8 * TARGET_S
-    assert max(waits) < 1.25 * TARGET_S
-    # What is left after the refusals that are needed: nothing is refused beyond them.
-    assert useful > 0.9 * (1 - cost * load) / (1 - cost)
+    assert max(waits) < 1.3 * TARGET_S
+    # What is left after the refusals that are needed: hardly anything is refused beyond them.
+    assert useful > 0.93 * (1 - cost * load) / (1 - cost)
 
 
 def test_nobody_is_refused_at_nine_tenths_of_what_can_be_done() -> None:
