@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from kvshard import Client, DeadlineExceeded, Unavailable
 from kvshard.clock import SystemClock
+from kvshard.tail import defences
 from kvshard.tail.hedging import FixedDelay, HedgeSettings, Off
 from kvshard.telemetry import RouterMetrics
 from router.server import RouterServer
@@ -20,6 +21,12 @@ OFF = HedgeSettings(Off())
 SOON = HedgeSettings(FixedDelay(0.005))
 NO_ANSWER = (DeadlineExceeded, Unavailable)
 """What a read of one key is told, and a gathered one."""
+
+
+@pytest.fixture(autouse=True)
+def no_hold_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One read in a hundred is not hedged, to see what that costs: not these."""
+    monkeypatch.setattr(defences, "HOLD_OUT_SHARE", 0.0)
 
 
 async def get(kv: Client[str], **how) -> object:
@@ -95,3 +102,17 @@ async def test_a_budget_of_nothing_sends_no_hedge() -> None:
             await get(kv, timeout=0.1)
         await kv.collection("docs").update(hedge_budget="default")
         assert await get(kv)
+
+
+async def test_the_status_shows_what_was_done() -> None:
+    async with running(HedgeSettings(FixedDelay(0.005), 0.2, 2)) as kv:
+        assert await get(kv)
+        tail = (await kv.status()).tail
+        assert tail is not None
+        assert (tail.policy, tail.budget_max, tail.budget, tail.max_attempts) == ("5ms", 0.2, 0.2, 2)
+        assert (tail.first_attempts, tail.hedges, tail.hedges_total, tail.hedges_won_total) == (1, 1, 1, 1)
+        assert tail.refused_total == {}
+        assert [kind.kind for kind in tail.kinds] == ["Get", "Write"]
+        states = {leaf.leaf: leaf for leaf in tail.leaves}  # The silent one is pinged, and answers that.
+        assert {name: leaf.first_attempts for name, leaf in states.items()} == {"leaf-1": 1, "leaf-2": 0}
+        assert all(leaf.state in ("ok", "new", "stalled") for leaf in states.values())
