@@ -10,7 +10,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from benchmarks.figures import show
-from loadtests import report
+from loadtests import charts, report
+from loadtests.findings import Tables
 from loadtests.plan import Plan
 from loadtests.results import RunResult
 from loadtests.runner import run
@@ -58,9 +59,22 @@ def amplification(
 
 
 @app.command(name="report")
-def report_again(source: pathlib.Path, target: pathlib.Path | None = None) -> int:
-    """Make the page of a run anew from the JSON that it has written."""
-    return _report(RunResult.read(source), target or source.with_suffix(""))
+def report_again(source: pathlib.Path, target: pathlib.Path | None = None, svg_file: pathlib.Path | None = None) -> int:
+    """Make the page of a run anew from the JSON that it has written.
+
+    Parameters
+    ----------
+    source
+        The JSON.
+    target
+        Files to write, without their suffix; default: beside the source.
+    svg_file
+        Write the first experiment's latency by percentile there too.
+    """
+    result = RunResult.read(source)
+    if svg_file is not None:
+        svg_file.write_text(charts.standalone(charts.latency_by_percentile(result.experiments[0], Tables())))
+    return _report(result, target or source.with_suffix(""))
 
 
 @app.command

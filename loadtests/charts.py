@@ -33,7 +33,7 @@ COLOURS = {
 }  # fmt: skip
 SPARE_COLOURS = ("#2563eb", "#7c3aed", "#b7791f", "#be185d", "#4d7c0f")
 BUDGET_PART = 0.05
-BAND_POINTS = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
+BAND_POINTS = (0.5, 0.7, 0.8, 0.9, 0.94, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.993, 0.995, 0.998, 0.999, 0.9995, 0.9999)
 """Where a curve's interval is drawn: each takes a bootstrap."""
 
 _STYLE = {
@@ -113,7 +113,7 @@ def _curve(
 ) -> None:
     kind = experiment.widest
     histogram = cell.latency(kind)
-    points = percentile_points(histogram)
+    points = percentile_points(histogram, least=0.5)
     if not points:
         return
     colour = colour_of(cell, experiment.cells)
@@ -174,7 +174,7 @@ def _amplification(panel: Axes, experiment: ExperimentResult, condition: str, ta
         if cell is None:
             continue
         found = [(n, estimate) for n in fan_outs if (estimate := amplification(tables, cell, str(n))) is not None]
-        _with_bars(panel, found, COLOURS[arm], cell.arm_title)
+        _with_bars(panel, found, COLOURS[arm], f"{cell.arm_title} ({_least_n(cell, fan_outs)})")
         leg = cell.latency("1")
         if arm == "none" and is_enough(leg.count, 0.99 ** (1 / fan_outs[-1])):
             lone = leg.quantile(0.99) or 1.0
@@ -196,7 +196,8 @@ def _stragglers(panel: Axes, experiment: ExperimentResult, condition: str) -> No
         if cell is None:
             continue
         parts = [slower_than(cell.latency(str(n)), limit) for n in fan_outs]
-        panel.plot(fan_outs, [100 * part for part in parts], "o-", color=COLOURS[arm], linewidth=2.0, label=cell.arm_title)
+        label = f"{cell.arm_title} ({_least_n(cell, fan_outs)})"
+        panel.plot(fan_outs, [100 * part for part in parts], "o-", color=COLOURS[arm], linewidth=2.0, label=label)
         if arm == "none":
             theory = [100 * chance_of_a_straggler(parts[0], n) for n in fan_outs]
             label = f"1 - (1 - p)$^n$ with p = {100 * parts[0]:.2g} %"
@@ -206,6 +207,10 @@ def _stragglers(panel: Axes, experiment: ExperimentResult, condition: str) -> No
     panel.set_ylabel(f"requests slower than {_rounded_ms(limit)}, %")
     panel.set_title(f"{_title_of(experiment, condition)}: stragglers met")
     _legend(panel, "upper left")
+
+
+def _least_n(cell: CellResult, fan_outs: Sequence[int]) -> str:
+    return f"n {min(cell.latency(str(n)).count for n in fan_outs):,} and more"
 
 
 def straggler_limit(experiment: ExperimentResult) -> float:
@@ -251,7 +256,7 @@ def extra_over_time(experiment: ExperimentResult) -> str:
             style = ("-", "--", ":", "-.")[number % 4]
             at = [point.at for point in cell.extra if point.legs]
             parts = [100 * point.hedges / point.legs for point in cell.extra if point.legs]
-            label = f"{cell.condition_title}, {cell.arm_title}: {100 * cell.extra_part:.2g} % in all"
+            label = f"{cell.condition_title}, {cell.arm_title}: {100 * cell.extra_part:.2g} % of {cell.legs:,}"
             panel.step(at, parts, where="mid", color=colour, linestyle=style, linewidth=1.6, label=label)
         panel.axhline(100 * BUDGET_PART, color=QUIET, linestyle=":", linewidth=1.4)
         panel.annotate("budget", (0, 100 * BUDGET_PART), xytext=(4, 3), textcoords="offset points", color=QUIET, fontsize=8.5)
@@ -319,6 +324,13 @@ def _svg(
         target = io.StringIO()
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return as_element(target.getvalue())
+
+
+def standalone(element: str) -> str:
+    """An SVG element of a page as a file: with the light colours, on white."""
+    text = re.sub(r"var\(--\w+, (#[0-9a-f]{6})\)", r"\1", element)
+    text = re.sub(r"(<svg[^>]*>)", r'\1<rect width="100%" height="100%" fill="#ffffff"/>', text, count=1)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}'
 
 
 def as_element(svg: str) -> str:

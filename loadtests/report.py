@@ -216,7 +216,7 @@ def _predictions(run: RunResult) -> str:
         for cell in experiment.cells:
             if cell.prediction is not None:
                 rows.append(_prediction_row(experiment, cell))
-    heads = ["cell", *(f"{name}, ms: predicted / measured" for _, name in FRACTIONS if name != "p90"), "extra, %"]
+    heads = ["cell", *(f"{name}, ms: predicted / measured" for _, name in FRACTIONS if name != "p90"), "extra, %", "n"]
     caption = "Predicted over measured, widest requests. Colours as above; the band is a quarter to either side."
     return (
         "<h2>Prediction and measurement</h2><p>The what-if model runs the router's own policy code on virtual time. It knows "
@@ -237,7 +237,12 @@ def _prediction_row(experiment: ExperimentResult, cell: CellResult) -> list[str]
         shown = "too few" if value is None else f"{milliseconds(value)} ({cell.prediction[name] / value - 1:+.0%})"
         values.append(f"{milliseconds(cell.prediction[name])} / {shown}")
     extra = f"{100 * cell.prediction['extra']:.2g} / {100 * cell.extra_part:.2g}"
-    return [html.escape(f"{experiment.workload}, {cell.condition_title}: {cell.arm_title}"), *values, extra]
+    return [
+        html.escape(f"{experiment.workload}, {cell.condition_title}: {cell.arm_title}"),
+        *values,
+        extra,
+        f"{measured.count:,}",
+    ]
 
 
 def _health(run: RunResult) -> str:

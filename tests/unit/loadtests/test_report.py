@@ -93,3 +93,10 @@ def test_charts_follow_the_page_s_colours(run):
 def test_too_few_samples_still_make_a_page():
     few = made_run(scenarios.quick()[:1], seconds=1, rate=5)
     assert "too few" in report.page(few, report.findings(few, Tables()), Tables())
+
+
+def test_a_chart_stands_alone_with_its_colours(run):
+    svg = charts.standalone(charts.latency_by_percentile(run.experiments[0], Tables()))
+    assert "var(" not in svg
+    assert charts.INK in svg
+    assert svg.count('fill="#ffffff"') == 1
