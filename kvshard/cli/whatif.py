@@ -28,7 +28,7 @@ DEFAULT_DISTRIBUTION = "p50=1ms,p95=5ms,p99=10ms"
 """The published leaf row of "The Tail at Scale"."""
 
 DEFAULT_LEGS = 100_000
-REQUESTS_LEAST, REQUESTS_MOST = 500, 20_000
+REQUESTS_LEAST, REQUESTS_MOST = 300, 20_000
 """Without --requests: as many as make so many legs, about two seconds a line of the table, within these bounds."""
 
 FILE_MAX_BYTES = 64 * 1024 * 1024

@@ -37,11 +37,15 @@ def test_the_same_seed_gives_the_same_figures_and_another_one_others():
     assert run(1) != run(2)
 
 
-def test_arms_meet_the_same_weather():
+def test_arms_meet_the_same_weather_and_a_leg_without_decisions_is_a_leg_that_decides_nothing():
     never = Arm("never", Off(), ReplicaChoice.PRIMARY)
     late = Arm("late", FixedDelay(5.0), ReplicaChoice.PRIMARY)
-    one, other = (predict(LEAF, PAUSED, arm, SETTING, 300).gathered.buckets() for arm in (never, late))
-    assert one == other
+    hanging = Scenario("hanging", (*PAUSED.faults, Delay(60.0, share=0.02)))
+    one, other = (predict(LEAF, hanging, arm, replace(SETTING, deadline_s=2.0), 300) for arm in (never, late))
+    assert one.gathered.buckets() == other.gathered.buckets()
+    assert one.legs.buckets() == other.legs.buckets()
+    assert one.first_attempts.buckets() == other.first_attempts.buckets()
+    assert one.failures == other.failures > 0
 
 
 def test_a_queue_waits_as_long_as_theory_says():
@@ -53,7 +57,7 @@ def test_a_queue_waits_as_long_as_theory_says():
 
 def test_each_defence_helps_against_pauses_and_together_they_help_most():
     def p99(arm):
-        return predict(LEAF, PAUSED, arm, SETTING, 2_000).p99
+        return predict(LEAF, PAUSED, arm, SETTING, 1_500).p99
 
     none, choice, hedge, both = (p99(arm) for arm in (Arm.none(), Arm.choice_only(), Arm.hedge_only(), Arm.all()))
     assert none > 0.040
