@@ -65,6 +65,9 @@ SLOWNESS_MIN, SLOWNESS_MAX = 0.1, 100.0
 FASTER = 1.25
 """A leaf is markedly faster than another by this factor; less is noise, and would send all the load to one."""
 
+SLOWNESS_KNOWN_S = 1.0
+"""So long a leaf is passed over for being slower. Nobody would ever hear that it is as fast as the others again."""
+
 SLOW_START_S = 5.0
 SLOW_START_SHARE = 0.1
 """A leaf that is new to this router starts with a tenth of its share: its caches are cold."""
@@ -417,9 +420,9 @@ class ReplicaHealth:
         load, rival = first.load(now), second.load(now)
         hot = self.hot_limit(now)
         if load <= hot and rival <= hot:
-            if first.slowness * FASTER < second.slowness:
+            if first.slowness * FASTER < second.slowness and now - second.stepped_at < SLOWNESS_KNOWN_S:
                 return one
-            if second.slowness * FASTER < first.slowness:
+            if second.slowness * FASTER < first.slowness and now - first.stepped_at < SLOWNESS_KNOWN_S:
                 return other
         return one if load <= rival else other
 

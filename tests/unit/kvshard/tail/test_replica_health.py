@@ -349,11 +349,26 @@ class TestChoice:
         self, health: ReplicaHealth, pool: LatencyPool
     ) -> None:
         health.leaf("a", NOW).slowness, health.leaf("b", NOW).slowness = 2.0, 1.0
+        health.leaf("a", NOW).stepped_at = NOW
         for _ in range(HOT_IN_FLIGHT):
             health.began("b", pool, 60.0, NOW, True)
         assert firsts(health, names=("a", "b")) == {"b": 300}
         health.began("b", pool, 60.0, NOW, True)
         assert firsts(health, names=("a", "b")) == {"a": 300}
+
+    def test_a_slow_leaf_of_which_nothing_was_heard_for_a_second_is_tried_again(
+        self, health: ReplicaHealth, pool: LatencyPool
+    ) -> None:
+        """It need not be on probation: between two replicas the slower one would never be asked again."""
+        health.leaf("b", NOW)
+        took(health, pool, "a", 0.5, 20)
+        leaf = health.leaf("a", NOW)
+        now = leaf.stepped_at
+        assert firsts(health, now + 0.9, ("a", "b")) == {"b": 300}
+        for second in range(1, 30):
+            assert min(firsts(health, now + 1.01 * second, ("a", "b")).values()) > 50
+            took(health, pool, "a", 0.005, 1, now + 1.01 * second - 0.011)
+        assert leaf.slowness < 1
 
     def test_a_little_faster_is_as_fast(self, health: ReplicaHealth) -> None:
         health.leaf("a", NOW).slowness, health.leaf("b", NOW).slowness = 1.2, 1.0
