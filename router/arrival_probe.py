@@ -85,8 +85,15 @@ class ArrivalProbe:
         finally:
             self._token = b""
             call.cancel()
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+        try:
             await call
+        except grpc.aio.AioRpcError:
+            pass
+        except asyncio.CancelledError:
+            # That of the call looks like that of this task, and whoever stops the router waits for this one.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
 
     async def _arrived_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
