@@ -26,6 +26,8 @@ POLL_S = 1.0
 """Between two looks at the router's counters."""
 
 STATUS_TIMEOUT_S = 2.0
+FIRST_LEAF = "leaf-1"
+"""The one that is slow where only one is."""
 
 
 class _Counters:
@@ -33,7 +35,7 @@ class _Counters:
 
     def __init__(self, client: Client[str], caller: DirectCaller | None) -> None:
         self.points: list[tuple[float, int]] = []
-        self.slow_leaf_share: float | None = None
+        self._first_attempts: list[tuple[int, int]] = []
         self._client = client
         self._caller = caller
 
@@ -49,9 +51,15 @@ class _Counters:
         if tail is None:
             return
         self.points.append((at, tail.hedges_total))
-        shares = {leaf.leaf: leaf.first_attempts for leaf in tail.leaves}
-        if total := sum(shares.values()):
-            self.slow_leaf_share = shares.get("leaf-1", 0) / total
+        asked = {leaf.leaf: leaf.first_attempts for leaf in tail.leaves}
+        self._first_attempts.append((asked.get(FIRST_LEAF, 0), sum(asked.values())))
+
+    def slow_leaf_share(self) -> float | None:
+        """Of the first attempts between the first look and the last, the part that the first leaf got; None: unknown."""
+        if not self._first_attempts:
+            return None
+        (before, all_before), (after, all_after) = self._first_attempts[0], self._first_attempts[-1]
+        return (after - before) / (all_after - all_before) if all_after > all_before else None
 
     async def poll(self, loop: OpenLoop, first_s: float, last_s: float) -> None:
         """Read from first_s to last_s of the loop's time."""
@@ -194,8 +202,8 @@ class ExperimentRun:
             result.extra.append(ExtraPoint(after_s + (begin + end) / 2 - warm_up, asked, after - before))
             result.legs += asked
             result.hedges += after - before
-        if counters.slow_leaf_share is not None:
-            result.slow_leaf_share.append(counters.slow_leaf_share)
+        if (share := counters.slow_leaf_share()) is not None:
+            result.slow_leaf_share.append(share)
         result.blocks += 1
         result.measured_s += self._experiment.block_s
 

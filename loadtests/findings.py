@@ -183,7 +183,7 @@ def _one_slow(experiment: ExperimentResult, tables: Tables) -> Iterator[Finding]
         share = _bare(100 * max(defended.slow_leaf_share), len(defended.slow_leaf_share))
         yield Finding(
             experiment.name, "one slow leaf: its share of first attempts", share, "%", 5.0, 2.0,
-            note="worst block, the 10 s before its end; n counts blocks",
+            note="worst block, from 2 s after it became slow; n counts blocks",
         )  # fmt: skip
     if estimate := tables.ratio(defended, experiment.cell("healthy", "all"), experiment.widest, 0.99):
         yield Finding(experiment.name, "one slow leaf: p99 / healthy p99", estimate, "x", 1.5, 1.2)

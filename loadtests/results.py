@@ -31,8 +31,8 @@ class CellResult:
     """What one cell has seen, all of its blocks together.
 
     blocks: how many. measured_s: their length without warm-up. extra: hedges over time. slow_leaf_share: of the first attempts
-    of the last 10 s, the part that the first leaf got, block by block; a fair share is 1 / leaves. wasted_s: service time that
-    went into answers nobody used. prediction: of the what-if model, with the keys "p50", "p99", "p99.9" (seconds) and "extra".
+    of the measured time, the part that the first leaf got, block by block; a fair share is 1 / leaves. wasted_s: service time
+    that went into answers nobody used. prediction: of the what-if model, as "p50", "p99", "p99.9" (seconds) and "extra".
     """
 
     condition: str
