@@ -10,7 +10,7 @@ from itertools import accumulate, pairwise
 from math import exp, log
 from random import Random
 from statistics import NormalDist
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.tail.histogram import LogHistogram, bounds_of
@@ -30,15 +30,22 @@ _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _POINT = re.compile(r"p(\d{1,2}(?:\.\d+)?)=(.+)")
 
 
+class RequestTimes(NamedTuple):
+    """What one request meets. legs: the time of each leg's first attempt. beyond_s: what it takes beyond its slowest leg."""
+
+    legs: Sequence[float]
+    beyond_s: float = 0.0
+
+
 class Latency(Protocol):
-    """A source of latencies. samples: how many measured values it stands on; None where it was given."""
+    """A source of latencies."""
 
     @property
     def samples(self) -> int | None:
         """How many measured values stand behind it; None: none, it was given."""
 
-    def request(self, rng: Random, legs: int) -> Sequence[float]:
-        """The time of the first attempt of each leg of one request."""
+    def request(self, rng: Random, legs: int) -> RequestTimes:
+        """The times of one request."""
 
     def attempt(self, rng: Random) -> float:
         """The time of one further attempt."""
@@ -102,9 +109,9 @@ class GivenLatency:
         """The time of one attempt."""
         return self.quantile(rng.random())
 
-    def request(self, rng: Random, legs: int) -> Sequence[float]:
+    def request(self, rng: Random, legs: int) -> RequestTimes:
         """Independent of each other."""
-        return [self.quantile(rng.random()) for _ in range(legs)]
+        return RequestTimes([self.quantile(rng.random()) for _ in range(legs)])
 
 
 class MeasuredLatency:
@@ -138,44 +145,50 @@ class MeasuredLatency:
         """The time of one attempt."""
         return self.quantile(rng.random())
 
-    def request(self, rng: Random, legs: int) -> Sequence[float]:
+    def request(self, rng: Random, legs: int) -> RequestTimes:
         """Independent of each other."""
-        return [self.quantile(rng.random()) for _ in range(legs)]
+        return RequestTimes([self.quantile(rng.random()) for _ in range(legs)])
 
 
 class LegVectors:
     """The legs of whole requests, as they were measured: keeps what the legs of one request have in common.
 
-    A request of more legs than were measured is put together from several; one of fewer takes a part of one.
+    beyond_s: what each request took beyond its slowest leg; empty: nothing. A request of more legs than were measured is put
+    together from several; one of fewer takes a part of one.
     """
 
-    def __init__(self, vectors: Sequence[Sequence[float]]) -> None:
-        self._vectors = [tuple(vector) for vector in vectors if vector]
-        if not self._vectors:
+    def __init__(self, vectors: Sequence[Sequence[float]], beyond_s: Sequence[float] = ()) -> None:
+        if beyond_s and len(beyond_s) != len(vectors):
+            raise _bad(f"{len(vectors)} requests cannot take {len(beyond_s)} times beyond their slowest legs")
+        found = zip(vectors, beyond_s or [0.0] * len(vectors), strict=True)
+        self._requests = [RequestTimes(tuple(legs), beyond) for legs, beyond in found if legs]
+        if not self._requests:
             raise _bad("no measured request has a leg")
-        if any(not 0 <= seconds <= LONGEST_S for vector in self._vectors for seconds in vector):
+        if any(not 0 <= seconds <= LONGEST_S for each in self._requests for seconds in (*each.legs, each.beyond_s)):
             raise _bad(f"a measured leg takes between 0 and {LONGEST_S:g} s")
 
     def __repr__(self) -> str:
-        return f"LegVectors({len(self._vectors)} requests, {self.samples} legs)"
+        return f"LegVectors({len(self._requests)} requests, {self.samples} legs)"
 
     @property
     def samples(self) -> int | None:
         """Legs measured."""
-        return sum(map(len, self._vectors))
+        return sum(len(each.legs) for each in self._requests)
 
     def attempt(self, rng: Random) -> float:
         """The time of any leg of any request."""
-        return rng.choice(rng.choice(self._vectors))
+        return rng.choice(rng.choice(self._requests).legs)
 
-    def request(self, rng: Random, legs: int) -> Sequence[float]:
+    def request(self, rng: Random, legs: int) -> RequestTimes:
         """Those of one measured request, or of as many as it takes."""
         found: list[float] = []
+        beyond_s = 0.0
         while len(found) < legs:
-            vector = rng.choice(self._vectors)
+            measured = rng.choice(self._requests)
             wanted = legs - len(found)
-            found.extend(vector if len(vector) <= wanted else rng.sample(vector, wanted))
-        return found
+            found.extend(measured.legs if len(measured.legs) <= wanted else rng.sample(measured.legs, wanted))
+            beyond_s = max(beyond_s, measured.beyond_s)
+        return RequestTimes(found, beyond_s)
 
 
 def parse_length(text: str, field: str) -> float:

@@ -72,13 +72,14 @@ class Tally:
 
 
 class _Request:
-    __slots__ = ("began", "hedges", "is_counted", "is_failed", "legs", "pending")
+    __slots__ = ("began", "beyond_s", "hedges", "is_counted", "is_failed", "legs", "pending")
 
     def __init__(self, began: float, hedges: RequestHedges, is_counted: bool) -> None:
         self.began = began
         self.hedges = hedges
         self.is_counted = is_counted
         self.is_failed = False
+        self.beyond_s = 0.0
         self.legs: list[_Leg] = []
         self.pending = 0
 
@@ -163,7 +164,9 @@ class Model:
             shards = self._draws.sample(shards, fan_out)
         deadline = leg_deadline(now, now + setting.deadline_s)
         request.pending = fan_out
-        for shard, latency in zip(shards, self._latency.request(self._draws, fan_out), strict=True):
+        times = self._latency.request(self._draws, fan_out)
+        request.beyond_s = setting.overhead_s + times.beyond_s
+        for shard, latency in zip(shards, times.legs, strict=True):
             if self._has_decisions:
                 self._begin_leg(request, self._plans[shard], latency, deadline)
             else:
@@ -223,7 +226,7 @@ class Model:
         tally, deadline_s = self.tally, self._setting.deadline_s
         tally.requests += 1
         tally.failures += request.is_failed
-        tally.gathered.record(deadline_s if request.is_failed else min(slowest_s + self._setting.overhead_s, deadline_s))
+        tally.gathered.record(deadline_s if request.is_failed else min(slowest_s + request.beyond_s, deadline_s))
 
     # -- attempts
 

@@ -26,7 +26,7 @@ def test_quantiles_never_fall_and_go_on_beyond_the_given_ones():
 
 def test_draws_have_the_given_quantiles():
     rng, seen = Random(1), LogHistogram()
-    for seconds in LEAF.request(rng, 20_000):
+    for seconds in LEAF.request(rng, 20_000).legs:
         seen.record(seconds)
     for fraction, seconds in LEAF.points:
         assert seen.quantile(fraction) == pytest.approx(seconds, rel=0.06)
@@ -73,7 +73,7 @@ def test_a_measured_one_draws_what_was_measured():
     measured.record(0.001, 900)
     measured.record(0.050, 100)
     latency, rng = MeasuredLatency(measured), Random(2)
-    draws = latency.request(rng, 10_000)
+    draws = latency.request(rng, 10_000).legs
     assert latency.samples == 1_000
     assert sum(seconds > 0.04 for seconds in draws) == pytest.approx(1_000, rel=0.15)
     assert max(draws) <= 0.050
@@ -87,12 +87,14 @@ def test_an_empty_measurement_is_refused():
         LegVectors([[], []])
     with pytest.raises(InvalidArgument):
         LegVectors([[0.1, -0.1]])
+    with pytest.raises(InvalidArgument):
+        LegVectors([[0.1], [0.1]], beyond_s=[0.2])
 
 
 def test_whole_requests_keep_what_their_legs_have_in_common():
     latency, rng = LegVectors([[0.001] * 4, [0.100] * 4]), Random(3)
     for _ in range(20):
-        assert len(set(latency.request(rng, 4))) == 1
-        assert len(set(latency.request(rng, 2))) == 1
-    assert {len(latency.request(rng, legs)) for legs in (1, 3, 4, 9)} == {1, 3, 4, 9}
+        assert len(set(latency.request(rng, 4).legs)) == 1
+        assert len(set(latency.request(rng, 2).legs)) == 1
+    assert {len(latency.request(rng, legs).legs) for legs in (1, 3, 4, 9)} == {1, 3, 4, 9}
     assert {latency.attempt(rng) for _ in range(50)} == {0.001, 0.100}

@@ -41,7 +41,7 @@ def test_hundred_legs_have_their_median_at_the_leafs_99_3th_percentile():
 
 def test_waiting_for_a_part_of_the_legs_agrees_with_drawing():
     rng, legs, runs = Random(4), 40, 4_000
-    drawn = sorted(sorted(LEAF.request(rng, legs))[37] for _ in range(runs))
+    drawn = sorted(sorted(LEAF.request(rng, legs).legs)[37] for _ in range(runs))
     for fraction in (0.5, 0.95):
         assert gathered_quantile(LEAF, legs, fraction, awaited=0.95) == pytest.approx(drawn[int(fraction * runs)], rel=0.06)
 

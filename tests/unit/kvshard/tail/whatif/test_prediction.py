@@ -51,13 +51,13 @@ def test_arms_meet_the_same_weather_and_a_leg_without_decisions_is_a_leg_that_de
 def test_a_queue_waits_as_long_as_theory_says():
     """M/D/1: the mean wait is rho / (2 (1 - rho)) services."""
     setting = Setting(leaves=1, shards=1, replicas=1, fan_out=1, rate=600, busy_s=0.001)
-    found = predict(GivenLatency([(0.5, 0.001)]), HEALTHY, Arm.none(), setting, 12_000)
+    found = predict(GivenLatency([(0.5, 0.001)]), HEALTHY, Arm.none(), setting, 8_000)
     assert found.gathered.mean == pytest.approx(0.001 + 0.6 / (2 * 0.4) * 0.001, rel=0.08)
 
 
 def test_each_defence_helps_against_pauses_and_together_they_help_most():
     def p99(arm):
-        return predict(LEAF, PAUSED, arm, SETTING, 1_500).p99
+        return predict(LEAF, PAUSED, arm, SETTING, 1_000).p99
 
     none, choice, hedge, both = (p99(arm) for arm in (Arm.none(), Arm.choice_only(), Arm.hedge_only(), Arm.all()))
     assert none > 0.040
@@ -85,8 +85,8 @@ def test_no_leg_is_asked_more_often_than_the_arm_allows():
 
 def test_one_leaf_that_is_slow_for_good_is_avoided():
     one_slow = Scenario("one slow", (Slow(10, leaves=(0,)),))
-    without = predict(LEAF, one_slow, Arm.none(), SETTING, 1_500)
-    found = predict(LEAF, one_slow, Arm.all(), SETTING, 1_500)
+    without = predict(LEAF, one_slow, Arm.none(), SETTING, 1_000)
+    found = predict(LEAF, one_slow, Arm.all(), SETTING, 1_000)
     assert without.p50 > 0.008
     assert found.p50 < 0.003
     assert found.p99 < 0.5 * without.p99
@@ -109,9 +109,9 @@ def test_an_overloaded_leaf_sheds_instead_of_letting_its_queue_grow():
 def test_what_else_is_asked_takes_its_part_of_the_leaves_and_is_not_counted():
     alone = Setting(leaves=1, shards=1, replicas=1, fan_out=1, rate=300, busy_s=0.001)
     latency = GivenLatency([(0.5, 0.001)])
-    quiet = predict(latency, HEALTHY, Arm.none(), alone, 3_000)
-    busy = predict(latency, HEALTHY, Arm.none(), replace(alone, background=((1, 300.0), (1, 200.0))), 3_000)
-    assert quiet.requests == busy.requests == busy.firsts == 3_000
+    quiet = predict(latency, HEALTHY, Arm.none(), alone, 1_500)
+    busy = predict(latency, HEALTHY, Arm.none(), replace(alone, background=((1, 300.0), (1, 200.0))), 1_500)
+    assert quiet.requests == busy.requests == busy.firsts == 1_500
     assert busy.gathered.mean > 1.5 * quiet.gathered.mean
 
 
@@ -138,6 +138,14 @@ def test_measured_requests_are_drawn_as_they_were():
     found = predict(LegVectors([[0.001] * 8, [0.010] * 8]), HEALTHY, Arm.none(), SETTING, 1_000)
     assert found.gathered.quantile(0.25) == pytest.approx(0.001, rel=0.01)
     assert found.samples == 16
+
+
+def test_what_a_request_took_beyond_its_legs_comes_with_them():
+    latency = LegVectors([[0.001] * 8, [0.010] * 8], beyond_s=[0.002, 0.020])
+    found = predict(latency, HEALTHY, Arm.none(), SETTING, 1_000)
+    assert found.gathered.quantile(0.25) == pytest.approx(0.003, rel=0.01)
+    assert found.gathered.quantile(0.75) == pytest.approx(0.030, rel=0.01)
+    assert found.legs.quantile(0.75) == pytest.approx(0.010, rel=0.01)
 
 
 def test_few_samples_are_told():
