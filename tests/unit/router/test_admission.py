@@ -72,8 +72,8 @@ def test_the_share_stays_below_its_bound_and_says_when_to_come_again() -> None:
 def settle(load: float, cost: float, seconds: float = 10.0) -> tuple[list[float], float]:
     """The waits of the last half, and the part of what a router can do that was of use then.
 
-    load: what comes, by what can be done. cost of a refusal, by that of an answer. Fluid, in steps of 1 ms; one probe at a time,
-    which tells of the wait that it has had itself.
+    load: what comes, by what can be done. cost of a refusal, by that of an answer. Fluid, in steps of 1 ms; one probe at a
+    time, which tells of the wait that it has had itself.
     """
     admission, noise = made(), Random(3)
     wait_s, now, send_at, waits, useful = 0.0, 0.0, 0.0, list[float](), 0.0
