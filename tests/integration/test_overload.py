@@ -189,7 +189,8 @@ async def test_scattered_calls_that_are_taken_back_leave_nothing_in_the_router()
             for leaf in names:
                 leaves.client.on(leaf, ShardRead, Hang())
             calls = [kv.BatchGet(kv_pb2.BatchGetRequest(keys=keys), timeout=60.0) for _ in range(10)]
-            await until(lambda: server._calls.admission.calls == len(calls))
+            # On a machine with much else to do the router may refuse some.
+            await until(lambda: server._calls.admission.calls + sum(call.done() for call in calls) == len(calls))
             for call in calls:
                 call.cancel()
             await until(lambda: server._calls.admission.calls == 0)
