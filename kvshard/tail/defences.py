@@ -17,8 +17,9 @@ AllFastestRoute):
 
 and `not_idempotent`, counted for writes that were late: a write is never hedged.
 
-Hold-out: one in a hundred of the requests that might be hedged never is. Its latency is what everybody's would be without
-hedging, so the difference is what hedging saves, measured while it works.
+Hold-out: one in a hundred of the requests that might be hedged is not, before half of its time is over (a hung leaf must not eat
+a whole deadline even then). Its latency is what everybody's would be without hedging, so the difference is what hedging saves,
+measured while it works.
 
 Pure: imports only the standard library and other pure files.
 """
@@ -243,7 +244,8 @@ class RequestHedges:
 
 
 class LegHedges:
-    """One leg's gate; see `HedgeGate`. delay: seconds after which it is late; None: it is not hedged."""
+    """One leg's gate; see `HedgeGate`. delay: seconds after which it is late; None: it is not hedged; inf: not before half of
+    its time is over."""
 
     __slots__ = ("delay", "is_hedged", "late_at", "pool", "request", "stalled_after", "under_way")
 
@@ -260,8 +262,8 @@ class LegHedges:
         if self.delay is not None and self.delay < usual:
             usual = max(self.delay, pool.least_delay)
         self.stalled_after = STALL_FRACTION * usual
-        if request.is_held_out:
-            self.delay = None
+        if request.is_held_out and self.delay is not None:
+            self.delay = inf
 
     def wait_s(self, now: float, deadline: float) -> float | None:
         """How long to wait for an answer: the delay, but at most half of what is left."""
