@@ -39,6 +39,10 @@ GROWTH_GAIN: Final = 2.0
 CALM_DECAY_PER_S: Final = 5.0
 """By this rate the share falls while the wait is below half the target: what is over needs no refusals."""
 
+BURST_S: Final = 0.15
+"""So long calls may wait before any is refused (PIE's burst allowance): a router that was stopped for a moment finds a queue
+that is over soon, and those that it would refuse would come back a second later."""
+
 MAX_SHARE: Final = 0.95
 """Some calls are always let in, so that there is something to measure and nobody is shut out."""
 
@@ -68,6 +72,7 @@ class RouterAdmission:
         self._max_calls = max_calls
         self._max_bytes = max_bytes
         self._looked_at: float | None = None
+        self._late_since: float | None = None
 
     def __repr__(self) -> str:
         wait = f"wait={self.wait_s * 1000:.0f} ms, share={self.share:.2f}"
@@ -79,8 +84,13 @@ class RouterAdmission:
         share = self.share + GAIN_PER_S * (wait_s - TARGET_S) * elapsed_s + GROWTH_GAIN * (wait_s - self.wait_s)
         if wait_s < TARGET_S / 2:
             share -= self.share * min(1.0, CALM_DECAY_PER_S * elapsed_s)
-        if wait_s < TARGET_S and self.share == 0.0:
-            share = 0.0  # Growth alone, below the target, is no overload.
+        if wait_s < TARGET_S / 2:
+            self._late_since = None
+        elif self._late_since is None:
+            self._late_since = now
+        is_burst = self._late_since is None or now - self._late_since < BURST_S
+        if self.share == 0.0 and (is_burst or wait_s < TARGET_S):
+            share = 0.0  # Neither a burst nor growth alone, below the target, is an overload.
         self.share = min(MAX_SHARE, max(0.0, share))
         self.wait_s = wait_s
         self._looked_at = now

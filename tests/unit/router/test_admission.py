@@ -45,16 +45,26 @@ def test_a_short_wait_refuses_nobody_however_it_jumps() -> None:
         assert admission.share == 0.0
 
 
-def test_a_pause_of_the_process_is_forgotten_soon() -> None:
-    admission = made()
-    admission.note_wait(0.0, 0.0)
-    admission.note_wait(0.3, 0.3)
-    assert admission.share > 0.3
-    now = 0.3
+def test_a_router_that_was_stopped_for_a_moment_refuses_nobody() -> None:
+    """All that came meanwhile has waited for long; but it is over soon, and who is refused comes back much later."""
+    admission, now = made(), 5.0
+    admission.note_wait(0.001, now)
+    for wait_s in (1.0, 0.8, 0.5, 0.3, 0.1, 0.001):
+        now += 0.025
+        admission.note_wait(wait_s, now)
+        assert admission.share == 0.0
+
+
+def test_an_overload_that_is_over_is_forgotten_soon() -> None:
+    admission, now = made(), 0.0
+    while admission.share < 0.3:
+        now += 0.025
+        admission.note_wait(0.5, now)
+    ended = now
     while admission.share > 0.01:
         now += 0.025
         admission.note_wait(0.001, now)
-    assert now - 0.3 < 2 / CALM_DECAY_PER_S
+    assert now - ended < 2 / CALM_DECAY_PER_S
 
 
 def test_the_share_stays_below_its_bound_and_says_when_to_come_again() -> None:
