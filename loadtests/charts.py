@@ -180,6 +180,8 @@ def _amplification(panel: Axes, experiment: ExperimentResult, condition: str, ta
             lone = leg.quantile(0.99) or 1.0
             theory = [gathered_quantile(leg, 0.99, n) / lone for n in fan_outs]
             panel.plot(fan_outs, theory, color=QUIET, linestyle=":", linewidth=1.6, label="theory: independent legs")
+    if not panel.containers:
+        panel.annotate("too few samples for a p99", (0.5, 0.5), xycoords="axes fraction", ha="center", color=QUIET)
     panel.axhline(1.0, color=FAINT, linewidth=1.0, zorder=1)
     _fan_out_axis(panel, fan_outs)
     panel.set_ylim(bottom=0)
@@ -204,7 +206,7 @@ def _stragglers(panel: Axes, experiment: ExperimentResult, condition: str) -> No
             panel.plot(fan_outs, theory, color=QUIET, linestyle=":", linewidth=1.6, label=label)
     _fan_out_axis(panel, fan_outs)
     panel.set_ylim(bottom=0)
-    panel.set_ylabel(f"requests slower than {_rounded_ms(limit)}, %")
+    panel.set_ylabel(f"requests slower than {_milliseconds(float(f'{limit:.3g}'))}, %")
     panel.set_title(f"{_title_of(experiment, condition)}: stragglers met")
     _legend(panel, "upper left")
 
@@ -218,10 +220,6 @@ def straggler_limit(experiment: ExperimentResult) -> float:
     healthy = experiment.cell("healthy", "none")
     found = None if healthy is None else healthy.latency(experiment.widest).quantile(0.99)
     return 2 * found if found else 0.02
-
-
-def _rounded_ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.3g} ms"
 
 
 def _title_of(experiment: ExperimentResult, condition: str) -> str:

@@ -45,11 +45,6 @@ class Reference:
         self.beyond.append(max(0.0, seconds - max(legs)))
 
     @property
-    def overhead_s(self) -> float:
-        """The median of the time beyond the slowest leg."""
-        return _median(self.beyond)
-
-    @property
     def network_s(self) -> float:
         """The median of the part of a leg that is neither queue nor service."""
         return _median(self.networks)
@@ -91,7 +86,7 @@ def add_predictions(
     """Run the model for every cell that it speaks of. Takes seconds of processor time a cell."""
     if not reference.legs:
         return
-    latency, widest = LegVectors(reference.legs), int(result.widest)
+    latency, widest = LegVectors(reference.legs, reference.beyond), int(result.widest)
     weights = sum(weight for _, weight in experiment.fan_outs)
     for cell, measured in zip(experiment.cells, result.cells, strict=True):
         if not is_predicted(experiment, cell):
@@ -106,7 +101,6 @@ def add_predictions(
             background=tuple(rates.items()),
             deadline_s=experiment.deadline_s,
             network_s=reference.network_s,
-            overhead_s=reference.overhead_s,
         )
         requests = max(REQUESTS_LEAST, min(REQUESTS_MAX, 10 * measured.latency(result.widest).count))
         scenario = model.Scenario(cell.condition.name, _faults(cell.condition, result.leg_p50_s))

@@ -3,7 +3,7 @@
 import html
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from string import Template
 
 from loadtests import charts
@@ -12,6 +12,8 @@ from loadtests.findings import Finding, Tables, findings
 from loadtests.results import CellResult, ExperimentResult, RunResult
 from loadtests.scenarios import WORKLOADS
 from loadtests.statistics import Estimate, is_enough
+
+_Cells = Sequence[tuple[ExperimentResult, CellResult]]
 
 PAGE = pathlib.Path(__file__).with_name("report_page.html")
 FRACTIONS = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"))
@@ -59,38 +61,31 @@ def page(run: RunResult, found: Sequence[Finding], tables: Tables) -> str:
 
 
 def warnings(run: RunResult) -> list[str]:
-    """What a reader must know before believing a figure."""
-    found: list[str] = []
-    for experiment in run.experiments:
-        for cell in experiment.cells:
-            found += [f"{experiment.name}, {cell.name}: {text}" for text in _cell_warnings(experiment, cell)]
+    """What a reader must know before believing a figure, the worst cell of each kind of trouble named."""
+    cells = [(experiment, cell) for experiment in run.experiments for cell in experiment.cells]
+    with_usage = [(experiment, cell) for experiment, cell in cells if cell.usages]
+    roomy = [(experiment, cell) for experiment, cell in with_usage if cell.condition != "overload"]
+    checks: list[tuple[str, float, _Cells, Callable[[CellResult], float]]] = [
+        ("the load client sent late, p99 {:.2g} s", LAG_P99_MAX_S, cells, lambda cell: cell.tally.lag.quantile(0.99) or 0.0),
+        ("{:,.0f} requests were not sent, since too many were under way", 0.0, cells, lambda cell: cell.tally.skipped),
+        ("cluster and client took {:.0%} of the processors", CPU_MAX, roomy, lambda cell: cell.usage.own),
+        ("other processes took {:.0%} of the processors", OTHERS_MAX, with_usage, lambda cell: cell.usage.others),
+        ("the load client took {:.0%} of its core", CLIENT_CORE_MAX, with_usage, lambda cell: cell.usage.client_core),
+    ]
+    found = []
+    for text, limit, concerned, value in checks:
+        beyond = [(value(cell), f"{experiment.name}, {cell.name}") for experiment, cell in concerned if value(cell) > limit]
+        if beyond:
+            worst, where = max(beyond)
+            found.append(f"{text.format(worst)} ({where}); beyond {limit:g} in {len(beyond)} of {len(concerned)} cells")
     return found
-
-
-def _cell_warnings(experiment: ExperimentResult, cell: CellResult) -> Iterable[str]:
-    tally = cell.tally
-    lag = tally.lag.quantile(0.99) or 0.0
-    if lag > LAG_P99_MAX_S:
-        yield f"the load client sent late (p99 {lag * 1e3:.1f} ms)"
-    if tally.skipped:
-        yield f"{tally.skipped:,} requests were not sent, since too many were under way"
-    if not cell.usages:
-        return
-    usage = cell.usage
-    if usage.own > CPU_MAX and cell.condition != "overload":
-        yield f"cluster and client took {usage.own:.0%} of the processors, more than {CPU_MAX:.0%}"
-    if usage.others > OTHERS_MAX:
-        yield f"other processes took {usage.others:.0%} of the processors"
-    if usage.client_core > CLIENT_CORE_MAX:
-        yield f"the load client took {usage.client_core:.0%} of its core"
 
 
 def _warnings(texts: Sequence[str]) -> str:
     if not texts:
         return ""
-    shown = "".join(f"<li>{html.escape(text)}</li>" for text in texts[:12])
-    rest = f"<li>and {len(texts) - 12} more, in the JSON</li>" if len(texts) > 12 else ""
-    return f'<div class="warnings"><strong>Read these figures with care</strong><ul>{shown}{rest}</ul></div>'
+    shown = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    return f'<div class="warnings"><strong>Read these figures with care</strong><ul>{shown}</ul></div>'
 
 
 def milliseconds(seconds: float) -> str:

@@ -173,7 +173,7 @@ def _one(condition: Condition, title: str, workload: str, *arms: Arm, healthy: b
 def quick() -> list[Experiment]:
     """What `make amplification` measures, in under eight minutes: one round each."""
     batch, search = (pauses(workload) for workload in WORKLOADS)
-    return [replace(batch, block_s=12.0), replace(search, block_s=16.0, fan_outs=TWO_FAN_OUTS)]
+    return [replace(batch, block_s=11.0), replace(search, block_s=13.0, fan_outs=TWO_FAN_OUTS)]
 
 
 def full() -> list[Experiment]:

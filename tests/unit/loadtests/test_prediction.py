@@ -24,9 +24,12 @@ def empty(experiment):
     return ExperimentResult(experiment.name, "", experiment.workload, 200.0, 0.002, 2.0, [1, 2, 4, 8], cells)
 
 
-def test_the_overhead_is_what_a_request_takes_beyond_its_slowest_leg():
-    assert reference_of(11).overhead_s == pytest.approx(0.0005)
-    assert Reference().overhead_s == 0.0
+def test_a_request_is_noted_with_its_legs_and_what_it_took_beyond_them():
+    reference = reference_of(11)
+    assert reference.beyond == pytest.approx([0.0005] * 11)
+    assert reference.network_s == pytest.approx(0.0002)
+    assert {len(legs) for legs in reference.legs} == {8}
+    assert Reference().network_s == 0.0
 
 
 def test_pauses_are_predicted_to_hurt_and_the_defences_to_help(monkeypatch):
