@@ -93,8 +93,9 @@ LOOK_INTERVAL_S = 0.25
 DOUBLINGS_MAX = 6
 """Of the wait after refusals: with a delay of 5 ms the gate is asked three times a second in the end."""
 
-LATE_PAUSE_S = 0.001
-"""What a router that is late gives itself at least to read the answers that are there, before it asks the gate again."""
+ASK_PAUSE_S = 0.001
+"""Before the gate is asked again, at least. A caller may name a delay of nothing, and a router that is late shall read the
+answers that are there: asking at once again and again would keep the event loop busy with nothing else."""
 
 _ANSWERS = (
     InvalidArgument,
@@ -354,10 +355,12 @@ class AttemptMachine:
         self.refused.add(chosen)
         if chosen is Refusal.LATE_ROUTER:
             # Its answers may be here already, unread: the later it is, the more of them.
-            return self._set_timer_within(now, max(LATE_PAUSE_S, late_by_s))
+            return self._set_timer_within(now, max(ASK_PAUSE_S, late_by_s))
         self._postponed += 1
         wait = self._gate.wait_s(now, self.deadline)
-        return [] if wait is None else self._set_timer_within(now, wait * 2.0 ** min(self._postponed, DOUBLINGS_MAX))
+        if wait is None:
+            return []
+        return self._set_timer_within(now, max(ASK_PAUSE_S, wait) * 2.0 ** min(self._postponed, DOUBLINGS_MAX))
 
     def _send(self, now: float, candidate: Candidate, kind: AttemptKind) -> list[Action]:
         self._untried = [other for other in self._untried if other.leaf != candidate.leaf]

@@ -452,6 +452,16 @@ class TestTheGate:
         assert leg.step(TimerFired(), 0.07) == [hedge(2, B)]
         assert leg.refused == {Refusal.BUDGET, Refusal.NO_CANDIDATE}
 
+    def test_a_delay_of_nothing_is_no_busy_loop(self) -> None:
+        leg, now = machine(self.reading, A, B, gate=OpenGate(0.0, *[Refusal.BUDGET] * 20)), 0.0
+        actions = leg.start(now)[1:]
+        for _ in range(20):
+            (timer,) = actions
+            assert isinstance(timer, SetTimer)
+            now = timer.at
+            actions = leg.step(TimerFired(), now)
+        assert 0.9 < now < 2
+
     def test_a_late_router_gives_itself_as_long_as_it_was_late(self) -> None:
         leg = machine(self.reading, A, B, gate=OpenGate(0.01, Refusal.LATE_ROUTER, Refusal.LATE_ROUTER))
         leg.start(0.0)
