@@ -7,7 +7,7 @@ KILLS ?= 20
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test sim sim-mutants soak amplification amplification-full locust check format protos bench bench-replication clean lock
+.PHONY: help setup setup-dev demo up test sim sim-mutants sim-tail soak amplification amplification-full locust check format protos bench bench-replication clean lock
 
 help: ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ sim: $(VENV)/.dev ## Simulate replication under faults: SEEDS=5000, or SEED=17 f
 
 sim-mutants: $(VENV)/.dev ## Plant one bug at a time in the replication; print how many seeds each took to be caught
 	PYTHONPATH=tests:. $(BIN)/python -m sim --mutants --seeds $(or $(SEEDS),1500)
+
+sim-tail: $(VENV)/.dev ## Simulate hedging and the choice of replicas: SEEDS=200, SEED=17 for one, MUTANTS=1 for planted bugs
+	PYTHONPATH=tests:. $(BIN)/python -m sim.tail $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),$(if $(MUTANTS),25,200)) $(if $(MUTANTS),--mutants))
 
 soak: $(VENV)/.dev ## Random faults on real processes under load: MINUTES=10, SEED=7 for the same schedule again
 	PYTHONPATH=tests:. $(BIN)/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

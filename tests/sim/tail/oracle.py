@@ -1,0 +1,155 @@
+"""What must hold of the tail, by an account of its own: it counts what was really sent, and asks no counter of the router."""
+
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from kvshard.errors import KvShardError, ResourceExhausted
+from kvshard.tail.budget import WINDOW_S, HedgeBudget
+from kvshard.tail.defences import Defences, LegHedges
+from kvshard.tail.leg_events import AttemptKind, Candidate
+from kvshard.tail.replica_health import PUSHBACK_MAX_S, PUSHBACK_S
+
+LATE_S, LATE_SHARE = 0.002, 0.5
+STORM_LEGS, STORM_SHARE = 4, 0.25
+PROBATION_SHARE = 1 / 3
+HEDGE, FIRST = AttemptKind.HEDGE, AttemptKind.FIRST
+
+
+class Violation(AssertionError):
+    """A rule was broken."""
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(f"{rule}: {text}")
+        self.rule = rule
+
+
+class SentAttempt:
+    """An attempt of a read that is out. overdue_at: from then on its leaf counts as stalled."""
+
+    def __init__(self, leaf: str, kind: str, began: float, overdue_at: float) -> None:
+        self.leaf = leaf
+        self.kind = kind
+        self.began = began
+        self.overdue_at = overdue_at
+
+
+class Oracle:
+    """Follows every attempt."""
+
+    def __init__(self, defences: Defences) -> None:
+        self.defences = defences
+        self.out: dict[SentAttempt, None] = {}  # in the order of sending
+        self.silent: set[str] = set()
+        self.heard_at: dict[str, float] = {}
+        self.pushback_until: dict[str, float] = {}
+        self.counts: Counter[str] = Counter()
+        self._first: dict[HedgeBudget, deque[tuple[float, int]]] = {}
+        self._extra: dict[HedgeBudget, deque[float]] = {}
+
+    def require(self, holds: bool, rule: str, text: object) -> None:
+        """Raises Violation when it does not hold."""
+        if not holds:
+            raise Violation(rule, str(text))
+
+    # -- the budget (I17)
+
+    def request(self, budget: HedgeBudget, legs: int, now: float) -> None:
+        """A read begins."""
+        self._first.setdefault(budget, deque()).append((now, legs))
+        self.counts["first attempts"] += legs
+
+    def extra(self, budget: HedgeBudget, now: float) -> None:
+        """An extra request was sent."""
+        spent, first = self._extra.setdefault(budget, deque()), self._first[budget]
+        spent.append(now)
+        while spent[0] <= now - WINDOW_S:
+            spent.popleft()
+        while first and first[0][0] <= now - WINDOW_S:
+            first.popleft()
+        allowed = budget.fraction * sum(count for _, count in first) + budget.reserve_per_s * WINDOW_S
+        self.require(len(spent) <= allowed + 1e-6, "budget", f"{len(spent)} extra in 10 s, {allowed:.2f} allowed, {budget}")
+
+    # -- attempts
+
+    def first(self, chosen: str, candidates: Iterable[str], now: float) -> None:
+        """A first attempt goes to `chosen`, by the adaptive choice."""
+        if self.is_stalled(chosen, now):
+            better = [leaf for leaf in candidates if not self.is_stalled(leaf, now) and not self.is_unreachable(leaf, now)]
+            self.require(not better, "stalled leaf chosen", f"{chosen} at {now:.4f}, not {better}")
+
+    def hedge(self, leg: LegHedges, chosen: str, waiting: Iterable[Candidate], late_by_s: float, now: float) -> None:
+        """A hedge is sent."""
+        request, delay = leg.request, leg.delay
+        self.counts["hedges"] += 1
+        self.require(not request.is_held_out and delay is not None, "hold-out hedged", request.policy)
+        assert delay is not None
+        self.require(late_by_s <= max(LATE_S, LATE_SHARE * delay) + 1e-9, "late router", f"{late_by_s:.4f} s late")
+        is_bad = self.is_stalled(chosen, now) or self.is_unreachable(chosen, now)
+        self.require(not is_bad, "hedge to a bad candidate", chosen)
+        self.require(now >= self.pushback_until.get(chosen, 0.0), "hedge to a leaf that sheds", chosen)
+        self.require(chosen not in {each.leaf for each in waiting}, "hedge to a leaf that is asked", chosen)
+        self.extra(request.budget.budget, now)
+
+    def storm(self, hedged_legs: int, legs: int) -> None:
+        """So many legs of a request with so many are hedged."""
+        self.require(hedged_legs <= max(STORM_LEGS, STORM_SHARE * legs), "storm", f"{hedged_legs} of {legs} legs hedged")
+
+    def sent(self, leaf: str, leg: LegHedges, now: float) -> SentAttempt:
+        """An attempt of a read is out."""
+        attempt = SentAttempt(leaf, leg.pool.name, now, now + leg.stalled_after)
+        self.out[attempt] = None
+        return attempt
+
+    def ended(self, attempt: SentAttempt, now: float, error: KvShardError | None, is_given_up: bool) -> None:
+        """It is not out any more. error: of the leaf."""
+        self.require(attempt in self.out, "attempt ended twice", attempt.leaf)
+        self.out.pop(attempt, None)
+        if is_given_up:
+            if now >= attempt.overdue_at and self.heard_at.get(attempt.leaf, 0.0) <= attempt.began:
+                self.silent.add(attempt.leaf)
+            return
+        if isinstance(error, ResourceExhausted):
+            asked = (error.details.retry_after_ms or 0) / 1_000 or PUSHBACK_S
+            self.pushback_until[attempt.leaf] = now + min(PUSHBACK_MAX_S, asked)
+            return
+        if error is None or error.details.shards:
+            self.heard(attempt.leaf, now)
+
+    def heard(self, leaf: str, now: float) -> None:
+        """The leaf has given a sign of life."""
+        self.heard_at[leaf] = now
+        self.silent.discard(leaf)
+
+    def is_stalled(self, leaf: str, now: float) -> bool:
+        """By the rule of the design: something is overdue there, where the oldest of a kind speaks for the kind."""
+        oldest: dict[str, SentAttempt] = {}
+        for each in self.out:
+            if each.leaf == leaf:
+                oldest.setdefault(each.kind, each)
+        return leaf in self.silent or any(each.overdue_at <= now for each in oldest.values())
+
+    def is_unreachable(self, leaf: str, now: float) -> bool:
+        """What the router knows itself; it is no secret."""
+        return self.defences.health.is_unreachable(leaf, now)
+
+    # -- after each step, and in the end
+
+    def check(self) -> None:
+        """After each step."""
+        leaves = list(self.defences.health.leaves())
+        out = Counter(each.leaf for each in self.out)
+        for leaf in leaves:
+            listed = sum(map(len, leaf.outstanding.values()))
+            self.require(leaf.waiting == listed == out[leaf.name], "outstanding", f"{leaf}, really {out[leaf.name]}")
+        on_probation = sum(leaf.is_on_probation for leaf in leaves)
+        self.require(on_probation <= PROBATION_SHARE * max(3, len(leaves)), "probation", f"{on_probation} of {len(leaves)}")
+
+    def check_end(self, now: float) -> None:
+        """All requests have ended, and all leaves have been well for long."""
+        counters = self.defences.counters
+        self.require(not self.out, "attempt never ended", [each.leaf for each in self.out])
+        ended = counters.hedges_won + counters.hedges_wasted
+        self.require(counters.hedges_sent == ended, "hedge identity", f"{counters.hedges_sent} sent, {ended} ended")
+        self.require(counters.hedges_sent == self.counts["hedges"], "hedges counted", counters.hedges_sent)
+        for leaf in self.defences.health.leaves():
+            self.require(leaf.state(now) <= 1, "leaf never well again", f"{leaf} {leaf.state(now).name}")
