@@ -17,9 +17,9 @@ AllFastestRoute):
 
 and `not_idempotent`, counted for writes that were late: a write is never hedged.
 
-Hold-out: one in a hundred of the requests that might be hedged is not, before half of its time is over (a hung leaf must not eat
-a whole deadline even then). Its latency is what everybody's would be without hedging, so the difference is what hedging saves,
-measured while it works.
+Hold-out: one in a hundred of the requests that might be hedged is not, before half of its time is over (a hung leaf must not
+eat a whole deadline even then). Its latency is what everybody's would be without hedging, so the difference is what hedging
+saves, measured while it works.
 
 Pure: imports only the standard library and other pure files.
 """
