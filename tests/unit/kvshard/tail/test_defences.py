@@ -289,6 +289,11 @@ class TestHoldOut:
         share = sum(leg.wait_s(NOW, DEADLINE) == (DEADLINE - NOW) / 2 for leg in legs) / len(legs)
         assert share == pytest.approx(HOLD_OUT_SHARE, rel=0.2)
 
+    def test_wide_requests_are_held_out_less_often(self) -> None:
+        held = defences(rng=Random(3))
+        share = sum(held.request(None, 80, NOW).is_held_out for _ in range(20_000)) / 20_000
+        assert share == pytest.approx(HOLD_OUT_SHARE / 10, rel=0.5)
+
     def test_all_legs_of_a_request_share_its_fate(self) -> None:
         held = defences(rng=Random(3))
         for _ in range(500):
