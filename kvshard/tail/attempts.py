@@ -360,7 +360,7 @@ class AttemptMachine:
         wait = self._gate.wait_s(now, self.deadline)
         if wait is None:
             return []
-        return self._set_timer_within(now, max(ASK_PAUSE_S, wait) * 2.0 ** min(self._postponed, DOUBLINGS_MAX))
+        return self._set_timer_within(now, max(ASK_PAUSE_S, wait) * 2.0 ** min(self._postponed - 1, DOUBLINGS_MAX))
 
     def _send(self, now: float, candidate: Candidate, kind: AttemptKind) -> list[Action]:
         self._untried = [other for other in self._untried if other.leaf != candidate.leaf]

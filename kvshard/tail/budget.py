@@ -13,6 +13,8 @@ A token bucket alone does not give it: what it has saved up and what it earns me
 The clock of the bucket is the traffic itself, as in mcrouter's FailoverRateLimiter: when everything is slow and callers wait,
 there are fewer first attempts, and so fewer hedges.
 
+Of both a quarter is kept for hedges that are urgent (`URGENT_SHARE`).
+
 Pure: imports only the standard library.
 """
 
@@ -30,6 +32,11 @@ RESERVE_PER_S = 1.0
 
 SAVED_S = 2.0
 """Of income: enough for the pause of one leaf under steady load, and a fifth of what the window allows."""
+
+URGENT_SHARE = 0.25
+"""Of what is saved, and of what the window allows, that only urgent hedges may take. A fast replica has slow answers, too:
+where the body of the latency is wide these alone would use up the budget, and nothing would be left when a leaf really
+stalls."""
 
 SAVED_MIN = 4.0
 """Tokens that can be saved however little traffic there is: one for each leg that a single request may hedge."""
@@ -59,23 +66,27 @@ class HedgeBudget:
         slice = self._slice(now)
         slice[1] += count
         self._first += count
-        self._saved += self.fraction * count
-        cap = SAVED_MIN + SAVED_S / WINDOW_S * self.fraction * self._first
-        if self._saved > cap:
-            self._saved = cap
+        self._saved = min(self._cap, self._saved + self.fraction * count)
 
-    def try_take(self, now: float) -> bool:
-        """Whether an extra request may be sent now; it then counts as sent."""
+    def try_take(self, now: float, is_urgent: bool = True) -> bool:
+        """Whether an extra request may be sent now; it then counts as sent. is_urgent: what it is for is far later than
+        usual."""
         slice = self._slice(now)
         # Of the oldest slice a part has left the window: its extra requests count in full, its first attempts not at all.
         first = self._first - (self._slices[0][1] if self._is_partly_out(now) else 0)
         allowed = self.fraction * first + self.reserve_per_s * WINDOW_S
-        if self._saved < 1.0 or self._extra + 1 > allowed:
+        kept = 0.0 if is_urgent else URGENT_SHARE
+        if self._saved < 1.0 + kept * self._cap or self._extra + 1 > allowed * (1.0 - kept):
             return False
         self._saved -= 1.0
         self._extra += 1
         slice[2] += 1
         return True
+
+    @property
+    def _cap(self) -> float:
+        """Tokens that can be saved under the traffic of the window."""
+        return SAVED_MIN + SAVED_S / WINDOW_S * self.fraction * self._first
 
     def counts(self, now: float) -> tuple[int, int]:
         """(first attempts, extra requests) of the last WINDOW_S, about."""

@@ -13,7 +13,7 @@ AllFastestRoute):
     storm         more than max(4, a quarter) of this request's legs are hedged already, and more than one leaf is late: then it
     is
                   not one leaf that is slow. (One leaf of few may hold most of the legs; the budget still bounds what it costs.)
-    budget        see `budget`
+    budget        see `budget`; a leg that is URGENT_DELAYS late may take what is kept for such
 
 and `not_idempotent`, counted for writes that were late: a write is never hedged.
 
@@ -57,6 +57,9 @@ LATE_TIMER_SHARE = 0.5
 QUEUE_MAX = 16
 QUEUE_FACTOR = 2.0
 """Requests in flight at a leaf from which on it gets no hedge: so many, or twice what its like have."""
+
+URGENT_DELAYS = 1.5
+"""A leg that has waited for so many delays is no slow answer any more, but a straggler: it was refused once, and asks again."""
 
 DEADLINE_SHARE = 0.5
 """Of what is left until the deadline: a hedge is sent by then, or it would come too late."""
@@ -284,7 +287,7 @@ class LegHedges:
         counters = request.defences.counters
         if isinstance(chosen, Refusal):
             counters.refused[chosen] += 1
-            request.budget.seen.missed += chosen is Refusal.BUDGET
+            request.budget.seen.missed += chosen is Refusal.BUDGET and self._is_urgent(now)
             return chosen
         if not self.is_hedged:
             self.is_hedged = True
@@ -350,7 +353,10 @@ class LegHedges:
         is_many = request.hedged_legs >= max(STORM_LEGS, STORM_SHARE * request.legs)
         if is_many and not self.is_hedged and len(request.late) > 1:
             return Refusal.STORM
-        return candidate if request.budget.budget.try_take(now) else Refusal.BUDGET
+        return candidate if request.budget.budget.try_take(now, self._is_urgent(now)) else Refusal.BUDGET
+
+    def _is_urgent(self, now: float) -> bool:
+        return self.delay is not None and now - self.request.began >= URGENT_DELAYS * self.delay
 
     def _spare(self, spares: Sequence[Candidate], now: float) -> Candidate | Refusal:
         """The best of the spare candidates: the least loaded of those in the best state."""

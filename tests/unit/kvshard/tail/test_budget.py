@@ -33,8 +33,8 @@ def test_no_ten_seconds_behind_a_hedge_hold_more_than_the_budget(steps, fraction
             most = max(most, changed)
         budget.first_attempts(now, attempts)
         first.append((now, attempts))
-        for _ in range(wanted):
-            if budget.try_take(now):
+        for number in range(wanted):
+            if budget.try_take(now, is_urgent=number % 3 > 0):
                 extra.append(now)
                 in_window = sum(count for at, count in first if now - WINDOW_S < at <= now)
                 spent = sum(now - WINDOW_S < at for at in extra)
@@ -83,3 +83,19 @@ def test_nothing_is_saved_up_while_nobody_asks(idle: float) -> None:
     budget.first_attempts(1.0, 10_000)
     budget.first_attempts(1.0 + WINDOW_S + idle, 1)
     assert sum(budget.try_take(1.0 + WINDOW_S + idle) for _ in range(1_000)) <= SAVED_MIN + 1
+
+
+def test_slow_answers_cannot_take_what_stragglers_need() -> None:
+    budget = HedgeBudget(0.05)
+    for step in range(1_000):
+        budget.first_attempts(100.0 + step / 100, 10)
+    plain = sum(budget.try_take(110.0, is_urgent=False) for _ in range(1_000))
+    urgent = sum(budget.try_take(110.0) for _ in range(1_000))
+    assert plain > 2 * urgent > 40
+    budget = HedgeBudget(0.05)
+    for step in range(6_000):
+        budget.first_attempts(100.0 + step / 100, 5)
+        budget.try_take(100.0 + step / 100, is_urgent=False)
+    first, extra = budget.counts(160.0)
+    assert 0.03 * first < extra < 0.04 * first
+    assert sum(budget.try_take(160.0) for _ in range(1_000)) > 10
