@@ -15,7 +15,7 @@ from loadtests.findings import Tables
 from loadtests.plan import Plan
 from loadtests.results import RunResult
 from loadtests.runner import run
-from loadtests.scenarios import EXPERIMENTS, Experiment, quick
+from loadtests.scenarios import EXPERIMENTS, QUICK_ROUNDS, Experiment, quick
 
 TARGET = pathlib.Path("load-results/amplification")
 
@@ -52,7 +52,7 @@ def amplification(
         return 2
     chosen = [EXPERIMENTS[name] for name in names] or (list(EXPERIMENTS.values()) if full else quick())
     if not (names or full):
-        rounds = rounds or 1
+        rounds = rounds or QUICK_ROUNDS
     with tempfile.TemporaryDirectory(prefix="kvshard-load-") as folder:
         result = uvloop.run(run(chosen, Plan(rounds, seed), pathlib.Path(folder), console.print, leaves))
     return _report(result, target)

@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from loadtests.findings import Tables, amplification
 from loadtests.results import CellResult, ExperimentResult
+from loadtests.scenarios import PAUSE_S
 from loadtests.statistics import (
     Estimate,
     chance_of_a_straggler,
@@ -216,10 +217,10 @@ def _least_n(cell: CellResult, fan_outs: Sequence[int]) -> str:
 
 
 def straggler_limit(experiment: ExperimentResult) -> float:
-    """What counts as a straggler: twice the p99 of the widest requests of the healthy cluster; 20 ms where there is none."""
+    """What counts as a straggler: twice the p99 of the widest requests of the healthy cluster, but half a pause always does."""
     healthy = experiment.cell("healthy", "none")
     found = None if healthy is None else healthy.latency(experiment.widest).quantile(0.99)
-    return 2 * found if found else 0.02
+    return min(PAUSE_S / 2, 2 * found) if found else PAUSE_S / 2
 
 
 def _title_of(experiment: ExperimentResult, condition: str) -> str:

@@ -19,7 +19,7 @@ from loadtests.prediction import REFERENCE_S, Reference, add_predictions, is_pre
 from loadtests.results import CellResult, ExperimentResult, ExtraPoint
 from loadtests.scenarios import DIRECT_NONE, NONE, Cell, Experiment, kinds_of
 from loadtests.tally import Tally
-from loadtests.usage import Usage
+from loadtests.usage import OTHERS_MAX, Usage
 from loadtests.workloads import WORKLOADS, ReadCall
 
 POLL_S = 1.0
@@ -99,6 +99,8 @@ class ExperimentRun:
                 f"{experiment.name}: {found.rate:,.0f} requests/s take {found.usage.own:.0%} of the processors "
                 f"(others: {found.usage.others:.0%}), a lone leg {found.leg_p50_s * 1e3:.2f} ms at the median"
             )
+            if found.usage.others > OTHERS_MAX:
+                self._log("  the machine is busy with something else: these figures will not be worth much")
             results = [
                 CellResult(
                     cell.condition.name, cell.condition.title, cell.arm.name, cell.arm.title, Tally(experiment.deadline_s)

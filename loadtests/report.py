@@ -12,6 +12,7 @@ from loadtests.findings import Finding, Tables, findings
 from loadtests.results import CellResult, ExperimentResult, RunResult
 from loadtests.scenarios import WORKLOADS
 from loadtests.statistics import Estimate, is_enough
+from loadtests.usage import OTHERS_MAX
 
 _Cells = Sequence[tuple[ExperimentResult, CellResult]]
 
@@ -20,9 +21,6 @@ FRACTIONS = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"))
 
 CPU_MAX = 0.55
 """Of the machine, by cluster and client, above which a figure speaks of a full machine."""
-
-OTHERS_MAX = 0.10
-"""Of the machine, by processes that do not belong to the run."""
 
 CLIENT_CORE_MAX = 0.6
 """Of its core, by the load client: above it, requests queue in the client."""
@@ -163,8 +161,8 @@ def _experiment(experiment: ExperimentResult, found: Sequence[Finding], tables: 
     parts.append(_figure(charts.latency_by_percentile(experiment, tables), caption))
     if len(experiment.fan_outs) > 1:
         caption = (
-            "Left: what asking more shards does to p99. Right: how often a request takes more than twice the p99 of "
-            "the widest ones of the healthy cluster. Dotted: what independent legs would give, from single undefended legs."
+            "Left: what asking more shards does to p99. Right: how often a request takes more than twice the healthy "
+            "cluster's p99, or half a pause. Dotted: what independent legs would give, from single undefended legs."
         )
         parts.append(_figure(charts.amplification_by_fan_out(experiment, tables), caption))
     if any(cell.extra and cell.hedges for cell in experiment.cells):

@@ -6,6 +6,9 @@ Pure: imports only the standard library.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+OTHERS_MAX = 0.10
+"""Of the machine, by processes that do not belong to a run: above it their stragglers are mixed with ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
