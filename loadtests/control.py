@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from kvshard.clock import Clock, SystemClock
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap
+from kvshard.errors import KvShardError
 from kvshard.model import ShardRead, ShardReadReply
 from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.leaf_client import Answer
@@ -121,18 +122,27 @@ class DirectCaller:
                 config = HedgeConfig(estimated_rps=self.rate, percentile=TUNED_PERCENTILE, budget_percent=TUNED_BUDGET_PERCENT)
             scheduler = self._schedulers[control] = HedgeScheduler(config)
 
-        async def ask(order: list[str], request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
-            def learn(_: Answer[ShardReadReply], seconds: float) -> None:
-                scheduler.sketch_for(order[0]).add(seconds)
+        async def one(leaf: str, request: ShardRead, deadline: float, is_hedge: bool) -> Answer[ShardReadReply] | KvShardError:
+            try:
+                return await self._leaves.read(leaf, request, deadline, is_hedge)
+            except KvShardError as error:
+                return error  # It leaves the errors of its losers unread; the winner's is raised below.
 
-            async def hedge() -> Answer[ShardReadReply]:
+        async def ask(order: list[str], request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
+            def learn(answer: Answer[ShardReadReply] | KvShardError, seconds: float) -> None:
+                if isinstance(answer, Answer):
+                    scheduler.sketch_for(order[0]).add(seconds)
+
+            async def hedge() -> Answer[ShardReadReply] | KvShardError:
                 self._library_hedges += 1
-                return await self._leaves.read(order[1 % len(order)], request, deadline, is_hedge=True)
+                return await one(order[1 % len(order)], request, deadline, True)
 
             # Its own latency is learned per host, as its transports do.
-            answer: Answer[ShardReadReply] = await scheduler.execute_with_hedge(
-                order[0], lambda: self._leaves.read(order[0], request, deadline), hedge, learn
+            answer: Answer[ShardReadReply] | KvShardError = await scheduler.execute_with_hedge(
+                order[0], lambda: one(order[0], request, deadline, False), hedge, learn
             )
+            if isinstance(answer, KvShardError):
+                raise answer
             return answer
 
         return ask
