@@ -11,9 +11,8 @@ AllFastestRoute):
     pushback      the spare replicas are shedding load
     queue         their queues are long
     storm         more than max(4, a quarter) of this request's legs are hedged already, and more than one leaf is late: then it
-    is
-                  not one leaf that is slow. (One leaf of few may hold most of the legs; the budget still bounds what it costs.)
-    budget        see `budget`; a leg that is URGENT_DELAYS late may take what is kept for such
+                  is not one leaf that is slow. (One leaf of few may hold most of the legs; the budget still bounds its cost.)
+    budget        see `budget`; a leg that is late by URGENT_DELAYS may take what is kept for such
 
 and `not_idempotent`, counted for writes that were late: a write is never hedged.
 
@@ -342,7 +341,7 @@ class LegHedges:
     ) -> Candidate | Refusal:
         request = self.request
         assert self.delay is not None, "a leg without a delay has no timer"
-        if late_by_s > max(LATE_TIMER_S, LATE_TIMER_SHARE * self.delay):
+        if late_by_s > max(LATE_TIMER_S, LATE_TIMER_SHARE * self.delay if self.delay < inf else 0.0):
             return Refusal.LATE_ROUTER  # It does not even say that the leaf is late.
         self._note_late(waiting)
         if deadline - now < (self.pool.median or 0.0):

@@ -128,6 +128,6 @@ def test_no_request_has_more_hedges_than_its_legs_allow(seed: int, budget: float
     router = Router(world, HedgeSettings(budget=budget))
     request = Request(router, [PLANS[leg % 4] for leg in range(legs)], 2.0, How(FixedDelay(0.001), None, ReplicaChoice.RANDOM))
     world.run(world.now + 3.0, router.oracle.check)
-    assert len(request.hedged) <= max(4, legs / 4)
+    assert len(request.hedged) <= max(4, legs / 4)  # Whose first attempts are at several leaves, so that many of them are late.
     assert all(len(leg.machine.tries) <= 3 for leg in request.legs)
     assert router.oracle.counts["legs failed"] == legs

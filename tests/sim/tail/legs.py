@@ -135,6 +135,7 @@ class LegRun:
         self.timer: float | None = None
         self.is_over = False
         self.late_by_s = 0.0
+        self.late: set[str] = set()
         self.cause: KvShardError | None = None
         if request.hedges is not None:
             assert request.how is not None
@@ -199,9 +200,12 @@ class LegRun:
             how = self.request.how
             oracle.require(len(self.out) < config.max_attempts, "too many attempts", self.machine)
             if kind is HEDGE:
-                oracle.hedge(gate, leaf, waiting, self.late_by_s, now)
-                self.request.hedged.add(self)
-                oracle.storm(len(self.request.hedged), len(self.request.legs))
+                oracle.hedge(gate, leaf, waiting, self.late_by_s, now, self.request.deadline)
+                self.late.update(each.leaf for each in waiting)
+                if self not in self.request.hedged:
+                    self.request.hedged.add(self)
+                    late = set().union(*(leg.late for leg in self.request.hedged if not leg.is_over))
+                    oracle.storm(len(self.request.hedged), len(self.request.legs), late)
             elif isinstance(self.cause, ResourceExhausted):
                 oracle.extra(gate.request.budget.budget, now)
             if kind is FIRST and how is not None and how.choice is ReplicaChoice.ADAPTIVE:

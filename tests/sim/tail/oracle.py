@@ -11,6 +11,7 @@ from kvshard.tail.replica_health import PUSHBACK_MAX_S, PUSHBACK_S
 
 LATE_S, LATE_SHARE = 0.002, 0.5
 STORM_LEGS, STORM_SHARE = 4, 0.25
+HOLD_OUT_SHARE = 0.5
 PROBATION_SHARE = 1 / 3
 HEDGE, FIRST = AttemptKind.HEDGE, AttemptKind.FIRST
 
@@ -77,22 +78,28 @@ class Oracle:
             better = [leaf for leaf in candidates if not self.is_stalled(leaf, now) and not self.is_unreachable(leaf, now)]
             self.require(not better, "stalled leaf chosen", f"{chosen} at {now:.4f}, not {better}")
 
-    def hedge(self, leg: LegHedges, chosen: str, waiting: Iterable[Candidate], late_by_s: float, now: float) -> None:
+    def hedge(
+        self, leg: LegHedges, chosen: str, waiting: Iterable[Candidate], late_by_s: float, now: float, deadline: float
+    ) -> None:
         """A hedge is sent."""
         request, delay = leg.request, leg.delay
         self.counts["hedges"] += 1
-        self.require(not request.is_held_out and delay is not None, "hold-out hedged", request.policy)
+        if request.is_held_out:
+            self.require(now >= request.began + HOLD_OUT_SHARE * (deadline - request.began) - 1e-9, "hold-out hedged", request)
+        self.require(delay is not None, "hedged although off", request.policy)
         assert delay is not None
-        self.require(late_by_s <= max(LATE_S, LATE_SHARE * delay) + 1e-9, "late router", f"{late_by_s:.4f} s late")
+        allowed = LATE_S if request.is_held_out else max(LATE_S, LATE_SHARE * delay)
+        self.require(late_by_s <= allowed + 1e-9, "late router", f"{late_by_s:.4f} s late")
         is_bad = self.is_stalled(chosen, now) or self.is_unreachable(chosen, now)
         self.require(not is_bad, "hedge to a bad candidate", chosen)
         self.require(now >= self.pushback_until.get(chosen, 0.0), "hedge to a leaf that sheds", chosen)
         self.require(chosen not in {each.leaf for each in waiting}, "hedge to a leaf that is asked", chosen)
         self.extra(request.budget.budget, now)
 
-    def storm(self, hedged_legs: int, legs: int) -> None:
-        """So many legs of a request with so many are hedged."""
-        self.require(hedged_legs <= max(STORM_LEGS, STORM_SHARE * legs), "storm", f"{hedged_legs} of {legs} legs hedged")
+    def storm(self, hedged_legs: int, legs: int, late: set[str]) -> None:
+        """So many legs of a request with so many are hedged; those under way wait for these leaves."""
+        is_many = hedged_legs > max(STORM_LEGS, STORM_SHARE * legs)
+        self.require(not is_many or len(late) <= 1, "storm", f"{hedged_legs} of {legs} legs hedged, late at {late}")
 
     def sent(self, leaf: str, leg: LegHedges, now: float) -> SentAttempt:
         """An attempt of a read is out."""

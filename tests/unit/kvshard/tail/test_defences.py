@@ -78,6 +78,11 @@ class TestGates:
             assert leg.admit([A, B, C], [waiting], 0.5, NOW, DEADLINE) is Refusal.LATE_ROUTER
         assert request.leg("Get", NOW).admit([B, C], [A], 0.0, NOW, DEADLINE) is B
 
+    def test_a_late_router_is_one_to_a_request_that_is_held_out_too(self) -> None:
+        held = defences(rng=Random(3))
+        leg = next(leg for leg in (a_leg(held) for _ in range(1_000)) if leg.request.is_held_out)
+        self.refused(held, leg, Refusal.LATE_ROUTER, late_by_s=0.3)
+
     def test_deadline(self) -> None:
         held = defences()
         answer(held, a_leg(held), "c", 0.2, 10)
