@@ -7,7 +7,7 @@ KILLS ?= 20
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test sim sim-mutants sim-tail soak amplification amplification-full locust check format protos bench bench-replication clean lock
+.PHONY: help setup setup-dev demo up test sim sim-mutants sim-tail soak soak-tail amplification amplification-full locust check format protos bench bench-replication clean lock
 
 help: ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ amplification-full: $(VENV)/.load ## The same for every scenario, with the sampl
 locust: $(VENV)/.load ## Load a running cluster from a web page: ROUTER=127.0.0.1:7700, SHAPE=ramp, steps or spike
 	$(BIN)/locust -f loadtests/locustfile.py$(if $(SHAPE),$(comma)loadtests/shapes/$(SHAPE).py) --class-picker \
 	  --web-host 127.0.0.1 --host $(or $(ROUTER),127.0.0.1:7700)
+
+soak-tail: $(VENV)/.dev ## Slow leaves and impatient callers for long: budget, memory, work left: MINUTES=10, SEED=7
+	PYTHONPATH=tests:. $(BIN)/python -m soak.tail --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.dev ## Format, lint, types, import rules, proto lint and drift
 	$(BIN)/ruff format --check .

@@ -146,7 +146,9 @@ MUTANTS: dict[str, Plant] = {
     "storm gate missing": replacing(defences, "STORM_LEGS", 1_000),
     "hold-out hedged": _hold_out_hedged,
     "hedge to a stalled leaf": _hedge_to_any_state,
-    "hedge to a leaf that sheds": replacing(Leaf, "state", lambda self, now: LeafState.STALLED if self.is_stalled(now) else 0),
+    "hedge to a leaf that sheds": replacing(
+        Leaf, "state", lambda self, now: LeafState.STALLED if self.is_stalled(now) else LeafState.OK
+    ),
     "an attempt that ends with an error is not ended": _attempt_not_ended,
     "hedges of a call that was given up are forgotten": replacing(LegHedges, "given_up", lambda self: None),
     "hedges are not counted when they end": replacing(LegHedges, "ended", lambda self, tries: None),
