@@ -151,8 +151,10 @@ class Defences:
         counters.first_attempts += legs
         if policy is None:
             policy = (settings or self.settings).policy
-        is_held_out = not isinstance(policy, Off) and self._rng.random() < HOLD_OUT_SHARE * min(1.0, HOLD_OUT_LEGS / legs)
-        return RequestHedges(self, held, policy, legs, is_held_out, now)
+        share = HOLD_OUT_LEGS / legs if legs > HOLD_OUT_LEGS else 1.0
+        drawn = share if isinstance(policy, Off) else self._rng.random()
+        # Both arms hold the same part of the wide requests: else the one with fewer of them would look the faster.
+        return RequestHedges(self, held, policy, legs, drawn < HOLD_OUT_SHARE * share, drawn < share, now)
 
     def late_write(self, seconds: float, now: float) -> None:
         """A write has ended after so long. Were it a read, it might have been hedged."""
@@ -218,16 +220,25 @@ class Defences:
 class RequestHedges:
     """A read under way, shared by its legs. late: how many late legs of it a leaf has; leaves without one are not in it."""
 
-    __slots__ = ("began", "budget", "defences", "hedged_legs", "is_held_out", "late", "legs", "policy")
+    __slots__ = ("began", "budget", "defences", "hedged_legs", "is_compared", "is_held_out", "late", "legs", "policy")
 
     def __init__(
-        self, defences: Defences, held: _TunedBudget, policy: HedgePolicy, legs: int, is_held_out: bool, now: float
+        self,
+        defences: Defences,
+        held: _TunedBudget,
+        policy: HedgePolicy,
+        legs: int,
+        is_held_out: bool,
+        is_compared: bool,
+        now: float,
     ) -> None:
+        """is_compared: its latency counts in the comparison of those that are held out with those that are not."""
         self.defences = defences
         self.budget = held
         self.policy = policy
         self.legs = legs
         self.is_held_out = is_held_out
+        self.is_compared = is_compared
         self.began = now
         self.hedged_legs = 0
         self.late: dict[str, int] = {}
@@ -246,7 +257,8 @@ class RequestHedges:
             counters.held_out.record(now - self.began, now)
         else:
             counters.hedgeable_requests += 1
-            counters.hedgeable.record(now - self.began, now)
+            if self.is_compared:
+                counters.hedgeable.record(now - self.began, now)
 
 
 class LegHedges:

@@ -328,6 +328,17 @@ class TestHoldOut:
         assert held.counters.held_out_requests + held.counters.hedgeable_requests == 1_000
         assert held.counters.saved_s_mean() == pytest.approx(0.04)
 
+    def test_wide_requests_are_no_other_part_of_one_arm_than_of_the_other(self) -> None:
+        """Hedging changes nothing here: wide requests take longer, so an arm with fewer of them would look the faster."""
+        held = defences(rng=Random(3))
+        for number in range(40_000):
+            legs = 80 if number % 2 else 1
+            held.request(None, legs, NOW).ended(NOW + 0.001 * legs)
+        counters = held.counters
+        assert counters.held_out_requests + counters.hedgeable_requests == 40_000
+        assert counters.hedgeable.sum.mean == pytest.approx(0.0082, rel=0.05)
+        assert counters.saved_s_mean() == pytest.approx(0.0, abs=0.004)
+
 
 class TestBudgets:
     def test_a_collection_with_a_budget_of_its_own_spends_only_that(self) -> None:
