@@ -128,7 +128,7 @@ class Simulation:
             case 7:
                 leaf.stale_until = until
             case 8:
-                world.busy_until = world.now + rng.choice([0.003, 0.02, 0.1, 0.5])
+                world.busy_until = max(world.busy_until, world.now + rng.choice([0.003, 0.02, 0.1, 0.5]))
             case 9:
                 for each in world.leaves.values():
                     each.factor = rng.choice([1.0, 5.0, 20.0])
