@@ -1,6 +1,6 @@
-"""What the demo makes of its measurements: percentiles, the amplification by fan-out, pictures for terminal and browser.
+"""What the demo makes of its measurements: percentiles, the amplification by fan-out, a picture for the terminal.
 
-Pure: imports only the standard library. Takes microseconds, gives numbers and text; measuring and printing is `demo.py`.
+Pure: imports only the standard library. Takes microseconds, gives numbers and text; measuring and printing is `demo_steps.py`.
 """
 
 import math
@@ -21,6 +21,7 @@ class Percentiles:
     p50: float
     p90: float
     p99: float
+    slowest: float
 
 
 def percentile(ordered: Sequence[float], fraction: float) -> float:
@@ -35,7 +36,7 @@ def percentiles(values_us: Sequence[int]) -> Percentiles:
     """The percentiles of raw microseconds; no value is dropped or averaged."""
     ordered = sorted(values_us)
     p50, p90, p99 = (percentile(ordered, fraction) / 1000 for fraction in (0.50, 0.90, 0.99))
-    return Percentiles(len(ordered), p50, p90, p99)
+    return Percentiles(len(ordered), p50, p90, p99, ordered[-1] / 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,12 @@ class FanOutSamples:
     def single_leg(self) -> Percentiles:
         """A leg that was asked alone: those of fan-out 1, where no sibling competes with it for the cores."""
         return percentiles(self.legs[1])
+
+    @property
+    def widest_mean_s(self) -> float:
+        """What a search over the most shards takes on average, in seconds."""
+        widest = self.answers[max(self.answers)]
+        return sum(widest) / len(widest) / 1e6
 
     def rows(self) -> list[FanOutRow]:
         """A row a fan-out, ascending."""
@@ -116,28 +123,5 @@ def explanation(samples: FanOutSamples, cores: int, replicas: int) -> str:
         f"{last.answers.p99:.1f} ms where one leg asked alone has {single.p99:.1f} ms, an amplification of "
         f"{last.amplification:.1f}. Two things add up in it: waiting for the slowest leg, and {last.fan_out} legs sharing "
         f"{cores} cores with the router and this program (p99 of a leg among {last.fan_out}: {last.legs.p99:.1f} ms). Each "
-        f"leg is asked at one of its shard's {replicas} replicas, and at another one when that fails or is silent for 100 ms."
+        f"leg is asked at one of its shard's {replicas} replicas, and at another one too when that is late."
     )
-
-
-def svg(single: Percentiles, rows: Sequence[FanOutRow]) -> str:
-    """The picture as a self-contained SVG document."""
-    entries = [("one leg alone", single), *((f"fan-out {row.fan_out}", row.answers) for row in rows)]
-    largest = max(values.p99 for _, values in entries) or 1.0
-    left, width, step = 120, 480, 58
-    height = 60 + step * len(entries)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 100}" height="{height}" '
-        'font-family="sans-serif" font-size="13">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="12" y="24" font-weight="bold">Search latency by fan-out (n = {rows[-1].answers.n} each), ms</text>',
-    ]
-    for index, (label, values) in enumerate(entries):
-        top = 44 + step * index
-        parts.append(f'<text x="{left - 10}" y="{top + 20}" text-anchor="end">{label}</text>')
-        shown = (("p50", values.p50, "#9ecae1"), ("p90", values.p90, "#4292c6"), ("p99", values.p99, "#08519c"))
-        for line, (name, value, colour) in enumerate(shown):
-            y, length = top + line * 15, value / largest * width
-            parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="12" fill="{colour}"/>')
-            parts.append(f'<text x="{left + length + 6:.1f}" y="{y + 10}" font-size="11">{name} {value:.2f}</text>')
-    return "\n".join([*parts, "</svg>", ""])

@@ -11,7 +11,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from kvshard.cli import pydocs
+from kvshard.cli.demo_display import fragment, keep_hint, latency_table, tail_table
 from kvshard.cli.demo_failure import Killing
-from kvshard.cli.demo_report import FAN_OUTS, FanOutSamples, Percentiles, explanation, picture, query_words, rotated, svg
+from kvshard.cli.demo_report import FAN_OUTS, FanOutSamples, explanation, picture, query_words, rotated
+from kvshard.cli.demo_tail import EXPLAINED_DELAY_S, EXPLAINED_TRIES, SlowLeaves, explain, search_rate
+from kvshard.cli.demo_tail_report import CONDITIONS, READ_KINDS, tail_explanation, tail_legend, tail_picture, tail_svg, titles
+from kvshard.cli.tail_status import tail_lines
+from kvshard.cli.timings import blame_text, show_timing
 from kvshard.client.client import Client
 from kvshard.client.collection import Collection
-from kvshard.client.results import Hit, SearchPage
+from kvshard.client.results import SearchPage, Timing
 from kvshard.clock import SystemClock
 from kvshard.local_cluster import LocalCluster
 
@@ -36,8 +40,10 @@ BATCH_DOCUMENTS = 500
 """Documents of one put_many: about 200 KB, large enough to share fsyncs, small enough for the progress bar to move."""
 
 LOAD_TIMEOUT_S = 30.0
-MEASURE_S = 60.0
-"""The measurement ends here on a slow machine, so that the whole demo stays under three minutes; n is printed."""
+MEASURE_S = 20.0
+TAIL_ENDS_S = 135.0
+"""On a slow machine the fan-outs are measured for so long, and the slow leaves until so long after the start, a turn of 18 s
+begun before then included: the whole demo stays under three minutes. The tables say what n is."""
 
 WARM_UP_ROUNDS = 50
 _WORD = re.compile(r"[a-z]{4,}")
@@ -75,22 +81,34 @@ class _RateColumn(ProgressColumn):
         return Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much is done. documents: loaded at most. rounds: searches of each fan-out. seconds: of reads beside slow leaves."""
+
+    documents: int
+    rounds: int
+    seconds: float
+
+
 class Demo:
     """The steps, in order, over one client."""
 
-    def __init__(self, console: Console, cluster: LocalCluster, documents: int, rounds: int, svg_file: Path | None) -> None:
+    def __init__(self, console: Console, cluster: LocalCluster, scale: Scale, svg_file: Path | None) -> None:
         self._console = console
         self._cluster = cluster
-        self._documents = documents
-        self._rounds = rounds
+        self._documents = scale.documents
+        self._rounds = scale.rounds
+        self._seconds = scale.seconds
         self._svg_file = svg_file
         self._clock = SystemClock()
+        self._began = self._clock.monotonic()
+        self._search_s = 0.0
         self._words: Counter[str] = Counter()
         self._loaded = 0
 
     async def run(self, keep: bool) -> int:
         """The whole demo; returns the exit code."""
-        began = self._clock.monotonic()
+        began = self._began = self._clock.monotonic()
         self._title("A cluster on this machine")
         address = await self._cluster.start()
         self._say(
@@ -104,6 +122,8 @@ class Demo:
             await self._read(kv, docs)
             await self._measure(docs)
             if self._cluster.replicas > 1:
+                await self._slow(kv, docs)
+                await self._explain(kv, docs)
                 await self._kill(kv)
         self._say(f"\nDone in {self._clock.monotonic() - began:.0f} s.")
         if keep:
@@ -220,7 +240,7 @@ class Demo:
 
     async def _measure(self, docs: Collection[str]) -> None:
         self._title("What fan-out does to latency")
-        words = query_words(self._words, self._loaded) or ["python"]
+        words = self._query_words()
         fan_outs = [each for each in FAN_OUTS if each <= len(self._cluster.shards)]
         samples = FanOutSamples()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -241,48 +261,54 @@ class Demo:
         for line in picture(samples.single_leg, samples.rows()):
             self._console.print(line, highlight=False, markup=False)
         self._say("\n" + explanation(samples, os.cpu_count() or 1, self._cluster.replicas))
+        self._search_s = samples.widest_mean_s
+
+    def _query_words(self) -> list[str]:
+        return query_words(self._words, self._loaded) or ["python"]
+
+    async def _slow(self, kv: Client[str], docs: Collection[str]) -> None:
+        self._title("What slow leaves do to it, with and without the defences")
+        self._say(tail_legend() + "\n")
+        slow, rate = SlowLeaves(kv, docs, self._query_words(), self._clock, _SEED), search_rate(self._search_s)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            bar = progress.add_task("blocks of searches and batches, arms taking turns", total=None)
+            await slow.run(
+                rate,
+                self._seconds,
+                self._began + TAIL_ENDS_S,
+                lambda done, of: progress.update(bar, completed=done, total=of),
+            )
+        samples = slow.samples
+        for kind in READ_KINDS:
+            self._console.print(tail_table(samples.rows(kind), titles(slow.fan_out)[kind]))
+            for line in tail_picture(samples.rows(kind)):
+                self._console.print(line, highlight=False, markup=False)
+            self._console.print()
+        self._say(f"At {rate:.0f} searches a second and twice as many batches: {tail_explanation(samples)}")
+        tail = (await kv.status()).tail
+        for text in tail_lines(tail) if tail is not None else ():
+            self._say(f"  [dim]{escape(text)}[/]")
         if self._svg_file is not None:
-            self._svg_file.write_text(svg(samples.single_leg, samples.rows()), encoding="utf-8")
+            self._svg_file.write_text(tail_svg(samples, slow.fan_out), encoding="utf-8")
             self._say(f"The picture is in {self._svg_file}.")
 
+    async def _explain(self, kv: Client[str], docs: Collection[str]) -> None:
+        self._title("Where the time of a search went")
+        # Another leaf than the one that was slow before, and that the router still remembers.
+        leaf = next(each for each in self._cluster.leaves if each not in CONDITIONS[-1].leaves)
+        query = "context manager"
+        found = await explain(kv, docs, query, leaf)
+        self._say(
+            f"  {leaf} answers every search {EXPLAINED_DELAY_S * 1000:.0f} ms late from now on. The first one, as it comes:"
+        )
+        self._account(found.with_defences.timing)
+        self._say(f"\n  The slowest of {EXPLAINED_TRIES} without the defences (--replica-choice random --hedge off):")
+        self._account(found.without.timing)
+        self._say(f"\n  The same for any read: [cyan]kvshard search pydocs {query!r} --explain[/]; afterwards: kvshard slowlog")
 
-def fragment(hit: Hit[str]) -> Text:
-    """The best fragment of a hit's text with the matches marked, or else the text's beginning, on one line."""
-    if not hit.highlights:
-        doc = str((hit.document or {}).get("doc", ""))
-        return Text(" ".join(doc.split())[:150], style="dim")
-    best = hit.highlights[0]
-    text = Text(best.fragment)
-    for start, end in best.spans:
-        text.stylize("bold yellow", start, end)
-    # Character by character, so that the spans stay where they are; then the runs of spaces go, with their spans.
-    text.plain = "".join(" " if char.isspace() else char for char in text.plain)
-    return Text(" ").join(word for word in text.split(" ") if word.plain)
-
-
-def latency_table(samples: FanOutSamples) -> Table:
-    """The measured percentiles: the leg asked alone, and the gathered answer by fan-out."""
-    table = Table(title="one search at a time, milliseconds, measured in the router", title_justify="left")
-    table.add_column("shards asked")
-    for name in ("n", "p50", "p90", "p99", "amplification", "p99 of a leg"):
-        table.add_column(name, justify="right")
-
-    def cells(values: Percentiles) -> Sequence[str]:
-        return (f"{values.n:,}", f"{values.p50:.2f}", f"{values.p90:.2f}", f"{values.p99:.2f}")
-
-    single = samples.single_leg
-    table.add_row("one leg alone", *cells(single), "1.0 x", f"{single.p99:.2f}", end_section=True)
-    for row in samples.rows():
-        table.add_row(str(row.fan_out), *cells(row.answers), f"{row.amplification:.1f} x", f"{row.legs.p99:.2f}")
-    return table
-
-
-def keep_hint(address: str) -> str:
-    """How to use the cluster that --keep leaves running."""
-    return (
-        f"\nThe cluster stays up at [bold]{address}[/] until Ctrl-C. In another terminal:\n"
-        f"  kvshard search --router {address} pydocs 'event loop'\n"
-        f"  kvshard status --router {address}\n"
-        "or from Python:\n"
-        f'  async with Client("{address}") as kv: page = await kv.collection("pydocs").search("event loop")'
-    )
+    def _account(self, timing: Timing | None) -> None:
+        if timing is None:
+            return
+        self._say(f"  straggler: [bold]{escape(blame_text(timing))}[/]")
+        show_timing(self._console, timing)

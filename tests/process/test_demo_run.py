@@ -1,5 +1,6 @@
 """`kvshard demo` from start to end, in small: it shows everything, ends by itself and leaves nothing behind."""
 
+import json
 import os
 import re
 import signal
@@ -21,7 +22,7 @@ def start_demo(tmp_path: Path, *flags: str) -> subprocess.Popen:
 
 def test_demo_in_small(tmp_path):
     picture = tmp_path / "latency.svg"
-    with start_demo(tmp_path, "--documents", "1500", "--rounds", "40", "--svg-file", str(picture)) as demo:
+    with start_demo(tmp_path, "--documents", "1500", "--rounds", "40", "--seconds", "6", "--svg-file", str(picture)) as demo:
         shown, errors = demo.communicate(timeout=100)
     assert demo.returncode == 0, errors
     assert "3 leaves, 8 shards" in shown
@@ -34,6 +35,22 @@ def test_demo_in_small(tmp_path):
     rows = re.findall(r"│ (one leg alone|\d)\s+│\s+(\d+) │", shown)
     assert rows == [("one leg alone", "40"), ("1", "40"), ("2", "40"), ("4", "40"), ("8", "40")]
     assert "one of its shard's 3 replicas" in " ".join(shown.split())
+    rows = re.findall(r"│ (nobody slow|pauses|one leaf slow|)\s+│ (without|with)\s+│\s+([\d,]+) │.* %\s*│", shown)
+    arms = [
+        ("nobody slow", "without"),
+        ("", "with"),
+        ("pauses", "without"),
+        ("", "with"),
+        ("one leaf slow", "without"),
+        ("", "with"),
+    ]
+    assert [(condition, arm) for condition, arm, _ in rows] == arms * 2, "of searches, and of batches"
+    assert all(int(count.replace(",", "")) > 0 for _, _, count in rows)
+    assert "p99 of a search: nobody slow, " in " ".join(shown.split())
+    assert re.search(r"since the start: [\d,]+ hedges", shown)
+    stragglers = re.findall(r"straggler: shard \d at (leaf-\d)", shown)
+    assert len(stragglers) == 2
+    assert stragglers[1] == "leaf-2", "without defences the slow leaf is waited for"
     killed = re.search(
         r"kill -9 of leaf-\d: ([\d,]+) writes acknowledged, (\d+) lost; ([\d,]+) reads .*?, (\d+) stale", shown, re.S
     )
@@ -45,7 +62,7 @@ def test_demo_in_small(tmp_path):
 
 
 def test_demo_that_keeps_the_cluster_until_ctrl_c(tmp_path):
-    with start_demo(tmp_path, "--documents", "300", "--rounds", "5", "--keep") as demo:
+    with start_demo(tmp_path, "--documents", "300", "--rounds", "5", "--seconds", "3", "--keep") as demo:
         address = ""
         for line in demo.stdout:
             found = re.search(r"stays up at (\S+)", line)
@@ -55,6 +72,9 @@ def test_demo_that_keeps_the_cluster_until_ctrl_c(tmp_path):
         search = [sys.executable, "-m", "kvshard.cli", "search", "--router", address, "--json", "pydocs", "*"]
         done = subprocess.run(search, capture_output=True, text=True, timeout=30, check=False)
         assert (done.returncode, done.stderr) == (0, "")
+        faults = [sys.executable, "-m", "kvshard.cli", "fault", "list", "--router", address, "--json"]
+        done = subprocess.run(faults, capture_output=True, text=True, timeout=30, check=False)
+        assert (done.returncode, json.loads(done.stdout)["faults"]) == (0, []), "no leaf is left slow"
         demo.send_signal(signal.SIGINT)
         _, errors = demo.communicate(timeout=20)
     assert demo.returncode == 0, errors

@@ -24,6 +24,7 @@ PURE = (
     "kvshard.request_ids",
     "kvshard.restart_policy",
     "kvshard.cli.demo_report",
+    "kvshard.cli.demo_tail_report",
     "kvshard.cli.whatif_report",
     "kvshard.clustermap_text",
     "kvshard.coordination.etcd_url",

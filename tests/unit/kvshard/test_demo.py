@@ -4,8 +4,10 @@ import io
 
 from rich.console import Console
 
+from kvshard.cli.demo_display import fragment, keep_hint, latency_table, tail_table
 from kvshard.cli.demo_report import FanOutSamples
-from kvshard.cli.demo_steps import EXAMPLES, fragment, keep_hint, latency_table
+from kvshard.cli.demo_steps import EXAMPLES
+from kvshard.cli.demo_tail_report import CONDITIONS, WITH, WITHOUT, Cell, TailSamples
 from kvshard.cli.pydocs import SCHEMA
 from kvshard.client.results import Highlight, Hit
 
@@ -42,6 +44,23 @@ def test_table_has_a_row_a_fan_out_and_the_single_leg_first():
     ]
 
 
+def test_tail_table_names_a_condition_once():
+    samples = TailSamples()
+    for arm, extra in ((WITHOUT, 0), (WITH, 4)):
+        times = samples.of("search", Cell(CONDITIONS[1], arm))
+        times.took_us += [number * 1000 for number in range(1, 101)]
+        times.legs, times.extra = 800, extra
+    console = Console(file=io.StringIO(), width=120)
+    console.print(tail_table(samples.rows("search"), "a search"))
+    shown = console.file.getvalue()
+    assert "a search, milliseconds" in shown
+    rows = [line.replace("│", " ").split() for line in shown.splitlines() if "│" in line]
+    assert rows == [
+        ["pauses", "without", "100", "50.00", "90.00", "99.00", "100.00", "0.00", "%"],
+        ["with", "100", "50.00", "90.00", "99.00", "100.00", "0.50", "%"],
+    ]
+
+
 def test_examples_use_fields_of_the_schema():
     for example in EXAMPLES:
         assert all(SCHEMA[name] == "keyword" for name in example.facets)
@@ -50,4 +69,4 @@ def test_examples_use_fields_of_the_schema():
 
 
 def test_hint_names_the_address():
-    assert keep_hint("127.0.0.1:4711").count("127.0.0.1:4711") == 4
+    assert keep_hint("127.0.0.1:4711").count("127.0.0.1:4711") == 6
