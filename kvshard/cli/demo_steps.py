@@ -268,7 +268,7 @@ class Demo:
 
     async def _slow(self, kv: Client[str], docs: Collection[str]) -> None:
         self._title("What slow leaves do to it, with and without the defences")
-        self._say(tail_legend() + "\n")
+        self._say(tail_legend())
         slow, rate = SlowLeaves(kv, docs, self._query_words(), self._clock, _SEED), search_rate(self._search_s)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._console, transient=True) as progress:

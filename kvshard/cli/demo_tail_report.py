@@ -141,9 +141,9 @@ def tail_legend() -> str:
     """What the names in tables and pictures mean."""
     conditions = "; ".join(f"[bold]{condition.name}[/]: {condition.title}" for condition in CONDITIONS)
     return (
-        f"{conditions}. [bold]Without[/] defences a read asks a random replica of each shard, and no second one. [bold]With[/] "
-        "them, which is the default, it asks one that does not keep others waiting, and another one too where the answer is "
-        "late, within a budget. Both get the same reads and the same pauses, in blocks that take turns."
+        f"{conditions}. [bold]Without[/] defences a read asks a random replica of each shard, and another one only when that "
+        "fails. [bold]With[/] them, which is the default, it asks one that does not keep others waiting, and another one too "
+        "where the answer is late, within a budget. Both get the same reads and the same pauses, in blocks that take turns."
     )
 
 

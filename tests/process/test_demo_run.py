@@ -48,9 +48,10 @@ def test_demo_in_small(tmp_path):
     assert all(int(count.replace(",", "")) > 0 for _, _, count in rows)
     assert "p99 of a search: nobody slow, " in " ".join(shown.split())
     assert re.search(r"since the start: [\d,]+ hedges", shown)
-    stragglers = re.findall(r"straggler: shard \d at (leaf-\d)", shown)
-    assert len(stragglers) == 2
-    assert stragglers[1] == "leaf-2", "without defences the slow leaf is waited for"
+    assert len(re.findall(r"straggler: shard \d at leaf-\d", shown)) == 2
+    took_ms = [float(took) for took in re.findall(r"([\d.]+) ms in the router", shown)]
+    assert len(took_ms) == 2
+    assert took_ms[1] > 80.0, "without defences the leaf that is 80 ms late is waited for"
     killed = re.search(
         r"kill -9 of leaf-\d: ([\d,]+) writes acknowledged, (\d+) lost; ([\d,]+) reads .*?, (\d+) stale", shown, re.S
     )
