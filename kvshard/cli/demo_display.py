@@ -45,7 +45,7 @@ def _cells(values: Percentiles) -> tuple[str, ...]:
 def tail_table(rows: Sequence[TailRow], title: str) -> Table:
     """One kind of reads, without and with the defences, under each condition."""
     table = Table(title=f"{title}, milliseconds", title_justify="left")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     table.add_column("defences")
     for name in ("n", "p50", "p90", "p99", "slowest", "extra requests"):
         table.add_column(name, justify="right")
