@@ -44,9 +44,9 @@ def _budget_charged_late(stack: contextlib.ExitStack) -> None:
     """Every second hedge is free."""
     original, calls = HedgeBudget.try_take, [0]
 
-    def try_take(self: HedgeBudget, now: float) -> bool:
+    def try_take(self: HedgeBudget, now: float, is_urgent: bool = True) -> bool:
         calls[0] += 1
-        return calls[0] % 2 == 0 or original(self, now)
+        return calls[0] % 2 == 0 or original(self, now, is_urgent)
 
     replace(stack, HedgeBudget, "try_take", try_take)
 
@@ -69,7 +69,7 @@ def _expired_token_used(stack: contextlib.ExitStack) -> None:
 def _window_missing(stack: contextlib.ExitStack) -> None:
     """Only the bucket is asked, which fills faster than the window allows."""
 
-    def try_take(self: HedgeBudget, now: float) -> bool:
+    def try_take(self: HedgeBudget, now: float, is_urgent: bool = True) -> bool:
         slice = self._slice(now)
         if self._saved < 1.0:
             return False
@@ -133,7 +133,7 @@ def _silence_never_heard(stack: contextlib.ExitStack) -> None:
 
 
 MUTANTS: dict[str, Plant] = {
-    "budget not charged": replacing(HedgeBudget, "try_take", lambda self, now: True),
+    "budget not charged": replacing(HedgeBudget, "try_take", lambda self, now, is_urgent=True: True),
     "every second hedge is free": _budget_charged_late,
     "expired token used": _expired_token_used,
     "no window in the budget": _window_missing,
