@@ -53,10 +53,10 @@ def keys_by_shard(cluster_map: ClusterMap, per_shard: int) -> tuple[tuple[str, .
     return tuple(map(tuple, found.values()))
 
 
-async def load_keys(client: Client[str], per_shard: int = KEYS_PER_SHARD) -> Corpus:
+async def load_keys(client: Client[str]) -> Corpus:
     """Store the keys of the point reads and batches."""
     cluster_map = await client.map()
-    keys = keys_by_shard(cluster_map, per_shard)
+    keys = keys_by_shard(cluster_map, KEYS_PER_SHARD)
     flat = [key for part in keys for key in part]
     value = os.urandom(VALUE_BYTES)
     for first in range(0, len(flat), LOAD_BATCH_KEYS):

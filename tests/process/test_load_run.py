@@ -24,6 +24,8 @@ async def test_cells_take_turns_and_everything_is_counted(tmp_path, monkeypatch)
         Experiment("batch", "batch", "point-batch", cells, ((8, 0.5), (1, 0.5)), block_s=0.5),
         Experiment("control", "control", "point-read", direct, ((1, 1.0),), block_s=0.5),
     ]
+    monkeypatch.setattr("loadtests.experiment_run.WARM_UP_S", 0.2)
+    monkeypatch.setattr("loadtests.workloads.KEYS_PER_SHARD", 100)
     said = []
     result = await run(experiments, Plan(rounds=1), tmp_path, said.append)
     batch, control = result.experiments

@@ -1,18 +1,22 @@
 """Locust's users against a real cluster, headless, with workers: exact latencies come together at the master."""
 
 import asyncio
+import importlib.util
 import pathlib
 import re
 import sys
 
 import pytest
 
-pytest.importorskip("locust", reason="run with the load extra: make locust installs it")
-
 from benchmarks.fleet import Fleet
 
 LOCUSTFILE = pathlib.Path(__file__).parents[2] / "loadtests" / "locustfile.py"
 TIMEOUT_S = 90.0
+
+# Not pytest.importorskip: importing locust lets gevent patch the whole process, and with it every other test.
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("locust") is None, reason="run with the load extra: make locust installs it"
+)
 
 
 async def test_workers_send_open_loop_and_their_latencies_are_merged(tmp_path):
