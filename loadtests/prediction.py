@@ -101,6 +101,7 @@ def add_predictions(
             background=tuple(rates.items()),
             deadline_s=experiment.deadline_s,
             network_s=reference.network_s,
+            is_light=experiment.workload != "search",
         )
         requests = max(REQUESTS_LEAST, min(REQUESTS_MAX, 10 * measured.latency(result.widest).count))
         scenario = model.Scenario(cell.condition.name, _faults(cell.condition, result.leg_p50_s))

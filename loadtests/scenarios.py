@@ -88,8 +88,8 @@ class Condition:
     after_s: float = 0.0
 
 
-PAUSE_S = 0.05
-"""Of an injected pause: a garbage collection, a noisy neighbour's time slice. Ten times and more what a leg takes."""
+PAUSE_S = 0.1
+"""Of an injected pause: a full garbage collection, a noisy neighbour's time slices."""
 
 HEALTHY = Condition("healthy", "no stragglers")
 PAUSES_HALF = Condition("pauses-0.5", "0.5 % pauses", (Fault("pause", 0.005, PAUSE_S),))

@@ -123,7 +123,7 @@ class Leg(Generic[RequestT, ReplyT]):
 
     def candidates(self, plan: ReplicaPlan) -> tuple[Candidate, ...]:
         """Whom to ask by this plan, in the order of asking."""
-        return self._shared.defences.order(plan, self.how.replica_choice, self._clock.monotonic())
+        return self._shared.defences.order(plan, self.how.replica_choice, self._clock.monotonic(), self._hedges)
 
     def look(self) -> tuple[Candidate, ...]:
         """The candidates by the map that is known."""

@@ -191,7 +191,11 @@ class Scatter:
         began = self._clock.monotonic()
         is_write = isinstance(requests[0], ShardWrite)
         hedges = None if is_write else self.defences.request(how.hedge, len(requests), began, how.settings)
-        legs = [asyncio.create_task(self._leg(method, ask, request, deadline, how, hedges)) for request in requests]
+        # Light legs follow the first one to its leaf: were that always the same shard's, its leaves would get the most.
+        first = int(self._rng.random() * len(requests))
+        turned = [*requests[first:], *requests[:first]]
+        started = [asyncio.create_task(self._leg(method, ask, request, deadline, how, hedges)) for request in turned]
+        legs = started[len(requests) - first :] + started[: len(requests) - first]
         try:
             await asyncio.wait(legs, timeout=max(0.0, deadline - began) + LATE_LEG_GRACE_S)
         finally:

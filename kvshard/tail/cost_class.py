@@ -33,3 +33,7 @@ def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardWrite) -> str:
             return "Search" if request.offset + request.limit <= SEARCH_HITS else "Search/deep"
         case ShardWrite():
             return "Write"
+
+
+LIGHT = frozenset({"Get", f"BatchGet/{BATCH_KEYS[0]}", f"Scan/{SCAN_KEYS}"})
+"""Kinds of which the message to a leaf costs more than the work there."""

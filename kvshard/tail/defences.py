@@ -30,6 +30,7 @@ from random import Random
 
 from kvshard.errors import DeadlineExceeded, KvShardError
 from kvshard.tail.budget import HedgeBudget
+from kvshard.tail.cost_class import LIGHT
 from kvshard.tail.hedging import HedgePolicy, HedgeSettings, Off, Refusal, ReplicaChoice, policy_delay
 from kvshard.tail.histogram import SlidingHistogram
 from kvshard.tail.latency import LatencyPool
@@ -212,15 +213,38 @@ class Defences:
             attempt.pool.record_censored(now - attempt.began, now)
         return self.health.cancelled(attempt, now)
 
-    def order(self, plan: ReplicaPlan, choice: ReplicaChoice, now: float) -> tuple[Candidate, ...]:
-        """Whom to ask, in the order of asking."""
-        return plan.order(choice, self.health, self._rng, now)
+    def order(
+        self, plan: ReplicaPlan, choice: ReplicaChoice, now: float, leg: "LegHedges | None" = None
+    ) -> tuple[Candidate, ...]:
+        """Whom to ask, in the order of asking. leg: for which; the light legs of one request go to few leaves."""
+        if leg is None or leg.request.legs == 1 or leg.pool.name not in LIGHT:
+            return plan.order(choice, self.health, self._rng, now)
+        together = leg.request.together
+        ordered = plan.order(choice, self.health, self._rng, now, together)
+        if ordered:
+            first = ordered[0].leaf
+            together[first] = together.get(first, 0) + 1
+        return ordered
 
 
 class RequestHedges:
-    """A read under way, shared by its legs. late: how many late legs of it a leaf has; leaves without one are not in it."""
+    """A read under way, shared by its legs. late: how many late legs of it a leaf has; leaves without one are not in it.
 
-    __slots__ = ("began", "budget", "defences", "hedged_legs", "is_compared", "is_held_out", "late", "legs", "policy")
+    together: how many of its light legs were to be sent to each leaf.
+    """
+
+    __slots__ = (
+        "began",
+        "budget",
+        "defences",
+        "hedged_legs",
+        "is_compared",
+        "is_held_out",
+        "late",
+        "legs",
+        "policy",
+        "together",
+    )
 
     def __init__(
         self,
@@ -242,6 +266,7 @@ class RequestHedges:
         self.began = now
         self.hedged_legs = 0
         self.late: dict[str, int] = {}
+        self.together: dict[str, int] = {}
 
     def leg(self, kind: str, now: float) -> "LegHedges":
         """One of its legs."""

@@ -21,7 +21,7 @@ of 10 ms; and at most one step is taken in STEP_INTERVAL_S, so that the many att
 Pure: imports only the standard library and other pure files.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from math import inf
 from random import Random
@@ -365,8 +365,12 @@ class ReplicaHealth:
 
     # -- choice
 
-    def order(self, names: tuple[str, ...], now: float) -> tuple[int, ...]:
-        """The places of these leaves in the order in which they are to be asked."""
+    def order(self, names: tuple[str, ...], now: float, together: Mapping[str, int] | None = None) -> tuple[int, ...]:
+        """The places of these leaves in the order in which they are to be asked.
+
+        together: how many legs of the same request each leaf has got so far, where it pays to send them to few leaves: their
+        frames then share a message, and a request that asks fewer leaves meets a slow one less often.
+        """
         count = len(names)
         if count == 1:
             return (0,)
@@ -377,7 +381,10 @@ class ReplicaHealth:
         second = int(random() * (count - 1))
         second += second >= first
         ranks = [self._rank(leaf, now) for leaf in leaves]
-        if not any(ranks):
+        joined = self._joined(leaves, ranks, together, now) if together else None
+        if joined is not None:
+            best = joined
+        elif not any(ranks):
             best = self._better(leaves, first, second, now)
         else:
             least = min(ranks)
@@ -394,6 +401,18 @@ class ReplicaHealth:
         elif leaves[rest[0]].load(now) > leaves[rest[1]].load(now):
             rest.reverse()
         return (best, *rest)
+
+    def _joined(self, leaves: list[Leaf], ranks: list[int], together: Mapping[str, int], now: float) -> int | None:
+        """The place of the leaf that has most legs of the request already, if it is as good as any and not hot; None: there is
+        none."""
+        best, most, least, hot = None, 0, min(ranks), self.hot_limit(now)
+        for place, leaf in enumerate(leaves):
+            count = together.get(leaf.name, 0)
+            if count > most and ranks[place] == least and not leaf.is_on_probation and leaf.load(now) - count <= hot:
+                best, most = place, count
+        if best is None or any(leaf.slowness * FASTER < leaves[best].slowness for leaf in leaves):
+            return None
+        return best
 
     def _rank(self, leaf: Leaf, now: float) -> int:
         """The state as it matters for a first attempt: a probe, and the share of a new leaf, count as ok."""

@@ -10,6 +10,7 @@ the primary. A leaf that cannot be reached comes last in any case, but it comes:
 Pure: imports only the standard library and other pure files.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -35,13 +36,20 @@ class ReplicaPlan:
     others: tuple[Candidate, ...]
     has_failover: bool
 
-    def order(self, choice: ReplicaChoice, health: ReplicaHealth, rng: Random, now: float) -> tuple[Candidate, ...]:
-        """Whom to ask, in the order of asking."""
+    def order(
+        self,
+        choice: ReplicaChoice,
+        health: ReplicaHealth,
+        rng: Random,
+        now: float,
+        together: Mapping[str, int] | None = None,
+    ) -> tuple[Candidate, ...]:
+        """Whom to ask, in the order of asking. together: see `ReplicaHealth.order`."""
         equals = self.equals
         if len(equals) == 1:
             return equals + self.others
         if choice is ReplicaChoice.ADAPTIVE:
-            chosen = tuple(map(equals.__getitem__, health.order(self.leaves, now)))
+            chosen = tuple(map(equals.__getitem__, health.order(self.leaves, now, together)))
         else:
             first = int(rng.random() * len(equals)) if choice is ReplicaChoice.RANDOM else 0
             chosen = equals[first:] + equals[:first]

@@ -39,8 +39,8 @@ from kvshard.tail.whatif.latency import Latency
 from kvshard.tail.whatif.model_leaf import Events, Job, ModelLeaf, faults_of
 from kvshard.tail.whatif.scenario import Arm, Scenario, Setting, check
 
-KIND = "leg"
-"""All legs of a run are of one kind."""
+LIGHT_KIND, HEAVY_KIND = "Get", "Search"
+"""All legs of a model are of one kind; it matters for where they are sent, see `kvshard.tail.cost_class`."""
 
 WARM_UP_S = 10.0
 """Before the first request that counts: the defences look back over ten seconds."""
@@ -160,7 +160,7 @@ class Model:
         now, setting = self._events.now, self._setting
         request = _Request(now, self._defences.request(None, fan_out, now), is_counted)
         shards: Sequence[int] = range(setting.shards)
-        if fan_out < setting.shards:
+        if fan_out < setting.shards or setting.is_light:
             shards = self._draws.sample(shards, fan_out)
         deadline = leg_deadline(now, now + setting.deadline_s)
         request.pending = fan_out
@@ -176,8 +176,8 @@ class Model:
 
     def _begin_leg(self, request: _Request, plan: ReplicaPlan, latency: float, deadline: float) -> None:
         now = self._events.now
-        gate = request.hedges.leg(KIND, now)
-        candidates = self._defences.order(plan, self._choice, now)
+        gate = request.hedges.leg(LIGHT_KIND if self._setting.is_light else HEAVY_KIND, now)
+        candidates = self._defences.order(plan, self._choice, now, gate)
         machine = AttemptMachine(self._config, candidates, deadline, self._chance, gate)
         leg = _Leg(request, gate, machine, latency)
         request.legs.append(leg)

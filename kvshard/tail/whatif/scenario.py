@@ -122,7 +122,7 @@ class Setting:
     as the deadline. network_s: the part of a latency that is on the wire. overhead_s: what gathering and answering add to the
     slowest leg. busy_s: how long a leg has its leaf to itself, which makes queues; 0: leaves never queue. queue_max: legs that
     may wait at a leaf, hedges half as many; what is more is shed; None: no bound. service_s: what `Slow` multiplies; None: the
-    whole latency.
+    whole latency. is_light: legs are such as key reads, of which the router sends those of one request to few leaves.
     """
 
     leaves: int = 4
@@ -137,6 +137,7 @@ class Setting:
     busy_s: float = 0.0
     queue_max: int | None = None
     service_s: float | None = None
+    is_light: bool = False
 
 
 def check(scenario: Scenario, arm: Arm, setting: Setting) -> None:

@@ -1,17 +1,20 @@
 """The gates that a hedge passes, each refusal under its own name; hold-out, budgets and counters."""
 
+from collections import Counter
 from math import inf
 from random import Random
 
 import pytest
 
+from kvshard.clustermap import Replica, ShardConfig
 from kvshard.errors import DeadlineExceeded, ErrorDetails, NotReady, ResourceExhausted, Unavailable
 from kvshard.tail import defences as module
 from kvshard.tail.defences import HOLD_OUT_SHARE, QUEUE_MAX, STORM_LEGS, Defences, LegHedges
-from kvshard.tail.hedging import Auto, FixedDelay, HedgePolicy, HedgeSettings, Off, Quantile, Refusal
+from kvshard.tail.hedging import Auto, FixedDelay, HedgePolicy, HedgeSettings, Off, Quantile, Refusal, ReplicaChoice
 from kvshard.tail.latency import UNKNOWN_DELAY_S
 from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
 from kvshard.tail.replica_health import STALL_FRACTION, Attempt, LeafState
+from kvshard.tail.replica_plan import plan_read
 
 A, B, C = Candidate("a", 1), Candidate("b", 1), Candidate("c", 1)
 NOW = 1_000.0
@@ -423,3 +426,38 @@ class TestCounters:
         held.request(Off(), 3, NOW)
         assert (held.counters.requests, held.counters.first_attempts) == (2, 11)
         assert held.budget_now(NOW).counts(NOW) == (11, 0)
+
+
+class TestLegsTogether:
+    def order(self, held: Defences, leaves: int = 4, shards: int = 8, kind: str = "Get") -> list[str]:
+        """Who is asked first for each shard by one request, whose legs begin anywhere, as the router has it."""
+        names = [f"leaf-{number}" for number in range(leaves)]
+        request, firsts = held.request(None, shards, NOW), []
+        first = held._rng.randrange(shards)
+        for shard in (*range(first, shards), *range(first)):
+            in_sync = tuple(Replica(names[(shard + place) % leaves], "i") for place in range(3))
+            plan = plan_read(ShardConfig(shard, 0, 1, 1, in_sync[0].leaf, in_sync), is_stale=False)
+            leg = request.leg(kind, NOW)
+            firsts.append(held.order(plan, ReplicaChoice.ADAPTIVE, NOW, leg)[0].leaf)
+            held.began(firsts[-1], leg, NOW, FIRST)
+        return firsts
+
+    def test_light_legs_go_to_few_leaves(self) -> None:
+        counts = [len(set(self.order(defences(rng=Random(seed))))) for seed in range(50)]
+        assert sum(counts) / 50 < 2.7
+        heavy = [len(set(self.order(defences(rng=Random(seed)), kind="Search"))) for seed in range(50)]
+        assert sum(heavy) / 50 > 3.5
+
+    def test_requests_together_are_spread_evenly(self) -> None:
+        firsts = Counter(leaf for seed in range(300) for leaf in self.order(defences(rng=Random(seed))))
+        assert min(firsts.values()) > 0.8 * max(firsts.values())
+
+    def test_not_to_one_that_is_hot_or_stalled_or_slower(self) -> None:
+        for spoil in ("hot", "stalled", "slower"):
+            held = defences(rng=Random(1))
+            other = a_leg(held)
+            for _ in range(30 if spoil == "hot" else 1):
+                held.began("leaf-0", other, NOW - (10 if spoil == "stalled" else 0), FIRST)
+            if spoil == "slower":
+                held.health.leaf("leaf-0", NOW).slowness = 2.0
+            assert "leaf-0" not in self.order(held), spoil
