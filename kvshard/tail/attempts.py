@@ -353,13 +353,13 @@ class AttemptMachine:
         if isinstance(chosen, Candidate):
             return self._send(now, chosen, AttemptKind.HEDGE)
         self.refused.add(chosen)
-        if chosen is Refusal.LATE_ROUTER:
-            # Its answers may be here already, unread: the later it is, the more of them.
-            return self._set_timer_within(now, max(ASK_PAUSE_S, late_by_s))
-        self._postponed += 1
         wait = self._gate.wait_s(now, self.deadline)
         if wait is None:
             return []
+        if chosen is Refusal.LATE_ROUTER:
+            # Its answers may be here already, unread: the later it is, the more of them.
+            return self._set_timer_within(now, max(ASK_PAUSE_S, late_by_s, wait))
+        self._postponed += 1
         return self._set_timer_within(now, max(ASK_PAUSE_S, wait) * 2.0 ** min(self._postponed - 1, DOUBLINGS_MAX))
 
     def _send(self, now: float, candidate: Candidate, kind: AttemptKind) -> list[Action]:

@@ -5,13 +5,14 @@ is a `RequestHedges`, one of its legs a `LegHedges`: the gate that the attempt m
 they are asked, each refusal counted under its own name (after Cassandra's speculative execution and mcrouter's
 AllFastestRoute):
 
-    late_router   the timer was late itself: then this process is what is slow, and a hedge would add to it
-    deadline      what is left is less than an answer takes
+    late_router   the timer was late itself, or one was a moment ago: then this process is what is slow, and a hedge would add
+    to it deadline      what is left is less than an answer takes
     no_candidate  every other replica has a late leg of this same request, or is stalled, or cannot be reached
     pushback      the spare replicas are shedding load
     queue         their queues are long
     storm         more than max(4, a quarter) of this request's legs are hedged already, and more than one leaf is late: then it
                   is not one leaf that is slow. (One leaf of few may hold most of the legs; the budget still bounds its cost.)
+                  Or many legs of all requests are late, at most of the leaves
     budget        see `budget`; a leg that is late by URGENT_DELAYS may take what is kept for such
 
 and `not_idempotent`, counted for writes that were late: a write is never hedged.
@@ -50,9 +51,18 @@ STORM_LEGS = 4
 STORM_SHARE = 0.25
 """Legs of one request that may be hedged: one sick leaf of four holds up to a quarter of them."""
 
+STORM_LATE_LEGS = 8
+STORM_LATE_SHARE = 0.25
+"""Legs of all requests that are late at once, in number and as a part of those under way, from which on hedging stops if more
+than half of the leaves in use have some: then everything is slow, or a burst stands in a queue that hedges only make longer."""
+
 LATE_TIMER_S = 0.002
 LATE_TIMER_SHARE = 0.5
 """A timer that is late by more than this, and by this part of the delay, says that the event loop is what is slow."""
+
+LATE_MEMORY_MAX_S = 0.5
+"""A router that was late counts as late for as long again, at most so long: its answers lie unread, those of legs that were
+sent since too. (After a stall of half a second 43 of 400 legs were hedged without it, and none of the hedges won.)"""
 
 QUEUE_MAX = 16
 QUEUE_FACTOR = 2.0
@@ -116,12 +126,14 @@ class _TunedBudget:
 
 
 class Defences:
-    """One router's. settings: what holds where neither request nor collection say anything."""
+    """One router's. settings: what holds where neither request nor collection say anything. late_until: it counts as late."""
 
     def __init__(self, settings: HedgeSettings, rng: Random) -> None:
         self.settings = settings
         self.health = ReplicaHealth(rng)
         self.counters = TailCounters()
+        self.late_until = -inf
+        self.late: dict[str, int] = {}
         self._rng = rng
         self._pools: dict[str, LatencyPool] = {}
         self._budgets: dict[HedgeSettings | None, _TunedBudget] = {}
@@ -156,6 +168,14 @@ class Defences:
         drawn = share if isinstance(policy, Off) else self._rng.random()
         # Both arms hold the same part of the wide requests: else the one with fewer of them would look the faster.
         return RequestHedges(self, held, policy, legs, drawn < HOLD_OUT_SHARE * share, drawn < share, now)
+
+    def is_storm(self) -> bool:
+        """Whether so many legs are late, and at so many leaves, that it is not a few leaves that are slow."""
+        late = sum(self.late.values())
+        if late <= STORM_LATE_LEGS:
+            return False
+        waiting = [leaf.waiting for leaf in self.health.leaves() if leaf.waiting]
+        return 2 * len(self.late) > len(waiting) and late > STORM_LATE_SHARE * sum(waiting)
 
     def late_write(self, seconds: float, now: float) -> None:
         """A write has ended after so long. Were it a read, it might have been hedged."""
@@ -358,19 +378,19 @@ class LegHedges:
         self._forget_late()
 
     def _note_late(self, waiting: Sequence[Candidate]) -> None:
-        late = self.request.late
         for each in waiting:
             if each.leaf not in self.late_at:
                 self.late_at.add(each.leaf)
-                late[each.leaf] = late.get(each.leaf, 0) + 1
+                for late in (self.request.late, self.request.defences.late):
+                    late[each.leaf] = late.get(each.leaf, 0) + 1
 
     def _forget_late(self) -> None:
         """The leg has ended: where it was late another one may be hedged to again, unless the leaf is stalled."""
-        late = self.request.late
         for leaf in self.late_at:
-            late[leaf] -= 1
-            if not late[leaf]:
-                del late[leaf]
+            for late in (self.request.late, self.request.defences.late):
+                late[leaf] -= 1
+                if not late[leaf]:
+                    del late[leaf]
         self.late_at.clear()
 
     def _chosen(
@@ -379,6 +399,9 @@ class LegHedges:
         request = self.request
         assert self.delay is not None, "a leg without a delay has no timer"
         if late_by_s > max(LATE_TIMER_S, LATE_TIMER_SHARE * self.delay if self.delay < inf else 0.0):
+            until = now + min(LATE_MEMORY_MAX_S, late_by_s)
+            request.defences.late_until = max(request.defences.late_until, until)
+        if now < request.defences.late_until:
             return Refusal.LATE_ROUTER  # It does not even say that the leaf is late.
         self._note_late(waiting)
         if deadline - now < (self.pool.median or 0.0):
@@ -387,7 +410,7 @@ class LegHedges:
         if isinstance(candidate, Refusal):
             return candidate
         is_many = request.hedged_legs >= max(STORM_LEGS, STORM_SHARE * request.legs)
-        if is_many and not self.is_hedged and len(request.late) > 1:
+        if (is_many and not self.is_hedged and len(request.late) > 1) or request.defences.is_storm():
             return Refusal.STORM
         return candidate if request.budget.budget.try_take(now, self._is_urgent(now)) else Refusal.BUDGET
 

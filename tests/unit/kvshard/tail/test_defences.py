@@ -9,7 +9,15 @@ import pytest
 from kvshard.clustermap import Replica, ShardConfig
 from kvshard.errors import DeadlineExceeded, ErrorDetails, NotReady, ResourceExhausted, Unavailable
 from kvshard.tail import defences as module
-from kvshard.tail.defences import HOLD_OUT_SHARE, QUEUE_MAX, STORM_LEGS, Defences, LegHedges
+from kvshard.tail.defences import (
+    HOLD_OUT_SHARE,
+    LATE_MEMORY_MAX_S,
+    QUEUE_MAX,
+    STORM_LATE_LEGS,
+    STORM_LEGS,
+    Defences,
+    LegHedges,
+)
 from kvshard.tail.hedging import Auto, FixedDelay, HedgePolicy, HedgeSettings, Off, Quantile, Refusal, ReplicaChoice
 from kvshard.tail.latency import UNKNOWN_DELAY_S
 from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
@@ -69,8 +77,16 @@ class TestGates:
     def test_late_router(self) -> None:
         held = defences()
         leg = a_leg(held, policy=FixedDelay(0.01))
-        self.refused(held, leg, Refusal.LATE_ROUTER, late_by_s=0.006)
         assert admitted(leg, late_by_s=0.005) is B
+        self.refused(held, leg, Refusal.LATE_ROUTER, late_by_s=0.006)
+        self.refused(held, a_leg(held), Refusal.LATE_ROUTER, now=NOW + 0.005)  # its answers lie unread for as long again
+        assert admitted(a_leg(held), now=NOW + 0.007) is B
+
+    def test_a_long_stall_is_forgotten_after_half_a_second(self) -> None:
+        held = defences()
+        self.refused(held, a_leg(held), Refusal.LATE_ROUTER, late_by_s=60.0)
+        self.refused(held, a_leg(held), Refusal.LATE_ROUTER, now=NOW + LATE_MEMORY_MAX_S - 0.01)
+        assert admitted(a_leg(held), now=NOW + LATE_MEMORY_MAX_S) is B
 
     def test_a_late_router_does_not_say_that_the_leaves_are_late(self) -> None:
         """Its legs are all late then, at every leaf: if that counted, none of them could be hedged any more."""
@@ -79,7 +95,7 @@ class TestGates:
         for waiting in (A, B, C):
             leg = request.leg("Get", NOW)
             assert leg.admit([A, B, C], [waiting], 0.5, NOW, DEADLINE) is Refusal.LATE_ROUTER
-        assert request.leg("Get", NOW).admit([B, C], [A], 0.0, NOW, DEADLINE) is B
+        assert request.leg("Get", NOW).admit([B, C], [A], 0.0, NOW + 0.5, DEADLINE) is B
 
     def test_a_late_router_is_one_to_a_request_that_is_held_out_too(self) -> None:
         held = defences(rng=Random(3))
@@ -146,6 +162,8 @@ class TestGates:
         held = defences(HedgeSettings(budget=0.5))
         request = held.request(None, legs, NOW)
         held.budget_now(NOW).first_attempts(NOW, 10_000)
+        for leaf in "abcdefghijkl" * 10:
+            hang(held, request.leg("Get", NOW), leaf)
         request.leg("Get", NOW).admit((), [Candidate("d", 1)], 0.0, NOW, DEADLINE)  # Another leaf is late, too.
         hedged = [request.leg("Get", NOW) for _ in range(most)]
         assert all(admitted(leg) is B for leg in hedged)
@@ -157,6 +175,21 @@ class TestGates:
         request = held.request(None, 8, NOW)
         held.budget_now(NOW).first_attempts(NOW, 10_000)
         assert all(admitted(request.leg("Get", NOW)) is B for _ in range(2 * STORM_LEGS))
+
+    def test_many_late_legs_at_most_of_the_leaves_are_a_storm(self) -> None:
+        held = defences(HedgeSettings(budget=0.5))
+        held.budget_now(NOW).first_attempts(NOW, 10_000)
+        legs = [a_leg(held, policy=FixedDelay(0.1)) for _ in range(STORM_LATE_LEGS + 1)]
+        for number, leg in enumerate(legs):
+            held.began("abd"[number % 3], leg, NOW, FIRST)
+        for number, leg in enumerate(legs[:-1]):
+            leg.admit((), [Candidate("ab"[number % 2], 1)], 0.0, NOW, DEADLINE)
+        self.refused(held, legs[-1], Refusal.STORM, spares=(C,))
+        legs[0].ended([])
+        assert admitted(legs[-1], spares=(C,)) is C
+        for leg in legs:
+            leg.given_up()
+        assert held.late == {}
 
     def test_a_leaf_whose_late_leg_has_ended_is_a_candidate_again(self) -> None:
         held = defences()
@@ -203,6 +236,7 @@ class TestGates:
         held.failed(hang(held, leg, "b"), ResourceExhausted("busy", ErrorDetails(retry_after_ms=1_000)), NOW)
         late = {"now": DEADLINE - 0.1}
         self.refused(held, leg, Refusal.LATE_ROUTER, spares=(), late_by_s=1.0, **late)
+        held.late_until = NOW
         self.refused(held, leg, Refusal.DEADLINE, spares=(), **late)
         self.refused(held, leg, Refusal.NO_CANDIDATE, spares=())
         self.refused(held, leg, Refusal.PUSHBACK, spares=(B,))
