@@ -40,14 +40,19 @@ _Ask: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 class ArrivalProbe:
     """`handler` for the server; `run` while it serves. has_traffic: whether calls have come since it was last asked.
 
+    note_late: told by how much the event loop was late with a timer, and when: all that this process measures is late then.
+
     Only a probe's own token counts: nobody else can make the router believe that calls wait.
     """
 
-    def __init__(self, address: str, clock: Clock, has_traffic: Callable[[], bool], note_wait: NoteWait) -> None:
+    def __init__(
+        self, address: str, clock: Clock, has_traffic: Callable[[], bool], note_wait: NoteWait, note_late: NoteWait
+    ) -> None:
         self._address = address
         self._clock = clock
         self._has_traffic = has_traffic
         self._note_wait = note_wait
+        self._note_late = note_late
         self._token = b""
         self._sent_at = 0.0
         self._wait_s = 0.0
@@ -68,7 +73,10 @@ class ArrivalProbe:
             ask: _Ask = channel.unary_unary(f"/{SERVICE}/{_METHOD}")
             while True:
                 is_late = self._wait_s >= LATE_S
-                await asyncio.sleep(INTERVAL_LATE_S if is_late else INTERVAL_S)
+                interval, slept_at = INTERVAL_LATE_S if is_late else INTERVAL_S, self._clock.monotonic()
+                await asyncio.sleep(interval)
+                woken_at = self._clock.monotonic()
+                self._note_late(woken_at - slept_at - interval, woken_at)
                 if is_late or self._has_traffic():
                     await self._probe(ask)
 

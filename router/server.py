@@ -124,7 +124,7 @@ class RouterServer:
             before, seen = seen, admission.arrived
             return seen != before or admission.share > 0.0  # Else the first calls after a silence would pay for the last ones.
 
-        return ArrivalProbe(self.address, self._clock, has_traffic, admission.note_wait)
+        return ArrivalProbe(self.address, self._clock, has_traffic, admission.note_wait, self._scatter.defences.note_late)
 
     def _tail_status(self) -> TailStatus:
         return tail_status(self._scatter.defences, self._clock.monotonic())

@@ -169,6 +169,11 @@ class Defences:
         # Both arms hold the same part of the wide requests: else the one with fewer of them would look the faster.
         return RequestHedges(self, held, policy, legs, drawn < HOLD_OUT_SHARE * share, drawn < share, now)
 
+    def note_late(self, late_by_s: float, now: float) -> None:
+        """A timer of this process was late by so much: of a leg, or any other."""
+        if late_by_s > LATE_TIMER_S:
+            self.late_until = max(self.late_until, now + min(LATE_MEMORY_MAX_S, late_by_s))
+
     def is_storm(self) -> bool:
         """Whether so many legs are late, and at so many leaves, that it is not a few leaves that are slow."""
         late = sum(self.late.values())
@@ -399,8 +404,7 @@ class LegHedges:
         request = self.request
         assert self.delay is not None, "a leg without a delay has no timer"
         if late_by_s > max(LATE_TIMER_S, LATE_TIMER_SHARE * self.delay if self.delay < inf else 0.0):
-            until = now + min(LATE_MEMORY_MAX_S, late_by_s)
-            request.defences.late_until = max(request.defences.late_until, until)
+            request.defences.note_late(late_by_s, now)
         if now < request.defences.late_until:
             return Refusal.LATE_ROUTER  # It does not even say that the leaf is late.
         self._note_late(waiting)

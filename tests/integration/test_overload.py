@@ -203,7 +203,7 @@ async def test_only_a_probe_of_the_routers_own_tells_how_long_calls_wait() -> No
     noted: list[float] = []
     server = aio_server()
     address = bind(server, "127.0.0.1:0")
-    probe = ArrivalProbe(address, CLOCK, lambda: True, lambda wait_s, now: noted.append(wait_s))
+    probe = ArrivalProbe(address, CLOCK, lambda: True, lambda wait_s, now: noted.append(wait_s), lambda late_s, now: None)
     server.add_generic_rpc_handlers((probe.handler,))
     await server.start()
     async with aio_channel(address) as channel:

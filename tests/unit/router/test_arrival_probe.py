@@ -30,7 +30,7 @@ class EndingCall:
 async def test_a_stop_is_not_taken_for_the_end_of_a_probe() -> None:
     """Both are a CancelledError; a probe that swallowed the router's would be waited for for ever."""
     call = EndingCall()
-    probe = ArrivalProbe("127.0.0.1:1", SystemClock(), lambda: True, lambda wait_s, now: None)
+    probe = ArrivalProbe("127.0.0.1:1", SystemClock(), lambda: True, lambda wait_s, now: None, lambda late_s, now: None)
     probing = asyncio.create_task(probe._probe(lambda token, timeout: call))  # type: ignore[arg-type, return-value]
     await call.is_awaited.wait()
     probing.cancel()

@@ -12,6 +12,7 @@ from kvshard.tail import defences as module
 from kvshard.tail.defences import (
     HOLD_OUT_SHARE,
     LATE_MEMORY_MAX_S,
+    LATE_TIMER_S,
     QUEUE_MAX,
     STORM_LATE_LEGS,
     STORM_LEGS,
@@ -87,6 +88,15 @@ class TestGates:
         self.refused(held, a_leg(held), Refusal.LATE_ROUTER, late_by_s=60.0)
         self.refused(held, a_leg(held), Refusal.LATE_ROUTER, now=NOW + LATE_MEMORY_MAX_S - 0.01)
         assert admitted(a_leg(held), now=NOW + LATE_MEMORY_MAX_S) is B
+
+    def test_any_late_timer_of_the_process_counts(self) -> None:
+        held = defences()
+        held.note_late(LATE_TIMER_S, NOW)
+        assert admitted(a_leg(held)) is B
+        held.note_late(0.1, NOW)
+        held.note_late(0.01, NOW)
+        self.refused(held, a_leg(held), Refusal.LATE_ROUTER, now=NOW + 0.09)
+        assert admitted(a_leg(held), now=NOW + 0.1) is B
 
     def test_a_late_router_does_not_say_that_the_leaves_are_late(self) -> None:
         """Its legs are all late then, at every leaf: if that counted, none of them could be hedged any more."""
