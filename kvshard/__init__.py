@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kvshard.client.client import Client
     from kvshard.client.collection import Collection
+    from kvshard.client.faults import ClearedFaults, FaultList, LeafFault
     from kvshard.client.keyspace import Keyspace
     from kvshard.client.results import (
         AttemptTiming,
@@ -86,6 +87,7 @@ _NAMES_BY_MODULE = {
     ),
     "kvshard.client.retries": ("NO_RETRIES", "RetryPolicy"),
     "kvshard.client.scan": ("Scan",),
+    "kvshard.client.faults": ("ClearedFaults", "FaultList", "LeafFault"),
     "kvshard.client.status": ("ClusterStatus", "LeafStatus"),
     "kvshard.clustermap": ("ClusterMap",),
     "kvshard.errors": (
@@ -120,6 +122,7 @@ __all__ = [
     "NO_RETRIES",
     "AttemptTiming",
     "Cancelled",
+    "ClearedFaults",
     "Client",
     "ClusterMap",
     "ClusterStatus",
@@ -138,6 +141,7 @@ __all__ = [
     "FacetValue",
     "FailedPrecondition",
     "FailedShard",
+    "FaultList",
     "GetResults",
     "Highlight",
     "Hit",
@@ -147,6 +151,7 @@ __all__ = [
     "Item",
     "Keyspace",
     "KvShardError",
+    "LeafFault",
     "LeafNotFound",
     "LeafStatus",
     "LegTiming",

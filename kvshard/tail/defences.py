@@ -348,7 +348,7 @@ class LegHedges:
         counters = request.defences.counters
         if isinstance(chosen, Refusal):
             counters.refused[chosen] += 1
-            request.budget.seen.missed += chosen is Refusal.BUDGET and self._is_urgent(now)
+            request.budget.seen.missed += chosen is Refusal.BUDGET
             return chosen
         if not self.is_hedged:
             self.is_hedged = True

@@ -1,8 +1,9 @@
 """Latency of the first attempts of one kind of leg, and the delay after which a further replica is asked.
 
-The delay is max((1 - b) quantile, 3 x median), b being the hedge budget: a hedge is for the stragglers. The quantile alone
-would spend the whole budget on the body of the distribution (5 % of all attempts are later than the 95th percentile, sick leaf
-or not), load the leaves that it wants to relieve, and have no token left when a leaf really stalls.
+The delay is max((1 - b) quantile, 3 x median), or before the cliff if there is one (`CLIFF`), b being the hedge budget: a hedge
+is for the stragglers. The quantile alone would spend the whole budget on the body of the distribution (5 % of all attempts are
+later than the 95th percentile, sick leaf or not), load the leaves that it wants to relieve, and have no token left when a leaf
+really stalls.
 
 Latency is pooled over all replicas of all shards, never kept per replica: that would learn to be patient with the sick one.
 
@@ -39,6 +40,11 @@ FLOOR_S = 0.001
 
 MEDIANS = 3.0
 """The delay in medians, at least."""
+
+CLIFF = 2.0
+"""If the (1 - b) quantile is so many times the (1 - 2b) one, the latency has a cliff between them: as many attempts are slow as
+the budget has hedges. Behind the cliff a hedge comes too late to be of use; before it, the budget still bounds how many there
+are."""
 
 ROUND_TRIPS = 2.0
 """The delay in round trips on the wire, at least: a hedge that is sent sooner crosses the answer on its way."""
@@ -94,7 +100,7 @@ class LatencyPool:
             self._refresh(now)
         found = self._delays.get(fraction)
         if found is None:
-            found = self._delays[fraction] = max(self.quantile(fraction, now), self.least_delay)
+            found = self._delays[fraction] = self._delay(fraction, now)
         return found
 
     def quantile(self, fraction: float, now: float) -> float:
@@ -107,6 +113,11 @@ class LatencyPool:
                 self._known.clear()
             found = self._known[fraction] = self._quantile(fraction)
         return found
+
+    def _delay(self, fraction: float, now: float) -> float:
+        least, late = self.least_delay, self.quantile(fraction, now)
+        sooner = max(least, self.quantile(max(0.0, 2 * fraction - 1), now))
+        return sooner if late > CLIFF * sooner else max(least, late)
 
     @property
     def least_delay(self) -> float:
