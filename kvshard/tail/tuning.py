@@ -20,8 +20,8 @@ half."""
 
 WINS_LOW = 0.1
 WINS_HIGH = 0.75
-"""Shares of hedges that won: below the one the budget is halved, from the other on it may grow. Hedges against the slow answers of
-healthy leaves win half of the time: they are no reason for more."""
+"""Shares of hedges that won: below the one the budget is halved, from the other on it may grow. Hedges against the slow answers
+of healthy leaves win half of the time: they are no reason for more."""
 
 MEDIAN_GROWTH = 2.0
 """The median, against its usual, from which on everything counts as slow."""
