@@ -11,6 +11,9 @@ BATCH_KEYS = (32, 512)
 SCAN_KEYS = 64
 """A scan of up to so many keys is one look at the disk."""
 
+WRITE = "Write"
+"""The kind of writes. Their latency is pooled only to count those that would have been hedged, were they reads."""
+
 SEARCH_HITS = 100
 """A page that ends so deep is mostly reading documents; a usual one is mostly finding them."""
 
@@ -32,7 +35,7 @@ def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardWrite) -> str:
                 return "Search/facets"
             return "Search" if request.offset + request.limit <= SEARCH_HITS else "Search/deep"
         case ShardWrite():
-            return "Write"
+            return WRITE
 
 
 LIGHT = frozenset({"Get", f"BatchGet/{BATCH_KEYS[0]}", f"Scan/{SCAN_KEYS}"})

@@ -31,7 +31,7 @@ from random import Random
 
 from kvshard.errors import DeadlineExceeded, KvShardError
 from kvshard.tail.budget import HedgeBudget
-from kvshard.tail.cost_class import LIGHT
+from kvshard.tail.cost_class import LIGHT, WRITE
 from kvshard.tail.hedging import HedgePolicy, HedgeSettings, Off, Refusal, ReplicaChoice, policy_delay
 from kvshard.tail.histogram import SlidingHistogram
 from kvshard.tail.latency import LatencyPool
@@ -184,7 +184,7 @@ class Defences:
 
     def late_write(self, seconds: float, now: float) -> None:
         """A write has ended after so long. Were it a read, it might have been hedged."""
-        pool = self.pool("Write")
+        pool = self.pool(WRITE)
         if seconds > pool.delay(1 - self.settings.budget_first, now):
             self.counters.refused[Refusal.NOT_IDEMPOTENT] += 1
         pool.record(seconds, now)
@@ -207,7 +207,7 @@ class Defences:
         seen, held.seen = held.seen, Observed()
         seen.shed = self.health.sheds - held.sheds
         held.sheds = self.health.sheds
-        reads = (pool for pool in self._pools.values() if pool.name != "Write")
+        reads = (pool for pool in self._pools.values() if pool.name != WRITE)
         busiest = max(reads, key=lambda pool: pool.samples, default=None)
         if busiest is not None:
             seen.kind, seen.median = busiest.name, busiest.recent_median(now)

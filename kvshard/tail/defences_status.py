@@ -3,6 +3,7 @@
 Pure: imports only the standard library and other pure files.
 """
 
+from kvshard.tail.cost_class import WRITE
 from kvshard.tail.defences import Defences
 from kvshard.tail.hedging import policy_text
 from kvshard.tail.latency import LatencyPool
@@ -23,7 +24,11 @@ def tail_status(defences: Defences, now: float) -> TailStatus:
         hedges_total=counters.hedges_sent,
         hedges_won_total=counters.hedges_won,
         refused_total={reason.value: count for reason, count in counters.refused.items() if count},
-        kinds=tuple(_kind(pool, budget.fraction, now) for pool in sorted(defences.pools, key=lambda each: each.name)),
+        kinds=tuple(
+            _kind(pool, budget.fraction, now)
+            for pool in sorted(defences.pools, key=lambda each: each.name)
+            if pool.name != WRITE  # It is never hedged: a delay would say otherwise.
+        ),
         leaves=tuple(
             LeafHealthStatus(
                 leaf=leaf.name,
