@@ -34,7 +34,7 @@ from router.scan import ScanOperation
 from router.scatter import Scatter
 from router.search import SearchOperation
 from router.service import KVService, SearchService
-from router.tail_metrics import hedging_families
+from router.tail_metrics import hedging_families, wasted_families
 from router.tokens import TokenCodec
 
 PROBE_INTERVAL_S = 1.0
@@ -203,7 +203,9 @@ async def run(options: RouterOptions, stop: asyncio.Event, on_ready: Callable[[s
         stack.push_async_callback(maps.close)
         leaves = LaneLeafClient(lambda leaf: maps.current.leaf_address(leaf), clock)
         stack.push_async_callback(leaves.close)
-        server = RouterServer(options.listen, maps, leaves, clock, RouterMetrics(registry), options.hedging)
+        metrics = RouterMetrics(registry)
+        metrics.scrape(lambda: wasted_families(leaves.late))
+        server = RouterServer(options.listen, maps, leaves, clock, metrics, options.hedging)
         stack.push_async_callback(server.stop)
         if options.metrics_port is not None:
             try:

@@ -5,6 +5,7 @@ May live here: which figure has which metric's name. The scraper is a thread of 
 
 from collections.abc import Iterator
 
+from kvshard.rpc.lane_session import LateAnswers
 from kvshard.tail.defences import TailCounters
 from kvshard.tail.histogram import LogHistogram
 from kvshard.telemetry import ScrapedFamily
@@ -69,6 +70,15 @@ def hedging_families(counters: TailCounters) -> Iterator[ScrapedFamily]:
         is_counter=True,
     )
     yield from _hold_out_families(counters)
+
+
+def wasted_families(late: LateAnswers) -> Iterator[ScrapedFamily]:
+    """Answers that came to requests which had been taken back."""
+    for name, help_, value in (
+        ("late_answers", "Answers to requests that had been taken back.", float(late.count)),
+        ("wasted_leaf_seconds", "Work of leaves on answers to requests that had been taken back.", late.service_s),
+    ):
+        yield ScrapedFamily(f"kvshard_router_{name}_total", help_, (), [((), value)], is_counter=True)
 
 
 def _hold_out_families(counters: TailCounters) -> Iterator[ScrapedFamily]:

@@ -81,11 +81,6 @@ class LaneLeafClient(LeafClient):
         finally:
             await lane.close()
 
-    @property
-    def wasted_service_s(self) -> float:
-        """Seconds that leaves worked on requests which this process had taken back when the answer came."""
-        return self.late.service_s
-
     async def close(self) -> None:
         """Close every lane; outstanding calls fail with Unavailable."""
         self._is_closed = True

@@ -105,11 +105,6 @@ class TailCounters:
     held_out: SlidingHistogram = field(default_factory=lambda: SlidingHistogram(RECENT_SLICE_S, RECENT_SLICES))
     hedgeable: SlidingHistogram = field(default_factory=lambda: SlidingHistogram(RECENT_SLICE_S, RECENT_SLICES))
 
-    def saved_s_mean(self) -> float | None:
-        """Seconds that hedging saves a request on average, over the last minute; None while nothing is known."""
-        without, with_hedges = self.held_out.sum.mean, self.hedgeable.sum.mean
-        return None if without is None or with_hedges is None else without - with_hedges
-
 
 class _TunedBudget:
     """A budget with what tunes it."""

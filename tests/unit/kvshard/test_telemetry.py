@@ -13,6 +13,7 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvshard.errors import InvalidArgument
+from kvshard.rpc.lane_session import LateAnswers
 from kvshard.tail.defences import TailCounters
 from kvshard.telemetry import (
     LATENCY_BUCKETS_SECONDS,
@@ -25,7 +26,7 @@ from kvshard.telemetry import (
     stop_metrics,
 )
 from router.amplification import Amplification
-from router.tail_metrics import amplification_families, hedging_families
+from router.tail_metrics import amplification_families, hedging_families, wasted_families
 
 
 @pytest.fixture
@@ -43,6 +44,7 @@ def registry():
         amplification.record("Search", 8, 0.003 + n / 1e6, [1000 + n] * 8, 1000.0)
     router.scrape(lambda: amplification_families(amplification, 1001.0))
     router.scrape(lambda: hedging_families(TailCounters()))
+    router.scrape(lambda: wasted_families(LateAnswers()))
     leaf.requests.labels("read", "OK").inc()
     leaf.request_seconds.labels("read").observe(0.0001)
     leaf.queue_depth.set(3)
@@ -62,7 +64,9 @@ def test_the_names_are_the_documented_ones(registry):
         "kvshard_router_arrival_wait_seconds",
         "kvshard_router_calls_in_flight",
         "kvshard_router_refused_share",
+        "kvshard_router_late_answers",
         "kvshard_router_requests",
+        "kvshard_router_wasted_leaf_seconds",
         "kvshard_router_request_seconds",
         "kvshard_router_legs",
         "kvshard_router_leg_seconds",
