@@ -1,13 +1,11 @@
 """Planted bugs: each replaces one small piece of what keeps the tail short. The simulation must catch every one."""
 
 import contextlib
-import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from sim.hunting import Caught, hunt_all, hunt_one
 from sim.planting import Plant, replace, replacing
 from sim.tail.simulation import run
 
@@ -170,17 +168,6 @@ CLASSIC = (
 """The mistakes that the gates exist to prevent. None may be taken off."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caught:
-    """How a mutant ended. seeds: how many it took, 0 when it was not caught. cpu_s: seconds of processor time."""
-
-    name: str
-    seeds: int
-    rule: str = ""
-    error: str = ""
-    cpu_s: float = 0.0
-
-
 @contextlib.contextmanager
 def planted(name: str) -> Iterator[None]:
     """The bug is there within. What the machine checks of itself is not asked then: the oracle has to see it."""
@@ -192,26 +179,9 @@ def planted(name: str) -> Iterator[None]:
 
 def hunt(name: str, seeds: int, first: int = 0) -> Caught:
     """Run seeds with the bug until one catches it."""
-    begun = time.process_time()
-    with planted(name):
-        for count in range(1, seeds + 1):
-            result = run(first + count - 1)
-            if result.error:
-                return Caught(name, count, result.rule, result.error, time.process_time() - begun)
-    return Caught(name, 0, cpu_s=time.process_time() - begun)
+    return hunt_one(name, planted, run, seeds, first)
 
 
 def report(seeds: int, only: str, jobs: int) -> int:
     """Hunt them all and print a table; 1 when one survives."""
-    names = [name for name in MUTANTS if only in name]
-    width = max(map(len, names), default=0)
-    survivors = 0
-    with ProcessPoolExecutor(jobs) as pool:
-        for caught in pool.map(hunt, names, [seeds] * len(names)):
-            verdict = f"{caught.seeds:4} seeds" if caught.seeds else f"SURVIVED {seeds} seeds"
-            print(f"{caught.name:{width}}  {verdict}  {caught.cpu_s:6.1f} s  {caught.rule}", flush=True)
-            if only and caught.error:
-                print(caught.error)
-            survivors += not caught.seeds
-    print(f"{len(names) - survivors} of {len(names)} planted bugs caught")
-    return 1 if survivors else 0
+    return hunt_all([name for name in MUTANTS if only in name], hunt, seeds, bool(only), jobs)
