@@ -3,6 +3,8 @@
 import pathlib
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import uvloop
@@ -27,6 +29,7 @@ console = Console(highlight=False, soft_wrap=True)
 def amplification(
     *names: str,
     full: bool = False,
+    cells: Annotated[str, Parameter(help="only these, as in healthy/none,pauses-2/all; default: all of an experiment")] = "",
     rounds: Annotated[int | None, Parameter(help="blocks there and back; default: as many as the samples take")] = None,
     leaves: int = 4,
     seed: int = 1,
@@ -51,11 +54,24 @@ def amplification(
         console.print(f"no such experiment: {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
         return 2
     chosen = [EXPERIMENTS[name] for name in names] or (list(EXPERIMENTS.values()) if full else quick())
+    if cells:
+        wanted = cells.split(",")
+        known = [cell.name for experiment in chosen for cell in experiment.cells]
+        if unknown := [name for name in wanted if name not in known]:
+            console.print(f"no such cell: {', '.join(unknown)}; there are {', '.join(dict.fromkeys(known))}")
+            return 2
+        chosen = _only(chosen, wanted)
     if not (names or full):
         rounds = rounds or QUICK_ROUNDS
     with tempfile.TemporaryDirectory(prefix="kvshard-load-") as folder:
         result = uvloop.run(run(chosen, Plan(rounds, seed), pathlib.Path(folder), console.print, leaves))
     return _report(result, target)
+
+
+def _only(chosen: Sequence[Experiment], wanted: Sequence[str]) -> list[Experiment]:
+    """The experiments with these cells alone; those that have none of them are left out."""
+    parts = [replace(each, cells=tuple(cell for cell in each.cells if cell.name in wanted)) for each in chosen]
+    return [each for each in parts if each.cells]
 
 
 @app.command(name="report")
@@ -83,7 +99,7 @@ def experiments() -> int:
     for experiment in EXPERIMENTS.values():
         console.print(f"[bold]{experiment.name}[/]: {experiment.title}")
         for cell in experiment.cells:
-            console.print(f"    {_describe(experiment, cell.condition.title, cell.arm.title)}")
+            console.print(f"    {cell.name:<24} {_describe(experiment, cell.condition.title, cell.arm.title)}")
     return 0
 
 

@@ -149,6 +149,9 @@ MIXED_FAN_OUTS = ((8, 0.52), (1, 0.2), (2, 0.14), (4, 0.14))
 TWO_FAN_OUTS = ((8, 0.64), (1, 0.36))
 """Where there are too few requests for more: a search costs several times what a batch does."""
 
+ONE_AND_ALL = ((8, 0.5), (1, 0.5))
+"""Where a figure is about single legs, and the whole fan-out stands beside it."""
+
 P999_SAMPLES = 50_000
 """For a p99.9 that fifty samples lie above; p99 has 20,000, so two hundred."""
 
@@ -163,11 +166,18 @@ def pauses(workload: str, *, with_parts: bool = False) -> Experiment:
     return Experiment(f"pauses-{workload}", f"Pauses: {WORKLOADS[workload]}", workload, tuple(cells), MIXED_FAN_OUTS)
 
 
-def _one(condition: Condition, title: str, workload: str, *arms: Arm, healthy: bool = True) -> Experiment:
+def _one(
+    condition: Condition,
+    title: str,
+    workload: str,
+    *arms: Arm,
+    healthy: bool = True,
+    fan_outs: tuple[tuple[int, float], ...] = ((8, 1.0),),
+) -> Experiment:
     cells = [Cell(condition, arm) for arm in (arms or (NONE, ALL))]
     if healthy:
         cells.append(Cell(HEALTHY, ALL))
-    return Experiment(f"{condition.name}-{workload}", f"{title}: {WORKLOADS[workload]}", workload, tuple(cells))
+    return Experiment(f"{condition.name}-{workload}", f"{title}: {WORKLOADS[workload]}", workload, tuple(cells), fan_outs)
 
 
 QUICK_ROUNDS = 2
@@ -187,7 +197,7 @@ def full() -> list[Experiment]:
     return [
         replace(pauses(batch, with_parts=True), samples=P999_SAMPLES),
         pauses("search"),
-        _one(SLOW_REQUESTS, "Slow requests", batch),
+        _one(SLOW_REQUESTS, "Slow requests", batch, fan_outs=ONE_AND_ALL),
         _one(ONE_SLOW, "One slow leaf", batch),
         _one(ALL_SLOW, "All leaves slow", batch, healthy=False),
         _one(THROTTLED, "A throttled leaf", batch),

@@ -3,7 +3,8 @@
 Choosing well is the first defence, and cheaper than any hedge. States of a leaf, the worst that holds:
 
     unreachable  it could not be reached; until it answers a ping
-    stalled      its oldest attempt without an answer is older than 0.7 x the delay of its kind; or it is *silent*: attempts at
+    stalled      its oldest attempt without an answer is older than 0.7 x the delay of its kind, and none of that kind that was
+                 sent later has overtaken it (if one has, the request is slow and not the leaf); or it is *silent*: attempts at
                  it were given up, and nothing has been heard of it since (then it is asked after those that are merely late)
     pushback     it has shed a request; for as long as it said
     probation    it is PROBATION_FACTOR times as slow as the others; it gets one first attempt a second
@@ -100,10 +101,31 @@ class LeafState(IntEnum):
     UNREACHABLE = 5
 
 
+class Outstanding:
+    """The attempts of one kind at one leaf that have no answer, oldest first. overtaken_to: when the latest one of those that
+    were answered was sent."""
+
+    __slots__ = ("attempts", "overtaken_to")
+
+    def __init__(self) -> None:
+        self.attempts: dict[int, Attempt] = {}
+        self.overtaken_to = -inf
+
+    def __len__(self) -> int:
+        return len(self.attempts)
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether they say that the leaf is stalled: the oldest one that none has overtaken speaks for them."""
+        for attempt in self.attempts.values():
+            if attempt.began > self.overtaken_to:
+                return attempt.stalled_at <= now
+        return False
+
+
 class Leaf:
     """One leaf as this router sees it.
 
-    outstanding: by kind of leg, the attempts without an answer and when each begins to count as stalled, oldest first.
+    outstanding: by kind of leg, the attempts without an answer.
     is_silent: an attempt was given up, and nothing has been heard of the leaf since it began.
     """
 
@@ -128,7 +150,7 @@ class Leaf:
     def __init__(self, name: str, now: float, is_new: bool) -> None:
         self.name = name
         self.known_since = now if is_new else -inf
-        self.outstanding: dict[LatencyPool, dict[int, float]] = {}
+        self.outstanding: dict[LatencyPool, Outstanding] = {}
         self.waiting = 0
         self.in_flight = 0
         self.heard_at = -inf
@@ -151,10 +173,8 @@ class Leaf:
             return True
         if self.waiting:
             for attempts in self.outstanding.values():
-                for stalled_at in attempts.values():
-                    if stalled_at <= now:
-                        return True
-                    break  # the oldest of its kind speaks for the others
+                if attempts.is_overdue(now):
+                    return True
         return False
 
     def state(self, now: float) -> LeafState:
@@ -175,15 +195,16 @@ class Leaf:
 
 
 class Attempt:
-    """An attempt under way; handed back when it has ended."""
+    """An attempt under way; handed back when it has ended. stalled_at: from then on it is overdue."""
 
-    __slots__ = ("began", "id", "is_first", "leaf", "pool")
+    __slots__ = ("began", "id", "is_first", "leaf", "pool", "stalled_at")
 
-    def __init__(self, id: int, leaf: Leaf, pool: LatencyPool, began: float, is_first: bool) -> None:
+    def __init__(self, id: int, leaf: Leaf, pool: LatencyPool, began: float, stalled_at: float, is_first: bool) -> None:
         self.id = id
         self.leaf = leaf
         self.pool = pool
         self.began = began
+        self.stalled_at = stalled_at
         self.is_first = is_first
 
 
@@ -241,18 +262,19 @@ class ReplicaHealth:
         self._last_id = id = self._last_id + 1
         attempts = leaf.outstanding.get(pool)
         if attempts is None:
-            attempts = leaf.outstanding[pool] = {}
-        attempts[id] = now + stalled_after
+            attempts = leaf.outstanding[pool] = Outstanding()
+        attempt = attempts.attempts[id] = Attempt(id, leaf, pool, now, now + stalled_after, is_first)
         leaf.waiting += 1
         if is_first:
             leaf.first_attempts += 1
             if leaf.is_on_probation:
                 leaf.next_probe_at = now + PROBE_INTERVAL_S
-        return Attempt(id, leaf, pool, now, is_first)
+        return attempt
 
     def answered(self, attempt: Attempt, now: float, in_flight: int) -> None:
         """It was answered."""
         self._ended(attempt)
+        self._overtake(attempt)
         self._heard(attempt.leaf, now)
         attempt.leaf.in_flight = in_flight
         self._step(attempt, now)
@@ -270,6 +292,7 @@ class ReplicaHealth:
             leaf.pushback_until = now + min(PUSHBACK_MAX_S, asked)
             self.sheds += 1
             return False  # The lane may have said that, full of what the leaf does not answer: that is no sign of life.
+        self._overtake(attempt)
         self._heard(leaf, now)
         return False
 
@@ -283,8 +306,9 @@ class ReplicaHealth:
 
     def cancelled(self, attempt: Attempt, now: float) -> bool:
         """It was given up. True when the leaf is to be pinged until it answers."""
-        leaf, stalled_at = attempt.leaf, self._ended(attempt)
-        if now < stalled_at or leaf.is_silent:
+        leaf = attempt.leaf
+        self._ended(attempt)
+        if now < attempt.stalled_at or leaf.is_silent:
             return False
         self._step(attempt, now, is_given_up=True)
         leaf.is_silent = leaf.heard_at <= attempt.began
@@ -301,11 +325,15 @@ class ReplicaHealth:
             leaf.is_silent = False
             self._reach(leaf)
 
-    def _ended(self, attempt: Attempt) -> float:
-        """Returns when it began to count as stalled."""
+    def _ended(self, attempt: Attempt) -> None:
         leaf = attempt.leaf
         leaf.waiting -= 1
-        return leaf.outstanding[attempt.pool].pop(attempt.id)
+        del leaf.outstanding[attempt.pool].attempts[attempt.id]
+
+    def _overtake(self, attempt: Attempt) -> None:
+        """It was answered: those of its kind that were sent before it, or with it, are slow for reasons of their own."""
+        attempts = attempt.leaf.outstanding[attempt.pool]
+        attempts.overtaken_to = max(attempts.overtaken_to, attempt.began)
 
     def _heard(self, leaf: Leaf, now: float) -> None:
         if leaf.unreachable_until:

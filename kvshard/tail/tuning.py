@@ -26,10 +26,10 @@ of healthy leaves win half of the time: they are no reason for more."""
 MEDIAN_GROWTH = 2.0
 """The median, against its usual, from which on everything counts as slow."""
 
-GROWTH = 1.25
+GROWTH = 1.5
 RETURN = 0.1
-"""A budget whose hedges were missed grows by a quarter; one that is left alone goes back to where it began, a tenth of the
-way."""
+"""A budget whose hedges were missed grows by a half, to twice itself in two looks; one that is left alone goes back to where it
+began, a tenth of the way."""
 
 USUAL_WEIGHT = 0.05
 """Of a look in the usual median: it follows in some twenty looks, so a new normal is normal after half a minute."""

@@ -42,6 +42,7 @@ class Oracle:
         self.out: dict[SentAttempt, None] = {}  # in the order of sending
         self.silent: set[str] = set()
         self.heard_at: dict[str, float] = {}
+        self.overtaken_to: dict[tuple[str, str], float] = {}
         self.pushback_until: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
         self._first: dict[HedgeBudget, deque[tuple[float, int]]] = {}
@@ -120,6 +121,8 @@ class Oracle:
             self.pushback_until[attempt.leaf] = now + min(PUSHBACK_MAX_S, asked)
             return
         if error is None or error.details.shards:
+            of_kind = attempt.leaf, attempt.kind
+            self.overtaken_to[of_kind] = max(attempt.began, self.overtaken_to.get(of_kind, -1.0))
             self.heard(attempt.leaf, now)
 
     def heard(self, leaf: str, now: float) -> None:
@@ -128,10 +131,10 @@ class Oracle:
         self.silent.discard(leaf)
 
     def is_stalled(self, leaf: str, now: float) -> bool:
-        """By the rule of the design: something is overdue there, where the oldest of a kind speaks for the kind."""
+        """By the rule: something is overdue there, where the oldest of a kind that none has overtaken speaks for the kind."""
         oldest: dict[str, SentAttempt] = {}
         for each in self.out:
-            if each.leaf == leaf:
+            if each.leaf == leaf and each.began > self.overtaken_to.get((leaf, each.kind), -1.0):
                 oldest.setdefault(each.kind, each)
         return leaf in self.silent or any(each.overdue_at <= now for each in oldest.values())
 

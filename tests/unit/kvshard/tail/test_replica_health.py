@@ -99,6 +99,42 @@ class TestStalled:
         assert state(health, "a", NOW + 0.009) is LeafState.OK
         assert state(health, "a", NOW + 0.013) is LeafState.STALLED
 
+    def test_a_request_that_later_ones_have_overtaken_is_slow_and_not_the_leaf(
+        self, health: ReplicaHealth, pool: LatencyPool
+    ) -> None:
+        began(health, pool, "a")
+        later = began(health, pool, "a", NOW + 0.002)
+        last = began(health, pool, "a", NOW + 0.004)
+        health.answered(later, NOW + 0.005, 0)
+        assert state(health, "a", NOW + 0.0105) is LeafState.OK, "the first one was overtaken"
+        assert state(health, "a", NOW + 0.0115) is LeafState.STALLED, "the last one was not"
+        health.answered(last, NOW + 0.012, 0)
+        assert state(health, "a", NOW + 9.0) is LeafState.OK
+
+    def test_those_that_were_sent_together_overtake_each_other(self, health: ReplicaHealth, pool: LatencyPool) -> None:
+        one, _ = began(health, pool, "a"), began(health, pool, "a")
+        health.answered(one, NOW + 0.001, 0)
+        assert state(health, "a", NOW + 0.008) is LeafState.OK
+
+    def test_an_answer_of_another_kind_or_to_an_earlier_one_overtakes_nothing(
+        self, health: ReplicaHealth, pool: LatencyPool
+    ) -> None:
+        earlier = began(health, pool, "a")
+        began(health, pool, "a", NOW + 0.001)
+        other = health.began("a", LatencyPool("Search"), 1.0, NOW + 0.002, True)
+        health.answered(earlier, NOW + 0.003, 0)
+        health.answered(other, NOW + 0.003, 0)
+        assert state(health, "a", NOW + 0.009) is LeafState.STALLED
+
+    def test_what_was_overtaken_and_given_up_still_makes_the_leaf_slower(
+        self, health: ReplicaHealth, pool: LatencyPool
+    ) -> None:
+        overtaken, later = began(health, pool, "a"), began(health, pool, "a", NOW + 0.001)
+        health.answered(later, NOW + 0.002, 0)
+        slowness = health.leaf("a", NOW).slowness
+        health.cancelled(overtaken, NOW + 0.04)
+        assert health.leaf("a", NOW).slowness > slowness
+
     def test_it_gets_no_first_attempt_while_another_is_not(self, health: ReplicaHealth, pool: LatencyPool) -> None:
         began(health, pool, "a")
         assert set(firsts(health, NOW + 0.01)) == {"b", "c"}

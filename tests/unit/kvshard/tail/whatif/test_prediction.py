@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_one_others():
 
 def test_arms_meet_the_same_weather_and_a_leg_without_decisions_is_a_leg_that_decides_nothing():
     never = Arm("never", Off(), ReplicaChoice.PRIMARY)
-    late = Arm("late", FixedDelay(5.0), ReplicaChoice.PRIMARY)
+    late = replace(Arm("late", FixedDelay(5.0), ReplicaChoice.PRIMARY), max_attempts=1)
     hanging = Scenario("hanging", (*PAUSED.faults, Delay(60.0, share=0.02)))
     one, other = (predict(LEAF, hanging, arm, replace(SETTING, deadline_s=2.0), 300) for arm in (never, late))
     assert one.gathered.buckets() == other.gathered.buckets()
