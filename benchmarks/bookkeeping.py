@@ -11,10 +11,10 @@ from kvshard.clock import SystemClock
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Leaf, Replica, ShardConfig, equal_ranges
 from kvshard.model import ShardRead, ShardReadReply
 from kvshard.rpc.leaf_client import Answer
+from kvshard.scatter.leg import USUALLY, How
+from kvshard.scatter.scatter import Scatter
 from kvshard.tail.hedging import Off, ReplicaChoice
 from kvshard.telemetry import RouterMetrics
-from router.leg import USUALLY, How
-from router.scatter import Scatter
 
 LEGS = 8
 LEAVES = 5

@@ -11,9 +11,9 @@ from kvshard.clock import SystemClock
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap
 from kvshard.model import ShardRead, ShardReadReply
 from kvshard.rpc.leaf_client import Answer
+from kvshard.scatter.scatter import Scatter
 from kvshard.telemetry import RouterMetrics
 from loadtests.one_map import OneMap
-from router.scatter import Scatter
 
 REQUESTS = 1_500
 WARM_UP = 200

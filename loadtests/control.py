@@ -21,14 +21,14 @@ from kvshard.errors import KvShardError
 from kvshard.model import ShardRead, ShardReadReply
 from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.leaf_client import Answer
+from kvshard.scatter.leg import How
+from kvshard.scatter.scatter import Scatter
 from kvshard.tail.hedging import ReplicaChoice, parse_policy
 from kvshard.telemetry import RouterMetrics
 from loadtests.arrivals import Arrival
 from loadtests.one_map import OneMap
 from loadtests.scenarios import Arm, Control
 from loadtests.workloads import Corpus, ReadCall, WrongAnswer
-from router.leg import How
-from router.scatter import Scatter
 
 TUNED_PERCENTILE = 0.99
 TUNED_BUDGET_PERCENT = 5.0

@@ -4,7 +4,7 @@ from kvshard.clustermap import ClusterMap
 
 
 class OneMap:
-    """What the router wants of a map (`router.routes.MapSource`)."""
+    """What the router wants of a map (`kvshard.scatter.routes.MapSource`)."""
 
     has_map = True
 

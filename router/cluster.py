@@ -14,14 +14,14 @@ from kvshard.model import LeafStatusReply, LeafStatusRequest
 from kvshard.rpc import convert
 from kvshard.rpc.fault_convert import fault_from_proto, leaf_fault_to_proto
 from kvshard.rpc.leaf_client import LeafClient
+from kvshard.scatter.requests import check_collection_name
+from kvshard.scatter.routes import MapSource, known_map
 from kvshard.schema import parse_schema
 from kvshard.tail.status import TailStatus
 from kvshard.v1 import cluster_pb2, cluster_pb2_grpc
 from router.calls import Calls, Context
 from router.faults import IDS_MAX, FaultOrders
 from router.ledger_wire import slow_read_to_proto
-from router.requests import check_collection_name
-from router.routes import MapSource, known_map
 from router.slowlog import METHODS, SlowLog
 
 STATUS_TIMEOUT_S = 1.0

@@ -2,8 +2,8 @@
 
 from typing import TypeAlias
 
+from kvshard.scatter.ledger import LegTime, Timing, micros
 from kvshard.v1 import cluster_pb2, kv_pb2, search_pb2, types_pb2
-from router.ledger import LegTime, Timing, micros
 from router.slowlog import DETAIL_MAX_CHARS, SlowRead
 
 ReadRequest: TypeAlias = kv_pb2.GetRequest | kv_pb2.BatchGetRequest | kv_pb2.ScanRequest | search_pb2.SearchRequest

@@ -12,10 +12,10 @@ import grpc
 from kvshard.clock import Clock
 from kvshard.clustermap import DEFAULT_COLLECTION
 from kvshard.errors import KvShardError
+from kvshard.scatter.ledger import ReadTimes, ScanTimes
 from kvshard.telemetry import RouterMetrics
 from router.amplification import Amplification, fan_out_class
 from router.calls import Call, Calls, Context
-from router.ledger import ReadTimes, ScanTimes
 from router.slowlog import LEGS_MAX, UNASKED_MIN_S, SlowLog, SlowRead
 from router.tail_metrics import amplification_families
 

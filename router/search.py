@@ -16,17 +16,17 @@ from kvshard.clustermap import ClusterMap
 from kvshard.errors import ErrorDetails, InvalidArgument, ShardMoved, Unavailable
 from kvshard.model import ShardHit, ShardSearch, ShardSearchReply
 from kvshard.rpc.leaf_client import LeafClient
-from router.coverage import Coverage, KnownCounts
-from router.gather import verdict
-from router.ledger import ReadTimes
-from router.leg import How
-from router.merge import MergedFacet, MergedHits, merge_facet, merge_hits
-from router.moved import Rounds, heirs
-from router.requests import ReadPolicy, SearchQuery, check_limit, check_search, check_shards
-from router.routes import MapSource, resolve
-from router.scatter import LegResult, Scatter
-from router.tokens import SearchPosition, TokenCodec, fingerprint
-from router.watermarks import Watermarks
+from kvshard.scatter.coverage import Coverage, KnownCounts
+from kvshard.scatter.gather import verdict
+from kvshard.scatter.ledger import ReadTimes
+from kvshard.scatter.leg import How
+from kvshard.scatter.merge import MergedFacet, MergedHits, merge_facet, merge_hits
+from kvshard.scatter.moved import Rounds, heirs
+from kvshard.scatter.requests import ReadPolicy, SearchQuery, check_limit, check_search, check_shards
+from kvshard.scatter.routes import MapSource, resolve
+from kvshard.scatter.scatter import LegResult, Scatter
+from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
+from kvshard.scatter.watermarks import Watermarks
 
 PAGE_MAX_BYTES = 48 * 1024 * 1024
 """Documents of one page: 1,000 hits may be 8 GB. A page that would exceed it ends early, and its token goes on from there."""

@@ -19,6 +19,11 @@ from kvshard.model import LeafStatusRequest
 from kvshard.rpc.channel import aio_server, bind
 from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.leaf_client import LeafClient
+from kvshard.scatter.coverage import KnownCounts
+from kvshard.scatter.kv import KeyValueOperations
+from kvshard.scatter.scan import ScanOperation
+from kvshard.scatter.scatter import Scatter
+from kvshard.scatter.tokens import TokenCodec
 from kvshard.tail.defences_status import tail_status
 from kvshard.tail.hedging import HedgeSettings
 from kvshard.tail.status import TailStatus
@@ -27,15 +32,10 @@ from kvshard.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, searc
 from router.arrival_probe import ArrivalProbe
 from router.calls import Calls
 from router.cluster import ClusterService, MapEditor
-from router.coverage import KnownCounts
-from router.kv import KeyValueOperations
 from router.reads import Reads
-from router.scan import ScanOperation
-from router.scatter import Scatter
 from router.search import SearchOperation
 from router.service import KVService, SearchService
 from router.tail_metrics import hedging_families, wasted_families
-from router.tokens import TokenCodec
 
 PROBE_INTERVAL_S = 1.0
 """Between two looks at whether a leaf answers; a load balancer's own checks are not finer."""

@@ -10,15 +10,11 @@ from typing import TypeAlias
 from kvshard.errors import ErrorRecord
 from kvshard.model import UNKNOWN_AGE, ShardHit
 from kvshard.rpc.status import failure_of, failure_of_key
-from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_pb2
-from router.calls import Calls, Context
-from router.coverage import Coverage
-from router.gather import ReadState
-from router.kv import KeyValueOperations
-from router.ledger_wire import detail_of, timing_to_proto
-from router.merge import MergedFacet
-from router.reads import Reads
-from router.requests import (
+from kvshard.scatter.coverage import Coverage
+from kvshard.scatter.gather import ReadState
+from kvshard.scatter.kv import KeyValueOperations
+from kvshard.scatter.merge import MergedFacet
+from kvshard.scatter.requests import (
     DEFAULT_READ_POLICY,
     ReadPolicy,
     RequestIdentity,
@@ -35,7 +31,11 @@ from router.requests import (
     request_identity_of_part,
     write_columns,
 )
-from router.scan import ScanOperation, ScanPage, ScanRequest
+from kvshard.scatter.scan import ScanOperation, ScanPage, ScanRequest
+from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_pb2
+from router.calls import Calls, Context
+from router.ledger_wire import detail_of, timing_to_proto
+from router.reads import Reads
 from router.search import SearchOperation
 
 _Write: TypeAlias = kv_pb2.PutRequest | kv_pb2.DeleteRequest | kv_pb2.BatchWriteRequest

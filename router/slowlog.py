@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from heapq import heappush, heapreplace
 
-from router.ledger import Timing
+from kvshard.scatter.ledger import Timing
 
 METHODS = ("Get", "BatchGet", "Scan", "Search")
 """The reads."""

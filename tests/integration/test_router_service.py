@@ -23,10 +23,10 @@ from kvshard.errors import KvShardError
 from kvshard.model import ShardRead, ShardSearch, ShardWrite
 from kvshard.rpc.channel import aio_channel
 from kvshard.rpc.status import error_from_rpc
+from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
 from kvshard.telemetry import RouterMetrics, exposition
 from kvshard.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_pb2
 from router.server import SERVICES, RouterServer
-from router.tokens import SearchPosition, TokenCodec, fingerprint
 
 PARTIAL = types_pb2.ReadOptions(on_shortfall=types_pb2.SHORTFALL_POLICY_PARTIAL)
 

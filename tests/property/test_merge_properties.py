@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from kvshard.errors import Unavailable, record_of
 from kvshard.model import ShardHit, ShardScanReply, ShardSearchReply
-from router.coverage import FailedLeg, coverage_of, shortfall
-from router.merge import ScanMerge, merge_facet, merge_hits
-from router.tokens import SearchPosition, TokenCodec, fingerprint
+from kvshard.scatter.coverage import FailedLeg, coverage_of, shortfall
+from kvshard.scatter.merge import ScanMerge, merge_facet, merge_hits
+from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
 
 KEYS = st.binary(min_size=1, max_size=3)
 

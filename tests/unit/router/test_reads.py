@@ -7,9 +7,9 @@ from fakes.clock import ManualClock
 from prometheus_client import CollectorRegistry
 
 from kvshard.errors import InvalidArgument, Unavailable
+from kvshard.scatter.ledger import LegTime
 from kvshard.telemetry import RouterMetrics
 from router.calls import Calls
-from router.ledger import LegTime
 from router.reads import Reads, code_of
 from router.slowlog import KEPT_PER_SLICE, LEGS_MAX, UNASKED_MIN_S
 

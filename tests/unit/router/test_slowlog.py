@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from router.ledger import timing_of
+from kvshard.scatter.ledger import timing_of
 from router.slowlog import KEPT_PER_SLICE, METHODS, SLICE_S, SLICES, SlowLog, SlowRead
 
 NOW = 10 * SLICE_S

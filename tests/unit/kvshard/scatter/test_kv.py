@@ -10,13 +10,13 @@ from kvshard.clock import SystemClock
 from kvshard.clustermap import Collection
 from kvshard.errors import CollectionNotFound, ErrorDetails, InvalidArgument, Unavailable, VersionConflict, error_of
 from kvshard.model import ShardRead, ShardReadReply, ShardWrite
+from kvshard.scatter import kv
+from kvshard.scatter.coverage import KnownCounts
+from kvshard.scatter.kv import KeyValueOperations
+from kvshard.scatter.ledger import ReadTimes
+from kvshard.scatter.requests import DEFAULT_READ_POLICY, ReadPolicy, RequestIdentity, request_identity, write_columns
+from kvshard.scatter.scatter import Scatter
 from kvshard.telemetry import RouterMetrics
-from router import kv
-from router.coverage import KnownCounts
-from router.kv import KeyValueOperations
-from router.ledger import ReadTimes
-from router.requests import DEFAULT_READ_POLICY, ReadPolicy, RequestIdentity, request_identity, write_columns
-from router.scatter import Scatter
 
 CLOCK = SystemClock()
 PARTIAL = ReadPolicy(is_partial_accepted=True)

@@ -3,7 +3,7 @@
 import pytest
 
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Unavailable, record_of
-from router.coverage import Coverage, FailedLeg, KnownCounts, coverage_of, name_shards, shortfall
+from kvshard.scatter.coverage import Coverage, FailedLeg, KnownCounts, coverage_of, name_shards, shortfall
 
 
 def failed(shard: int, leaf: str = "leaf-1") -> FailedLeg:

@@ -33,6 +33,12 @@ from kvshard.errors import (
 from kvshard.hedge_settings import settings_in
 from kvshard.model import ShardWrite
 from kvshard.rpc.leaf_client import Answer
+from kvshard.scatter.coverage import FailedLeg
+from kvshard.scatter.ledger import LegTime, micros, network_of
+from kvshard.scatter.leg import USUALLY, Ask, How, Leg, ReplyT, RequestT, Shared, how_to_read
+from kvshard.scatter.prober import Ping, Prober
+from kvshard.scatter.requests import ReadPolicy
+from kvshard.scatter.routes import MapSource, known_map
 from kvshard.tail.attempts import MAX_REPEATS
 from kvshard.tail.cost_class import leg_kind
 from kvshard.tail.defences import Defences, LegHedges, RequestHedges
@@ -40,12 +46,6 @@ from kvshard.tail.executor import LegRequest, run_leg
 from kvshard.tail.hedging import HedgeSettings, Refusal
 from kvshard.tail.leg_events import MAX_REFRESHES, AttemptKind, AttemptRecord, Candidate, Config
 from kvshard.telemetry import RouterMetrics
-from router.coverage import FailedLeg
-from router.ledger import LegTime, micros, network_of
-from router.leg import USUALLY, Ask, How, Leg, ReplyT, RequestT, Shared, how_to_read
-from router.prober import Ping, Prober
-from router.requests import ReadPolicy
-from router.routes import MapSource, known_map
 
 LATE_LEG_GRACE_S = 0.01
 """A leg ends by itself at its deadline; only one whose leaf client fails to keep it is cancelled this much later."""

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from kvshard.scatter.ledger import LegTime, ReadTimes, ScanTimes, Timing, micros, network_of, timing_of
 from kvshard.tail.leg_events import AttemptKind, AttemptRecord
-from router.ledger import LegTime, ReadTimes, ScanTimes, Timing, micros, network_of, timing_of
 
 
 def leg(shard: int, ended_at: float = 1.0, total_us: int = 100, leaf: str = "leaf-1") -> LegTime:

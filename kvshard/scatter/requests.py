@@ -14,8 +14,8 @@ from typing import NoReturn
 from kvshard import limits, query
 from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
 from kvshard.request_ids import CLIENT_MAX_CHARS
+from kvshard.scatter.watermarks import Watermarks
 from kvshard.tail import hedging
-from router.watermarks import Watermarks
 
 TTL_MAX_MS = 100 * 365 * 24 * 3_600_000
 """100 years: more is a mistake of the unit, and the expiry instant must fit 64 bits."""

@@ -4,8 +4,8 @@ import pytest
 
 from kvshard.errors import ErrorDetails, Expired, InvalidArgument, Unavailable
 from kvshard.model import ShardWrite
-from router import watermarks
-from router.watermarks import Repetition, Watermarks
+from kvshard.scatter import watermarks
+from kvshard.scatter.watermarks import Repetition, Watermarks
 
 
 def test_they_only_grow() -> None:

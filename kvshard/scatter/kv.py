@@ -17,15 +17,15 @@ from kvshard.errors import ErrorDetails, ErrorRecord, Internal, ResourceExhauste
 from kvshard.model import ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
 from kvshard.request_ids import WriteName, WriteNames
 from kvshard.rpc.leaf_client import LeafClient
-from router.coverage import Coverage, KnownCounts
-from router.gather import ReadState, verdict
-from router.ledger import ReadTimes
-from router.leg import REPEATED, USUALLY, Heard, How
-from router.moved import Rounds, is_moved
-from router.requests import ReadPolicy, RequestIdentity, WriteColumns
-from router.routes import MapSource, resolve
-from router.scatter import LegResult, Scatter
-from router.watermarks import Watermarks
+from kvshard.scatter.coverage import Coverage, KnownCounts
+from kvshard.scatter.gather import ReadState, verdict
+from kvshard.scatter.ledger import ReadTimes
+from kvshard.scatter.leg import REPEATED, USUALLY, Heard, How
+from kvshard.scatter.moved import Rounds, is_moved
+from kvshard.scatter.requests import ReadPolicy, RequestIdentity, WriteColumns
+from kvshard.scatter.routes import MapSource, resolve
+from kvshard.scatter.scatter import LegResult, Scatter
+from kvshard.scatter.watermarks import Watermarks
 
 ANSWER_MAX_BYTES = 48 * 1024 * 1024
 """Values of one answer: 10,000 keys may name 80 GB. Stays under MESSAGE_MAX_BYTES with room for keys, versions and failures."""

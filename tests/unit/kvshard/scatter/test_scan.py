@@ -13,14 +13,14 @@ from prometheus_client import CollectorRegistry
 from kvshard.clock import SystemClock
 from kvshard.errors import DeadlineExceeded, InvalidToken, Unavailable
 from kvshard.model import ShardScan, ShardScanReply
+from kvshard.scatter import scan as scan_module
+from kvshard.scatter.coverage import KnownCounts
+from kvshard.scatter.ledger import ScanTimes
+from kvshard.scatter.requests import DEFAULT_READ_POLICY, ReadPolicy, key_range
+from kvshard.scatter.scan import ScanOperation, ScanPage, ScanRequest
+from kvshard.scatter.scatter import Scatter
+from kvshard.scatter.tokens import TokenCodec
 from kvshard.telemetry import RouterMetrics
-from router import scan as scan_module
-from router.coverage import KnownCounts
-from router.ledger import ScanTimes
-from router.requests import DEFAULT_READ_POLICY, ReadPolicy, key_range
-from router.scan import ScanOperation, ScanPage, ScanRequest
-from router.scatter import Scatter
-from router.tokens import TokenCodec
 
 CLOCK = SystemClock()
 PARTIAL = ReadPolicy(is_partial_accepted=True)

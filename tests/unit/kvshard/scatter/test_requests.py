@@ -4,10 +4,10 @@ import pytest
 
 from kvshard import limits
 from kvshard.errors import FailedPrecondition, InvalidArgument, MalformedQuery
+from kvshard.scatter import requests
+from kvshard.scatter.requests import KeyRange, SearchQuery
+from kvshard.scatter.watermarks import Watermarks
 from kvshard.tail.hedging import Auto, FixedDelay, ReplicaChoice
-from router import requests
-from router.requests import KeyRange, SearchQuery
-from router.watermarks import Watermarks
 
 SCHEMA = {"title": "text", "tag": "keyword", "year": "integer"}
 

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry
 from kvshard.clock import SystemClock
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Expired, Internal, NotReady, StaleEpoch, Unavailable
 from kvshard.model import ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
+from kvshard.scatter.leg import How
+from kvshard.scatter.scatter import Scatter
 from kvshard.tail.hedging import FixedDelay, Off
 from kvshard.telemetry import RouterMetrics
-from router.leg import How
-from router.scatter import Scatter
 
 REPLY = ShardReadReply([b"v"], [1], documents=3)
 CLOCK = SystemClock()

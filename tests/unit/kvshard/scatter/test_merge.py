@@ -3,7 +3,7 @@
 import pytest
 
 from kvshard.model import ShardHit, ShardScanReply, ShardSearchReply
-from router.merge import ScanMerge, merge_facet, merge_hits
+from kvshard.scatter.merge import ScanMerge, merge_facet, merge_hits
 
 
 def chunk(*keys: bytes, resume: bytes | None = None) -> ShardScanReply:

@@ -8,10 +8,10 @@ import pytest
 from fakes.clock import ManualClock
 
 from kvshard.errors import DeadlineExceeded, Unavailable
+from kvshard.scatter import prober as module
+from kvshard.scatter.prober import PING_TIMEOUT_S, Prober
 from kvshard.tail.latency import LatencyPool
 from kvshard.tail.replica_health import UNREACHABLE_S, LeafState, ReplicaHealth
-from router import prober as module
-from router.prober import PING_TIMEOUT_S, Prober
 
 NOW = 1_000.0
 

@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from kvshard.errors import InvalidArgument, error_of
 from kvshard.model import UNKNOWN_AGE
-from router.coverage import Coverage, FailedLeg, coverage_of, shortfall
-from router.requests import ReadPolicy
-from router.scatter import LegResult
+from kvshard.scatter.coverage import Coverage, FailedLeg, coverage_of, shortfall
+from kvshard.scatter.requests import ReadPolicy
+from kvshard.scatter.scatter import LegResult
 
 ReplyT = TypeVar("ReplyT")
 

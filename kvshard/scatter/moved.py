@@ -12,8 +12,8 @@ from typing import Final
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, ShardConfig
 from kvshard.errors import ErrorRecord, ShardMoved, Unavailable
-from router.leg import MAP_READ_TIMEOUT_S
-from router.routes import MapSource
+from kvshard.scatter.leg import MAP_READ_TIMEOUT_S
+from kvshard.scatter.routes import MapSource
 
 FIRST_PAUSE_S: Final = 0.002
 LONGEST_PAUSE_S: Final = 0.05

@@ -3,7 +3,7 @@
 import pytest
 
 from kvshard.errors import InvalidToken
-from router.tokens import TOKEN_MAX_BYTES, ScanPosition, SearchPosition, TokenCodec, fingerprint
+from kvshard.scatter.tokens import TOKEN_MAX_BYTES, ScanPosition, SearchPosition, TokenCodec, fingerprint
 
 CODEC = TokenCodec("cluster-a")
 REQUEST = fingerprint([b"prefix", b"start", b""])

@@ -16,15 +16,15 @@ from kvshard.errors import Expired, KvShardError, Unavailable, in_doubt
 from kvshard.limits import SHARDS_MAX
 from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardWrite
 from kvshard.rpc.leaf_client import Answer
+from kvshard.scatter.prober import Prober
+from kvshard.scatter.requests import ReadPolicy
+from kvshard.scatter.routes import MapSource
+from kvshard.scatter.watermarks import Repetition, Watermarks
 from kvshard.tail.defences import Defences, LegHedges
 from kvshard.tail.hedging import HedgePolicy, HedgeSettings, ReplicaChoice
 from kvshard.tail.leg_events import AttemptKind, Candidate
 from kvshard.tail.replica_health import is_unreachable
 from kvshard.tail.replica_plan import ReplicaPlan, plan_read, plan_write
-from router.prober import Prober
-from router.requests import ReadPolicy
-from router.routes import MapSource
-from router.watermarks import Repetition, Watermarks
 
 MAP_READ_TIMEOUT_S = 0.25
 """How long a leg waits for the coordinator; after that it asks again by the map that is known, which the watch keeps new."""

@@ -15,12 +15,10 @@ from kvshard.clock import SystemClock
 from kvshard.clustermap import ClusterMap, WantedSplit
 from kvshard.errors import ErrorDetails, ShardMoved, Unavailable
 from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardWrite
-from kvshard.splitting import divided
-from kvshard.telemetry import RouterMetrics
-from router import scan as scan_module
-from router.coverage import KnownCounts
-from router.kv import KeyValueOperations
-from router.requests import (
+from kvshard.scatter import scan as scan_module
+from kvshard.scatter.coverage import KnownCounts
+from kvshard.scatter.kv import KeyValueOperations
+from kvshard.scatter.requests import (
     DEFAULT_READ_POLICY,
     SearchQuery,
     WriteColumns,
@@ -29,10 +27,12 @@ from router.requests import (
     request_identity_of_part,
     write_columns,
 )
-from router.scan import ScanOperation, ScanRequest
-from router.scatter import Scatter
+from kvshard.scatter.scan import ScanOperation, ScanRequest
+from kvshard.scatter.scatter import Scatter
+from kvshard.scatter.tokens import TokenCodec
+from kvshard.splitting import divided
+from kvshard.telemetry import RouterMetrics
 from router.search import SearchOperation
-from router.tokens import TokenCodec
 
 CLOCK = SystemClock()
 KEYS = [b"key-%03d" % number for number in range(60)]

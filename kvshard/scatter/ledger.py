@@ -59,7 +59,7 @@ class Timing:
 
 
 class TimedLeg(Protocol):
-    """A leg that has ended; `router.scatter.LegResult` is one."""
+    """A leg that has ended; `kvshard.scatter.scatter.LegResult` is one."""
 
     @property
     def shard(self) -> int:

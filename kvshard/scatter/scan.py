@@ -16,16 +16,16 @@ from kvshard.clustermap import Collection, ShardConfig
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, ShardMoved, record_of
 from kvshard.model import ShardScan, ShardScanReply
 from kvshard.rpc.leaf_client import LeafClient
-from router.coverage import Coverage, FailedLeg, KnownCounts, coverage_of, shortfall
-from router.gather import ReadState, raise_request_fault
-from router.ledger import ScanTimes
-from router.leg import How
-from router.merge import Row, ScanMerge
-from router.moved import Rounds, heirs
-from router.requests import KeyRange, ReadPolicy
-from router.routes import MapSource, resolve
-from router.scatter import LegResult, Scatter
-from router.tokens import ScanPosition, TokenCodec, fingerprint
+from kvshard.scatter.coverage import Coverage, FailedLeg, KnownCounts, coverage_of, shortfall
+from kvshard.scatter.gather import ReadState, raise_request_fault
+from kvshard.scatter.ledger import ScanTimes
+from kvshard.scatter.leg import How
+from kvshard.scatter.merge import Row, ScanMerge
+from kvshard.scatter.moved import Rounds, heirs
+from kvshard.scatter.requests import KeyRange, ReadPolicy
+from kvshard.scatter.routes import MapSource, resolve
+from kvshard.scatter.scatter import LegResult, Scatter
+from kvshard.scatter.tokens import ScanPosition, TokenCodec, fingerprint
 
 CHUNK_MAX_KEYS = 1_000
 """Keys of one fetch from a shard: a leaf reads so many in about 2 ms, so nothing behind it waits long."""
