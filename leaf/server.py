@@ -36,7 +36,7 @@ from kvshard.rpc.peer_stream import PeerServicer
 from kvshard.service_process import StopOrder
 from kvshard.supervision import EXIT_DONE
 from kvshard.telemetry import LeafMetrics, process_registry, start_metrics, stop_metrics
-from kvshard.v1 import leaf_pb2, leaf_pb2_grpc, peer_pb2_grpc
+from kvshard.v1 import lane_pb2, lane_pb2_grpc, peer_pb2_grpc
 from leaf import layout
 from leaf.balancer import Balancer
 from leaf.disk_guard import DiskGuard, free_bytes_of
@@ -67,7 +67,7 @@ other leaves; should they be gone, it is ready after this time all the same, and
 DISK_LOOK_INTERVAL_S: Final = 5.0
 """Between two walks over the data directory, for status and metrics."""
 
-SERVICE: Final = leaf_pb2.DESCRIPTOR.services_by_name["Leaf"].full_name
+SERVICE: Final = lane_pb2.DESCRIPTOR.services_by_name["Leaf"].full_name
 
 _LEAF_ID: Final = b"leaf-id"
 _FORMAT: Final = b"format"
@@ -176,7 +176,7 @@ class LeafServer:
 
     async def start(self) -> None:
         """Recover the replicas, then serve, then say so in the map."""
-        leaf_pb2_grpc.add_LeafServicer_to_server(self._lanes, self._server)
+        lane_pb2_grpc.add_LanesServicer_to_server(self._lanes, self._server)
         peer_pb2_grpc.add_PeerServicer_to_server(
             PeerServicer(self._options.id, lambda: self._maps.cluster_id, self._peers.receive), self._server
         )

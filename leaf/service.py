@@ -14,19 +14,19 @@ from kvshard.model import LeafStatusReply, LeafStatusRequest, ShardRead, ShardSc
 from kvshard.rpc.codec import decode, encode
 from kvshard.rpc.lane_server import Handler, ImmediateHandler
 from kvshard.telemetry import LeafMetrics
-from kvshard.v1 import leaf_pb2
+from kvshard.v1 import lane_pb2
 from leaf.driver import Driver
 from leaf.requests import Requests
 
 T = TypeVar("T")
 Status = Callable[[], Awaitable[LeafStatusReply]]
 
-_READ = int(leaf_pb2.LANE_METHOD_READ)
-_WRITE = int(leaf_pb2.LANE_METHOD_WRITE)
-_SCAN = int(leaf_pb2.LANE_METHOD_SCAN)
-_SEARCH = int(leaf_pb2.LANE_METHOD_SEARCH)
-_STATUS = int(leaf_pb2.LANE_METHOD_STATUS)
-_PING = int(leaf_pb2.LANE_METHOD_PING)
+_READ = int(lane_pb2.LANE_METHOD_READ)
+_WRITE = int(lane_pb2.LANE_METHOD_WRITE)
+_SCAN = int(lane_pb2.LANE_METHOD_SCAN)
+_SEARCH = int(lane_pb2.LANE_METHOD_SEARCH)
+_STATUS = int(lane_pb2.LANE_METHOD_STATUS)
+_PING = int(lane_pb2.LANE_METHOD_PING)
 
 _NAMES = {_READ: "read", _WRITE: "write", _SCAN: "scan", _SEARCH: "search", _STATUS: "status"}
 

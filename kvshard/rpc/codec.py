@@ -1,4 +1,4 @@
-"""How the dataclasses of `kvshard/model.py` become lane payloads and come back.
+"""How the dataclasses of `kvshard/model.py` and `kvshard/lane_messages.py` become lane payloads and come back.
 
 Only the encoding lives here: which method number carries which request, and msgpack on either side. A payload that does not
 decode is a defect or another version at the far end, so it becomes Internal, never a stack trace on the other machine.
@@ -11,6 +11,7 @@ from typing import Generic, TypeVar, cast
 import msgspec
 
 from kvshard.errors import ErrorRecord, Internal, KvShardError, error_of, record_of
+from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite, KeysWriteReply
 from kvshard.limits import MESSAGE_MAX_BYTES
 from kvshard.model import (
     FaultOrder,
@@ -26,15 +27,15 @@ from kvshard.model import (
     ShardWrite,
     ShardWriteReply,
 )
-from kvshard.v1 import leaf_pb2
+from kvshard.v1 import lane_pb2
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
 
-CANCEL = int(leaf_pb2.LANE_METHOD_CANCEL)
+CANCEL = int(lane_pb2.LANE_METHOD_CANCEL)
 """Method number of the frame that takes a request back."""
 
-PING = int(leaf_pb2.LANE_METHOD_PING)
+PING = int(lane_pb2.LANE_METHOD_PING)
 """Method number of a request that the leaf answers at once, with nothing."""
 
 LANE_MARK = ("kvshard-lane", "1")
@@ -64,15 +65,17 @@ class LaneCall(Generic[RequestT, ReplyT]):
     is_write: bool = False
 
 
-READ = LaneCall(int(leaf_pb2.LANE_METHOD_READ), ShardRead, ShardReadReply)
-WRITE = LaneCall(int(leaf_pb2.LANE_METHOD_WRITE), ShardWrite, ShardWriteReply, is_write=True)
-SCAN = LaneCall(int(leaf_pb2.LANE_METHOD_SCAN), ShardScan, ShardScanReply)
-SEARCH = LaneCall(int(leaf_pb2.LANE_METHOD_SEARCH), ShardSearch, ShardSearchReply)
-STATUS = LaneCall(int(leaf_pb2.LANE_METHOD_STATUS), LeafStatusRequest, LeafStatusReply)
-FAULT = LaneCall(int(leaf_pb2.LANE_METHOD_FAULT), FaultOrder, FaultReport)
+READ = LaneCall(int(lane_pb2.LANE_METHOD_READ), ShardRead, ShardReadReply)
+WRITE = LaneCall(int(lane_pb2.LANE_METHOD_WRITE), ShardWrite, ShardWriteReply, is_write=True)
+SCAN = LaneCall(int(lane_pb2.LANE_METHOD_SCAN), ShardScan, ShardScanReply)
+SEARCH = LaneCall(int(lane_pb2.LANE_METHOD_SEARCH), ShardSearch, ShardSearchReply)
+STATUS = LaneCall(int(lane_pb2.LANE_METHOD_STATUS), LeafStatusRequest, LeafStatusReply)
+FAULT = LaneCall(int(lane_pb2.LANE_METHOD_FAULT), FaultOrder, FaultReport)
+READ_KEYS = LaneCall(int(lane_pb2.LANE_METHOD_READ_KEYS), KeysRead, KeysReadReply)
+WRITE_KEYS = LaneCall(int(lane_pb2.LANE_METHOD_WRITE_KEYS), KeysWrite, KeysWriteReply, is_write=True)
 
 METHODS: dict[type, tuple[int, type]] = {
-    call.request: (call.number, call.reply) for call in (READ, WRITE, SCAN, SEARCH, STATUS, FAULT)
+    call.request: (call.number, call.reply) for call in (READ, WRITE, SCAN, SEARCH, STATUS, FAULT, READ_KEYS, WRITE_KEYS)
 }
 """Request type -> (method number, reply type)."""
 

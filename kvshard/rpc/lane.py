@@ -14,7 +14,7 @@ from kvshard.errors import DeadlineExceeded, ErrorDetails, InvalidArgument, KvSh
 from kvshard.rpc.channel import aio_channel
 from kvshard.rpc.codec import LANE_MARK, PAYLOAD_MAX_BYTES, decode_error
 from kvshard.rpc.lane_session import LaneSession, LateAnswers, OutstandingCall
-from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
+from kvshard.v1 import lane_pb2, lane_pb2_grpc
 
 CONNECT_TIMEOUT_S = 1.0
 """A leaf in the same cluster that has not accepted by then is down or hangs; the next attempt makes a new connection."""
@@ -59,7 +59,7 @@ class Lane:
 
     async def call(
         self, method: int, payload: bytes, deadline: float, *, is_write: bool = False, is_hedge: bool = False
-    ) -> leaf_pb2.ResponseFrame:
+    ) -> lane_pb2.ResponseFrame:
         """The leaf's answer. Raises the leaf's error, or Unavailable, DeadlineExceeded, ResourceExhausted.
 
         details.maybe_applied is set when a write was sent and its fate is unknown. Cancelling the call cancels it at the leaf.
@@ -124,7 +124,7 @@ class Lane:
     async def _connect(self) -> None:
         """Install a session, or note the failure and until when not to try again. Raises nothing."""
         channel = aio_channel(self.address, is_internal=True)
-        stream = leaf_pb2_grpc.LeafStub(channel).Lane()
+        stream = lane_pb2_grpc.LanesStub(channel).Lane()
         problem = "interrupted"
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):

@@ -30,7 +30,7 @@ from kvshard.rpc.codec import CANCEL, LANE_MARK, MESSAGE_BYTES, MESSAGE_FRAMES, 
 from kvshard.rpc.interference import Interference, LeaveUnanswered
 from kvshard.rpc.lane_admission import LaneAdmission, MessageWait
 from kvshard.rpc.request_times import waited_s
-from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
+from kvshard.v1 import lane_pb2, lane_pb2_grpc
 
 Handler = Callable[[bytes, float], Awaitable[bytes]]
 """Serves a method: (payload, absolute deadline) -> reply payload. Raises KvShardError."""
@@ -64,11 +64,11 @@ _log = structlog.get_logger(__name__)
 _Reply: TypeAlias = tuple[int, bool, int, int, bytes, int]
 """id, is_error, queue_us, service_us, payload, in_flight."""
 
-_Context: TypeAlias = "grpc.aio.ServicerContext[leaf_pb2.LaneRequest, leaf_pb2.LaneResponse]"
+_Context: TypeAlias = "grpc.aio.ServicerContext[lane_pb2.LaneRequest, lane_pb2.LaneResponse]"
 
 
-class LaneServicer(leaf_pb2_grpc.LeafServicer):
-    """Serves the Leaf service: `leaf_pb2_grpc.add_LeafServicer_to_server(LaneServicer(...), server)`.
+class LaneServicer(lane_pb2_grpc.LanesServicer):
+    """Serves the Lanes service: `lane_pb2_grpc.add_LanesServicer_to_server(LaneServicer(...), server)`.
 
     handlers: by method number. immediate: short cuts of some of them. hedge_gate: asked about each hedge, beside the admission.
     on_withdrawn, on_refused: told of each request that its caller took back, or that is not taken. interference: what faults
@@ -102,7 +102,7 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
         self._connections: set[_Connection] = set()
 
     async def Lane(  # type: ignore[override]  # the reader-writer form of a servicer method returns nothing
-        self, request_iterator: AsyncIterator[leaf_pb2.LaneRequest], context: _Context
+        self, request_iterator: AsyncIterator[lane_pb2.LaneRequest], context: _Context
     ) -> None:
         """One lane, for as long as its caller keeps it."""
         if self.is_draining:  # else callers whose lane was just ended would come back and keep the server from stopping
@@ -120,7 +120,7 @@ class LaneServicer(leaf_pb2_grpc.LeafServicer):
         """Requests in work: those that a task serves, and those of the messages under way whose turn has not come."""
         return self.admission.requests + self.unhandled
 
-    def refusal(self, frame: leaf_pb2.RequestFrame, size: int, of_lane: int) -> KvShardError | None:
+    def refusal(self, frame: lane_pb2.RequestFrame, size: int, of_lane: int) -> KvShardError | None:
         """Why a new request cannot be taken now; None when it can. of_lane: requests in work that came by the same lane."""
         if self.is_draining:
             return Unavailable("the leaf is stopping", ErrorDetails(retry_after_ms=_RETRY_AFTER_MS))
@@ -162,7 +162,7 @@ class _Connection:
         self._context = context
         self._clock = servicer.clock
         self._wait = MessageWait()
-        self._held: list[tuple[Sequence[leaf_pb2.RequestFrame], float]] = []
+        self._held: list[tuple[Sequence[lane_pb2.RequestFrame], float]] = []
         self._release: asyncio.TimerHandle | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._interference = servicer.interference
@@ -216,9 +216,9 @@ class _Connection:
     async def _read(self) -> None:
         while True:
             message = await self._context.read()
-            if not isinstance(message, leaf_pb2.LaneRequest):
+            if not isinstance(message, lane_pb2.LaneRequest):
                 return  # the caller has ended the stream
-            frames: Sequence[leaf_pb2.RequestFrame] = message.frames
+            frames: Sequence[lane_pb2.RequestFrame] = message.frames
             if self._interference.is_stopped:
                 frames = await self._wait_running(frames)
             self._on_message(frames, message.sent_us, self._clock.monotonic())
@@ -226,7 +226,7 @@ class _Connection:
                 self._has_room.clear()
                 await self._has_room.wait()
 
-    async def _wait_running(self, frames: Sequence[leaf_pb2.RequestFrame]) -> Sequence[leaf_pb2.RequestFrame]:
+    async def _wait_running(self, frames: Sequence[lane_pb2.RequestFrame]) -> Sequence[lane_pb2.RequestFrame]:
         """Carry out the orders among the frames, and give the others back when nothing stops the lanes any more.
 
         Nothing further is read until then, as from a process that is stopped: the caller's window fills up.
@@ -238,7 +238,7 @@ class _Connection:
         await self._interference.wait_running()
         return [frame for frame in frames if frame.method not in orders]
 
-    def _on_message(self, frames: Sequence[leaf_pb2.RequestFrame], sent_us: int, now: float) -> None:
+    def _on_message(self, frames: Sequence[lane_pb2.RequestFrame], sent_us: int, now: float) -> None:
         """Begin what a message brings, unless it lay so long that what takes it back may be right behind it."""
         waited_s = self._wait.of(sent_us * 1e-6, now) if sent_us else 0.0
         self._servicer.admission.standing.note(waited_s, now)
@@ -270,7 +270,7 @@ class _Connection:
         finally:
             servicer.unhandled -= left
 
-    def _on_frame(self, frame: leaf_pb2.RequestFrame, received: float) -> None:
+    def _on_frame(self, frame: lane_pb2.RequestFrame, received: float) -> None:
         method = frame.method
         if method == CANCEL:
             task = self._tasks.get(frame.id)
@@ -403,8 +403,8 @@ class _Connection:
             await self._context.write(self._next_message(outbox))
             self._has_room.set()
 
-    def _next_message(self, outbox: deque[_Reply]) -> leaf_pb2.LaneResponse:
-        message = leaf_pb2.LaneResponse()
+    def _next_message(self, outbox: deque[_Reply]) -> lane_pb2.LaneResponse:
+        message = lane_pb2.LaneResponse()
         add = message.frames.add
         size = 0
         for _ in range(min(len(outbox), MESSAGE_FRAMES)):

@@ -15,7 +15,7 @@ import grpc.aio
 from kvshard.clock import Clock
 from kvshard.errors import DeadlineExceeded, ErrorDetails, KvShardError, ResourceExhausted, Unavailable
 from kvshard.rpc.codec import CANCEL, MESSAGE_BYTES, MESSAGE_FRAMES
-from kvshard.v1 import leaf_pb2
+from kvshard.v1 import lane_pb2
 
 MAX_OUTSTANDING = 1_024
 """Requests on one lane without an answer. More than that would wait in the leaf anyway, where they cannot be taken back."""
@@ -32,11 +32,11 @@ REFUSED_RETRY_MS = 100
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
 """Requests not yet handed to gRPC: two of the largest batches. A leaf that does not read stops its callers here."""
 
-Outcome: TypeAlias = leaf_pb2.ResponseFrame | KvShardError
+Outcome: TypeAlias = lane_pb2.ResponseFrame | KvShardError
 """What becomes of a call. Errors are results, not exceptions: a caller that has gone leaves no "never retrieved" behind."""
 
-_CANCEL = leaf_pb2.LaneMethod.ValueType(CANCEL)
-_Stream: TypeAlias = "grpc.aio.StreamStreamCall[leaf_pb2.LaneRequest, leaf_pb2.LaneResponse]"
+_CANCEL = lane_pb2.LaneMethod.ValueType(CANCEL)
+_Stream: TypeAlias = "grpc.aio.StreamStreamCall[lane_pb2.LaneRequest, lane_pb2.LaneResponse]"
 
 
 class LateAnswers:
@@ -211,7 +211,7 @@ class LaneSession:
     async def _read(self) -> None:
         while True:
             message = await self._stream.read()
-            if not isinstance(message, leaf_pb2.LaneResponse):
+            if not isinstance(message, lane_pb2.LaneResponse):
                 return
             self.has_answered = True
             for frame in message.frames:
@@ -236,12 +236,12 @@ class LaneSession:
             # Without a writer the stream is of no use; the reader sees its end and fails the calls.
             self._stream.cancel()
 
-    def _next_message(self) -> leaf_pb2.LaneRequest | None:
+    def _next_message(self) -> lane_pb2.LaneRequest | None:
         """The next frames; None when there are none."""
         outbox, calls = self._outbox, self.calls
         if not outbox:
             return None
-        message = leaf_pb2.LaneRequest()
+        message = lane_pb2.LaneRequest()
         add = message.frames.add
         now = self._clock.monotonic()
         message.sent_us = int(now * 1e6)

@@ -15,7 +15,7 @@ from kvshard.rpc.codec import handler_of
 from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.peer_stream import PeerServicer, PeerStream
-from kvshard.v1 import leaf_pb2_grpc, peer_pb2_grpc
+from kvshard.v1 import lane_pb2_grpc, peer_pb2_grpc
 
 CLOCK = SystemClock()
 NOTICED_WITHIN_S = 6.0
@@ -31,7 +31,7 @@ async def proxy() -> AsyncIterator[FaultProxy]:
     """Before a leaf that answers reads and takes replication messages."""
     server = aio_server()
     lanes = LaneServicer(dict([handler_of(ShardRead, read)]), CLOCK)
-    leaf_pb2_grpc.add_LeafServicer_to_server(lanes, server)
+    lane_pb2_grpc.add_LanesServicer_to_server(lanes, server)
     peer_pb2_grpc.add_PeerServicer_to_server(PeerServicer("b", lambda: "cluster", lambda sender, payload: None), server)
     made = FaultProxy()
     host, _, port = bind(server, "127.0.0.1:0").rpartition(":")

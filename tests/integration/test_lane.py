@@ -31,7 +31,7 @@ from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.lane_session import MAX_OUTSTANDING, MAX_WAITING_BYTES
 from kvshard.rpc.status import abort, error_from_rpc
-from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
+from kvshard.v1 import lane_pb2, lane_pb2_grpc
 
 CLOCK = SystemClock()
 
@@ -48,7 +48,7 @@ class Leaf:
         handlers = dict([handler_of(ShardRead, self.read), handler_of(ShardWrite, self.write)])
         self.servicer = LaneServicer(handlers, CLOCK, **options)
         self.server = aio_server()
-        leaf_pb2_grpc.add_LeafServicer_to_server(self.servicer, self.server)
+        lane_pb2_grpc.add_LanesServicer_to_server(self.servicer, self.server)
         self.address = ""
 
     async def start(self, listen: str = "127.0.0.1:0") -> None:
@@ -160,25 +160,25 @@ class TestAnswers:
 
     async def test_frames_that_come_together_are_answered_together(self, leaf: Leaf) -> None:
         async with aio_channel(leaf.address) as channel:
-            stream = leaf_pb2_grpc.LeafStub(channel).Lane()
-            message = leaf_pb2.LaneRequest()
+            stream = lane_pb2_grpc.LanesStub(channel).Lane()
+            message = lane_pb2.LaneRequest()
             for id in range(1, 101):
-                message.frames.add(id=id, method=leaf_pb2.LANE_METHOD_READ, timeout_us=5_000_000, payload=encode(read()))
+                message.frames.add(id=id, method=lane_pb2.LANE_METHOD_READ, timeout_us=5_000_000, payload=encode(read()))
             await stream.write(message)
             response = await stream.read()
-            assert isinstance(response, leaf_pb2.LaneResponse)
+            assert isinstance(response, lane_pb2.LaneResponse)
             assert [frame.id for frame in response.frames] == list(range(1, 101))
             stream.cancel()
 
     async def test_an_id_used_twice_is_refused(self, leaf: Leaf) -> None:
         async with aio_channel(leaf.address) as channel:
-            stream = leaf_pb2_grpc.LeafStub(channel).Lane()
-            message = leaf_pb2.LaneRequest()
+            stream = lane_pb2_grpc.LanesStub(channel).Lane()
+            message = lane_pb2.LaneRequest()
             for _ in range(2):
-                message.frames.add(id=7, method=leaf_pb2.LANE_METHOD_WRITE, timeout_us=5_000_000, payload=encode(write()))
+                message.frames.add(id=7, method=lane_pb2.LANE_METHOD_WRITE, timeout_us=5_000_000, payload=encode(write()))
             await stream.write(message)
             response = await stream.read()
-            assert isinstance(response, leaf_pb2.LaneResponse)
+            assert isinstance(response, lane_pb2.LaneResponse)
             assert "outstanding already" in decode_error(response.frames[0].payload).message
             stream.cancel()
 

@@ -14,13 +14,13 @@ from kvshard.rpc.channel import aio_channel, aio_server, bind
 from kvshard.rpc.codec import decode_error
 from kvshard.rpc.lane_admission import LaneAdmission
 from kvshard.rpc.lane_server import LaneServicer
-from kvshard.v1 import leaf_pb2, leaf_pb2_grpc
+from kvshard.v1 import lane_pb2, lane_pb2_grpc
 
 CLOCK = SystemClock()
-READ = leaf_pb2.LANE_METHOD_READ
-WRITE = leaf_pb2.LANE_METHOD_WRITE
-PING = leaf_pb2.LANE_METHOD_PING
-CANCEL = leaf_pb2.LANE_METHOD_CANCEL
+READ = lane_pb2.LANE_METHOD_READ
+WRITE = lane_pb2.LANE_METHOD_WRITE
+PING = lane_pb2.LANE_METHOD_PING
+CANCEL = lane_pb2.LANE_METHOD_CANCEL
 
 
 class Leaf:
@@ -52,24 +52,24 @@ class Leaf:
 class Caller:
     """A caller that composes its messages itself."""
 
-    def __init__(self, stub: "leaf_pb2_grpc.LeafAsyncStub") -> None:
+    def __init__(self, stub: "lane_pb2_grpc.LanesAsyncStub") -> None:
         self._stream = stub.Lane()
-        self._frames: list[leaf_pb2.ResponseFrame] = []
+        self._frames: list[lane_pb2.ResponseFrame] = []
 
     async def send(self, *frames: tuple[int, int], sent_s: float = 0.0, is_hedge: bool = False) -> None:
         """One message. frames: id, method. sent_s: what it says of when it was sent."""
-        message = leaf_pb2.LaneRequest(sent_us=int(sent_s * 1e6))
+        message = lane_pb2.LaneRequest(sent_us=int(sent_s * 1e6))
         for id, method in frames:
-            number, payload = leaf_pb2.LaneMethod.ValueType(method), b"%d" % id
+            number, payload = lane_pb2.LaneMethod.ValueType(method), b"%d" % id
             message.frames.add(id=id, method=number, timeout_us=500_000, payload=payload, is_hedge=is_hedge)
         await self._stream.write(message)
 
-    async def answers(self, count: int) -> dict[int, leaf_pb2.ResponseFrame]:
+    async def answers(self, count: int) -> dict[int, lane_pb2.ResponseFrame]:
         """The next so many answers by id."""
         async with asyncio.timeout(5):
             while len(self._frames) < count:
                 message = await self._stream.read()
-                assert isinstance(message, leaf_pb2.LaneResponse)
+                assert isinstance(message, lane_pb2.LaneResponse)
                 self._frames += message.frames
         taken, self._frames = self._frames[:count], self._frames[count:]
         return {frame.id: frame for frame in taken}
@@ -78,12 +78,12 @@ class Caller:
 @asynccontextmanager
 async def calling(leaf: Leaf) -> AsyncIterator[Caller]:
     server = aio_server()
-    leaf_pb2_grpc.add_LeafServicer_to_server(leaf.servicer, server)
+    lane_pb2_grpc.add_LanesServicer_to_server(leaf.servicer, server)
     address = bind(server, "127.0.0.1:0")
     await server.start()
     try:
         async with aio_channel(address) as channel:
-            yield Caller(leaf_pb2_grpc.LeafStub(channel))
+            yield Caller(lane_pb2_grpc.LanesStub(channel))
     finally:
         await leaf.servicer.drain(0.0)
         await server.stop(None)

@@ -26,7 +26,7 @@ from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.status import error_from_rpc
 from kvshard.telemetry import RouterMetrics
-from kvshard.v1 import kv_pb2, kv_pb2_grpc, leaf_pb2_grpc
+from kvshard.v1 import kv_pb2, kv_pb2_grpc, lane_pb2_grpc
 from leaf.admission import SEARCHES_MAX
 from leaf.server import LeafOptions, run
 from router.arrival_probe import SERVICE, ArrivalProbe
@@ -154,7 +154,7 @@ async def test_requests_that_are_taken_back_leave_nothing_at_either_end_of_a_lan
         raise AssertionError
 
     servicer, server = LaneServicer(dict([handler_of(ShardRead, wait_for_ever)]), CLOCK), aio_server()
-    leaf_pb2_grpc.add_LeafServicer_to_server(servicer, server)
+    lane_pb2_grpc.add_LanesServicer_to_server(servicer, server)
     address = bind(server, "127.0.0.1:0")
     await server.start()
     client = LaneLeafClient({"a": address}.get, CLOCK)

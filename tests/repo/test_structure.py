@@ -12,6 +12,7 @@ PACKAGES = ("kvshard", "router", "leaf")
 PURE = (
     "kvshard.errors",
     "kvshard.faults",
+    "kvshard.lane_messages",
     "kvshard.limits",
     "kvshard.model",
     "kvshard.schema",

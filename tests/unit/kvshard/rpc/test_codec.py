@@ -21,7 +21,7 @@ from kvshard.model import (
     ShardWriteReply,
 )
 from kvshard.rpc.codec import METHODS, decode, decode_error, encode, encode_error, handler_of, immediate_handler_of
-from kvshard.v1 import leaf_pb2
+from kvshard.v1 import lane_pb2
 
 CONFLICT = ErrorRecord("VERSION_CONFLICT", "no", ErrorDetails(current_version=3, shards=(1, 2), replicas_tried=("a",)))
 
@@ -61,10 +61,10 @@ def test_round_trip(message: object) -> None:
 
 
 def test_every_method_of_the_contract_has_a_request() -> None:
-    numbers = set(leaf_pb2.LaneMethod.values()) - {
-        leaf_pb2.LANE_METHOD_UNSPECIFIED,
-        leaf_pb2.LANE_METHOD_CANCEL,
-        leaf_pb2.LANE_METHOD_PING,
+    numbers = set(lane_pb2.LaneMethod.values()) - {
+        lane_pb2.LANE_METHOD_UNSPECIFIED,
+        lane_pb2.LANE_METHOD_CANCEL,
+        lane_pb2.LANE_METHOD_PING,
     }
     assert {number for number, _ in METHODS.values()} == numbers
     assert {type(message) for message in MESSAGES} == {
@@ -101,7 +101,7 @@ async def test_handlers_speak_in_payloads() -> None:
         return ShardReadReply([b"v"] * len(request.keys), [1] * len(request.keys))
 
     number, handle = handler_of(ShardRead, read)
-    assert number == leaf_pb2.LANE_METHOD_READ
+    assert number == lane_pb2.LANE_METHOD_READ
     reply = decode(ShardReadReply, await handle(encode(ShardRead(1, 1, 1, [b"a", b"b"])), 5.0))
     assert reply.values == [b"v", b"v"]
 

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from kvshard.v1 import leaf_pb2 as kvshard_dot_v1_dot_leaf__pb2
+from kvshard.v1 import lane_pb2 as kvshard_dot_v1_dot_lane__pb2
 
 GRPC_GENERATED_VERSION = '1.75.0'
 GRPC_VERSION = grpc.__version__
@@ -18,15 +18,15 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + f' but the generated code in kvshard/v1/leaf_pb2_grpc.py depends on'
+        + f' but the generated code in kvshard/v1/lane_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class LeafStub(object):
-    """Internal service of a leaf.
+class LanesStub(object):
+    """Served by routers and by leaves; which methods a lane carries depends on whom it leads to.
     """
 
     def __init__(self, channel):
@@ -36,14 +36,14 @@ class LeafStub(object):
             channel: A grpc.Channel.
         """
         self.Lane = channel.stream_stream(
-                '/kvshard.v1.Leaf/Lane',
-                request_serializer=kvshard_dot_v1_dot_leaf__pb2.LaneRequest.SerializeToString,
-                response_deserializer=kvshard_dot_v1_dot_leaf__pb2.LaneResponse.FromString,
+                '/kvshard.v1.Lanes/Lane',
+                request_serializer=kvshard_dot_v1_dot_lane__pb2.LaneRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_lane__pb2.LaneResponse.FromString,
                 _registered_method=True)
 
 
-class LeafServicer(object):
-    """Internal service of a leaf.
+class LanesServicer(object):
+    """Served by routers and by leaves; which methods a lane carries depends on whom it leads to.
     """
 
     def Lane(self, request_iterator, context):
@@ -54,23 +54,23 @@ class LeafServicer(object):
         raise NotImplementedError('Method not implemented!')
 
 
-def add_LeafServicer_to_server(servicer, server):
+def add_LanesServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Lane': grpc.stream_stream_rpc_method_handler(
                     servicer.Lane,
-                    request_deserializer=kvshard_dot_v1_dot_leaf__pb2.LaneRequest.FromString,
-                    response_serializer=kvshard_dot_v1_dot_leaf__pb2.LaneResponse.SerializeToString,
+                    request_deserializer=kvshard_dot_v1_dot_lane__pb2.LaneRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_lane__pb2.LaneResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'kvshard.v1.Leaf', rpc_method_handlers)
+            'kvshard.v1.Lanes', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('kvshard.v1.Leaf', rpc_method_handlers)
+    server.add_registered_method_handlers('kvshard.v1.Lanes', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
-class Leaf(object):
-    """Internal service of a leaf.
+class Lanes(object):
+    """Served by routers and by leaves; which methods a lane carries depends on whom it leads to.
     """
 
     @staticmethod
@@ -87,9 +87,9 @@ class Leaf(object):
         return grpc.experimental.stream_stream(
             request_iterator,
             target,
-            '/kvshard.v1.Leaf/Lane',
-            kvshard_dot_v1_dot_leaf__pb2.LaneRequest.SerializeToString,
-            kvshard_dot_v1_dot_leaf__pb2.LaneResponse.FromString,
+            '/kvshard.v1.Lanes/Lane',
+            kvshard_dot_v1_dot_lane__pb2.LaneRequest.SerializeToString,
+            kvshard_dot_v1_dot_lane__pb2.LaneResponse.FromString,
             options,
             channel_credentials,
             insecure,
