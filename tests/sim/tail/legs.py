@@ -1,4 +1,4 @@
-"""Requests and their legs, driven on virtual time as `scatter.py` and `leg.py` of `kvshard/scatter` and the executor drive them."""
+"""Requests and their legs, driven on virtual time as `kvshard/scatter` and the executor drive them."""
 
 from dataclasses import dataclass
 
