@@ -140,9 +140,17 @@ def _two_percent(experiment: ExperimentResult, tables: Tables) -> Iterator[Findi
     if experiment.cell("healthy", "none") is None:
         return  # The pauses serve another question there.
     bounds = {"p99": (0.12, 0.07), "p99.9": (0.15, 0.08)}
+    kind, healthy = experiment.widest, experiment.cell("healthy", "none")
     for fraction, name in PERCENTILES:
-        if estimate := tables.ratio(defended, none, experiment.widest, fraction):
-            yield Finding(experiment.name, f"2 % pauses: {name} with all defences / with none", estimate, "x", *bounds[name])
+        estimate, best = tables.ratio(defended, none, kind, fraction), tables.ratio(healthy, none, kind, fraction)
+        if estimate is None or best is None:
+            continue
+        # A pause that is only a few times as long as the healthy tail cannot be hidden to a tenth: then there is no bound.
+        good, goal = bounds[name] if best.value < bounds[name][0] else (None, None)
+        note = f"the cluster without pauses: {best.value:.2g} x"
+        yield Finding(
+            experiment.name, f"2 % pauses: {name} with all defences / with none", estimate, "x", good, goal, note=note
+        )
     yield from _extra(experiment, defended, 3.0, 1.0, "2 % pauses: extra requests")
 
 

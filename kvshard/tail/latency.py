@@ -1,9 +1,9 @@
 """Latency of the first attempts of one kind of leg, and the delay after which a further replica is asked.
 
-The delay is max((1 - b) quantile, 3 x median), or before the cliff if there is one (`CLIFF`), b being the hedge budget: a hedge
-is for the stragglers. The quantile alone would spend the whole budget on the body of the distribution (5 % of all attempts are
-later than the 95th percentile, sick leaf or not), load the leaves that it wants to relieve, and have no token left when a leaf
-really stalls.
+The delay is max((1 - b) quantile, 3 x median), less where the latency is narrow (`NARROW_MEDIANS`), or before the cliff if
+there is one (`CLIFF`), b being the hedge budget: a hedge is for the stragglers. The quantile alone would spend the whole budget
+on the body of the distribution (5 % of all attempts are later than the 95th percentile, sick leaf or not), load the leaves that
+it wants to relieve, and have no token left when a leaf really stalls.
 
 Latency is pooled over all replicas of all shards, never kept per replica: that would learn to be patient with the sick one.
 
@@ -40,6 +40,12 @@ FLOOR_S = 0.001
 
 MEDIANS = 3.0
 """The delay in medians, at least."""
+
+NARROW_MEDIANS = 2.0
+BODY_PART = 0.1
+"""Where all but a tenth of the budget's part of the attempts take less than three medians, nothing is gained by waiting for
+these: what lies behind that quantile costs a tenth of the budget. Two medians at least, or everything would be late as soon as
+the latency rises a little."""
 
 CLIFF = 2.0
 """If the (1 - b) quantile is so many times the (1 - 2b) one, the latency has a cliff between them: as many attempts are slow as
@@ -115,9 +121,18 @@ class LatencyPool:
         return found
 
     def _delay(self, fraction: float, now: float) -> float:
-        least, late = self.least_delay, self.quantile(fraction, now)
+        least, late = self._patience(fraction, now), self.quantile(fraction, now)
         sooner = max(least, self.quantile(max(0.0, 2 * fraction - 1), now))
         return sooner if late > CLIFF * sooner else max(least, late)
+
+    def _patience(self, fraction: float, now: float) -> float:
+        """The shortest delay for a budget of 1 - fraction."""
+        part = BODY_PART * (1 - fraction)
+        seen, censored = self._known_latency()
+        if censored.count > part * (seen.count + censored.count) or seen.count * part < 1:
+            return self.least_delay  # Too few are known to the end to tell a quantile that high.
+        nearly_all = self.quantile(1 - part, now)
+        return min(self.least_delay, max(NARROW_MEDIANS * (self.median or 0.0), nearly_all, self.floor))
 
     @property
     def least_delay(self) -> float:
@@ -148,10 +163,14 @@ class LatencyPool:
         return self._quantiles((fraction if self.samples >= SAMPLES_MIN else 1.0,))[0]
 
     def _quantiles(self, fractions: Sequence[float]) -> list[float]:
+        return kaplan_meier(*self._known_latency(), fractions)
+
+    def _known_latency(self) -> tuple[LogHistogram, LogHistogram]:
+        """(Seen, censored): of the last two seconds where these are enough."""
         recent = self._seen.recent(RECENT_SLICES)
         if recent.count >= RECENT_SAMPLES_MIN:
-            return kaplan_meier(recent, self._censored.recent(RECENT_SLICES), fractions)
-        return kaplan_meier(self._seen.sum, self._censored.sum, fractions)
+            return recent, self._censored.recent(RECENT_SLICES)
+        return self._seen.sum, self._censored.sum
 
 
 def kaplan_meier(seen: LogHistogram, censored: LogHistogram, fractions: Sequence[float]) -> list[float]:

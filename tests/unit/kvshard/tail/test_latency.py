@@ -11,6 +11,7 @@ from kvshard.tail.histogram import LogHistogram, bucket_of, middle_of
 from kvshard.tail.latency import (
     FLOOR_S,
     MEDIANS,
+    NARROW_MEDIANS,
     QUANTILES_MAX,
     REFRESH_S,
     SAMPLES_MIN,
@@ -87,8 +88,15 @@ class TestKaplanMeier:
 
 class TestDelay:
     def test_three_medians_where_the_tail_is_thin(self) -> None:
-        pool = pool_of(*[0.01] * 200)
+        pool = pool_of(*[0.01] * 196, *[0.04] * 4)
         assert pool.delay(0.95, NOW) == pytest.approx(MEDIANS * 0.01, rel=0.01)
+
+    def test_less_where_nearly_all_take_less_but_two_medians(self) -> None:
+        """A tenth of a budget of 5 % is half a percent of the attempts."""
+        assert pool_of(*[0.01] * 600, *[0.024] * 400).delay(0.95, NOW) == pytest.approx(0.024, rel=0.01)
+        assert pool_of(*[0.01] * 996, *[0.04] * 4).delay(0.95, NOW) == pytest.approx(NARROW_MEDIANS * 0.01, rel=0.01)
+        assert pool_of(*[0.01] * 993, *[0.04] * 7).delay(0.95, NOW) == pytest.approx(MEDIANS * 0.01, rel=0.01)
+        assert pool_of(*[0.01] * 150).delay(0.95, NOW) == pytest.approx(MEDIANS * 0.01, rel=0.01), "too few to tell"
 
     def test_the_quantile_where_it_is_fat(self) -> None:
         pool = pool_of(*[0.01] * 160, *[0.04] * 40)
@@ -129,7 +137,7 @@ class TestDelay:
         for _ in range(900):
             pool.record(0.05, NOW)
         assert pool.delay(0.95, NOW + REFRESH_S / 2) == before
-        assert pool.delay(0.95, NOW + REFRESH_S * 1.01) == pytest.approx(0.15, rel=0.01)
+        assert pool.delay(0.95, NOW + REFRESH_S * 1.01) == pytest.approx(NARROW_MEDIANS * 0.05, rel=0.01)
 
 
 class TestFewSamples:
