@@ -15,7 +15,7 @@ class KeysRead:
     """Read keys of a collection. options: a `ReadOptions` message; empty: the service's defaults.
 
     is_each_alone: each key is a call of its own that a batcher has put beside others. One that fails then fails alone, whatever
-    the options say about coverage, and the answer tells none.
+    the options say about coverage, and the answer tells none. The only key of a frame fails as the frame does: with its error.
     """
 
     collection: str

@@ -67,7 +67,7 @@ other leaves; should they be gone, it is ready after this time all the same, and
 DISK_LOOK_INTERVAL_S: Final = 5.0
 """Between two walks over the data directory, for status and metrics."""
 
-SERVICE: Final = lane_pb2.DESCRIPTOR.services_by_name["Leaf"].full_name
+SERVICE: Final = lane_pb2.DESCRIPTOR.services_by_name["Lanes"].full_name
 
 _LEAF_ID: Final = b"leaf-id"
 _FORMAT: Final = b"format"

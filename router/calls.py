@@ -1,6 +1,6 @@
 """What every call of every service has in common: its deadline, its metrics, its log line, and errors made into statuses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, TypeAlias
 
@@ -9,7 +9,7 @@ import grpc.aio
 import structlog
 
 from kvshard.clock import Clock
-from kvshard.errors import Internal, KvShardError
+from kvshard.errors import ErrorRecord, Internal, KvShardError, error_of
 from kvshard.rpc import status
 from kvshard.tail.deadlines import leg_deadline
 from kvshard.telemetry import RouterMetrics
@@ -75,8 +75,8 @@ class Calls:
         self.clock = clock
         self.admission = admission or RouterAdmission(Random())
         self._metrics = metrics
-        self._counters: dict[tuple[str, str], Callable[[], None]] = {}
-        self._histograms: dict[str, Callable[[float], None]] = {}
+        self._counters: dict[tuple[str, str], Callable[[float], None]] = {}
+        self._histograms: dict[str, Callable[[float, int], None]] = {}
         self._budget = LogBudget(LOG_LINES_PER_S)
 
     def leg_deadline(self, context: Context) -> float:
@@ -85,6 +85,11 @@ class Calls:
         left = DEFAULT_TIMEOUT_S if left is None else min(left, TIMEOUT_MAX_S)
         now = self.clock.monotonic()
         return leg_deadline(now, now + left)
+
+    def leg_deadline_of(self, deadline: float) -> float:
+        """The same for a frame that has to be answered by this deadline."""
+        now = self.clock.monotonic()
+        return leg_deadline(now, min(deadline, now + TIMEOUT_MAX_S))
 
     def stream_deadline(self, context: Context) -> float:
         """When a stream must have ended; infinity when its caller set no deadline."""
@@ -102,41 +107,81 @@ class Calls:
         """
         return Call(self, method, context, size, is_stream)
 
+    def frame(self, counts: Mapping[str, int], size: int) -> "Frame":
+        """Around the handling of a frame of a lane: the same as `call`, for each of the calls that are in it.
+
+        counts: how many by method. size: bytes of the frame.
+        """
+        return Frame(self, counts, size)
+
     async def end(self, call: "Call", error: BaseException | None) -> None:
         """Account for a call that has ended; an error ends it with a status, so this then raises."""
+        code, told = self._outcome(call.method, error, call.context)
+        elapsed = self.clock.monotonic() - call.began
+        self._count(call.method, code, 1)
+        self._observe(call.method, elapsed, 1)
+        if told is not None:
+            self._log_failure(call.method, code, told, elapsed, call.context)
+            await status.abort(call.context, told)
+        elif elapsed >= SLOW_CALL_S and error is None and not call.is_stream:
+            self._log("info", "slow call", call.method, call.context, elapsed)
+
+    def end_frame(self, frame: "Frame", error: BaseException | None) -> KvShardError | None:
+        """Account for the calls of a frame that has ended. Returns the error that its sender is told; None: none."""
+        method = next(iter(frame.counts), "")
+        code, told = self._outcome(method, error, None)
+        elapsed = self.clock.monotonic() - frame.began
+        others = dict(frame.counts)
+        for name, record in frame.failed:
+            self._count(name, code_name(record), 1)
+            others[name] -= 1
+        for name, calls in others.items():
+            if calls:
+                self._count(name, code, calls)
+            self._observe(name, elapsed, frame.counts[name])
+        if told is not None:
+            self._log_failure(method, code, told, elapsed, None)
+        elif frame.failed:
+            name, record = frame.failed[0]
+            self._log_failure(name, code_name(record), error_of(record), elapsed, None, calls=len(frame.failed))
+        elif elapsed >= SLOW_CALL_S and error is None:
+            self._log("info", "slow call", method, None, elapsed)
+        return told
+
+    def note_refused(self, method: str, error: KvShardError) -> None:
+        """A call was refused before it was looked at."""
+        self._count(method, code_name(error), 1)
+
+    def _outcome(self, method: str, error: BaseException | None, context: Context | None) -> tuple[str, KvShardError | None]:
+        """How a call ended: the name of its status, and the error that the caller is told."""
         if error is None:
-            elapsed = self._observe(call.method, "OK", call.began)
-            if elapsed >= SLOW_CALL_S and not call.is_stream:
-                self._log("info", "slow call", call.method, call.context, elapsed)
-        elif isinstance(error, KvShardError):
-            await self._fail(call.method, call.context, call.began, error)
-        elif isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
-            fields = {"method": call.method, "request_id": _request_id(call.context)}
-            log.error("call failed in an unforeseen way", exc_info=error, **fields)
-            await self._fail(call.method, call.context, call.began, Internal(f"{type(error).__name__}: {error}"))
-        else:
-            self._observe(call.method, "CANCELLED", call.began)
+            return "OK", None
+        if isinstance(error, KvShardError):
+            return code_name(error), error
+        if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
+            log.error("call failed in an unforeseen way", exc_info=error, method=method, request_id=_request_id(context))
+            return "INTERNAL", Internal(f"{type(error).__name__}: {error}")
+        return "CANCELLED", None
 
-    async def _fail(self, method: str, context: Context, began: float, error: KvShardError) -> None:
-        code = _CODE_NAMES.get(error.grpc_code, "UNKNOWN")
-        elapsed = self._observe(method, code, began)
-        fields = {"code": code, "reason": error.reason, "error": error.message, "shards": error.details.shards[:16]}
-        self._log(_LEVELS.get(code, "debug"), "call failed", method, context, elapsed, **fields)
-        await status.abort(context, error)
-
-    def _observe(self, method: str, code: str, began: float) -> float:
-        elapsed = self.clock.monotonic() - began
+    def _count(self, method: str, code: str, calls: int) -> None:
         count = self._counters.get((method, code))
         if count is None:
             count = self._counters[method, code] = self._metrics.requests.labels(method, code).inc
-        count()
+        count(calls)
+
+    def _observe(self, method: str, elapsed: float, calls: int) -> None:
         observe = self._histograms.get(method)
         if observe is None:
             observe = self._histograms[method] = self._metrics.request_seconds.labels(method).observe
-        observe(elapsed)
-        return elapsed
+        observe(elapsed, calls)
 
-    def _log(self, level: str, event: str, method: str, context: Context, elapsed: float, **fields: object) -> None:
+    def _log_failure(
+        self, method: str, code: str, error: KvShardError, elapsed: float, context: Context | None, **fields: object
+    ) -> None:
+        fields |= {"code": code, "reason": error.reason, "error": error.message, "shards": error.details.shards[:16]}
+        self._log(_LEVELS.get(code, "debug"), "call failed", method, context, elapsed, **fields)
+
+    def _log(self, level: str, event: str, method: str, context: Context | None, elapsed: float, **fields: object) -> None:
         if level != "debug" and not self._budget.take(self.clock.monotonic()):
             return
         if level != "debug" and self._budget.suppressed:
@@ -175,7 +220,48 @@ class Call:
         await self._calls.end(self, error)
 
 
-def _request_id(context: Context) -> str | None:
+class Frame:
+    """The context of one frame of a lane: of one call, or of several single operations.
+
+    failed: calls that failed while the frame as a whole did not, (method, error); who handles the frame adds them. An error of
+    the whole frame is that of all its calls; one that nobody foresaw is told as Internal.
+    """
+
+    __slots__ = ("_calls", "_size", "began", "counts", "failed")
+
+    def __init__(self, calls: Calls, counts: Mapping[str, int], size: int) -> None:
+        self._calls = calls
+        self._size = size
+        self.counts = counts
+        self.failed: list[tuple[str, ErrorRecord]] = []
+        self.began = calls.clock.monotonic()
+
+    def __enter__(self) -> "Frame":
+        """The frame is taken in. Raises ResourceExhausted when it is refused."""
+        refusal = self._calls.admission.refusal(self._size)
+        if refusal is not None:
+            self._calls.end_frame(self, refusal)
+            raise refusal
+        self._calls.admission.enter(self._size)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """The frame has ended."""
+        self._calls.admission.leave(self._size)
+        told = self._calls.end_frame(self, error)
+        if told is not None and told is not error:
+            raise told from error
+
+
+def code_name(error: KvShardError | ErrorRecord) -> str:
+    """Canonical name of the status that an error becomes."""
+    known = error if isinstance(error, KvShardError) else error_of(error)
+    return _CODE_NAMES.get(known.grpc_code, "UNKNOWN")
+
+
+def _request_id(context: Context | None) -> str | None:
+    if context is None:
+        return None
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID_KEY:
             return str(value)[:REQUEST_ID_MAX_CHARS]

@@ -4,24 +4,20 @@ May live here: when an account begins and ends, and where it goes (the slow log,
 slow is decided in `slowlog`, what amplification means in `amplification`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
-
-import grpc
 
 from kvshard.clock import Clock
 from kvshard.clustermap import DEFAULT_COLLECTION
-from kvshard.errors import KvShardError
+from kvshard.errors import ErrorRecord, KvShardError
 from kvshard.scatter.ledger import ReadTimes, ScanTimes
 from kvshard.telemetry import RouterMetrics
 from router.amplification import Amplification, fan_out_class
-from router.calls import Call, Calls, Context
+from router.calls import Call, Calls, Context, Frame, code_name
 from router.slowlog import LEGS_MAX, UNASKED_MIN_S, SlowLog, SlowRead
 from router.tail_metrics import amplification_families
 
 TimesT = TypeVar("TimesT", bound=ReadTimes)
-
-_CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class Reads:
@@ -40,12 +36,17 @@ class Reads:
         """Around the handling of a read: what `Calls.call` does, and its account. detail: what it asks for, in a few words."""
         return Read(self, self._calls.call(method, context, size), ReadTimes(self.clock.monotonic()), collection, detail)
 
+    def frame(self, method: str, calls: int, size: int, collection: str, detail: Callable[[], str]) -> "ReadFrame":
+        """The same for a frame of a lane: a batch, or so many reads of single keys."""
+        frame = self._calls.frame({method: calls}, size)
+        return ReadFrame(self, frame, method, ReadTimes(self.clock.monotonic()), collection, detail)
+
     def scan(self, context: Context, size: int, collection: str, detail: Callable[[], str]) -> "Read[ScanTimes]":
         """The same for a scan."""
         call = self._calls.call("Scan", context, size, is_stream=True)
         return Read(self, call, ScanTimes(self.clock.monotonic()), collection, detail)
 
-    def end(self, read: "Read[TimesT]", error: BaseException | None) -> None:
+    def end(self, read: "Read[TimesT] | ReadFrame", error: BaseException | None) -> None:
         """Account for a read that has ended."""
         times, method, now = read.times, read.method, self.clock.monotonic()
         took_s = times.took_s(now)
@@ -62,7 +63,7 @@ class Reads:
             self.slow.add(slow, took_s, now)
 
     def _observe(self, method: str, fan_out: int, seconds: float) -> None:
-        if method == "Get":
+        if method == "Get" and fan_out == 1:
             return  # It is one leg, and `request_seconds` has it.
         key = (method, fan_out_class(fan_out))
         observe = self._histograms.get(key)
@@ -99,10 +100,40 @@ class Read(Generic[TimesT]):
         await self._call.__aexit__(kind, error, trace)
 
 
+class ReadFrame:
+    """The context of one frame of reads. times: its account."""
+
+    __slots__ = ("_frame", "_reads", "collection", "detail", "method", "times")
+
+    def __init__(
+        self, reads: Reads, frame: Frame, method: str, times: ReadTimes, collection: str, detail: Callable[[], str]
+    ) -> None:
+        self._reads = reads
+        self._frame = frame
+        self.method = method
+        self.times = times
+        self.collection = collection
+        self.detail = detail
+
+    def failed(self, failures: Iterable[tuple[int, ErrorRecord]]) -> None:
+        """Reads of the frame have failed alone."""
+        self._frame.failed += [(self.method, record) for _, record in failures]
+
+    def __enter__(self) -> "ReadFrame":
+        """The reads begin. Raises ResourceExhausted when they are refused."""
+        self._frame.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """The reads have ended."""
+        self._reads.end(self, error)
+        self._frame.__exit__(kind, error, trace)
+
+
 def code_of(error: BaseException | None) -> str:
     """Canonical status name of how a call ended."""
     if error is None:
         return "OK"
     if isinstance(error, KvShardError):
-        return _CODE_NAMES.get(error.grpc_code, "UNKNOWN")
+        return code_name(error)
     return "INTERNAL" if isinstance(error, Exception) else "CANCELLED"

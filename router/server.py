@@ -18,8 +18,10 @@ from kvshard.errors import FailedPrecondition, KvShardError
 from kvshard.model import LeafStatusRequest
 from kvshard.rpc.channel import aio_server, bind
 from kvshard.rpc.lane_client import LaneLeafClient
+from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.coverage import KnownCounts
+from kvshard.scatter.key_frames import KeyFrames
 from kvshard.scatter.kv import KeyValueOperations
 from kvshard.scatter.scan import ScanOperation
 from kvshard.scatter.scatter import Scatter
@@ -28,10 +30,20 @@ from kvshard.tail.defences_status import tail_status
 from kvshard.tail.hedging import HedgeSettings
 from kvshard.tail.status import TailStatus
 from kvshard.telemetry import RouterMetrics, process_registry, start_metrics, stop_metrics
-from kvshard.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc
+from kvshard.v1 import (
+    cluster_pb2,
+    cluster_pb2_grpc,
+    kv_pb2,
+    kv_pb2_grpc,
+    lane_pb2,
+    lane_pb2_grpc,
+    search_pb2,
+    search_pb2_grpc,
+)
 from router.arrival_probe import ArrivalProbe
 from router.calls import Calls
 from router.cluster import ClusterService, MapEditor
+from router.lane_service import LaneService
 from router.reads import Reads
 from router.search import SearchOperation
 from router.service import KVService, SearchService
@@ -57,7 +69,7 @@ META_RETRY_S = 0.2
 
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
-    for module, name in ((kv_pb2, "KV"), (search_pb2, "Search"), (cluster_pb2, "Cluster"))
+    for module, name in ((kv_pb2, "KV"), (search_pb2, "Search"), (cluster_pb2, "Cluster"), (lane_pb2, "Lanes"))
 )
 
 DEFAULT_HEDGING = HedgeSettings()
@@ -91,6 +103,7 @@ class RouterServer:
         self._cluster = ClusterService(self._calls, maps, leaves, clock, self._reads.slow, self._tail_status)
         metrics.scrape(lambda: hedging_families(defences.counters))
         self._arrivals = self._arrival_probe(metrics)
+        self._lanes: LaneServicer | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._serving = asyncio.Event()
         self._last_good_leaf = ""
@@ -102,6 +115,8 @@ class RouterServer:
         operations = KeyValueOperations(maps, leaves, scatter, known, clock)
         scans = ScanOperation(maps, leaves, scatter, known, tokens, clock)
         searches = SearchOperation(maps, leaves, scatter, known, tokens, clock)
+        self._lanes = LaneService(self._calls, self._reads, KeyFrames(operations, clock)).servicer(clock)
+        lane_pb2_grpc.add_LanesServicer_to_server(self._lanes, self._server)
         kv_pb2_grpc.add_KVServicer_to_server(KVService(self._calls, self._reads, operations, scans), self._server)
         search_pb2_grpc.add_SearchServicer_to_server(SearchService(self._calls, self._reads, searches), self._server)
         cluster_pb2_grpc.add_ClusterServicer_to_server(self._cluster, self._server)
@@ -140,7 +155,10 @@ class RouterServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._cluster.stop_watches()
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(STOP_GRACE_S)
+        stopping = [self._server.stop(STOP_GRACE_S)]
+        if self._lanes is not None:  # Both at once: a lane is a call to the server, which waits for it.
+            stopping.append(self._lanes.drain(STOP_GRACE_S))
+        await asyncio.gather(*stopping)
         await self._scatter.close()
 
     async def _probe_leaves(self) -> None:

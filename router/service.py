@@ -3,15 +3,18 @@
 Nothing is decided here; the checks are in `requests`, the work in `kv`, `scan` and `search`.
 """
 
-from collections.abc import Sequence
 from contextlib import aclosing
 from typing import TypeAlias
 
-from kvshard.errors import ErrorRecord
-from kvshard.model import UNKNOWN_AGE, ShardHit
-from kvshard.rpc.status import failure_of, failure_of_key
-from kvshard.scatter.coverage import Coverage
-from kvshard.scatter.gather import ReadState
+from kvshard.model import ShardHit
+from kvshard.rpc.key_convert import (
+    coverage_to_proto,
+    failures_to_proto,
+    identity_of,
+    policy_of,
+    state_to_proto,
+    timing_to_proto,
+)
 from kvshard.scatter.kv import KeyValueOperations
 from kvshard.scatter.merge import MergedFacet
 from kvshard.scatter.requests import (
@@ -26,15 +29,12 @@ from kvshard.scatter.requests import (
     check_value,
     condition_of,
     key_range,
-    read_policy,
-    request_identity,
-    request_identity_of_part,
     write_columns,
 )
 from kvshard.scatter.scan import ScanOperation, ScanPage, ScanRequest
 from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_pb2
 from router.calls import Calls, Context
-from router.ledger_wire import detail_of, timing_to_proto
+from router.ledger_wire import detail_of
 from router.reads import Reads
 from router.search import SearchOperation
 
@@ -68,7 +68,7 @@ class KVService(kv_pb2_grpc.KVServicer):
                 item.version = read.version
                 item.expires_at_ms = read.expires_at_ms
             if policy.is_stale:
-                response.state.CopyFrom(_state(read.state))
+                response.state.CopyFrom(state_to_proto(read.state))
             if policy.is_timing_wanted:
                 response.timing.CopyFrom(timing_to_proto(times.timing(self._reads.clock.monotonic())))
         return response
@@ -117,10 +117,10 @@ class KVService(kv_pb2_grpc.KVServicer):
                 values=read.values,
                 versions=read.versions,
                 expires_at_ms=read.expires_at_ms,
-                failures=_failures(read.failures),
-                coverage=_coverage(read.coverage),
+                failures=failures_to_proto(read.failures),
+                coverage=coverage_to_proto(read.coverage),
                 timing=None if timing is None else timing_to_proto(timing),
-                states=map(_state, read.states) if policy.is_stale else None,
+                states=map(state_to_proto, read.states) if policy.is_stale else None,
             )
 
     async def BatchWrite(self, request: kv_pb2.BatchWriteRequest, context: Context) -> kv_pb2.BatchWriteResponse:
@@ -135,7 +135,7 @@ class KVService(kv_pb2_grpc.KVServicer):
             return kv_pb2.BatchWriteResponse(
                 versions=written.versions,
                 existed=written.existed,
-                failures=_failures(written.failures),
+                failures=failures_to_proto(written.failures),
                 watermarks=self._watermarks(request),
             )
 
@@ -200,7 +200,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
             return search_pb2.SearchResponse(
                 hits=[_hit(shard, hit) for shard, hit in found.hits],
                 total=found.total,
-                coverage=_coverage(found.coverage),
+                coverage=coverage_to_proto(found.coverage),
                 facets=[_facet(facet) for facet in found.facets],
                 next=found.next_token,
                 timing=None if timing is None else timing_to_proto(timing),
@@ -212,29 +212,14 @@ def _policy(
 ) -> ReadPolicy:
     if not request.HasField("options"):
         return DEFAULT_READ_POLICY
-    options = request.options
-    return read_policy(
-        consistency=options.consistency,
-        hedge=options.hedge,
-        replica_choice=options.replica_choice,
-        min_coverage=options.min_coverage if options.HasField("min_coverage") else None,
-        on_shortfall=options.on_shortfall,
-        is_timing_wanted=options.explain_timing,
-    )
+    return policy_of(request.options)
 
 
 def _identity(request: _Write) -> RequestIdentity | None:
     if not request.HasField("request_id"):
         return None
-    id = request.request_id
-    identity = request_identity(id.client, id.number, id.is_retry, id.watermarks)
     keys = len(request.keys) if isinstance(request, kv_pb2.BatchWriteRequest) else 1
-    return request_identity_of_part(identity, id.positions, id.total, keys)
-
-
-def _state(state: ReadState) -> types_pb2.ReadState:
-    age_ms = None if state.age_ms == UNKNOWN_AGE else state.age_ms
-    return types_pb2.ReadState(shard=state.shard, seqno=state.seqno, age_ms=age_ms)
+    return identity_of(request.request_id, keys)
 
 
 def _condition(message: types_pb2.WriteCondition, field: str) -> int | None:
@@ -242,32 +227,6 @@ def _condition(message: types_pb2.WriteCondition, field: str) -> int | None:
     if kind == "if_version":
         return condition_of(message.if_version, None, field)
     return condition_of(None, message.if_absent if kind == "if_absent" else None, field)
-
-
-def _failures(failures: Sequence[tuple[int, ErrorRecord]]) -> list[types_pb2.KeyFailure]:
-    # The keys of a silent shard share one record, and there may be 10,000 of them.
-    messages: dict[int, types_pb2.Failure] = {}
-    return [
-        types_pb2.KeyFailure(
-            index=index, failure=messages.get(id(record)) or messages.setdefault(id(record), failure_of_key(record))
-        )
-        for index, record in failures
-    ]
-
-
-def _coverage(coverage: Coverage) -> types_pb2.Coverage:
-    return types_pb2.Coverage(
-        complete=coverage.is_complete,
-        documents_considered=coverage.documents_considered,
-        documents_total=coverage.documents_total,
-        fraction=coverage.fraction,
-        legs=coverage.legs,
-        legs_ok=coverage.legs_ok,
-        failed=[
-            types_pb2.FailedShard(shard=leg.shard, failure=failure_of(leg.error), replicas_tried=leg.replicas_tried)
-            for leg in coverage.failed
-        ],
-    )
 
 
 def _scan_page(page: ScanPage, is_keys_only: bool, is_stale: bool) -> kv_pb2.ScanResponse:
@@ -279,8 +238,8 @@ def _scan_page(page: ScanPage, is_keys_only: bool, is_stale: bool) -> kv_pb2.Sca
         expires_at_ms=expires_at_ms if any(expires_at_ms) else [],
         token=page.token,
         is_incomplete=page.is_incomplete,
-        coverage=None if page.coverage is None else _coverage(page.coverage),
-        states=map(_state, page.states) if is_stale else None,
+        coverage=None if page.coverage is None else coverage_to_proto(page.coverage),
+        states=map(state_to_proto, page.states) if is_stale else None,
     )
 
 

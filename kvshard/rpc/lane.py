@@ -1,34 +1,45 @@
 """The caller's end of a lane: many requests at once over one stream, answers matched by id.
 
-A `Lane` leads to one address. It connects on first use and again after a break, and it never queues for a leaf that is not
+A `Lane` leads to one address. It connects on first use and again after a break, and it never queues for a process that is not
 there: while the back-off runs, calls fail at once with Unavailable. The stream itself is a `LaneSession`.
+
+A process that serves no lanes, as one of an older version, or that takes only frames of another form, is told from one that
+cannot be reached: whoever knows another way to ask it must learn that this one will not open.
 """
 
 import asyncio
 import random
 
+import grpc
 import structlog
 
 from kvshard.clock import Clock
-from kvshard.errors import DeadlineExceeded, ErrorDetails, InvalidArgument, KvShardError, Unavailable
+from kvshard.errors import DeadlineExceeded, ErrorDetails, InvalidArgument, KvShardError, Unavailable, Unimplemented
 from kvshard.rpc.channel import aio_channel
 from kvshard.rpc.codec import LANE_MARK, PAYLOAD_MAX_BYTES, decode_error
-from kvshard.rpc.lane_session import LaneSession, LateAnswers, OutstandingCall
+from kvshard.rpc.lane_session import LaneSession, LateAnswers, OutstandingCall, Stream
 from kvshard.v1 import lane_pb2, lane_pb2_grpc
 
 CONNECT_TIMEOUT_S = 1.0
-"""A leaf in the same cluster that has not accepted by then is down or hangs; the next attempt makes a new connection."""
+"""A process nearby that has not accepted by then is down or hangs; the next attempt makes a new connection."""
 
 FIRST_BACKOFF_S = 0.05
 LONGEST_BACKOFF_S = 1.0
-"""Doubling from the first to the longest: a restarted leaf is found within a second, a dead one costs one attempt a second."""
+"""Doubling from the first to the longest: who was restarted is found within a second, a dead one costs an attempt a second."""
 
+NO_LANES_RETRY_S = 5.0
+"""Between two attempts at a process that serves no lanes. One of a newer version takes its place in an upgrade, which lasts
+minutes; until then an attempt costs a connection."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Lane:
-    """A lane to one address. peer: how error messages call the other end. late: counts answers that nobody waited for."""
+    """A lane to one address. peer: how error messages call the other end. late: counts answers that nobody waited for.
+
+    is_internal: between a cluster's own processes, where one that is gone is noticed soon (see `channel.py`). no_lanes: the
+    error for a process that serves no lanes.
+    """
 
     def __init__(
         self,
@@ -38,8 +49,12 @@ class Lane:
         peer: str = "",
         rng: random.Random | None = None,
         late: LateAnswers | None = None,
+        is_internal: bool = False,
+        no_lanes: type[KvShardError] = Unimplemented,
     ) -> None:
         self.address = address
+        self._is_internal = is_internal
+        self._no_lanes = no_lanes
         self._peer = f"{peer} at {address}" if peer else address
         self._clock = clock
         self._rng = rng or random.Random()
@@ -49,7 +64,7 @@ class Lane:
         self._connecting: asyncio.Task[None] | None = None
         self._failures = 0
         self._retry_at = 0.0
-        self._last_error = ""
+        self._last_error: KvShardError = Unavailable(f"the lane to {self._peer} has not been opened")
         self._is_closed = False
 
     @property
@@ -60,9 +75,9 @@ class Lane:
     async def call(
         self, method: int, payload: bytes, deadline: float, *, is_write: bool = False, is_hedge: bool = False
     ) -> lane_pb2.ResponseFrame:
-        """The leaf's answer. Raises the leaf's error, or Unavailable, DeadlineExceeded, ResourceExhausted.
+        """The answer. Raises the other end's error, or Unavailable, DeadlineExceeded, ResourceExhausted, and what no_lanes is.
 
-        details.maybe_applied is set when a write was sent and its fate is unknown. Cancelling the call cancels it at the leaf.
+        details.maybe_applied is set when a write was sent and its fate is unknown. Cancelling the call cancels it there too.
         """
         if len(payload) > PAYLOAD_MAX_BYTES:
             text = f"the request has {len(payload)} bytes, more than one message carries"
@@ -72,17 +87,15 @@ class Lane:
             session = await self._connected(deadline)
         if not session.has_room(len(payload)):
             await session.wait_for_room(len(payload), deadline)
-        left = deadline - self._clock.monotonic()
-        if left <= 0:
+        if deadline <= self._clock.monotonic():
             raise DeadlineExceeded("the deadline passed before the request was sent")
         call = OutstandingCall(method, payload, deadline, is_write, is_hedge)
         id = session.submit(call)
-        timer = asyncio.get_running_loop().call_later(left, session.expire, id)
         try:
             outcome = await call.future
-        finally:
-            timer.cancel()
-            session.withdraw(id)  # of effect only when the caller was cancelled
+        except BaseException:
+            session.withdraw(id)
+            raise
         if isinstance(outcome, KvShardError):
             raise outcome
         if outcome.is_error:
@@ -119,41 +132,54 @@ class Lane:
             raise Unavailable(f"the lane to {self._peer} is closed")
         wait = self._retry_at - self._clock.monotonic()
         if wait > 0 and not self._is_connecting:
-            raise Unavailable(self._last_error, ErrorDetails(retry_after_ms=max(1, int(wait * 1000))))
+            error = self._last_error
+            raise type(error)(error.message, ErrorDetails(retry_after_ms=max(1, int(wait * 1000))))
 
     async def _connect(self) -> None:
         """Install a session, or note the failure and until when not to try again. Raises nothing."""
-        channel = aio_channel(self.address, is_internal=True)
+        channel = aio_channel(self.address, is_internal=self._is_internal)
         stream = lane_pb2_grpc.LanesStub(channel).Lane()
-        problem = "interrupted"
+        problem: KvShardError | None = Unavailable(f"cannot connect to {self._peer}: interrupted")
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                metadata = await stream.initial_metadata()
-                is_lane = LANE_MARK in tuple(metadata or ())
-                problem = "" if is_lane else str(await stream.details() or await stream.code())
+                problem = await self._why_not_taken(stream)
         except TimeoutError:
-            problem = f"no answer within {CONNECT_TIMEOUT_S:g} s"
+            problem = Unavailable(f"cannot connect to {self._peer}: no answer within {CONNECT_TIMEOUT_S:g} s")
         finally:
-            if problem:
+            if problem is not None:
                 stream.cancel()
                 await channel.close()
-        if problem:
-            self._note_failure(f"cannot connect to {self._peer}: {problem}")
+        if problem is not None:
+            self._note_failure(problem)
         else:
             self._session = session = LaneSession(channel, stream, self._clock, self._peer, self._on_session_broken, self.late)
             self._sessions.add(session)  # Until all of it has ended, which is after it broke.
             session.when_gone(self._sessions.discard)
 
-    def _note_failure(self, text: str) -> None:
+    async def _why_not_taken(self, stream: Stream) -> KvShardError | None:
+        """Why the other end has not taken the lane; None when it has."""
+        name, form = LANE_MARK
+        found = dict(tuple(await stream.initial_metadata() or ())).get(name)
+        if found == form:
+            return None
+        if found is not None:
+            return self._no_lanes(f"cannot connect to {self._peer}: its lanes have the form {found!r}, those of here {form!r}")
+        code, text = await stream.code(), await stream.details()
+        cause = self._no_lanes if code is grpc.StatusCode.UNIMPLEMENTED else Unavailable
+        return cause(f"cannot connect to {self._peer}: {text or code}")
+
+    def _note_failure(self, error: KvShardError) -> None:
         self._failures += 1
         backoff = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(self._failures - 1, 10))
-        # Jitter between half and whole: routers that lost the same leaf must not come back in step.
+        if isinstance(error, Unimplemented):
+            backoff = NO_LANES_RETRY_S
+        # Jitter between half and whole: callers that lost the same process must not come back in step.
         self._retry_at = self._clock.monotonic() + backoff * (0.5 + 0.5 * self._rng.random())
-        self._last_error = text
-        _log.info("lane unreachable", peer=self._peer, error=text, failures=self._failures)
+        self._last_error = error
+        _log.info("lane unreachable", peer=self._peer, error=error.message, failures=self._failures)
 
     def _on_session_broken(self, session: LaneSession, reason: str) -> None:
-        """A session that never answered counts as a failure: a leaf that accepts and drops must not be dialled without end."""
+        """One that never answered counts as a failure: a process that accepts and drops must not be dialled without end."""
         self._session = None
         if self._is_closed:
             return
@@ -161,7 +187,7 @@ class Lane:
             self._failures = 0
             _log.info("lane broke", peer=self._peer, reason=reason)
         else:
-            self._note_failure(f"{self._peer} ended the lane: {reason}")
+            self._note_failure(Unavailable(f"{self._peer} ended the lane: {reason}"))
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open" if self._session else "idle"

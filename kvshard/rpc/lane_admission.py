@@ -103,18 +103,19 @@ class StandingWait:
 
 
 class LaneAdmission:
-    """Counts the requests in work over all lanes of a leaf, and their bytes.
+    """Counts the requests in work over all lanes of a process, and their bytes. name: what refusals call the process.
 
     Invariant: 0 <= requests <= max_requests; bytes are over their bound only while a single request is in.
     refused, hedges_refused: so far.
     """
 
-    def __init__(self, max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES, *, name: str = "leaf") -> None:
         self.requests = 0
         self.bytes = 0
         self.refused = 0
         self.hedges_refused = 0
         self.standing = StandingWait()
+        self._name = name
         self._max_requests = max_requests
         self._max_bytes = max_bytes
         self._held_s = 0.0
@@ -136,7 +137,7 @@ class LaneAdmission:
         if not is_full and of_lane <= self._max_requests - self.requests:
             return None
         self.refused += 1
-        text = f"the leaf has {self.requests} requests ({self.bytes} bytes) in work, {of_lane} of them of this lane"
+        text = f"the {self._name} has {self.requests} requests ({self.bytes} bytes) in work, {of_lane} of them of this lane"
         return ResourceExhausted(text, ErrorDetails(limit=self._max_requests, retry_after_ms=self.retry_after_ms))
 
     def hedge_refusal(self, now: float) -> KvShardError | None:
@@ -149,7 +150,7 @@ class LaneAdmission:
         ):
             return None
         self.hedges_refused += 1
-        text = f"no hedge: the leaf has {self.requests} requests in work, and they wait for {waited_s * 1000:.0f} ms"
+        text = f"no hedge: the {self._name} has {self.requests} requests in work, and they wait for {waited_s * 1000:.0f} ms"
         return ResourceExhausted(text, ErrorDetails(retry_after_ms=max(self.retry_after_ms, bounded_retry_ms(waited_s))))
 
     def enter(self, size: int) -> None:

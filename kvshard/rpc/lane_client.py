@@ -1,4 +1,4 @@
-"""A LeafClient over real lanes: one lane a leaf, opened on first use."""
+"""A LeafClient over real lanes: two a leaf, each opened on first use."""
 
 import asyncio
 import random
@@ -23,6 +23,8 @@ from kvshard.model import (
 )
 from kvshard.rpc.codec import FAULT, PING, READ, SCAN, SEARCH, STATUS, WRITE, LaneCall, decode, encode
 from kvshard.rpc.lane import Lane
+from kvshard.rpc.lane_choice import is_bulk
+from kvshard.rpc.lane_pair import LanePair
 from kvshard.rpc.lane_session import LateAnswers
 from kvshard.rpc.leaf_client import Answer, LeafClient
 
@@ -43,7 +45,7 @@ class LaneLeafClient(LeafClient):
         self._clock = clock
         self._rng = rng or random.Random()
         self.late = LateAnswers()
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[str, LanePair] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -71,11 +73,13 @@ class LaneLeafClient(LeafClient):
 
     async def ping(self, leaf: str, deadline: float) -> None:
         """Return as soon as the leaf answers anything."""
-        await self._lane_to(leaf).call(PING, b"", deadline)
+        await self._lanes_to(leaf).small.call(PING, b"", deadline)
 
     async def order_faults(self, leaf: str, order: FaultOrder, deadline: float) -> FaultReport:
         """Change or list the leaf's faults, over a lane of its own: a leaf that is paused does not read the others."""
-        lane = Lane(self._address(leaf), self._clock, peer=f"leaf {leaf}", rng=self._rng)
+        lane = Lane(
+            self._address(leaf), self._clock, peer=f"leaf {leaf}", rng=self._rng, is_internal=True, no_lanes=Unavailable
+        )
         try:
             return decode(FAULT.reply, (await lane.call(FAULT.number, encode(order), deadline)).payload)
         finally:
@@ -86,28 +90,38 @@ class LaneLeafClient(LeafClient):
         self._is_closed = True
         lanes = list(self._lanes.values())
         self._lanes.clear()
-        await asyncio.gather(*self._closing, *(lane.close() for lane in lanes))
+        await asyncio.gather(*self._closing, *(pair.close() for pair in lanes))
 
     async def _ask(
         self, method: LaneCall[RequestT, ReplyT], leaf: str, request: RequestT, deadline: float, is_hedge: bool = False
     ) -> Answer[ReplyT]:
-        lane, payload = self._lane_to(leaf), encode(request)
+        lanes, payload = self._lanes_to(leaf), encode(request)
+        lane = lanes.bulk if is_bulk(request, len(payload)) else lanes.small
         frame = await lane.call(method.number, payload, deadline, is_write=method.is_write, is_hedge=is_hedge)
         return Answer(decode(method.reply, frame.payload), frame.queue_us, frame.service_us, frame.in_flight)
 
-    def _lane_to(self, leaf: str) -> Lane:
+    def _lanes_to(self, leaf: str) -> LanePair:
         address = self._address_of(leaf)
-        lane = self._lanes.get(leaf)
-        if lane is not None and lane.address == address:
-            return lane
+        lanes = self._lanes.get(leaf)
+        if lanes is not None and lanes.address == address:
+            return lanes
         address = self._address(leaf)
-        if lane is not None:
+        if lanes is not None:
             # The leaf has moved, so the process behind the old address is gone, and with it what was outstanding there.
-            task = asyncio.create_task(lane.close())
+            task = asyncio.create_task(lanes.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
-        self._lanes[leaf] = lane = Lane(address, self._clock, peer=f"leaf {leaf}", rng=self._rng, late=self.late)
-        return lane
+        # Where a leaf was there is now a process that knows no lanes: to whoever looks for the leaf it is gone.
+        self._lanes[leaf] = lanes = LanePair(
+            address,
+            self._clock,
+            peer=f"leaf {leaf}",
+            rng=self._rng,
+            late=self.late,
+            is_internal=True,
+            no_lanes=Unavailable,
+        )
+        return lanes
 
     def _address(self, leaf: str) -> str:
         """Where to reach a leaf. Raises Unavailable when it cannot be."""

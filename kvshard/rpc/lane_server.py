@@ -1,4 +1,4 @@
-"""The leaf's end of lanes: frames in, handlers run, frames out.
+"""The serving end of lanes, in leaves and routers: frames in, handlers run, frames out.
 
 One `LaneServicer` serves every lane of the process. A lane has a reader, a writer and one task for each request that has to
 await something; all are cancelled and awaited before the lane's stream ends. Handlers know nothing of frames: they get a
@@ -72,7 +72,7 @@ class LaneServicer(lane_pb2_grpc.LanesServicer):
 
     handlers: by method number. immediate: short cuts of some of them. hedge_gate: asked about each hedge, beside the admission.
     on_withdrawn, on_refused: told of each request that its caller took back, or that is not taken. interference: what faults
-    do to the lanes.
+    do to the lanes. name: what errors call this process.
 
     Stop with `drain`, then stop the gRPC server.
     """
@@ -88,13 +88,15 @@ class LaneServicer(lane_pb2_grpc.LanesServicer):
         hedge_gate: HedgeGate = lambda method: None,
         on_withdrawn: Callable[[], object] = lambda: None,
         on_refused: Callable[[int, KvShardError], object] = lambda method, error: None,
+        name: str = "leaf",
     ) -> None:
+        self.name = name
         self.handlers = dict(handlers)
         self.immediate = dict(immediate or {})
         self.interference = interference or Interference()
         self.clock = clock
         self.is_draining = False
-        self.admission = admission or LaneAdmission()
+        self.admission = admission or LaneAdmission(name=name)
         self.unhandled = 0
         self.on_withdrawn = on_withdrawn
         self.on_refused = on_refused
@@ -106,7 +108,7 @@ class LaneServicer(lane_pb2_grpc.LanesServicer):
     ) -> None:
         """One lane, for as long as its caller keeps it."""
         if self.is_draining:  # else callers whose lane was just ended would come back and keep the server from stopping
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the leaf is stopping")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the {self.name} is stopping")
         await context.send_initial_metadata((LANE_MARK,))
         connection = _Connection(self, context)
         self._connections.add(connection)
@@ -123,7 +125,7 @@ class LaneServicer(lane_pb2_grpc.LanesServicer):
     def refusal(self, frame: lane_pb2.RequestFrame, size: int, of_lane: int) -> KvShardError | None:
         """Why a new request cannot be taken now; None when it can. of_lane: requests in work that came by the same lane."""
         if self.is_draining:
-            return Unavailable("the leaf is stopping", ErrorDetails(retry_after_ms=_RETRY_AFTER_MS))
+            return Unavailable(f"the {self.name} is stopping", ErrorDetails(retry_after_ms=_RETRY_AFTER_MS))
         refusal = self.admission.refusal(size, of_lane)
         if refusal is None and frame.is_hedge:
             refusal = self.hedge_gate(frame.method) or self.admission.hedge_refusal(self.clock.monotonic())
@@ -281,14 +283,14 @@ class _Connection:
         servicer = self._servicer
         handler = servicer.handlers.get(method)
         if handler is None:
-            self._reply_error(frame.id, Unimplemented(f"the leaf knows no lane method {method}"))
+            self._reply_error(frame.id, Unimplemented(f"the {servicer.name} knows no lane method {method}"))
             return
         payload = frame.payload
         refusal = servicer.refusal(frame, len(payload), len(self._tasks)) if method != PING else None
         if method in self._interference.orders:
             self._orders.add(frame.id)
             if isinstance(refusal, ResourceExhausted):
-                refusal = None  # A leaf may be full because of what the order is to end.
+                refusal = None  # A process may be full because of what the order is to end.
         if frame.id in self._tasks:
             refusal = InvalidArgument(f"request {frame.id} is outstanding already")
         if refusal is not None:
@@ -325,7 +327,7 @@ class _Connection:
         queue_us = int((started - received) * 1e6)
         try:
             if started >= deadline:
-                raise DeadlineExceeded("the deadline passed before the leaf began")
+                raise DeadlineExceeded(f"the deadline passed before the {self._servicer.name} began")
             reply = shortcut(payload, deadline)
         except KvShardError as error:
             self._reply_error(id, error, queue_us, int((self._clock.monotonic() - started) * 1e6))
@@ -342,7 +344,7 @@ class _Connection:
         started = self._clock.monotonic()
         try:
             if started >= deadline:
-                raise DeadlineExceeded("the deadline passed before the leaf began")
+                raise DeadlineExceeded(f"the deadline passed before the {self._servicer.name} began")
             reply = await handler(payload, deadline)
         except KvShardError as error:
             self._reply_error(id, error, *self._times(received, started))
@@ -368,7 +370,7 @@ class _Connection:
 
     def _reply_defect(self, id: int, error: Exception) -> None:
         _log.error("lane handler failed", exc_info=error)
-        self._reply_error(id, Internal(f"the leaf failed: {type(error).__name__}"))
+        self._reply_error(id, Internal(f"the {self._servicer.name} failed: {type(error).__name__}"))
 
     def _reply_error(self, id: int, error: KvShardError, queue_us: int = 0, service_us: int = 0) -> None:
         self._send((id, True, queue_us, service_us, encode_error(error), self._servicer.load))

@@ -1,12 +1,13 @@
 """One stream of a lane, at the caller's end: frames out, answers in, and what becomes of the requests when it breaks.
 
-What was never handed to gRPC is known not to have been done; of a write that was, only the leaf's answer tells.
+What was never handed to gRPC is known not to have been done; of a write that was, only the answer tells.
 A session is never used again after it broke.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import TypeAlias
 
 import grpc
@@ -18,7 +19,7 @@ from kvshard.rpc.codec import CANCEL, MESSAGE_BYTES, MESSAGE_FRAMES
 from kvshard.v1 import lane_pb2
 
 MAX_OUTSTANDING = 1_024
-"""Requests on one lane without an answer. More than that would wait in the leaf anyway, where they cannot be taken back."""
+"""Requests on one lane without an answer. More would wait at the other end anyway, where they cannot be taken back."""
 
 MAX_WAITING = 4_096
 """Callers that wait for one of those places. Each holds its request in memory; further ones are refused at once."""
@@ -27,16 +28,19 @@ MAX_WAITING_BYTES = 256 * 1024 * 1024
 """Of their requests: eight of the largest batches. As much again is held by the callers' own copies."""
 
 REFUSED_RETRY_MS = 100
-"""A lane that is so full moves only when its leaf does."""
+"""A lane that is so full moves only when its other end does."""
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
-"""Requests not yet handed to gRPC: two of the largest batches. A leaf that does not read stops its callers here."""
+"""Requests not yet handed to gRPC: two of the largest batches. Who does not read stops its callers here."""
 
 Outcome: TypeAlias = lane_pb2.ResponseFrame | KvShardError
 """What becomes of a call. Errors are results, not exceptions: a caller that has gone leaves no "never retrieved" behind."""
 
+EXPIRY_SLACK_S = 0.001
+"""Calls that expire within so long of a timer expire with it: the event loop counts whole milliseconds, and may be early."""
+
 _CANCEL = lane_pb2.LaneMethod.ValueType(CANCEL)
-_Stream: TypeAlias = "grpc.aio.StreamStreamCall[lane_pb2.LaneRequest, lane_pb2.LaneResponse]"
+Stream: TypeAlias = "grpc.aio.StreamStreamCall[lane_pb2.LaneRequest, lane_pb2.LaneResponse]"
 
 
 class LateAnswers:
@@ -85,7 +89,7 @@ class LaneSession:
     def __init__(
         self,
         channel: grpc.aio.Channel,
-        stream: _Stream,
+        stream: Stream,
         clock: Clock,
         peer: str,
         on_broken: "Callable[[LaneSession, str], None]",
@@ -106,6 +110,8 @@ class LaneSession:
         self._has_output = asyncio.Event()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._waiting_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
         self._task = asyncio.create_task(self._run())
 
     def has_room(self, size: int) -> bool:
@@ -119,17 +125,33 @@ class LaneSession:
         self._outbox.append(id)
         self._unsent_bytes += len(call.payload)
         self._has_output.set()
+        if call.deadline < self._timer_at:
+            self._set_timer(call.deadline)
         return id
 
-    def expire(self, id: int) -> None:
-        """The deadline of a call has passed: take it back and tell its caller."""
-        call = self.withdraw(id)
-        if call is not None and not call.future.done():
-            details = ErrorDetails(maybe_applied=call.is_write and call.is_sent)
-            call.future.set_result(DeadlineExceeded(f"no answer from {self._peer} within the deadline", details))
+    def _set_timer(self, at: float) -> None:
+        """One timer for all calls. It goes off at the earliest deadline, or before it, where the call of that has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        left = max(0.0, at - self._clock.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(left, self._expire)
+
+    def _expire(self) -> None:
+        """Take back the calls whose deadline has passed, and tell their callers."""
+        self._timer, self._timer_at = None, inf
+        due = self._clock.monotonic() + EXPIRY_SLACK_S
+        for id in [id for id, call in self.calls.items() if call.deadline <= due]:
+            call = self.withdraw(id)
+            if call is not None and not call.future.done():
+                details = ErrorDetails(maybe_applied=call.is_write and call.is_sent)
+                call.future.set_result(DeadlineExceeded(f"no answer from {self._peer} within the deadline", details))
+        earliest = min((call.deadline for call in self.calls.values()), default=inf)
+        if earliest < inf:
+            self._set_timer(earliest)
 
     def withdraw(self, id: int) -> OutstandingCall | None:
-        """Take a call back, at the leaf too if it was sent. None when it is no longer outstanding."""
+        """Take a call back, at the other end too if it was sent. None when it is no longer outstanding."""
         call = self.calls.pop(id, None)
         if call is None:
             return None
@@ -188,7 +210,7 @@ class LaneSession:
         reason = "closed"
         try:
             await self._read()
-            reason = "the leaf ended the stream"
+            reason = "its other end ended the stream"
         except grpc.aio.AioRpcError as error:
             reason = error.details() or error.code().name
         finally:
@@ -200,6 +222,8 @@ class LaneSession:
 
     def _end(self, reason: str) -> None:
         self.has_ended = True
+        if self._timer is not None:
+            self._timer.cancel()
         text = f"the lane to {self._peer} broke: {reason}"
         for call in self.calls.values():
             if not call.future.done():

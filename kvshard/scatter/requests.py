@@ -101,8 +101,8 @@ def check_value(value: bytes, field: str = "value") -> None:
 
 def check_ttl(ttl_ms: int, field: str = "ttl_ms") -> None:
     """A length of life is at most TTL_MAX_MS; 0 is for ever."""
-    if ttl_ms > TTL_MAX_MS:
-        refuse(f"{field} must be at most {TTL_MAX_MS} (100 years), not {ttl_ms}", field, TTL_MAX_MS)
+    if not 0 <= ttl_ms <= TTL_MAX_MS:
+        refuse(f"{field} must be 0 to {TTL_MAX_MS} (100 years), not {ttl_ms}", field, TTL_MAX_MS)
 
 
 def check_keys(keys: Sequence[bytes]) -> None:
@@ -175,16 +175,40 @@ def write_columns(
     _check_length("values", len(values), len(keys), is_optional=is_all_deletes)
     for name, column in (("deletes", deletes), ("ttl_ms", ttl_ms), ("conditions", conditions)):
         _check_length(name, len(column), len(keys), is_optional=True)
-    size = sum(map(len, keys)) + sum(map(len, values))
-    if values and max(map(len, values)) > limits.VALUE_MAX_BYTES:
-        bad = next(i for i, value in enumerate(values) if len(value) > limits.VALUE_MAX_BYTES)
-        check_value(values[bad], f"values[{bad}]")
+    _check_sizes(keys, values, ttl_ms)
+    return WriteColumns(keys, _values_or_deletes(values, deletes, len(keys)), ttl_ms, conditions)
+
+
+def check_columns(columns: WriteColumns) -> None:
+    """Columns that came as such, checked against each other and the limits."""
+    keys = columns.keys
+    check_keys(keys)
+    _check_length("values", len(columns.values), len(keys), is_optional=False)
+    for name, column in (("ttl_ms", columns.ttl_ms), ("conditions", columns.conditions)):
+        _check_length(name, len(column), len(keys), is_optional=True)
+    _check_sizes(keys, columns.values, columns.ttl_ms)
+    for index, condition in enumerate(columns.conditions):
+        if condition is not None and not 0 <= condition <= NUMBER_MAX:
+            check_condition(condition, f"conditions[{index}]")
+
+
+def check_condition(condition: int | None, field: str = "condition") -> None:
+    """A condition in the terms of model.ShardWrite is a version, ABSENT (0) or None."""
+    if condition is not None and not 0 <= condition <= NUMBER_MAX:
+        refuse(f"{field} must be a version, not {condition}", field, NUMBER_MAX)
+
+
+def _check_sizes(keys: Sequence[bytes], values: Sequence[bytes | None], ttl_ms: Sequence[int]) -> None:
+    lengths = [len(value) for value in values if value]
+    if lengths and max(lengths) > limits.VALUE_MAX_BYTES:
+        bad = next(i for i, value in enumerate(values) if value and len(value) > limits.VALUE_MAX_BYTES)
+        check_value(values[bad] or b"", f"values[{bad}]")
+    size = sum(map(len, keys)) + sum(lengths)
     if size > limits.BATCH_MAX_BYTES:
         refuse(f"a batch has at most {limits.BATCH_MAX_BYTES} bytes, not {size}", "values", limits.BATCH_MAX_BYTES)
-    if ttl_ms and max(ttl_ms) > TTL_MAX_MS:
-        bad = ttl_ms.index(max(ttl_ms))
+    if ttl_ms and not 0 <= min(ttl_ms) <= max(ttl_ms) <= TTL_MAX_MS:
+        bad = next(i for i, ttl in enumerate(ttl_ms) if not 0 <= ttl <= TTL_MAX_MS)
         check_ttl(ttl_ms[bad], f"ttl_ms[{bad}]")
-    return WriteColumns(keys, _values_or_deletes(values, deletes, len(keys)), ttl_ms, conditions)
 
 
 def _check_length(name: str, length: int, expected: int, *, is_optional: bool) -> None:

@@ -40,7 +40,7 @@ class _LaneMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LaneMethod
     LANE_METHOD_STATUS: _LaneMethod.ValueType  # 5
     """Report the leaf's state: LeafStatusRequest -> LeafStatusReply."""
     LANE_METHOD_PING: _LaneMethod.ValueType  # 6
-    """Answer at once, with an empty payload: shows that the leaf is awake."""
+    """Answer at once, with an empty payload: shows that the other end is awake."""
     LANE_METHOD_FAULT: _LaneMethod.ValueType  # 7
     """Inject, clear or list faults: FaultOrder -> FaultReport."""
     LANE_METHOD_READ_KEYS: _LaneMethod.ValueType  # 8
@@ -66,7 +66,7 @@ LANE_METHOD_SEARCH: LaneMethod.ValueType  # 4
 LANE_METHOD_STATUS: LaneMethod.ValueType  # 5
 """Report the leaf's state: LeafStatusRequest -> LeafStatusReply."""
 LANE_METHOD_PING: LaneMethod.ValueType  # 6
-"""Answer at once, with an empty payload: shows that the leaf is awake."""
+"""Answer at once, with an empty payload: shows that the other end is awake."""
 LANE_METHOD_FAULT: LaneMethod.ValueType  # 7
 """Inject, clear or list faults: FaultOrder -> FaultReport."""
 LANE_METHOD_READ_KEYS: LaneMethod.ValueType  # 8
@@ -141,7 +141,7 @@ class ResponseFrame(_message.Message):
     payload: _builtins.bytes
     """The reply."""
     in_flight: _builtins.int
-    """Requests that the leaf had in work when it answered."""
+    """Requests that the answering process had in work then."""
     def __init__(
         self,
         *,
@@ -172,7 +172,7 @@ class LaneRequest(_message.Message):
     SENT_US_FIELD_NUMBER: _builtins.int
     sent_us: _builtins.int
     """The sender's monotonic clock in microseconds when it sent this; 0: not told. By how much more than the quickest
-    message of late this one took, the leaf knows how long it lay before the leaf read it.
+    message of late this one took, the receiver knows how long it lay before it was read.
     """
     @_builtins.property
     def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestFrame]:

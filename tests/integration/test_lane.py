@@ -337,11 +337,14 @@ class TestBreaking:
         server = aio_server()
         address = bind(server, "127.0.0.1:0")
         await server.start()
-        lane = Lane(address, CLOCK)
-        with pytest.raises(Unavailable, match="cannot connect"):
-            await lane.call(READ.number, b"", soon())
-        await lane.close()
-        await server.stop(None)
+        client = LaneLeafClient({"leaf-1": address}.get, CLOCK)
+        try:
+            for keys in (1, 1000):  # By either lane it is as good as gone, so that others are asked.
+                with pytest.raises(Unavailable, match="cannot connect"):
+                    await client.read("leaf-1", read(keys=keys), soon())
+        finally:
+            await client.close()
+            await server.stop(None)
 
     async def test_callers_share_one_connection_attempt(self, leaf: Leaf) -> None:
         async with client_of(leaf) as client:

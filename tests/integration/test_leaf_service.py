@@ -124,7 +124,7 @@ async def test_status_health_and_reflection(leaf: Running, caller: LeafCaller) -
     assert status.resident_bytes > 0
     async with grpc.aio.insecure_channel(leaf.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        for service in ("", "kvshard.v1.Leaf"):
+        for service in ("", "kvshard.v1.Lanes"):
             answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
         requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
@@ -133,7 +133,7 @@ async def test_status_health_and_reflection(leaf: Running, caller: LeafCaller) -
             async for answer in reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter(requests))
             for service in answer.list_services_response.service
         ]
-        assert "kvshard.v1.Leaf" in names
+        assert "kvshard.v1.Lanes" in names
 
 
 async def test_a_restart_keeps_the_data_and_raises_the_epoch(tmp_path: pathlib.Path) -> None:

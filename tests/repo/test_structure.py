@@ -49,6 +49,7 @@ PURE = (
     "kvshard.tail.whatif",
     "kvshard.client.retries",
     "kvshard.rpc.lane_admission",
+    "kvshard.rpc.lane_choice",
     "router.admission",
     "kvshard.scatter.merge",
     "kvshard.scatter.requests",

@@ -10,6 +10,9 @@ import urllib.request
 
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvshard.errors import InvalidArgument
@@ -17,6 +20,7 @@ from kvshard.rpc.lane_session import LateAnswers
 from kvshard.tail.defences import TailCounters
 from kvshard.telemetry import (
     LATENCY_BUCKETS_SECONDS,
+    DurationHistogram,
     LeafMetrics,
     RouterMetrics,
     configure_logging,
@@ -180,3 +184,32 @@ def test_plain_lines(capsys):
 def test_unknown_level_is_refused():
     with pytest.raises(InvalidArgument, match="log level must be one of debug, info, warning, error"):
         configure_logging("loud")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.0001, 0.00011, 0.3, 10.0, 10.1, 1e6]), st.integers(1, 20)), max_size=20))
+def test_weighted_durations_are_those_of_the_library(observations):
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    weighted = DurationHistogram("x_seconds", "help", "method", ours)
+    plain = Histogram("x_seconds", "help", ["method"], registry=theirs, buckets=LATENCY_BUCKETS_SECONDS)
+    for method in ("Put", "Get"):
+        for seconds, count in observations:
+            weighted.labels(method).observe(seconds, count)
+            for _ in range(count):
+                plain.labels(method).observe(seconds)
+    for method in ("Get", "Put") if observations else ():
+        for name in ("count", "sum"):
+            value = theirs.get_sample_value(f"x_seconds_{name}", {"method": method})
+            assert ours.get_sample_value(f"x_seconds_{name}", {"method": method}) == pytest.approx(value)
+        for bound in (*LATENCY_BUCKETS_SECONDS, "+Inf"):
+            labels = {"method": method, "le": str(bound)}
+            value = theirs.get_sample_value("x_seconds_bucket", labels)
+            assert value is not None
+            assert ours.get_sample_value("x_seconds_bucket", labels) == value
+
+
+def test_a_name_is_registered_once():
+    registry = CollectorRegistry()
+    DurationHistogram("x_seconds", "help", "method", registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        DurationHistogram("x_seconds", "help", "method", registry)
