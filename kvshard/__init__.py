@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kvshard.client.batch_results import DeleteResults, GetResults, PutResults
     from kvshard.client.client import Client
     from kvshard.client.collection import Collection
     from kvshard.client.faults import ClearedFaults, FaultList, LeafFault
@@ -15,16 +16,13 @@ if TYPE_CHECKING:
         AttemptTiming,
         CollectionInfo,
         Coverage,
-        DeleteResults,
         Facet,
         FacetValue,
         FailedShard,
-        GetResults,
         Highlight,
         Hit,
         Item,
         LegTiming,
-        PutResults,
         ReadState,
         SearchPage,
         SlowRead,
@@ -63,6 +61,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES_BY_MODULE = {
+    "kvshard.client.batch_results": ("DeleteResults", "GetResults", "PutResults"),
     "kvshard.client.client": ("Client",),
     "kvshard.client.collection": ("Collection",),
     "kvshard.client.keyspace": ("Keyspace",),
@@ -70,16 +69,13 @@ _NAMES_BY_MODULE = {
         "AttemptTiming",
         "CollectionInfo",
         "Coverage",
-        "DeleteResults",
         "Facet",
         "FacetValue",
         "FailedShard",
-        "GetResults",
         "Highlight",
         "Hit",
         "Item",
         "LegTiming",
-        "PutResults",
         "ReadState",
         "SearchPage",
         "SlowRead",

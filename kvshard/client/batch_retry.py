@@ -4,21 +4,36 @@ A shard answers for all its keys of a batch or for none, so what failed for a wh
 under the same id, with their places in the batch, they are to these shards the same write: one that was done after all gives
 its first result, also when a split has cut its shard meanwhile. The shards that answered are not asked again: there a condition
 that failed would be looked at anew.
+
+Pure: imports only the standard library and other pure files.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 from kvshard.client.retries import may_retry
-from kvshard.client.wire import error_of_failure
-from kvshard.errors import KvShardError, in_doubt, record_of
-from kvshard.rpc.status import failure_of
-from kvshard.v1 import kv_pb2, types_pb2
+from kvshard.errors import KvShardError, in_doubt
+from kvshard.lane_messages import KeysWrite
 
 
-def passing_failures(answer: kv_pb2.BatchWriteResponse) -> dict[int, KvShardError]:
+@dataclass(slots=True)
+class Written:
+    """What became of a batch of writes, in columns parallel to its keys. failures: of keys that failed, by index, ascending."""
+
+    versions: list[int]
+    existed: list[bool]
+    failures: dict[int, KvShardError]
+
+    @classmethod
+    def failed(cls, error: KvShardError, count: int) -> Self:
+        """Of so many keys that all failed alike."""
+        return cls([0] * count, [False] * count, dict.fromkeys(range(count), error))
+
+
+def passing_failures(written: Written) -> dict[int, KvShardError]:
     """The keys, by index, that may be sent again, with the reason why they failed."""
-    failures = ((failure.index, error_of_failure(failure.failure)) for failure in answer.failures)
-    return {index: error for index, error in failures if may_retry(error, is_repeatable=True)}
+    return {index: error for index, error in written.failures.items() if may_retry(error, is_repeatable=True)}
 
 
 def why_to_pause(failures: Sequence[KvShardError]) -> KvShardError:
@@ -27,42 +42,28 @@ def why_to_pause(failures: Sequence[KvShardError]) -> KvShardError:
     return in_doubt(longest) if any(error.details.maybe_applied for error in failures) else longest
 
 
-def part_of(request: kv_pb2.BatchWriteRequest, indices: Sequence[int]) -> kv_pb2.BatchWriteRequest:
+def part_of(request: KeysWrite, indices: Sequence[int]) -> KeysWrite:
     """The batch of only these keys; a column that is not used stays so."""
-    part = kv_pb2.BatchWriteRequest(collection=request.collection, refresh=request.refresh)
-    part.keys.extend(request.keys[index] for index in indices)
-    if request.values:
-        part.values.extend(request.values[index] for index in indices)
-    if request.deletes:
-        part.deletes.extend(request.deletes[index] for index in indices)
-    if request.ttl_ms:
-        part.ttl_ms.extend(request.ttl_ms[index] for index in indices)
-    if request.conditions:
-        part.conditions.extend(request.conditions[index] for index in indices)
-    return part
+    return replace(
+        request,
+        keys=[request.keys[index] for index in indices],
+        values=[request.values[index] for index in indices],
+        ttl_ms=[request.ttl_ms[index] for index in indices] if request.ttl_ms else [],
+        conditions=[request.conditions[index] for index in indices] if request.conditions else [],
+    )
 
 
-def nothing_but(error: KvShardError, count: int) -> kv_pb2.BatchWriteResponse:
-    """The answer to a batch of that many keys of which all failed alike."""
-    failure = failure_of(record_of(error))
-    failures = [types_pb2.KeyFailure(index=index, failure=failure) for index in range(count)]
-    return kv_pb2.BatchWriteResponse(versions=[0] * count, existed=[False] * count, failures=failures)
-
-
-def put_in(answer: kv_pb2.BatchWriteResponse, before: dict[int, KvShardError], again: kv_pb2.BatchWriteResponse) -> None:
-    """Put the outcome of the keys that were sent again, which failed before, into the answer to the whole batch.
+def put_in(written: Written, before: dict[int, KvShardError], again: Written) -> None:
+    """Put the outcome of the keys that were sent again, which failed before, into that of the whole batch.
 
     A key of which an earlier sending may have taken effect stays in doubt, unless its shard has evaluated it.
     """
     indices = list(before)
     for place, index in enumerate(indices):
-        answer.versions[index] = again.versions[place]
-        answer.existed[index] = again.existed[place]
-    failures = {failure.index: failure.failure for failure in answer.failures if failure.index not in before}
-    for failure in again.failures:
-        index = indices[failure.index]
-        error = error_of_failure(failure.failure)
-        doubtful = in_doubt(error) if before[index].details.maybe_applied else error
-        failures[index] = failure.failure if doubtful is error else failure_of(record_of(doubtful))
-    del answer.failures[:]
-    answer.failures.extend(types_pb2.KeyFailure(index=index, failure=failure) for index, failure in sorted(failures.items()))
+        written.versions[index] = again.versions[place]
+        written.existed[index] = again.existed[place]
+    failures = {index: error for index, error in written.failures.items() if index not in before}
+    for place, error in again.failures.items():
+        index = indices[place]
+        failures[index] = in_doubt(error) if before[index].details.maybe_applied else error
+    written.failures = dict(sorted(failures.items()))

@@ -14,6 +14,7 @@ from kvshard.client.keyspace import Keyspace
 from kvshard.client.options import ConsistencyName, ReadOptions, ReplicaChoiceName, ShortfallName
 from kvshard.client.results import CollectionInfo, K, SlowRead
 from kvshard.client.retries import RetryPolicy
+from kvshard.client.router_lanes import LANES
 from kvshard.client.status import ClusterStatus
 from kvshard.client.wire import cluster_status_of, collection_info_of, slow_read_of
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Leaf, ShardConfig, WantedSplit
@@ -44,10 +45,15 @@ class Client(Keyspace[K, bytes]):
 
     routers: "host:port", or several of them, of which each call asks one and turns to the next when it cannot be reached.
     keys: str (UTF-8, the default) or bytes, the type in which keys are given back; either may be given. timeout: seconds for
-    a whole call with its retries. retries: NO_RETRIES gives every failure to the caller. Every call raises a KvShardError
-    when it fails, whatever lies beneath.
+    a whole call with its retries. retries: NO_RETRIES gives every failure to the caller. lanes: streams to a router that carry
+    operations on keys; with a router of several workers, two for each of them. Every call raises a KvShardError when it fails,
+    whatever lies beneath.
 
-    A client belongs to one event loop; share it between tasks. Without `async with`, end it with `close()`.
+    A client belongs to one event loop; share it between tasks, since `get`, `put` and `delete` of tasks that run side by side
+    travel together: hundreds of them cost little more than one. Writes of one key take effect in the order in which they were
+    called, awaited or not; a read sees every write that had returned before it was called, and may or may not see one that
+    had not. That order holds among single calls of one client; a batch beside them is concurrent. A call whose task is
+    cancelled is not sent, if it was not sent yet. Without `async with`, end the client with `close()`.
     """
 
     @overload
@@ -57,6 +63,7 @@ class Client(Keyspace[K, bytes]):
         *,
         keys: type[str] = str,
         retries: RetryPolicy | None = None,
+        lanes: int = LANES,
         **settings: Unpack[ClientSettings],
     ) -> None: ...
 
@@ -67,6 +74,7 @@ class Client(Keyspace[K, bytes]):
         *,
         keys: type[bytes],
         retries: RetryPolicy | None = None,
+        lanes: int = LANES,
         **settings: Unpack[ClientSettings],
     ) -> None: ...
 
@@ -76,11 +84,12 @@ class Client(Keyspace[K, bytes]):
         *,
         keys: type[str] | type[bytes] = str,
         retries: RetryPolicy | None = None,
+        lanes: int = LANES,
         **settings: Unpack[ClientSettings],
     ) -> None:
         addresses = (routers,) if isinstance(routers, str) else tuple(routers)
         super().__init__(
-            Connection(addresses, retries or RetryPolicy()),
+            Connection(addresses, retries or RetryPolicy(), lanes=lanes),
             DEFAULT_COLLECTION.name,
             keys,  # type: ignore[arg-type]
             BYTES,

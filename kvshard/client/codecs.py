@@ -6,18 +6,23 @@ from typing import Any, Generic, cast
 
 import msgspec
 
-from kvshard.client.checks import check_value, invalid
+from kvshard.client.checks import check_value, check_values, invalid
 from kvshard.client.results import Document, K, V
 from kvshard.errors import FailedPrecondition
 
 
 @dataclass(frozen=True, slots=True)
 class ValueCodec(Generic[V]):
-    """encode: to the wire, or InvalidArgument. decode: from the wire. nothing: stands for a value that was not asked for."""
+    """encode: to the wire, or InvalidArgument. decode: from the wire. nothing: stands for a value that was not asked for.
+
+    encode_all, decode_all: the same for the values of a batch; None stays None.
+    """
 
     encode: Callable[[V], bytes]
     decode: Callable[[bytes], V]
     nothing: Callable[[], V]
+    encode_all: Callable[[list[V]], list[bytes]]
+    decode_all: Callable[[list[bytes | None]], list[V | None]]
 
 
 def key_decoder(keys: type[K]) -> Callable[[bytes], K]:
@@ -57,5 +62,17 @@ def decode_document(value: bytes) -> Document:
         raise FailedPrecondition(f"the value is not a document ({error}); read it as bytes, with .raw") from None
 
 
-BYTES: ValueCodec[bytes] = ValueCodec(check_value, bytes, bytes)
-DOCUMENTS: ValueCodec[Document] = ValueCodec(encode_document, decode_document, dict)
+def _encode_documents(documents: list[Document]) -> list[bytes]:
+    return list(map(encode_document, documents))
+
+
+def _decode_documents(values: list[bytes | None]) -> list[Document | None]:
+    return [None if value is None else decode_document(value) for value in values]
+
+
+def _as_they_are(values: list[bytes | None]) -> list[bytes | None]:
+    return values
+
+
+BYTES: ValueCodec[bytes] = ValueCodec(check_value, bytes, bytes, check_values, _as_they_are)
+DOCUMENTS: ValueCodec[Document] = ValueCodec(encode_document, decode_document, dict, _encode_documents, _decode_documents)

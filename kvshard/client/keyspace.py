@@ -1,25 +1,40 @@
 """The keys of one collection: point operations, batches and scans, over any kind of value."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Generic, Unpack
+from typing import Generic, TypeAlias, TypeVar, Unpack
 
-from kvshard.client.batch_retry import nothing_but, part_of, passing_failures, put_in, why_to_pause
-from kvshard.client.checks import batches, check_condition, check_timeout, key_bytes, ttl_milliseconds
+from kvshard.client.batch_results import DeleteResults, GetResults, PutResults, ReadColumns
+from kvshard.client.batch_retry import Written
+from kvshard.client.checks import (
+    batches,
+    check_condition,
+    check_timeout,
+    key_bytes,
+    keys_bytes,
+    ttl_milliseconds,
+)
 from kvshard.client.codecs import ValueCodec, key_decoder
 from kvshard.client.connection import Connection
 from kvshard.client.options import ReadOptions, ReadOverrides
-from kvshard.client.results import Coverage, DeleteResults, GetResults, Item, K, PutResults, ReadState, Timing, V
+from kvshard.client.results import Coverage, Item, K, ReadState, Timing, V
 from kvshard.client.scan import Scan, ScanRange
-from kvshard.client.wire import add_coverage, add_timing, coverage_of, error_of_failure, found_of, state_of, timing_of
+from kvshard.client.wire import add_coverage, add_timing, coverage_of, failures_of, read_rest, state_of, timing_of
 from kvshard.errors import KvShardError
+from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite
+from kvshard.model import ABSENT
 from kvshard.v1 import kv_pb2, types_pb2
 
+OutcomeT = TypeVar("OutcomeT", int, bool)
+Items: TypeAlias = Mapping[str, V] | Mapping[bytes, V] | Iterable[tuple[str | bytes, V]]
+"""What put_many takes: values by key, or pairs, of which a key may occur in several."""
 
-def _condition(if_version: int | None, if_absent: bool) -> types_pb2.WriteCondition | None:
+_NOTHING_ASKED = Coverage(True, 0, 0, 1.0, 0, 0)
+
+
+def _condition(if_version: int | None, if_absent: bool) -> int | None:
     check_condition(if_version, if_absent)
-    if if_absent:
-        return types_pb2.WriteCondition(if_absent=True)
-    return None if if_version is None else types_pb2.WriteCondition(if_version=if_version)
+    return ABSENT if if_absent else if_version
 
 
 class Keyspace(Generic[K, V]):
@@ -34,7 +49,8 @@ class Keyspace(Generic[K, V]):
         self._decode_key = key_decoder(keys)
         self._values = values
         self._options = options or ReadOptions()
-        self._wire_options = self._options.to_wire()
+        self._wire_options = self._options.to_wire()  # Of a search.
+        self._defaults = _travelling(self._options)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name!r}, {self._connection!r})"
@@ -67,79 +83,109 @@ class Keyspace(Generic[K, V]):
         repeated under the same id, so that it takes effect once; when the time is over before its outcome is known, the error
         says details.maybe_applied.
         """
-        request = kv_pb2.PutRequest(
-            collection=self._name,
-            key=key_bytes(key),
-            value=self._values.encode(value),
-            ttl_ms=ttl_milliseconds(ttl),
-            condition=_condition(if_version, if_absent),
-            refresh=refresh,
-        )
-        deadline = self._deadline(timeout)
-        response = await self._connection.write(lambda stubs: stubs.kv.Put, request, deadline=deadline)
-        return response.version
+        wire, encoded = key_bytes(key), self._values.encode(value)
+        done = await self._write(wire, encoded, ttl_milliseconds(ttl), _condition(if_version, if_absent), refresh, timeout)
+        return done[0]
 
     async def get(self, key: str | bytes, **read: Unpack[ReadOverrides]) -> Item[K, V] | None:
         """Read a key; None when it is absent."""
         wire = key_bytes(key)
-        return self._item_of(wire, await self._get(wire, read))
+        encoded, is_gathered, timeout = self._defaults
+        if read:
+            options = self._options.overridden(read)
+            encoded, is_gathered, timeout = _travelling(options)
+        now = self._connection.clock.monotonic()
+        if not is_gathered:
+            return self._item_of(wire, *await self._read_alone(wire, encoded, now + timeout))
+        reads = self._connection.keys.reads
+        future = reads.read(self._name, encoded, wire, now + timeout, now)
+        try:
+            found = await future
+        except asyncio.CancelledError:
+            reads.forget(future)
+            raise
+        if found is None:
+            return None
+        return Item(self._decode_key(wire), self._values.decode(found[0]), found[1], found[2])
 
     async def explain_get(self, key: str | bytes, **read: Unpack[ReadOverrides]) -> tuple[Item[K, V] | None, Timing]:
         """Read a key and tell where the time went, also when it is absent."""
         wire = key_bytes(key)
-        response = await self._get(wire, {**read, "explain_timing": True})
-        timing = timing_of(response)
+        encoded, _, timeout = _travelling(self._options.overridden({**read, "explain_timing": True}))
+        reply, rest = await self._read_alone(wire, encoded, self._connection.deadline(timeout))
+        timing = timing_of(rest)
         assert timing is not None, "a timing that is asked for comes"
-        return self._item_of(wire, response), timing
+        return self._item_of(wire, reply, rest), timing
 
-    async def _get(self, key: bytes, read: ReadOverrides) -> kv_pb2.GetResponse:
-        options, deadline = self._read_options(read)
-        request = kv_pb2.GetRequest(collection=self._name, key=key, options=options)
-        return await self._connection.unary(lambda stubs: stubs.kv.Get, request, deadline=deadline, is_repeatable=True)
+    async def _read_alone(self, key: bytes, options: bytes, deadline: float) -> tuple[KeysReadReply, kv_pb2.BatchGetResponse]:
+        """A read that tells something of its own, its timing or its shard's state: no other may be in its frame."""
+        request = KeysRead(self._name, [key], options, is_each_alone=True)
+        reply = await self._connection.keys.read(request, deadline)
+        return reply, read_rest(reply.rest)
 
-    def _item_of(self, key: bytes, response: kv_pb2.GetResponse) -> Item[K, V] | None:
-        if not response.HasField("item"):
+    def _item_of(self, key: bytes, reply: KeysReadReply, rest: kv_pb2.BatchGetResponse) -> Item[K, V] | None:
+        value = reply.values[0]
+        if value is None:
             return None
-        item = response.item
-        value = self._values.decode(item.value)
-        state = state_of(response.state) if response.HasField("state") else None
-        return Item(self._decode_key(key), value, item.version, item.expires_at_ms, timing_of(response), state)
+        state = state_of(rest.states[0]) if rest.states else None
+        expires_at_ms = reply.expires_at_ms[0] if reply.expires_at_ms else 0
+        key_given, decoded = self._decode_key(key), self._values.decode(value)
+        return Item(key_given, decoded, reply.versions[0], expires_at_ms, timing_of(rest), state)
 
     async def delete(
         self, key: str | bytes, *, if_version: int | None = None, refresh: bool = False, timeout: float | None = None
     ) -> bool:
         """Delete a key; True if it was there. if_version: only if it has this version, VersionConflict otherwise."""
-        condition = _condition(if_version, False)
-        request = kv_pb2.DeleteRequest(collection=self._name, key=key_bytes(key), condition=condition, refresh=refresh)
-        deadline = self._deadline(timeout)
-        response = await self._connection.write(lambda stubs: stubs.kv.Delete, request, deadline=deadline)
-        return response.existed
+        return (await self._write(key_bytes(key), None, 0, _condition(if_version, False), refresh, timeout))[1]
+
+    async def _write(
+        self,
+        key: bytes,
+        value: bytes | None,
+        ttl_ms: int,
+        condition: int | None,
+        refresh: bool,
+        timeout: float | None,
+    ) -> tuple[int, bool]:
+        """A put, or a delete (None), beside those of other callers: its version, and whether the key was there."""
+        now = self._connection.clock.monotonic()
+        deadline = now + (self._options.timeout if timeout is None else check_timeout(timeout))
+        writes = self._connection.keys.writes
+        future = writes.write(
+            self._name, key, value, ttl_ms=ttl_ms, condition=condition, refresh=refresh, deadline=deadline, now=now
+        )
+        try:
+            return await future
+        except asyncio.CancelledError:
+            writes.forget(future)
+            raise
 
     async def get_many(self, keys: Iterable[str | bytes], **read: Unpack[ReadOverrides]) -> GetResults[K, V]:
         """Read many keys: in their order the item, None where a key is absent, or the error that kept it from being read."""
-        wire = [key_bytes(key, f"keys[{index}]") for index, key in enumerate(keys)]
-        options, deadline = self._read_options(read)
-        found: list[Item[K, V] | KvShardError | None] = []
+        wire = keys_bytes(keys)
+        encoded, _, timeout = _travelling(self._options.overridden(read)) if read else self._defaults
+        deadline = self._connection.deadline(timeout)
+        columns: ReadColumns[V] = ReadColumns([], [], [], {})
         coverage: Coverage | None = None
         timing: Timing | None = None
         states: dict[int, ReadState] = {}
         for piece in batches(wire):
-            request = kv_pb2.BatchGetRequest(collection=self._name, keys=wire[piece], options=options)
-            response = await self._connection.unary(
-                lambda stubs: stubs.kv.BatchGet, request, deadline=deadline, is_repeatable=True
-            )
-            found += found_of(response, [self._decode_key(key) for key in wire[piece]], self._values.decode)
-            added = coverage_of(response.coverage)
+            request = KeysRead(self._name, wire if len(wire) == piece.stop - piece.start else wire[piece], encoded)
+            reply = await self._connection.keys.read(request, deadline)
+            rest = read_rest(reply.rest)
+            values = self._values.decode_all(reply.values)
+            columns.add(ReadColumns(values, reply.versions, reply.expires_at_ms, failures_of(rest.failures)))
+            added = coverage_of(rest.coverage)
             coverage = added if coverage is None else add_coverage(coverage, added)
-            timing = add_timing(timing, timing_of(response))
-            for state in map(state_of, response.states):
+            timing = add_timing(timing, timing_of(rest))
+            for state in map(state_of, rest.states):
                 states[state.shard] = states.get(state.shard, state).older(state)
         by_shard = tuple(state for _, state in sorted(states.items()))
-        return GetResults(found, coverage or Coverage(True, 0, 0, 1.0, 0, 0), timing, by_shard)
+        return GetResults(wire, columns, self._decode_key, coverage or _NOTHING_ASKED, timing, by_shard)
 
     async def put_many(
         self,
-        items: Mapping[str, V] | Mapping[bytes, V] | Iterable[tuple[str | bytes, V]],
+        items: Items[V],
         *,
         ttl: float | None = None,
         if_absent: bool = False,
@@ -151,88 +197,50 @@ class Keyspace(Generic[K, V]):
         What keeps within the service's limits goes as one batch, larger ones are cut. An error of the whole call is raised when
         it hits the first piece; later it stands in the place of the keys concerned, beside the results of those written before.
         """
-        pairs = items.items() if isinstance(items, Mapping) else items
-        keys, values = [], []
-        for index, (key, value) in enumerate(pairs):
-            keys.append(key_bytes(key, f"keys[{index}]"))
-            values.append(self._values.encode(value))
+        given, values = _columns_of(items)
+        keys, encoded = keys_bytes(given), self._values.encode_all(values)
         ttl_ms, condition = ttl_milliseconds(ttl), _condition(None, if_absent)
         requests = []
-        for piece in batches(keys, values):
-            count = len(keys[piece])
-            requests.append(
-                kv_pb2.BatchWriteRequest(
-                    collection=self._name,
-                    keys=keys[piece],
-                    values=values[piece],
-                    ttl_ms=[ttl_ms] * count if ttl_ms else None,
-                    conditions=[condition] * count if condition else None,
-                    refresh=refresh,
-                )
-            )
+        for piece in batches(keys, encoded):
+            count = piece.stop - piece.start
+            ttls = [ttl_ms] * count if ttl_ms else []
+            conditions: list[int | None] = [condition] * count if condition is not None else []
+            requests.append(KeysWrite(self._name, keys[piece], list(encoded[piece]), ttls, conditions, refresh))
         outcomes: list[int | KvShardError] = []
-        for answer in await self._write_pieces(requests, self._deadline(timeout)):
-            outcomes += answer if isinstance(answer, list) else _versions(answer)
-        return PutResults([self._decode_key(key) for key in keys], outcomes)
+        for written in await self._write_pieces(requests, self._deadline(timeout)):
+            outcomes += _outcomes(written.versions, written)
+        return PutResults(keys, outcomes, self._decode_key)
 
     async def delete_many(
         self, keys: Iterable[str | bytes], *, refresh: bool = False, timeout: float | None = None
     ) -> DeleteResults[K]:
         """Delete many keys. Each has a result of its own: whether it was there, or an error; see put_many."""
-        wire = [key_bytes(key, f"keys[{index}]") for index, key in enumerate(keys)]
+        wire = keys_bytes(keys)
         requests = []
         for piece in batches(wire):
-            count = len(wire[piece])
-            requests.append(
-                kv_pb2.BatchWriteRequest(
-                    collection=self._name, keys=wire[piece], values=[b""] * count, deletes=[True] * count, refresh=refresh
-                )
-            )
+            nothing: list[bytes | None] = [None] * (piece.stop - piece.start)
+            requests.append(KeysWrite(self._name, wire[piece], nothing, refresh=refresh))
         outcomes: list[bool | KvShardError] = []
-        for answer in await self._write_pieces(requests, self._deadline(timeout)):
-            outcomes += answer if isinstance(answer, list) else _existed(answer)
-        return DeleteResults([self._decode_key(key) for key in wire], outcomes)
+        for written in await self._write_pieces(requests, self._deadline(timeout)):
+            outcomes += _outcomes(written.existed, written)
+        return DeleteResults(wire, outcomes, self._decode_key)
 
-    async def _write_pieces(
-        self, requests: Sequence[kv_pb2.BatchWriteRequest], deadline: float
-    ) -> list[kv_pb2.BatchWriteResponse | list[KvShardError]]:
-        """The answers in order; after a piece that failed as a whole none is sent, and each key of the rest has an error."""
-        answers: list[kv_pb2.BatchWriteResponse | list[KvShardError]] = []
+    async def _write_pieces(self, requests: Sequence[KeysWrite], deadline: float) -> list[Written]:
+        """The outcomes in order; after a piece that failed as a whole none is sent, and each key of the rest has an error."""
+        outcomes: list[Written] = []
         failed: KvShardError | None = None
         for request in requests:
-            if failed is None:
-                try:
-                    answers.append(await self._write_piece(request, deadline))
-                except KvShardError as error:
-                    if not answers:
-                        raise
-                    answers.append([error] * len(request.keys))
-                    failed = type(error)(f"not sent, since an earlier part of the batch failed: {error.message}")
-            else:
-                answers.append([failed] * len(request.keys))
-        return answers
-
-    async def _write_piece(self, request: kv_pb2.BatchWriteRequest, deadline: float) -> kv_pb2.BatchWriteResponse:
-        """The answer to a batch. Keys that fail for a while are sent again until the deadline. Raises what hits the whole."""
-        connection = self._connection
-        with connection.write_id() as id:
-            answer = await connection.send_write(lambda stubs: stubs.kv.BatchWrite, request, id, deadline=deadline)
-            while failed := passing_failures(answer):
-                error = id.failed(why_to_pause(list(failed.values())))
-                try:
-                    await connection.pause_or_raise(error, None, is_repeatable=True, attempts=id.attempts, deadline=deadline)
-                except KvShardError:
-                    break  # Each key says for itself why.
-                part, count = part_of(request, list(failed)), len(request.keys)
-                try:
-                    again = await connection.send_write(
-                        lambda stubs: stubs.kv.BatchWrite, part, id, deadline=deadline, positions=list(failed), total=count
-                    )
-                except KvShardError as raised:
-                    put_in(answer, failed, nothing_but(raised, len(failed)))
-                    break
-                put_in(answer, failed, again)
-        return answer
+            if failed is not None:
+                outcomes.append(Written.failed(failed, len(request.keys)))
+                continue
+            try:
+                outcomes.append(await self._connection.keys.write(request, deadline))
+            except KvShardError as error:
+                if not outcomes:
+                    raise
+                outcomes.append(Written.failed(error, len(request.keys)))
+                failed = type(error)(f"not sent, since an earlier part of the batch failed: {error.message}")
+        return outcomes
 
     def scan(
         self,
@@ -260,15 +268,25 @@ class Keyspace(Generic[K, V]):
         )
 
 
-def _versions(response: kv_pb2.BatchWriteResponse) -> list[int | KvShardError]:
-    outcomes: list[int | KvShardError] = list(response.versions)
-    for failure in response.failures:
-        outcomes[failure.index] = error_of_failure(failure.failure)
-    return outcomes
+def _travelling(options: ReadOptions) -> tuple[bytes, bool, float]:
+    """Options as they travel, whether a single read with them may share a frame with others, and the timeout."""
+    is_gathered = not options.explain_timing and options.consistency == "strong"
+    return options.to_wire().SerializeToString(), is_gathered, options.timeout
 
 
-def _existed(response: kv_pb2.BatchWriteResponse) -> list[bool | KvShardError]:
-    outcomes: list[bool | KvShardError] = list(response.existed)
-    for failure in response.failures:
-        outcomes[failure.index] = error_of_failure(failure.failure)
+def _columns_of(items: Items[V]) -> tuple[list[str | bytes], list[V]]:
+    if isinstance(items, Mapping):
+        return list(items.keys()), list(items.values())
+    keys: list[str | bytes] = []
+    values: list[V] = []
+    for key, value in items:
+        keys.append(key)
+        values.append(value)
+    return keys, values
+
+
+def _outcomes(column: list[OutcomeT], written: Written) -> list[OutcomeT | KvShardError]:
+    outcomes: list[OutcomeT | KvShardError] = list(column)
+    for index, error in written.failures.items():
+        outcomes[index] = error
     return outcomes

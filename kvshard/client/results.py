@@ -3,7 +3,7 @@
 Nothing here does anything: no grpc, no asyncio.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,6 @@ K = TypeVar("K", bound=str | bytes)
 """Type of the keys that a client gives back: str or bytes."""
 V = TypeVar("V")
 """Type of the values: bytes, or dict for documents."""
-ResultT = TypeVar("ResultT")
 
 Document = dict[str, Any]
 """A JSON object."""
@@ -58,96 +57,6 @@ class Item(msgspec.Struct, Generic[K, V], frozen=True):
     def expires_at(self) -> datetime | None:
         """The instant at which the key vanishes; None for never."""
         return datetime.fromtimestamp(self.expires_at_ms / 1000, UTC) if self.expires_at_ms else None
-
-
-class GetResults(list["Item[K, V] | KvShardError | None"], Generic[K, V]):
-    """Results of get_many in the order of the keys: the item, None where the key is absent, or why it could not be read.
-
-    coverage: how much answered. timing: present when explain_timing was set. states: of a stale read, by shard.
-    """
-
-    __slots__ = ("coverage", "states", "timing")
-
-    def __init__(
-        self,
-        found: Iterable[Item[K, V] | KvShardError | None],
-        coverage: "Coverage",
-        timing: "Timing | None" = None,
-        states: tuple[ReadState, ...] = (),
-    ) -> None:
-        super().__init__(found)
-        self.coverage = coverage
-        self.timing = timing
-        self.states = states
-
-    def raise_for_failures(self) -> None:
-        """Raise the first failure; do nothing when there is none."""
-        for found in self:
-            if isinstance(found, KvShardError):
-                raise found
-
-
-class BatchResults(Mapping[K, ResultT | KvShardError], Generic[K, ResultT]):
-    """Results of a batch by key, each a result or the error in its place. Where a key occurred twice, its last result stands.
-
-    outcomes: the results in the order of the request, one an operation.
-    """
-
-    __slots__ = ("_by_key", "_keys", "outcomes")
-
-    def __init__(self, keys: Sequence[K], outcomes: Sequence[ResultT | KvShardError]) -> None:
-        self._keys = keys
-        self.outcomes = outcomes
-        self._by_key: dict[K, ResultT | KvShardError] | None = None
-
-    def _index(self) -> dict[K, ResultT | KvShardError]:
-        if self._by_key is None:
-            self._by_key = dict(zip(self._keys, self.outcomes, strict=True))
-        return self._by_key
-
-    def __getitem__(self, key: K) -> ResultT | KvShardError:
-        return self._index()[key]
-
-    def __iter__(self) -> Iterator[K]:
-        return iter(self._index())
-
-    def __len__(self) -> int:
-        return len(self._index())
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self.outcomes)} operations, {len(self.failures)} failed)"
-
-    @property
-    def ok(self) -> bool:
-        """True when every operation took effect."""
-        return not any(isinstance(outcome, KvShardError) for outcome in self.outcomes)
-
-    @property
-    def failures(self) -> dict[K, KvShardError]:
-        """The keys that failed, with the reason."""
-        return {
-            key: outcome for key, outcome in zip(self._keys, self.outcomes, strict=True) if isinstance(outcome, KvShardError)
-        }
-
-    def raise_for_failures(self) -> None:
-        """Raise the first failure, in a text that counts them all; do nothing when there is none."""
-        failures = self.failures
-        if failures:
-            key, first = next(iter(failures.items()))
-            text = f"{len(failures)} of {len(self.outcomes)} operations failed; the first, {key!r}: {first.message}"
-            raise type(first)(text, first.details)
-
-
-class PutResults(BatchResults[K, int]):
-    """Results of put_many: the new version of each key, or the error."""
-
-    __slots__ = ()
-
-
-class DeleteResults(BatchResults[K, bool]):
-    """Results of delete_many: whether each key was there, or the error."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """From the protobuf messages of the public services to what the client hands back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
+
+from google.protobuf.message import DecodeError
 
 from kvshard.client.results import (
     AttemptTiming,
@@ -12,17 +14,15 @@ from kvshard.client.results import (
     FailedShard,
     Highlight,
     Hit,
-    Item,
     K,
     LegTiming,
     ReadState,
     SearchPage,
     SlowRead,
     Timing,
-    V,
 )
 from kvshard.client.status import ClusterStatus, LeafStatus
-from kvshard.errors import KvShardError, error_of
+from kvshard.errors import Internal, KvShardError, error_of
 from kvshard.rpc.convert import (
     cluster_map_from_proto,
     hedging_from_proto,
@@ -124,19 +124,33 @@ def state_of(message: types_pb2.ReadState) -> ReadState:
     return ReadState(message.shard, message.seqno, message.age_ms if message.HasField("age_ms") else None)
 
 
-def found_of(
-    response: kv_pb2.BatchGetResponse, keys: list[K], decode_value: Callable[[bytes], V]
-) -> list[Item[K, V] | KvShardError | None]:
-    """The columns of a batch read as one result a key."""
-    versions, values = response.versions, response.values
-    expiries = response.expires_at_ms or (0,) * len(keys)
-    found: list[Item[K, V] | KvShardError | None] = [
-        Item(key, decode_value(value), version, expires) if version else None
-        for key, value, version, expires in zip(keys, values, versions, expiries, strict=True)
-    ]
-    for failure in response.failures:
-        found[failure.index] = error_of_failure(failure.failure)
-    return found
+def read_rest(rest: bytes) -> kv_pb2.BatchGetResponse:
+    """What an answer to a read of keys says beside its columns. Raises Internal when that is none."""
+    try:
+        return kv_pb2.BatchGetResponse.FromString(rest)
+    except DecodeError as error:
+        raise Internal(f"the rest of an answer is no BatchGetResponse: {error}") from None
+
+
+def read_failures(rest: bytes) -> dict[int, KvShardError]:
+    """The keys of a read that failed, by index, ascending."""
+    return failures_of(read_rest(rest).failures) if rest else {}
+
+
+def write_rest(rest: bytes) -> tuple[dict[int, KvShardError], bytes]:
+    """What an answer to a write of keys says beside its columns: the failures, as of a read, and the watermarks."""
+    if not rest:
+        return {}, b""
+    try:
+        response = kv_pb2.BatchWriteResponse.FromString(rest)
+    except DecodeError as error:
+        raise Internal(f"the rest of an answer is no BatchWriteResponse: {error}") from None
+    return failures_of(response.failures), response.watermarks
+
+
+def failures_of(failures: Iterable[types_pb2.KeyFailure]) -> dict[int, KvShardError]:
+    """The errors of single keys, by index, ascending."""
+    return {failure.index: error_of_failure(failure.failure) for failure in sorted(failures, key=lambda each: each.index)}
 
 
 def page_of(

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import grpc
 import msgspec
+from fakes.router_lanes import FakeLanes, FrameContext
 
 from kvshard.clustermap import ClusterMap, Collection, Leaf, Replica, ShardConfig, WantedSplit
 from kvshard.errors import (
@@ -56,6 +57,7 @@ from kvshard.v1 import (
     cluster_pb2_grpc,
     kv_pb2,
     kv_pb2_grpc,
+    lane_pb2_grpc,
     search_pb2,
     search_pb2_grpc,
     types_pb2,
@@ -70,10 +72,11 @@ class FakeRouter:
 
     requests: every request that came in, by method. dead_keys: keys that fail on their own, with the error. watermarks: what a
     write that asks for them gets. state: what stale reads say they saw. tail: what it does against slow leaves. leaves,
-    shards: its map. on_status: what happens before the next answers to GetStatus.
+    shards: its map. on_status: what happens before the next answers to GetStatus. has_lanes: else it is a router of an older
+    version; frames: what came by lanes; messages: the ids in each message of a lane.
     """
 
-    def __init__(self, scan_chunk: int = 3, port: int = 0) -> None:
+    def __init__(self, scan_chunk: int = 3, port: int = 0, *, has_lanes: bool = False) -> None:
         self.collections = {"default": Collection("default", 1)}
         self.items: dict[str, dict[bytes, tuple[bytes, int, int]]] = defaultdict(dict)
         self.version = 0
@@ -98,10 +101,14 @@ class FakeRouter:
         self._failures: dict[str, deque] = defaultdict(deque)
         self._gates: dict[str, threading.Event] = {}
         self._lock = threading.RLock()
-        self._server = grpc.server(ThreadPoolExecutor(8), options=[*SERVER_OPTIONS, ("grpc.so_reuseport", 0)])
+        self.frames: list[object] = []
+        self.messages: list[list[int]] = []
+        self._server = grpc.server(ThreadPoolExecutor(32), options=[*SERVER_OPTIONS, ("grpc.so_reuseport", 0)])
         kv_pb2_grpc.add_KVServicer_to_server(_KV(self), self._server)
         search_pb2_grpc.add_SearchServicer_to_server(_Search(self), self._server)
         cluster_pb2_grpc.add_ClusterServicer_to_server(_Cluster(self), self._server)
+        if has_lanes:
+            lane_pb2_grpc.add_LanesServicer_to_server(FakeLanes(self, _KV(self)), self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self.address = f"127.0.0.1:{self.port}"
 
@@ -150,6 +157,8 @@ class FakeRouter:
             self.abort(context, error)
 
     def abort(self, context, error) -> None:
+        if isinstance(context, FrameContext):
+            context.fail(error)
         if isinstance(error, grpc.StatusCode):
             context.abort(error, "as gRPC itself would say it")
         trailers = ((DETAILS_KEY, status_of(error).SerializeToString()),)

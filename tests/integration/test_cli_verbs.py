@@ -140,7 +140,7 @@ def test_what_the_service_cannot_do_is_exit_code_3(
     cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str], error
 ) -> None:
     router.fail("Put", error, times=1_000)
-    assert cli("put", "k", "v", "--timeout", "0.2") == 3
+    assert cli("put", "k", "v", "--timeout", "0.8") == 3
     assert error.message in capsys.readouterr().err
 
 
@@ -160,10 +160,10 @@ def test_an_unreachable_router_and_a_deadline_are_exit_code_3(
     cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     router.hold("Put")
-    assert cli("put", "k", "v", "--timeout", "0.1") == 3
+    assert cli("put", "k", "v", "--timeout", "0.6") == 3
     assert "not known whether the write took effect" in capsys.readouterr().err
     monkeypatch.setenv("KVSHARD_ROUTER", "127.0.0.1:1")
-    assert main(["get", "k", "--timeout", "0.2"]) == 3
+    assert main(["get", "k", "--timeout", "0.6"]) == 3
     assert "127.0.0.1:1" in capsys.readouterr().err
     assert main(["get", "k", "--router", "nowhere"]) == 2
 

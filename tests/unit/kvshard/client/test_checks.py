@@ -7,14 +7,16 @@ from hypothesis import strategies as st
 from kvshard.client.checks import (
     batches,
     check_condition,
+    check_values,
     key_after,
     key_bytes,
+    keys_bytes,
     parse_address,
     range_bytes,
     ttl_milliseconds,
 )
 from kvshard.errors import InvalidArgument
-from kvshard.limits import BATCH_MAX_BYTES, BATCH_MAX_KEYS, KEY_MAX_BYTES
+from kvshard.limits import BATCH_MAX_BYTES, BATCH_MAX_KEYS, KEY_MAX_BYTES, VALUE_MAX_BYTES
 
 
 @pytest.mark.parametrize(("key", "wire"), [("a", b"a"), ("ä", b"\xc3\xa4"), ("\udcff", b"\xff"), (b"\x00", b"\x00")])
@@ -102,3 +104,35 @@ class _Sized:
 
     def __len__(self) -> int:
         return self._size
+
+
+@pytest.mark.parametrize(
+    ("keys", "wire"),
+    [
+        (["a", "ä"], [b"a", "ä".encode()]),
+        ([b"a", b"\xff"], [b"a", b"\xff"]),
+        (["a", b"b"], [b"a", b"b"]),
+        (["a", "\udcff"], [b"a", b"\xff"]),
+        ([], []),
+    ],
+)
+def test_the_keys_of_a_batch_travel_as_each_would_alone(keys: list[str | bytes], wire: list[bytes]) -> None:
+    assert keys_bytes(keys) == wire == [key_bytes(key) for key in keys]
+    assert keys_bytes(iter(keys)) == wire
+
+
+@pytest.mark.parametrize("bad", ["", "k" * 1025, b"", b"k" * 1025, 7, "\ud800"])
+def test_a_wrong_key_of_a_batch_is_named(bad: object) -> None:
+    for good in ("a", b"a"):
+        with pytest.raises(InvalidArgument) as refused:
+            keys_bytes([good, bad])  # type: ignore[list-item]
+        assert refused.value.details.field == "keys[1]"
+
+
+@pytest.mark.parametrize("bad", ["text", None, bytes(VALUE_MAX_BYTES + 1)])
+def test_a_wrong_value_of_a_batch_is_named(bad: object) -> None:
+    assert check_values([b"a", b""]) == [b"a", b""]
+    assert check_values([]) == []
+    with pytest.raises(InvalidArgument) as refused:
+        check_values([b"a", bad])  # type: ignore[list-item]
+    assert refused.value.details.field == "values[1]"

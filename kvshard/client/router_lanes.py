@@ -1,0 +1,127 @@
+"""Operations on keys over lanes to the current router, and by its unary methods where it serves no lanes.
+
+A lane is one stream, and a router of several workers serves each stream in one of them: several lanes spread over them. They
+also keep small frames from waiting behind large ones.
+"""
+
+from random import Random
+from typing import TypeVar
+
+from kvshard.client import unary_keys
+from kvshard.client.checks import invalid
+from kvshard.client.routers import Routers
+from kvshard.client.transport import KeyTransport
+from kvshard.clock import Clock
+from kvshard.errors import Unimplemented
+from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite, KeysWriteReply
+from kvshard.rpc.codec import READ_KEYS, WRITE_KEYS, LaneCall, decode, encode
+from kvshard.rpc.lane import Lane
+
+LANES = 2
+"""Lanes to a router: one for small frames and one for large ones. More pay off where the router has several workers: two for
+each of them."""
+
+LANES_MAX = 64
+"""Beyond this the connections cost the router more than they spread."""
+
+BULK_KEYS = 128
+"""A batch of more keys is large: with 500 bytes a value, its answer has 64 KB, which takes as long as a dozen small ones."""
+
+BULK_BYTES = 64 * 1024
+"""The same of a request that is as large."""
+
+UNARY_FOR_S = 30.0
+"""How long a router that does not know lanes is not asked for any: it may be replaced by a newer one, and asking costs a
+connection or a round trip."""
+
+RequestT = TypeVar("RequestT", KeysRead, KeysWrite)
+ReplyT = TypeVar("ReplyT")
+
+
+class RouterLanes(KeyTransport):
+    """One attempt at the router that is current when the call begins. lanes: to each router."""
+
+    def __init__(self, routers: Routers, clock: Clock, random: Random, lanes: int = LANES) -> None:
+        if not 1 <= lanes <= LANES_MAX:
+            raise invalid(f"lanes lies between 1 and {LANES_MAX}, not {lanes!r}", "lanes", LANES_MAX)
+        self._routers = routers
+        self._clock = clock
+        self._random = random
+        self._count = lanes
+        self._lanes: dict[int, list[Lane]] = {}
+        self._unary_until: dict[int, float] = {}
+        self._turn = 0
+
+    def __repr__(self) -> str:
+        return f"RouterLanes({self._routers!r}, lanes={self._count}, unary={sorted(self._unary_until)})"
+
+    async def read(self, request: KeysRead, deadline: float) -> KeysReadReply:
+        """Read keys."""
+        router = self._routers.current
+        if self._has_lanes(router):
+            is_bulk = not request.is_each_alone and len(request.keys) > BULK_KEYS
+            try:
+                return await self._ask(READ_KEYS, router, request, deadline, is_bulk)
+            except Unimplemented:
+                self._note_unary(router)
+        return await unary_keys.read(self._routers, request, deadline - self._clock.monotonic())
+
+    async def write(self, request: KeysWrite, deadline: float) -> KeysWriteReply:
+        """Write keys."""
+        router = self._routers.current
+        if self._has_lanes(router):
+            try:
+                return await self._ask(WRITE_KEYS, router, request, deadline, is_bulk=False)
+            except Unimplemented:
+                self._note_unary(router)
+        return await unary_keys.write(self._routers, request, deadline - self._clock.monotonic())
+
+    async def close(self) -> None:
+        """Close the lanes."""
+        opened, self._lanes = self._lanes, {}
+        for lanes in opened.values():
+            for lane in lanes:
+                await lane.close()
+
+    async def _ask(
+        self, method: LaneCall[RequestT, ReplyT], router: int, request: RequestT, deadline: float, is_bulk: bool
+    ) -> ReplyT:
+        payload = encode(request)
+        lane = self._lane_for(router, is_bulk or len(payload) > BULK_BYTES)
+        frame = await lane.call(method.number, payload, deadline, is_write=method.is_write)
+        return decode(method.reply, frame.payload)
+
+    def _has_lanes(self, router: int) -> bool:
+        until = self._unary_until.get(router)
+        if until is None:
+            return True
+        if self._clock.monotonic() < until:
+            return False
+        del self._unary_until[router]
+        return True
+
+    def _note_unary(self, router: int) -> None:
+        self._unary_until[router] = self._clock.monotonic() + UNARY_FOR_S
+
+    def _lane_for(self, router: int, is_bulk: bool) -> Lane:
+        lanes = self._lanes.get(router)
+        if lanes is None:
+            self._routers.check_open()
+            address = self._routers.addresses[router]
+            lanes = [Lane(address, self._clock, peer="the router", rng=self._random) for _ in range(self._count)]
+            self._lanes[router] = lanes
+        self._turn += 1
+        return lanes[choose_lane([lane.outstanding for lane in lanes], is_bulk, self._turn)]
+
+
+def choose_lane(outstanding: list[int], is_bulk: bool, turn: int) -> int:
+    """Which of the lanes, by their requests without an answer, takes a request; among equals they take turns.
+
+    The first lane is for small requests only, the last one for large ones only, if there are two.
+    """
+    count = len(outstanding)
+    if count == 1:
+        return 0
+    first = int(is_bulk)
+    places = [first + (turn + step) % (count - 1) for step in range(count - 1)]
+    return min(places, key=outstanding.__getitem__)

@@ -1,0 +1,36 @@
+"""How key operations leave the client: the interface between what wants keys and what carries them.
+
+A transport makes one attempt. Who calls it (`Connection`) decides what a failure means and whether the same request, with the
+same id, is sent again; so a transport neither repeats a write nor hides that one may have been done. Two exist: `RouterLanes`
+asks a router, and the direct client asks the leaves themselves.
+"""
+
+from abc import ABC, abstractmethod
+
+from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite, KeysWriteReply
+
+
+class KeyTransport(ABC):
+    """Carries reads and writes of keys. It opens what it needs at the first call, inside the event loop that makes it.
+
+    What every implementation owes:
+
+    - The answer's columns are as long as the request's keys; what is rare stands in `rest`, as `lane_messages` says.
+    - It returns or raises at the deadline, an instant on the client's monotonic clock, at the latest a few milliseconds later.
+    - Every failure is a KvShardError. One of a write has details.maybe_applied unless the write is known not to have been done
+      by this attempt.
+    - A call whose task is cancelled is taken back at the far end as far as that is possible, and leaves nothing behind.
+    - A request is not kept, and not changed, after its call has ended.
+    """
+
+    @abstractmethod
+    async def read(self, request: KeysRead, deadline: float) -> KeysReadReply:
+        """Read keys. Raises a KvShardError, of which `is_each_alone` requests have one only if it hits all their keys."""
+
+    @abstractmethod
+    async def write(self, request: KeysWrite, deadline: float) -> KeysWriteReply:
+        """Write keys; what the reply says was done is durable. Raises a KvShardError when nothing is known of any key."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close the connections. Calls under way fail with Unavailable, later ones too. A second close does nothing."""
