@@ -10,7 +10,7 @@ from benchmarks.figures import Figure, percentile
 from kvshard.clock import SystemClock
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Leaf, Replica, ShardConfig, equal_ranges
 from kvshard.model import ShardRead, ShardReadReply
-from kvshard.rpc.leaf_client import Answer
+from kvshard.rpc.leaf_client import Answer, Heard, ReadRequest, TakeBack
 from kvshard.scatter.leg import USUALLY, How
 from kvshard.scatter.scatter import Scatter
 from kvshard.tail.hedging import Off, ReplicaChoice
@@ -67,6 +67,10 @@ async def _read(leaf: str, request: ShardRead, deadline: float, is_hedge: bool =
     return _ANSWER
 
 
+def _start(leaf: str, request: ReadRequest, deadline: float, heard: Heard) -> TakeBack:
+    return asyncio.get_running_loop().call_soon(heard, _ANSWER).cancel
+
+
 async def _ping(leaf: str, deadline: float) -> None:
     await _pass_of_the_loop()
 
@@ -81,7 +85,7 @@ async def bookkeeping() -> list[Figure]:
         await asyncio.wait([asyncio.create_task(_read("leaf-1", request, 0.0)) for request in requests])
 
     async def gather(how: How) -> None:
-        await scatter.gather("BatchGet", _read, requests, clock.monotonic() + 5.0, how)
+        await scatter.gather("BatchGet", _read, requests, clock.monotonic() + 5.0, how, _start)
 
     undefended = How(hedge=Off(), replica_choice=ReplicaChoice.RANDOM)
     arms: dict[str, Callable[[], Awaitable[None]]] = {

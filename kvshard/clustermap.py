@@ -8,7 +8,7 @@ Pure apart from the token hash (`kvshard/hashing.py`). Its text forms are in `cl
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -194,6 +194,10 @@ class ClusterMap:
     def shard_of_key(self, key: bytes) -> int:
         """The shard that a key belongs to."""
         return self._shard_of_slot[hashing.slot(key, self.seed)]
+
+    def shards_of_keys(self, keys: Sequence[bytes]) -> list[int]:
+        """The shards that keys belong to, in order."""
+        return list(map(self._shard_of_slot.__getitem__, hashing.slots(keys, self.seed)))
 
     def shard_of_slot(self, slot: int) -> int:
         """The shard that a token slot belongs to."""

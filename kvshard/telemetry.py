@@ -190,12 +190,8 @@ class RouterMetrics:
             registry=registry,
             buckets=LATENCY_BUCKETS_SECONDS,
         )
-        self.leg_seconds = Histogram(
-            "kvshard_router_leg_seconds",
-            "Time from a leg's first attempt to its outcome.",
-            ["method"],
-            registry=registry,
-            buckets=LATENCY_BUCKETS_SECONDS,
+        self.leg_seconds = DurationHistogram(
+            "kvshard_router_leg_seconds", "Time from a leg's first attempt to its outcome.", "method", registry
         )
 
     def scrape(self, read: Callable[[], Iterable[ScrapedFamily]]) -> None:
@@ -210,12 +206,8 @@ class LeafMetrics:
         self.requests = Counter(
             "kvshard_leaf_requests_total", "Lane requests answered, by method and code.", ["method", "code"], registry=registry
         )
-        self.request_seconds = Histogram(
-            "kvshard_leaf_request_seconds",
-            "Time from a lane request's arrival to its answer.",
-            ["method"],
-            registry=registry,
-            buckets=LATENCY_BUCKETS_SECONDS,
+        self.request_seconds = DurationHistogram(
+            "kvshard_leaf_request_seconds", "Time from a lane request's arrival to its answer.", "method", registry
         )
         self.queue_depth = Gauge("kvshard_leaf_queue_depth", "Lane requests accepted and not yet answered.", registry=registry)
         self.cancelled = Counter(

@@ -104,7 +104,7 @@ class DirectCaller:
         how = How(ReplicaChoice(arm.replica_choice), hedge=parse_policy(arm.hedge))
 
         async def ask(_: list[str], request: ShardRead, deadline: float) -> Answer[ShardReadReply]:
-            result = await self._scatter.ask("Get", self._leaves.read, request, deadline, how)
+            result = await self._scatter.ask("Get", self._leaves.read, request, deadline, how, self._leaves.start)
             if result.answer is None:
                 raise result.error or WrongAnswer("a leg without answer and error")
             return result.answer

@@ -60,6 +60,10 @@ class _Window:
         self._histogram.record(value, now)
         self._last = now
 
+    def record_all(self, values: Sequence[float], now: float) -> None:
+        self._histogram.record_all(values, now)
+        self._last = now
+
     def snapshot(self, now: float) -> LogHistogram:
         """A copy; safe in another thread than that which records, since it changes nothing."""
         return LogHistogram() if now - self._last > SLICE_S * SLICES else self._histogram.sum.copy()
@@ -82,8 +86,7 @@ class Amplification:
         legs = self._legs.get(method)
         if legs is None:
             legs = self._legs[method] = _Window()
-        for leg_us in legs_us:
-            legs.record(leg_us / 1_000_000, now)
+        legs.record_all([leg_us / 1_000_000 for leg_us in legs_us], now)
 
     def gathered(self, now: float) -> list[GatheredTail]:
         """What the window holds, by method and class."""

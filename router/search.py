@@ -20,11 +20,12 @@ from kvshard.scatter.coverage import Coverage, KnownCounts
 from kvshard.scatter.gather import verdict
 from kvshard.scatter.ledger import ReadTimes
 from kvshard.scatter.leg import How
+from kvshard.scatter.leg_result import LegResult
 from kvshard.scatter.merge import MergedFacet, MergedHits, merge_facet, merge_hits
 from kvshard.scatter.moved import Rounds, heirs
 from kvshard.scatter.requests import ReadPolicy, SearchQuery, check_limit, check_search, check_shards
 from kvshard.scatter.routes import MapSource, resolve
-from kvshard.scatter.scatter import LegResult, Scatter
+from kvshard.scatter.scatter import Scatter
 from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
 from kvshard.scatter.watermarks import Watermarks
 
@@ -163,7 +164,8 @@ class SearchOperation:
             cluster_map = newer
 
     async def _send(self, requests: Sequence[ShardSearch], sending: _Sending) -> list[LegResult[ShardSearchReply]]:
-        legs = await self._scatter.gather("Search", self._leaves.search, requests, sending.deadline, sending.how)
+        leaves = self._leaves
+        legs = await self._scatter.gather("Search", leaves.search, requests, sending.deadline, sending.how, leaves.start)
         if sending.times is not None:
             sending.times.add(legs, self._clock.monotonic())
         return legs

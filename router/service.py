@@ -114,7 +114,7 @@ class KVService(kv_pb2_grpc.KVServicer):
             read = await self._operations.batch_get(request.collection, keys, policy, deadline, times)
             timing = times.timing(self._reads.clock.monotonic()) if policy.is_timing_wanted else None
             return kv_pb2.BatchGetResponse(
-                values=read.values,
+                values=[value or b"" for value in read.values],
                 versions=read.versions,
                 expires_at_ms=read.expires_at_ms,
                 failures=failures_to_proto(read.failures),

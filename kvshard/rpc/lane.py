@@ -9,6 +9,8 @@ cannot be reached: whoever knows another way to ask it must learn that this one 
 
 import asyncio
 import random
+from collections.abc import Callable
+from functools import partial
 
 import grpc
 import structlog
@@ -17,7 +19,7 @@ from kvshard.clock import Clock
 from kvshard.errors import DeadlineExceeded, ErrorDetails, InvalidArgument, KvShardError, Unavailable, Unimplemented
 from kvshard.rpc.channel import aio_channel
 from kvshard.rpc.codec import LANE_MARK, PAYLOAD_MAX_BYTES, decode_error
-from kvshard.rpc.lane_session import LaneSession, LateAnswers, OutstandingCall, Stream
+from kvshard.rpc.lane_session import LaneSession, LateAnswers, Outcome, Outlet, OutstandingCall, Stream
 from kvshard.v1 import lane_pb2, lane_pb2_grpc
 
 CONNECT_TIMEOUT_S = 1.0
@@ -89,10 +91,10 @@ class Lane:
             await session.wait_for_room(len(payload), deadline)
         if deadline <= self._clock.monotonic():
             raise DeadlineExceeded("the deadline passed before the request was sent")
-        call = OutstandingCall(method, payload, deadline, is_write, is_hedge)
-        id = session.submit(call)
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        id = session.submit(OutstandingCall(method, payload, deadline, future, is_write, is_hedge))
         try:
-            outcome = await call.future
+            outcome = await future
         except BaseException:
             session.withdraw(id)
             raise
@@ -101,6 +103,16 @@ class Lane:
         if outcome.is_error:
             raise decode_error(outcome.payload)
         return outcome
+
+    def start(self, method: int, payload: bytes, deadline: float, outlet: Outlet) -> Callable[[], object] | None:
+        """Send a request that is no write without awaiting anything; the caller keeps to the deadline.
+
+        Returns what takes it back. None: there is no open session, or no room on it; `call` waits for that.
+        """
+        session = self._session
+        if session is None or len(payload) > PAYLOAD_MAX_BYTES or not session.has_room(len(payload)):
+            return None
+        return partial(session.withdraw, session.submit(OutstandingCall(method, payload, deadline, outlet)))
 
     async def close(self) -> None:
         """Close the connection; outstanding calls fail with Unavailable."""

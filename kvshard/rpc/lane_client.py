@@ -5,8 +5,10 @@ import random
 from collections.abc import Callable
 from typing import TypeVar
 
+import structlog
+
 from kvshard.clock import Clock
-from kvshard.errors import Unavailable
+from kvshard.errors import KvShardError, Unavailable
 from kvshard.model import (
     FaultOrder,
     FaultReport,
@@ -21,15 +23,63 @@ from kvshard.model import (
     ShardWrite,
     ShardWriteReply,
 )
-from kvshard.rpc.codec import FAULT, PING, READ, SCAN, SEARCH, STATUS, WRITE, LaneCall, decode, encode
+from kvshard.rpc.codec import (
+    FAULT,
+    METHODS,
+    PING,
+    READ,
+    SCAN,
+    SEARCH,
+    STATUS,
+    WRITE,
+    LaneCall,
+    decode,
+    decode_error,
+    encode,
+)
 from kvshard.rpc.lane import Lane
 from kvshard.rpc.lane_choice import is_bulk
 from kvshard.rpc.lane_pair import LanePair
-from kvshard.rpc.lane_session import LateAnswers
-from kvshard.rpc.leaf_client import Answer, LeafClient
+from kvshard.rpc.lane_session import LateAnswers, Outcome
+from kvshard.rpc.leaf_client import Answer, Heard, LeafClient, ReadRequest, TakeBack
+from kvshard.v1 import lane_pb2
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
+
+_log = structlog.get_logger(__name__)
+
+
+class _AnswerOutlet:
+    """Tells an outcome on as an answer."""
+
+    __slots__ = ("_heard", "_is_done", "_reply")
+
+    def __init__(self, reply: type, heard: Heard) -> None:
+        self._reply = reply
+        self._heard = heard
+        self._is_done = False
+
+    def done(self) -> bool:
+        """Whether it has been told."""
+        return self._is_done
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        """Raises nothing: a defect behind it must not break the lane of all the others."""
+        self._is_done = True
+        try:
+            self._heard(outcome if isinstance(outcome, KvShardError) else _answer_of(self._reply, outcome))
+        except Exception:
+            _log.exception("an answer could not be taken in", reply=self._reply.__name__)
+
+
+def _answer_of(reply: type[ReplyT], frame: lane_pb2.ResponseFrame) -> Answer[ReplyT] | KvShardError:
+    if frame.is_error:
+        return decode_error(frame.payload)
+    try:
+        return Answer(decode(reply, frame.payload), frame.queue_us, frame.service_us, frame.in_flight)
+    except KvShardError as error:
+        return error
 
 
 class LaneLeafClient(LeafClient):
@@ -52,6 +102,17 @@ class LaneLeafClient(LeafClient):
     async def read(self, leaf: str, request: ShardRead, deadline: float, is_hedge: bool = False) -> Answer[ShardReadReply]:
         """Read keys of one shard."""
         return await self._ask(READ, leaf, request, deadline, is_hedge)
+
+    def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard) -> TakeBack | None:
+        """Send a read without awaiting anything; None: there is no open lane, or no room on it."""
+        number, reply = METHODS[type(request)]
+        try:
+            lanes = self._lanes_to(leaf)
+        except Unavailable:
+            return None  # Whoever asks in the other way is told why.
+        payload = encode(request)
+        lane = lanes.bulk if is_bulk(request, len(payload)) else lanes.small
+        return lane.start(number, payload, deadline, _AnswerOutlet(reply, heard))
 
     async def write(self, leaf: str, request: ShardWrite, deadline: float) -> Answer[ShardWriteReply]:
         """Write keys of one shard; durable when it returns."""

@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import grpc
 import grpc.aio
@@ -64,19 +64,33 @@ class LateAnswers:
         self.service_s += service_us * 1e-6
 
 
+class Outlet(Protocol):
+    """Where the outcome of a call goes: a future, or whoever wants to be told at once."""
+
+    def done(self) -> bool:
+        """Nothing is expected any more."""
+        ...
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        """The outcome. Called once."""
+        ...
+
+
 class OutstandingCall:
-    """A request without an answer yet. is_sent: handed to gRPC."""
+    """A request without an answer yet. is_sent: handed to gRPC. outlet: gets its outcome."""
 
-    __slots__ = ("deadline", "future", "is_hedge", "is_sent", "is_write", "method", "payload")
+    __slots__ = ("deadline", "is_hedge", "is_sent", "is_write", "method", "outlet", "payload")
 
-    def __init__(self, method: int, payload: bytes, deadline: float, is_write: bool, is_hedge: bool = False) -> None:
+    def __init__(
+        self, method: int, payload: bytes, deadline: float, outlet: Outlet, is_write: bool = False, is_hedge: bool = False
+    ) -> None:
         self.method = method
         self.payload = payload
         self.deadline = deadline
         self.is_write = is_write
         self.is_hedge = is_hedge
         self.is_sent = False
-        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.outlet = outlet
 
 
 class LaneSession:
@@ -143,9 +157,9 @@ class LaneSession:
         due = self._clock.monotonic() + EXPIRY_SLACK_S
         for id in [id for id, call in self.calls.items() if call.deadline <= due]:
             call = self.withdraw(id)
-            if call is not None and not call.future.done():
+            if call is not None and not call.outlet.done():
                 details = ErrorDetails(maybe_applied=call.is_write and call.is_sent)
-                call.future.set_result(DeadlineExceeded(f"no answer from {self._peer} within the deadline", details))
+                call.outlet.set_result(DeadlineExceeded(f"no answer from {self._peer} within the deadline", details))
         earliest = min((call.deadline for call in self.calls.values()), default=inf)
         if earliest < inf:
             self._set_timer(earliest)
@@ -226,8 +240,8 @@ class LaneSession:
             self._timer.cancel()
         text = f"the lane to {self._peer} broke: {reason}"
         for call in self.calls.values():
-            if not call.future.done():
-                call.future.set_result(Unavailable(text, ErrorDetails(maybe_applied=call.is_write and call.is_sent)))
+            if not call.outlet.done():
+                call.outlet.set_result(Unavailable(text, ErrorDetails(maybe_applied=call.is_write and call.is_sent)))
         self.calls.clear()
         self._wake_waiter()
         self._on_broken(self, reason)
@@ -242,8 +256,8 @@ class LaneSession:
                 call = self.calls.pop(frame.id, None)
                 if call is None:
                     self._late.note(frame.service_us)
-                elif not call.future.done():
-                    call.future.set_result(frame)
+                elif not call.outlet.done():
+                    call.outlet.set_result(frame)
             self._wake_waiter()
 
     async def _write(self) -> None:

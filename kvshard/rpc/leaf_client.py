@@ -1,9 +1,11 @@
 """How a process asks a leaf: the interface; `lane_client.py` has the one over real lanes, tests bring a fake."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
+from kvshard.errors import KvShardError
 from kvshard.model import (
     FaultOrder,
     FaultReport,
@@ -32,6 +34,21 @@ class Answer(Generic[ReplyT]):
     in_flight: int = 0
 
 
+Heard: TypeAlias = Callable[[Answer[Any] | KvShardError], None]
+"""Is told what became of a read that was started: once, never while it is being started, not at all if it was taken back.
+
+It runs in the lane's reader, so it must be quick and must not raise.
+"""
+
+TakeBack: TypeAlias = Callable[[], object]
+"""Takes a read back that was started. Of no effect once it was answered."""
+
+ReadRequest: TypeAlias = ShardRead | ShardScan | ShardSearch
+
+Start: TypeAlias = Callable[[str, ReadRequest, float, Heard], TakeBack | None]
+"""`LeafClient.start`."""
+
+
 class LeafClient(ABC):
     """Asks leaves by their id. Every call takes an absolute deadline on the process's monotonic clock (seconds).
 
@@ -43,6 +60,13 @@ class LeafClient(ABC):
     @abstractmethod
     async def read(self, leaf: str, request: ShardRead, deadline: float, is_hedge: bool = False) -> Answer[ShardReadReply]:
         """Read keys of one shard."""
+
+    def start(self, leaf: str, request: ShardRead | ShardScan | ShardSearch, deadline: float, heard: Heard) -> TakeBack | None:
+        """Send a read without awaiting anything; `heard` is told what became of it. The caller keeps to the deadline.
+
+        None: that cannot be now, or not at all, with this client; `read`, `scan` and `search` wait until it can.
+        """
+        return None
 
     @abstractmethod
     async def write(self, leaf: str, request: ShardWrite, deadline: float) -> Answer[ShardWriteReply]:

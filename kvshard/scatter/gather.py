@@ -1,20 +1,18 @@
 """From the legs of a gathered read to its verdict: answer whole, answer in part, or fail."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from kvshard.errors import InvalidArgument, error_of
 from kvshard.model import UNKNOWN_AGE
 from kvshard.scatter.coverage import Coverage, FailedLeg, coverage_of, shortfall
+from kvshard.scatter.leg_result import LegResult
 from kvshard.scatter.requests import ReadPolicy
-from kvshard.scatter.scatter import LegResult
 
 ReplyT = TypeVar("ReplyT")
 
 
-@dataclass(frozen=True, slots=True)
-class ReadState:
+class ReadState(NamedTuple):
     """The state of a shard that a read saw: the one after this seqno. age_ms: see `model.ShardReadReply`."""
 
     shard: int

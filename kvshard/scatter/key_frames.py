@@ -64,7 +64,7 @@ class KeyFrames:
         coverage = None if request.is_each_alone else read.coverage
         states = read.states if policy.is_stale else ()
         rest = rest_of_read(read.failures, coverage, self._timing(policy, account), states)
-        return KeysReadReply(_values_or_none(read), read.versions, read.expires_at_ms, rest)
+        return KeysReadReply(read.values, read.versions, read.expires_at_ms, rest)
 
     async def _read_one(self, request: KeysRead, policy: ReadPolicy, deadline: float, account: FrameAccount) -> KeysReadReply:
         (key,) = request.keys
@@ -85,7 +85,7 @@ class KeyFrames:
         read = await self._operations.batch_get(request.collection, sound, policy, deadline, account.times)
         return replace(
             read,
-            values=_placed(read.values, kept, len(keys), b""),
+            values=_placed(read.values, kept, len(keys), None),
             versions=_placed(read.versions, kept, len(keys), 0),
             expires_at_ms=_placed(read.expires_at_ms, kept, len(keys), 0) if read.expires_at_ms else [],
             failures=_all_failures(read.failures, kept, faults),
@@ -133,13 +133,6 @@ class KeyFrames:
         if not policy.is_timing_wanted or account.times is None:
             return None
         return account.times.timing(self._clock.monotonic())
-
-
-def _values_or_none(read: BatchRead) -> list[bytes | None]:
-    """The values; None where a key has no version, since it is absent or failed."""
-    if 0 not in read.versions:
-        return list(read.values)
-    return [value if version else None for value, version in zip(read.values, read.versions, strict=True)]
 
 
 def _faults_of_keys(keys: Sequence[bytes]) -> dict[int, InvalidArgument]:

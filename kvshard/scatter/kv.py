@@ -7,32 +7,36 @@ this router's own, so that it may be sent again. A batch write never fails whole
 then has a failure of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection
-from kvshard.errors import ErrorDetails, ErrorRecord, Internal, ResourceExhausted, ShardMoved, error_of, record_of
+from kvshard.errors import ErrorRecord, error_of, record_of
 from kvshard.model import ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
 from kvshard.request_ids import WriteName, WriteNames
 from kvshard.rpc.leaf_client import LeafClient
+from kvshard.scatter.batches import BatchWritten as BatchWritten
+from kvshard.scatter.batches import ReadColumns, gone, take_written, whole_read, whole_written
+from kvshard.scatter.columns import Division, pick
 from kvshard.scatter.coverage import Coverage, KnownCounts
 from kvshard.scatter.gather import ReadState, verdict
 from kvshard.scatter.ledger import ReadTimes
 from kvshard.scatter.leg import REPEATED, USUALLY, Heard, How
+from kvshard.scatter.leg_result import LegResult
 from kvshard.scatter.moved import Rounds, is_moved
 from kvshard.scatter.requests import ReadPolicy, RequestIdentity, WriteColumns
 from kvshard.scatter.routes import MapSource, resolve
-from kvshard.scatter.scatter import LegResult, Scatter
+from kvshard.scatter.scatter import Scatter
 from kvshard.scatter.watermarks import Watermarks
 
 ANSWER_MAX_BYTES = 48 * 1024 * 1024
 """Values of one answer: 10,000 keys may name 80 GB. Stays under MESSAGE_MAX_BYTES with room for keys, versions and failures."""
 
 
-@dataclass(frozen=True, slots=True)
-class PointRead:
+class PointRead(NamedTuple):
     """One key as read; value None: it is absent. state: of the shard, as the read saw it."""
 
     value: bytes | None
@@ -43,12 +47,12 @@ class PointRead:
 
 @dataclass(frozen=True, slots=True)
 class BatchRead:
-    """Columns parallel to the keys asked for. values are empty where the key is absent or failed, versions 0 likewise.
+    """Columns parallel to the keys asked for. values: None where the key is absent or failed, versions: 0 likewise.
 
     expires_at_ms is empty when no key expires. failures: (index, error), by index. states: by shard.
     """
 
-    values: list[bytes]
+    values: list[bytes | None]
     versions: list[int]
     expires_at_ms: list[int]
     failures: list[tuple[int, ErrorRecord]]
@@ -56,13 +60,14 @@ class BatchRead:
     states: list[ReadState]
 
 
-@dataclass(frozen=True, slots=True)
-class BatchWritten:
-    """Columns parallel to the keys written. failures: (index, error), by index; the others are durable."""
+class _Reading(NamedTuple):
+    """How the legs of a batch read are done. times: the account of the read."""
 
-    versions: list[int]
-    existed: list[bool]
-    failures: list[tuple[int, ErrorRecord]]
+    collection: Collection
+    policy: ReadPolicy
+    how: How
+    deadline: float
+    times: ReadTimes | None
 
 
 class KeyValueOperations:
@@ -97,7 +102,7 @@ class KeyValueOperations:
             shard = cluster_map.shard_of_key(key)
             config = cluster_map.shards[shard]
             request = ShardRead(shard, config.epoch, collection.id, [key], policy.is_stale, config.cuts)
-            leg = await self._scatter.ask("Get", self._leaves.read, request, deadline, how)
+            leg = await self._scatter.ask("Get", self._leaves.read, request, deadline, how, self._leaves.start)
             if times is not None:
                 times.add((leg,), leg.ended_at)
             reply = leg.reply
@@ -142,33 +147,61 @@ class KeyValueOperations:
         Raises Unavailable when the coverage falls short and the policy does not accept a part.
         """
         cluster_map, collection = await resolve(self._maps, collection_name)
-        how = self._scatter.how_to_read(policy, collection)
-        columns = _ReadColumns(len(keys))
-        rounds: Rounds | None = None
+        reading = _Reading(collection, policy, self._scatter.how_to_read(policy, collection), deadline, times)
+        division = Division(cluster_map.shards_of_keys(keys))
+        parts = division.split(keys)
+        legs = await self._ask(cluster_map, parts, reading)
+        columns = whole_read(division, parts, legs, ANSWER_MAX_BYTES)
+        if columns is None:
+            columns, legs = await self._read_rest(keys, division.split(range(len(keys))), legs, reading)
+        return self._batch_read(collection.id, columns, legs, policy)
+
+    async def _ask(
+        self, cluster_map: ClusterMap, parts: Mapping[int, Sequence[bytes]], reading: _Reading
+    ) -> list[LegResult[ShardReadReply]]:
+        """Ask for the keys of each shard."""
+        collection_id, is_stale, shards = reading.collection.id, reading.policy.is_stale, cluster_map.shards
+        requests = []
+        for shard, keys in parts.items():
+            config = shards[shard]
+            requests.append(ShardRead(shard, config.epoch, collection_id, _as_list(keys), is_stale, config.cuts))
+        leaves = self._leaves
+        legs = await self._scatter.gather("BatchGet", leaves.read, requests, reading.deadline, reading.how, leaves.start)
+        if reading.times is not None:
+            reading.times.add(legs, self._clock.monotonic())
+        return legs
+
+    async def _read_rest(
+        self,
+        keys: list[bytes],
+        places: Mapping[int, Sequence[int]],
+        legs: list[LegResult[ShardReadReply]],
+        reading: _Reading,
+    ) -> tuple[ReadColumns, list[LegResult[ShardReadReply]]]:
+        """Take in legs of which something failed or has moved, and ask again for what has, until the deadline.
+
+        places: of each shard's keys. Returns also the last leg of each shard, by which the coverage counts.
+        """
+        columns = ReadColumns.empty(len(keys))
         newest: dict[int, LegResult[ShardReadReply]] = {}
-        wanted: Sequence[int] = range(len(keys))
-        while wanted:
-            parts = _split(cluster_map, keys, wanted)
-            requests = [_shard_read(cluster_map, shard, collection, keys, parts[shard], policy) for shard in parts]
-            asked = await self._scatter.gather("BatchGet", self._leaves.read, requests, deadline, how)
-            if times is not None:
-                times.add(asked, self._clock.monotonic())
-            newest |= {leg.shard: leg for leg in asked}
-            moved = {leg.shard: columns.take(parts[leg.shard], leg) for leg in asked}
+        rounds = self._rounds(reading.deadline)
+        while True:
+            newest |= {leg.shard: leg for leg in legs}
+            moved = {leg.shard: columns.take(places[leg.shard], leg, ANSWER_MAX_BYTES) for leg in legs}
             wanted = sorted(index for indices in moved.values() for index in indices)
-            if wanted:
-                rounds = rounds or self._rounds(deadline)
-                newer = await rounds.next()
-                if newer is None:
-                    newest |= {shard: _as_moved(newest[shard], columns, moved[shard]) for shard in moved if moved[shard]}
-                    break
-                cluster_map = newer
-        return self._batch_read(collection.id, columns, list(newest.values()), policy)
+            newer = await rounds.next() if wanted else None
+            if newer is None:
+                newest |= {shard: columns.give_up(newest[shard], indices) for shard, indices in moved.items() if indices}
+                return columns, list(newest.values())
+            again = pick(keys, wanted)
+            division = Division(newer.shards_of_keys(again))
+            places = division.split(wanted)
+            legs = await self._ask(newer, division.split(again), reading)
 
     def _batch_read(
         self,
         collection_id: int,
-        columns: "_ReadColumns",
+        columns: ReadColumns,
         newest: Sequence[LegResult[ShardReadReply]],
         policy: ReadPolicy,
     ) -> BatchRead:
@@ -210,19 +243,24 @@ class KeyValueOperations:
         wanted: Sequence[int] = range(count)
         with _WriteId(identity, self._names, self._scatter.heard) as id:
             while wanted:
-                parts = _split(cluster_map, columns.keys, wanted)
+                keys = columns.keys if len(wanted) == count else pick(columns.keys, wanted)
+                division = Division(cluster_map.shards_of_keys(keys))
+                parts = division.split(wanted)
                 requests = [
                     _shard_write(cluster_map, shard, collection, columns, parts[shard], wait_for_refresh, id) for shard in parts
                 ]
                 legs = await self._send(method, requests, deadline, id)
                 self._note_refreshed(requests, legs)
-                moved = [index for leg in legs for index in _take_written(written, parts[leg.shard], leg)]
+                whole = whole_written(division, parts, legs) if len(wanted) == count else None
+                if whole is not None:
+                    return whole
+                moved = [index for leg in legs for index in take_written(written, parts[leg.shard], leg)]
                 if not moved:
                     break
                 rounds = rounds or self._rounds(deadline)
                 newer = await rounds.next()
                 if newer is None:
-                    record = record_of(_gone(count, moved))
+                    record = record_of(gone(count, moved))
                     written.failures.extend((index, record) for index in moved)
                     break
                 if any(leg.attempts > 1 for leg in legs):
@@ -270,11 +308,11 @@ class _WriteId:
             if identity.is_retry:
                 self.known, self.how = identity.known, REPEATED
 
-    def places(self, indices: list[int], count: int) -> tuple[list[int], int]:
+    def places(self, indices: Sequence[int], count: int) -> tuple[list[int], int]:
         """(positions, total) of some of the `count` keys of this request; empty where they are the whole write."""
         if self.positions:
-            return [self.positions[index] for index in indices], self.total
-        return ([], 0) if len(indices) == count else (indices, count)
+            return pick(self.positions, indices), self.total
+        return ([], 0) if len(indices) == count else (list(indices), count)
 
     def note_doubt(self) -> None:
         """A sending may have taken effect: what is known by now of a shard may be from after it."""
@@ -289,37 +327,21 @@ class _WriteId:
             self._names.give_back(self._own)
 
 
-def _split(cluster_map: ClusterMap, keys: Sequence[bytes], wanted: Sequence[int]) -> dict[int, list[int]]:
-    """Shard -> indices of its keys among the wanted ones, in order."""
-    parts: dict[int, list[int]] = {}
-    shard_of_key = cluster_map.shard_of_key
-    for index in wanted:
-        shard = shard_of_key(keys[index])
-        if shard in parts:
-            parts[shard].append(index)
-        else:
-            parts[shard] = [index]
-    return parts
+def _as_list(keys: Sequence[bytes]) -> list[bytes]:
+    """The keys as a list: themselves if they are one."""
+    return keys if isinstance(keys, list) else list(keys)
 
 
-def _pick(columns: WriteColumns, indices: list[int]) -> WriteColumns:
+def _part(columns: WriteColumns, indices: Sequence[int]) -> WriteColumns:
     """The columns of these indices; an unused column stays unused."""
     if len(indices) == len(columns.keys):
         return columns
     return WriteColumns(
-        keys=[columns.keys[i] for i in indices],
-        values=[columns.values[i] for i in indices],
-        ttl_ms=[columns.ttl_ms[i] for i in indices] if columns.ttl_ms else [],
-        conditions=[columns.conditions[i] for i in indices] if columns.conditions else [],
+        keys=pick(columns.keys, indices),
+        values=pick(columns.values, indices),
+        ttl_ms=pick(columns.ttl_ms, indices) if columns.ttl_ms else [],
+        conditions=pick(columns.conditions, indices) if columns.conditions else [],
     )
-
-
-def _shard_read(
-    cluster_map: ClusterMap, shard: int, collection: Collection, keys: list[bytes], indices: list[int], policy: ReadPolicy
-) -> ShardRead:
-    config = cluster_map.shards[shard]
-    picked = keys if len(indices) == len(keys) else [keys[i] for i in indices]
-    return ShardRead(shard, config.epoch, collection.id, picked, policy.is_stale, config.cuts)
 
 
 def _shard_write(
@@ -327,11 +349,11 @@ def _shard_write(
     shard: int,
     collection: Collection,
     columns: WriteColumns,
-    indices: list[int],
+    indices: Sequence[int],
     wait_for_refresh: bool,
     id: _WriteId,
 ) -> ShardWrite:
-    config, part = cluster_map.shards[shard], _pick(columns, indices)
+    config, part = cluster_map.shards[shard], _part(columns, indices)
     positions, total = id.places(indices, len(columns.keys))
     return ShardWrite(
         shard=shard,
@@ -350,87 +372,3 @@ def _shard_write(
         total=total,
         cuts=config.cuts,
     )
-
-
-def _gone(count: int, moved: Sequence[int]) -> ShardMoved:
-    return ShardMoved(f"{len(moved)} of {count} keys belong to a shard that a split is just making", ErrorDetails())
-
-
-def _as_moved(leg: LegResult[ShardReadReply], columns: "_ReadColumns", indices: Sequence[int]) -> LegResult[ShardReadReply]:
-    """A leg of which keys could not be found until the deadline counts as one that failed."""
-    error = _gone(len(columns.values), indices)
-    columns.failures.extend((index, record_of(error)) for index in indices)
-    return leg._replace(answer=None, error=error)
-
-
-class _ReadColumns:
-    """The answer of a batch read as it grows, leg by leg."""
-
-    def __init__(self, count: int) -> None:
-        self.values = [b""] * count
-        self.versions = [0] * count
-        self.expires_at_ms = [0] * count
-        self.failures: list[tuple[int, ErrorRecord]] = []
-        self._size = 0
-
-    def take(self, indices: list[int], leg: LegResult[ShardReadReply]) -> list[int]:
-        """Put a leg's keys at their places; all of them fail when the leg did, or when the answer would get too large.
-
-        Returns the indices of the keys that a split has moved.
-        """
-        failure = _leg_failure(leg, len(indices))
-        if failure is None:
-            reply = leg.reply
-            size = sum(len(value) for value in reply.values if value)
-            if self._size + size <= ANSWER_MAX_BYTES:
-                self._size += size
-                return self._place(indices, reply)
-            failure = record_of(
-                ResourceExhausted(
-                    f"the answer would exceed {ANSWER_MAX_BYTES} bytes; ask for fewer keys at once",
-                    ErrorDetails(field="keys", limit=ANSWER_MAX_BYTES),
-                )
-            )
-        self.failures.extend((index, failure) for index in indices)
-        return []
-
-    def _place(self, indices: list[int], reply: ShardReadReply) -> list[int]:
-        for index, value, version in zip(indices, reply.values, reply.versions, strict=True):
-            if value is not None:
-                self.values[index] = value
-                self.versions[index] = version
-        if reply.expires_at_ms:
-            for index, expires_at_ms in zip(indices, reply.expires_at_ms, strict=True):
-                self.expires_at_ms[index] = expires_at_ms
-        return _note_failures(self.failures, indices, reply.errors)
-
-
-def _note_failures(
-    failures: list[tuple[int, ErrorRecord]], indices: Sequence[int], errors: dict[int, ErrorRecord]
-) -> list[int]:
-    """Note the failures of a leg's keys, but those that a split has moved: their indices are returned."""
-    failures.extend((indices[place], record) for place, record in errors.items() if not is_moved(record))
-    return [indices[place] for place, record in errors.items() if is_moved(record)]
-
-
-def _take_written(written: BatchWritten, indices: list[int], leg: LegResult[ShardWriteReply]) -> list[int]:
-    """Put what became of a leg's keys at their places. Returns the indices of those that a split has moved."""
-    failure = _leg_failure(leg, len(indices))
-    if failure is not None:
-        written.failures.extend((index, failure) for index in indices)
-        return []
-    reply = leg.reply
-    for index, version, existed in zip(indices, reply.versions, reply.existed, strict=True):
-        written.versions[index] = version
-        written.existed[index] = existed
-    return _note_failures(written.failures, indices, reply.errors)
-
-
-def _leg_failure(leg: LegResult[ShardReadReply] | LegResult[ShardWriteReply], count: int) -> ErrorRecord | None:
-    """Why all keys of a leg failed; None when the leg answered. Columns of a wrong length are a failure."""
-    error = leg.error
-    if error is None and len(leg.reply.versions) != count:
-        error = Internal(
-            f"shard {leg.shard} answered {len(leg.reply.versions)} keys instead of {count}", ErrorDetails(shards=(leg.shard,))
-        )
-    return None if error is None else record_of(error)

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Concatenate, Generic, TypeVar, cast
+from typing import Any, Concatenate, Generic, TypeVar, cast
 
 from kvshard.clock import Clock
 from kvshard.clustermap import ShardConfig
@@ -17,10 +17,11 @@ from kvshard.limits import SHARDS_MAX
 from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardWrite
 from kvshard.rpc.leaf_client import Answer
 from kvshard.scatter.prober import Prober
-from kvshard.scatter.requests import ReadPolicy
+from kvshard.scatter.requests import DEFAULT_READ_POLICY, ReadPolicy
 from kvshard.scatter.routes import MapSource
 from kvshard.scatter.watermarks import Repetition, Watermarks
-from kvshard.tail.defences import Defences, LegHedges
+from kvshard.tail.cost_class import leg_kind
+from kvshard.tail.defences import Defences, LegHedges, RequestHedges
 from kvshard.tail.hedging import HedgePolicy, HedgeSettings, ReplicaChoice
 from kvshard.tail.leg_events import AttemptKind, Candidate
 from kvshard.tail.replica_health import is_unreachable
@@ -57,9 +58,15 @@ USUALLY = How()
 REPEATED = How(is_repetition=True)
 
 
-@lru_cache(maxsize=256)
 def how_to_read(policy: ReadPolicy, settings: HedgeSettings | None = None) -> How:
     """What a read's policy means for its legs, in a collection with these settings."""
+    if policy is DEFAULT_READ_POLICY and settings is None:
+        return USUALLY  # The usual case, without a look-up that hashes all of the policy.
+    return _how_to_read(policy, settings)
+
+
+@lru_cache(maxsize=256)
+def _how_to_read(policy: ReadPolicy, settings: HedgeSettings | None) -> How:
     return How(policy.replica_choice, policy.is_stale, policy.hedge, settings)
 
 
@@ -91,7 +98,7 @@ class Plans:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all legs of a router share."""
+    """What all legs of a process share."""
 
     maps: MapSource
     clock: Clock
@@ -99,6 +106,37 @@ class Shared:
     prober: Prober
     plans: Plans = field(default_factory=Plans)
     heard: Heard = field(default_factory=Heard)
+
+    def learn(self, shard: int, answer: Answer[Any]) -> None:
+        """An answer tells how far its shard has committed."""
+        seqno = getattr(answer.reply, "seqno", 0)  # A search's answer has none.
+        if seqno:
+            self.heard.committed.learn(shard, seqno)
+
+
+class Prepared:
+    """A leg before its first attempt: whom it may ask, in which order. gate: None for a write.
+
+    has_failover: see `ReplicaPlan`.
+    """
+
+    __slots__ = ("candidates", "gate", "has_failover")
+
+    def __init__(self, gate: LegHedges | None, candidates: tuple[Candidate, ...], has_failover: bool) -> None:
+        self.gate = gate
+        self.candidates = candidates
+        self.has_failover = has_failover
+
+
+def prepare(
+    shared: Shared, config: ShardConfig | None, request: RequestT, how: How, hedges: RequestHedges | None, now: float
+) -> Prepared:
+    """Look up whom a leg may ask. config: of its shard, by the map that is known. hedges: None for a write."""
+    gate = None if hedges is None else hedges.leg(leg_kind(request), now)
+    if config is None:
+        return Prepared(gate, (), False)
+    plan = shared.plans.of(config, how, hedges is None)
+    return Prepared(gate, shared.defences.order(plan, how.replica_choice, now, gate), plan.has_failover)
 
 
 class Leg(Generic[RequestT, ReplyT]):
@@ -121,16 +159,14 @@ class Leg(Generic[RequestT, ReplyT]):
         self._clock = shared.clock
         self._repetition = Repetition(request, how.is_repetition) if isinstance(request, ShardWrite) else None
 
-    def candidates(self, plan: ReplicaPlan) -> tuple[Candidate, ...]:
-        """Whom to ask by this plan, in the order of asking."""
-        return self._shared.defences.order(plan, self.how.replica_choice, self._clock.monotonic(), self._hedges)
-
     def look(self) -> tuple[Candidate, ...]:
         """The candidates by the map that is known."""
-        config = self._shared.maps.current.shards.get(self.request.shard)
+        shared = self._shared
+        config = shared.maps.current.shards.get(self.request.shard)
         if config is None:
             return ()
-        return self.candidates(self._shared.plans.of(config, self.how, self._repetition is not None))
+        plan = shared.plans.of(config, self.how, self._repetition is not None)
+        return shared.defences.order(plan, self.how.replica_choice, self._clock.monotonic(), self._hedges)
 
     async def refresh(self) -> tuple[Candidate, ...]:
         """The candidates by the newest map; while the coordinator does not answer, by the map that is known."""
@@ -159,7 +195,7 @@ class Leg(Generic[RequestT, ReplyT]):
             raise
         at_leaf_s = (answer.queue_us + answer.service_us) * 1e-6
         defences.answered(attempt, clock.monotonic(), answer.in_flight, at_leaf_s)
-        self._learn(answer)
+        self._shared.learn(self.request.shard, answer)
         return answer
 
     async def _send_write(self, repetition: Repetition, candidate: Candidate, deadline: float) -> Answer[ReplyT]:
@@ -178,10 +214,5 @@ class Leg(Generic[RequestT, ReplyT]):
             except BaseException:
                 repetition.may_be_done = True
                 raise
-            self._learn(answer)
+            self._shared.learn(self.request.shard, answer)
             return answer
-
-    def _learn(self, answer: Answer[ReplyT]) -> None:
-        seqno = getattr(answer.reply, "seqno", 0)  # A search's answer has none.
-        if seqno:
-            self._shared.heard.committed.learn(self.request.shard, seqno)

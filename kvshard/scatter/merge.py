@@ -199,7 +199,7 @@ def merge_hits(
 ) -> MergedHits:
     """The best `limit` hits of all shards. offsets: hits of each shard that earlier pages took."""
     order = hit_order(sort)
-    streams = [[(shard, hit) for hit in reply.hits] for shard, reply in sorted(replies.items())]
+    streams = [zip(repeat(shard), reply.hits) for shard, reply in sorted(replies.items())]
     page: list[tuple[int, ShardHit]] = []
     reached = dict(offsets)
     size = 0

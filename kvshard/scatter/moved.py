@@ -20,6 +20,9 @@ LONGEST_PAUSE_S: Final = 0.05
 """Between two looks at the map, doubled from the first to the longest: an end that takes a coordinator's answer is met at once,
 one that waits for a failover costs twenty reads a second."""
 
+TRY_S: Final = 0.005
+"""What another try takes, with room to spare. One that the deadline cuts off would hide that the keys have moved."""
+
 
 def is_moved(record: ErrorRecord | None) -> bool:
     """Whether a key failed because a split has moved it."""
@@ -46,7 +49,7 @@ class Rounds:
 
     async def next(self) -> ClusterMap | None:
         """The map to try by next, after a pause; None: no time is left for another try."""
-        if self._clock.monotonic() + self._pause >= self._deadline:
+        if not self._has_time(self._pause):
             return None
         if self._pause:
             await asyncio.sleep(self._pause * (1 - self._rng.random() / 2))
@@ -54,4 +57,8 @@ class Rounds:
         with contextlib.suppress(Unavailable, TimeoutError):
             async with asyncio.timeout(MAP_READ_TIMEOUT_S):
                 await self._maps.refresh()
-        return self._maps.current
+        # The pause may have taken longer than it was to, and the coordinator its time.
+        return self._maps.current if self._has_time(0.0) else None
+
+    def _has_time(self, pause: float) -> bool:
+        return self._clock.monotonic() + pause + TRY_S < self._deadline

@@ -1,8 +1,8 @@
 """Legs: one shard's part of a request, sent alone (`ask`) or scattered and gathered (`gather`).
 
-Owns the tasks of scattered legs: whatever happens, a cancelled call included, none is left behind. A leg that failed is data
-(`LegResult.error`), never an exception, so that one dead leaf does not end the others. What a shortfall means is decided in
-`coverage`, what is sent again when in `kvshard.tail.attempts`.
+Owns the tasks of scattered legs: whatever happens, a cancelled call included, none is left behind. A leg of a read has one only
+if it needs it (`first_attempts`). A leg that failed is data (`LegResult.error`), never an exception, so that one dead leaf does
+not end the others. What a shortfall means is decided in `coverage`, what is sent again when in `kvshard.tail.attempts`.
 
 A shard that has, or is meant to have, several replicas gets over the loss of one: its legs go on until their deadline, reads at
 the other replicas, writes with a request id at whoever becomes primary. Where there is nothing to fail over to, the caller is
@@ -10,101 +10,41 @@ told at once and decides whether to wait.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
-from typing import Generic, NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
 from kvshard.clock import Clock
 from kvshard.clustermap import Collection
-from kvshard.errors import (
-    DeadlineExceeded,
-    ErrorDetails,
-    Internal,
-    KvShardError,
-    NotReady,
-    ShardMoved,
-    StaleEpoch,
-    Unavailable,
-    record_of,
-)
+from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, KvShardError
 from kvshard.hedge_settings import settings_in
 from kvshard.model import ShardWrite
-from kvshard.rpc.leaf_client import Answer
-from kvshard.scatter.coverage import FailedLeg
-from kvshard.scatter.ledger import LegTime, micros, network_of
-from kvshard.scatter.leg import USUALLY, Ask, How, Leg, ReplyT, RequestT, Shared, how_to_read
+from kvshard.rpc.leaf_client import Start
+from kvshard.scatter.first_attempts import LATE_LEG_GRACE_S, FirstAttempts, Sending
+from kvshard.scatter.ledger import micros
+from kvshard.scatter.leg import USUALLY, Ask, How, Leg, Prepared, ReplyT, RequestT, Shared, how_to_read, prepare
+from kvshard.scatter.leg_result import LegResult as LegResult
+from kvshard.scatter.leg_result import naming
 from kvshard.scatter.prober import Ping, Prober
 from kvshard.scatter.requests import ReadPolicy
 from kvshard.scatter.routes import MapSource, known_map
 from kvshard.tail.attempts import MAX_REPEATS
-from kvshard.tail.cost_class import leg_kind
-from kvshard.tail.defences import Defences, LegHedges, RequestHedges
-from kvshard.tail.executor import LegRequest, run_leg
-from kvshard.tail.hedging import HedgeSettings, Refusal
-from kvshard.tail.leg_events import MAX_REFRESHES, AttemptKind, AttemptRecord, Candidate, Config
+from kvshard.tail.defences import Defences, RequestHedges
+from kvshard.tail.executor import LegRequest, SentAttempt, run_leg
+from kvshard.tail.hedging import HedgeSettings
+from kvshard.tail.leg_events import MAX_REFRESHES, Config
 from kvshard.telemetry import RouterMetrics
-
-LATE_LEG_GRACE_S = 0.01
-"""A leg ends by itself at its deadline; only one whose leaf client fails to keep it is cancelled this much later."""
 
 log = structlog.get_logger(__name__)
 
 
-class LegResult(NamedTuple, Generic[ReplyT]):
-    """How a leg ended: with an answer, or with an error. leaf: who answered, or empty. ended_at: on the monotonic clock.
+class _Ended(NamedTuple):
+    """What counts the legs of one method that were answered."""
 
-    tries: the attempts one by one; empty when the first one was answered and nothing else happened. refused: why hedges were
-    not sent.
-
-    A named tuple, since every request makes some, and a frozen dataclass takes four times as long to make.
-    """
-
-    shard: int
-    answer: Answer[ReplyT] | None
-    error: KvShardError | None
-    leaf: str
-    replicas_tried: tuple[str, ...]
-    attempts: int
-    total_us: int
-    ended_at: float
-    tries: tuple[AttemptRecord, ...] = ()
-    refused: tuple[Refusal, ...] = ()
-
-    @property
-    def reply(self) -> ReplyT:
-        """What the leaf answered; raises the leg's error when it failed."""
-        if self.answer is None:
-            raise self.error or Internal("the leg has neither an answer nor an error")
-        return self.answer.reply
-
-    def as_failed(self) -> FailedLeg:
-        """The leg for the coverage; only of one that failed."""
-        return FailedLeg(self.shard, record_of(self.error or Internal("the leg has no error")), self.replicas_tried)
-
-    def as_time(self) -> LegTime:
-        """The leg for the ledger."""
-        tries = self.tries
-        if not tries and self.error is not None and len(self.replicas_tried) == 1:
-            # Nobody kept a record of a single attempt, but why it failed is worth a row.
-            reason = self.error.reason.lower()
-            tries = (AttemptRecord(self.replicas_tried[0], AttemptKind.FIRST, 0.0, self.total_us / 1e6, reason),)
-        queue_us, service_us = (self.answer.queue_us, self.answer.service_us) if self.answer else (0, 0)
-        network_us = network_of(self.total_us, queue_us, service_us, tries) if self.answer else 0
-        return LegTime(
-            self.shard,
-            self.leaf,
-            self.attempts,
-            self.total_us,
-            queue_us,
-            service_us,
-            self.ended_at,
-            network_us,
-            tries,
-            tuple(sorted(reason.value for reason in self.refused)),
-        )
+    ok: Callable[[], None]
+    seconds: Callable[[float], None]
 
 
 class Scatter:
@@ -129,8 +69,7 @@ class Scatter:
         self._clock = clock
         self._metrics = metrics
         self._configs: dict[tuple[bool, bool, int], Config] = {}
-        self._counters: dict[tuple[str, str], Callable[[], None]] = {}
-        self._histograms: dict[str, Callable[[float], None]] = {}
+        self._observers: dict[str, _Ended] = {}
 
     def how_to_read(self, policy: ReadPolicy, collection: Collection) -> How:
         """What a read's policy means for its legs in this collection."""
@@ -143,35 +82,21 @@ class Scatter:
         request: RequestT,
         deadline: float,
         how: How = USUALLY,
+        start: Start | None = None,
     ) -> LegResult[ReplyT]:
-        """Send one leg and wait for its outcome. Raises nothing but what a cancelled task raises."""
+        """Send one leg and wait for its outcome. Raises nothing but what a cancelled task raises.
+
+        start: `LeafClient.start`, which spares a read a task and a timer; None: it is sent by `ask`.
+        """
         began = self._clock.monotonic()
         if isinstance(request, ShardWrite):
-            return await self._leg(method, ask, request, deadline, how, None)
+            return await self._leg(method, ask, request, deadline, how)
         hedges = self.defences.request(how.hedge, 1, began, how.settings)
-        result = await self._leg(method, ask, request, deadline, how, hedges)
+        if start is not None:
+            (result,) = await self._gather_first(method, ask, start, (request,), deadline, how, hedges)
+        else:
+            result = await self._leg(method, ask, request, deadline, how, hedges)
         hedges.ended(result.ended_at)
-        return result
-
-    async def _leg(
-        self,
-        method: str,
-        ask: Ask[RequestT, ReplyT],
-        request: RequestT,
-        deadline: float,
-        how: How,
-        hedges: RequestHedges | None,
-    ) -> LegResult[ReplyT]:
-        began = self._clock.monotonic()
-        try:
-            result = await self._ask(ask, request, deadline, how, hedges, began)
-        except KvShardError as error:
-            result = self._failed(request, error, began)
-        except Exception as defect:
-            log.exception("leg failed in an unforeseen way", method=method, shard=request.shard)
-            details = ErrorDetails(shards=(request.shard,), maybe_applied=isinstance(request, ShardWrite))
-            result = self._failed(request, Internal(f"{type(defect).__name__}: {defect}", details), began)
-        self._observe(method, result)
         return result
 
     async def gather(
@@ -181,18 +106,75 @@ class Scatter:
         requests: Sequence[RequestT],
         deadline: float,
         how: How = USUALLY,
+        start: Start | None = None,
     ) -> list[LegResult[ReplyT]]:
         """Send one leg a request, all at once, and wait for all outcomes, at most until the deadline.
 
-        The results are in the order of the requests. When this returns or is cancelled, no leg is under way any more.
+        When it returns or is cancelled, no leg is under way any more. start: as in `ask`.
         """
         if not requests:
             return []
+        if isinstance(requests[0], ShardWrite):
+            return await self._gather_tasks(method, ask, requests, deadline, how, None)
         began = self._clock.monotonic()
-        is_write = isinstance(requests[0], ShardWrite)
-        hedges = None if is_write else self.defences.request(how.hedge, len(requests), began, how.settings)
-        # Light legs follow the first one to its leaf: were that always the same shard's, its leaves would get the most.
-        first = int(self._rng.random() * len(requests))
+        hedges = self.defences.request(how.hedge, len(requests), began, how.settings)
+        if start is not None:
+            results = await self._gather_first(method, ask, start, requests, deadline, how, hedges)
+        else:
+            results = await self._gather_tasks(method, ask, requests, deadline, how, hedges)
+        hedges.ended(self._clock.monotonic())
+        return results
+
+    async def _gather_first(
+        self,
+        method: str,
+        ask: Ask[RequestT, ReplyT],
+        start: Start,
+        requests: Sequence[RequestT],
+        deadline: float,
+        how: How,
+        hedges: RequestHedges,
+    ) -> list[LegResult[ReplyT]]:
+        """Reads whose first attempts are sent together."""
+
+        def run(
+            request: RequestT, prepared: Prepared | None, sent: SentAttempt[ReplyT] | None
+        ) -> Coroutine[Any, Any, LegResult[ReplyT]]:
+            return self._leg(method, ask, request, deadline, how, hedges, prepared, sent)
+
+        began = self._clock.monotonic()
+        may_hedge = (how.settings or self.defences.settings).max_attempts > 1
+        sending = Sending(start, how, hedges, may_hedge, began, deadline)
+        observe = self._observer(method)
+
+        def answered(result: LegResult[ReplyT]) -> None:
+            observe.ok()
+            observe.seconds(result.total_us * 1e-6)
+
+        firsts: FirstAttempts[RequestT, ReplyT] = FirstAttempts(self._shared, sending, run, answered)
+        results = await firsts.run(requests, self._first_place(len(requests)))
+        return [
+            self._late(method, request, began) if result is None else result
+            for request, result in zip(requests, results, strict=True)
+        ]
+
+    def _first_place(self, count: int) -> int:
+        """Which leg is sent first. Light legs follow it to its leaf: were that always the same shard's, its leaves would get
+        the most."""
+        return int(self._rng.random() * count) if count > 1 else 0
+
+    async def _gather_tasks(
+        self,
+        method: str,
+        ask: Ask[RequestT, ReplyT],
+        requests: Sequence[RequestT],
+        deadline: float,
+        how: How,
+        hedges: RequestHedges | None,
+    ) -> list[LegResult[ReplyT]]:
+        """Legs with a task each."""
+        began = self._clock.monotonic()
+        first = self._first_place(len(requests))
         turned = [*requests[first:], *requests[:first]]
         started = [asyncio.create_task(self._leg(method, ask, request, deadline, how, hedges)) for request in turned]
         legs = started[len(requests) - first :] + started[: len(requests) - first]
@@ -203,58 +185,51 @@ class Scatter:
             for leg in late:
                 leg.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        if hedges is not None:
-            hedges.ended(self._clock.monotonic())
         return [
             self._late(method, request, began) if leg.cancelled() else leg.result()
             for request, leg in zip(requests, legs, strict=True)
         ]
 
-    async def _ask(
+    async def _leg(
         self,
+        method: str,
         ask: Ask[RequestT, ReplyT],
         request: RequestT,
         deadline: float,
         how: How,
-        hedges: RequestHedges | None,
-        began: float,
+        hedges: RequestHedges | None = None,
+        prepared: Prepared | None = None,
+        sent: SentAttempt[ReplyT] | None = None,
     ) -> LegResult[ReplyT]:
-        config = known_map(self._maps).shards.get(request.shard)
-        gate = None if hedges is None else hedges.leg(leg_kind(request), began)
-        leg = Leg(ask, request, how, gate, self._shared)
-        plan = None if config is None else self._shared.plans.of(config, how, hedges is None)
-        candidates = () if plan is None else leg.candidates(plan)
-        has_failover = plan is not None and plan.has_failover
-        if len(candidates) != 1 or gate is None:
-            return await self._run(leg, gate, candidates, has_failover, deadline, began)
-        # With one candidate there is nothing to hedge: a leg is needed only when the first try fails.
+        """One leg to its end. hedges: None of a write. prepared, sent: what was done of it before."""
+        began = self._clock.monotonic() if sent is None else sent.began
         try:
-            answer = await leg.send(candidates[0], deadline, AttemptKind.FIRST)
-        except Unavailable as error:
-            is_refusal = isinstance(error, (StaleEpoch, NotReady))
-            if isinstance(error, ShardMoved) or not (is_refusal or has_failover):
-                raise
-        else:
-            ended = self._clock.monotonic()
-            leaf = candidates[0].leaf
-            return LegResult(request.shard, answer, None, leaf, (leaf,), 1, micros(ended - began), ended)
-        result = await self._run(leg, gate, await leg.refresh(), has_failover, deadline, began)
-        tried = tuple(dict.fromkeys((candidates[0].leaf, *result.replicas_tried)))
-        return result._replace(attempts=result.attempts + 1, replicas_tried=tried)
+            if prepared is None:
+                config = known_map(self._maps).shards.get(request.shard)
+                prepared = prepare(self._shared, config, request, how, hedges, began)
+            result = await self._run(Leg(ask, request, how, prepared.gate, self._shared), prepared, deadline, began, sent)
+        except KvShardError as error:
+            result = self._failed(request, error, began)
+        except Exception as defect:
+            log.exception("leg failed in an unforeseen way", method=method, shard=request.shard)
+            details = ErrorDetails(shards=(request.shard,), maybe_applied=isinstance(request, ShardWrite))
+            result = self._failed(request, Internal(f"{type(defect).__name__}: {defect}", details), began)
+        self._observe(method, result)
+        return result
 
     async def _run(
         self,
         leg: Leg[RequestT, ReplyT],
-        gate: LegHedges | None,
-        candidates: tuple[Candidate, ...],
-        has_failover: bool,
+        prepared: Prepared,
         deadline: float,
         began: float,
+        sent: SentAttempt[ReplyT] | None,
     ) -> LegResult[ReplyT]:
-        shard = leg.request.shard
-        request = LegRequest(shard, candidates, deadline, self._config(leg, has_failover), self._rng, gate)
+        shard, gate = leg.request.shard, prepared.gate
+        config = self._config(leg, prepared.has_failover)
+        request = LegRequest(shard, prepared.candidates, deadline, config, self._rng, gate)
         try:
-            outcome = await run_leg(request, leg.send, leg.refresh, self._clock, leg.look)
+            outcome = await run_leg(request, leg.send, leg.refresh, self._clock, leg.look, sent)
         except BaseException:
             if gate is not None:
                 gate.given_up()
@@ -267,7 +242,7 @@ class Scatter:
         return LegResult(
             shard=shard,
             answer=outcome.answer,
-            error=None if outcome.error is None else _naming(outcome.error, shard, outcome.replicas_tried),
+            error=None if outcome.error is None else naming(outcome.error, shard, outcome.replicas_tried),
             leaf=outcome.winner or "",
             replicas_tried=outcome.replicas_tried,
             attempts=outcome.attempts,
@@ -299,9 +274,9 @@ class Scatter:
 
     def _failed(self, request: RequestT, error: KvShardError, began: float) -> LegResult[ReplyT]:
         ended = self._clock.monotonic()
-        config = self._maps.current.shards.get(request.shard)
+        config = self._maps.current.shards.get(request.shard) if self._maps.has_map else None
         tried = error.details.replicas_tried or (() if config is None else (config.primary,))
-        error = _naming(error, request.shard, tried)
+        error = naming(error, request.shard, tried)
         return LegResult(request.shard, None, error, "", tried, 1, micros(ended - began), ended)
 
     def _late(self, method: str, request: RequestT, began: float) -> LegResult[ReplyT]:
@@ -312,20 +287,17 @@ class Scatter:
         self._observe(method, result)
         return result
 
+    def _observer(self, method: str) -> _Ended:
+        found = self._observers.get(method)
+        if found is None:
+            ok = self._metrics.legs.labels(method, "ok").inc
+            found = self._observers[method] = _Ended(ok, self._metrics.leg_seconds.labels(method).observe)
+        return found
+
     def _observe(self, method: str, result: LegResult[ReplyT]) -> None:
-        outcome = "ok" if result.error is None else result.error.reason.lower()
-        count = self._counters.get((method, outcome))
-        if count is None:
-            count = self._counters[method, outcome] = self._metrics.legs.labels(method, outcome).inc
-        count()
-        observe = self._histograms.get(method)
-        if observe is None:
-            observe = self._histograms[method] = self._metrics.leg_seconds.labels(method).observe
-        observe(result.total_us / 1_000_000)
-
-
-def _naming(error: KvShardError, shard: int, tried: tuple[str, ...]) -> KvShardError:
-    """The error with the shard it concerns and the leaves that were asked, where the leaf did not say so itself."""
-    details = error.details
-    named = replace(details, shards=details.shards or (shard,), replicas_tried=details.replicas_tried or tried)
-    return error if named == details else type(error)(error.message, named)
+        observer = self._observer(method)
+        if result.error is None:
+            observer.ok()
+        else:
+            self._metrics.legs.labels(method, result.error.reason.lower()).inc()
+        observer.seconds(result.total_us * 1e-6)

@@ -287,6 +287,8 @@ class AttemptMachine:
         text = f"no answer from {asked} within the deadline" if asked else "the deadline passed"
         # A write that is out there may be done yet, whatever becomes of its cancellation.
         details = ErrorDetails(maybe_applied=bool(self.outstanding) and not self.config.is_idempotent)
+        for attempt in self.outstanding:
+            self._note(attempt, DeadlineExceeded.reason.lower(), now)
         return self._end(Lost(DeadlineExceeded(text, details)), now)
 
     # -- transitions
@@ -413,7 +415,8 @@ class AttemptMachine:
 
     def _end(self, outcome: Outcome, now: float) -> list[Action]:
         for attempt in self.outstanding:
-            self._note(attempt, "cancelled", now)
+            if not self.tries[attempt - 1].outcome:
+                self._note(attempt, "cancelled", now)
         if isinstance(outcome, Lost) and self.maybe_applied:
             outcome = Lost(in_doubt(outcome.error))
         losers: list[Action] = [Cancel(attempt) for attempt in self.outstanding]

@@ -254,6 +254,8 @@ class RequestHedges:
     """
 
     __slots__ = (
+        "_timing",
+        "_timing_of",
         "began",
         "budget",
         "defences",
@@ -287,6 +289,26 @@ class RequestHedges:
         self.hedged_legs = 0
         self.late: dict[str, int] = {}
         self.together: dict[str, int] = {}
+        self._timing: tuple[float | None, float] = (None, 0.0)
+        self._timing_of: LatencyPool | None = None
+
+    def timing(self, pool: LatencyPool, now: float) -> tuple[float | None, float]:
+        """Of its legs of one kind: the delay after which they are late (see `LegHedges.delay`), and when they are overdue.
+
+        Both are worked out once for all legs of a kind, which begin together.
+        """
+        if self._timing_of is not pool:
+            self._timing_of, self._timing = pool, self._work_out(pool, now)
+        return self._timing
+
+    def _work_out(self, pool: LatencyPool, now: float) -> tuple[float | None, float]:
+        fraction = self.budget.budget.fraction
+        delay = policy_delay(self.policy, pool, fraction, now)
+        # Within what is sensible for the kind of leg: one impatient caller would take the leaf from all the others.
+        usual = pool.delay(1 - fraction, now)
+        if delay is not None and delay < usual:
+            usual = max(delay, pool.least_delay)
+        return inf if self.is_held_out and delay is not None else delay, STALL_FRACTION * usual
 
     def leg(self, kind: str, now: float) -> "LegHedges":
         """One of its legs."""
@@ -315,18 +337,10 @@ class LegHedges:
     def __init__(self, request: RequestHedges, pool: LatencyPool, now: float) -> None:
         self.request = request
         self.pool = pool
-        fraction = request.budget.budget.fraction
-        self.delay = policy_delay(request.policy, pool, fraction, now)
+        self.delay, self.stalled_after = request.timing(pool, now)
         self.is_hedged = False
         self.late_at: set[str] = set()
         self.under_way = 0
-        # Within what is sensible for the kind of leg: one impatient caller would take the leaf from all the others.
-        usual = pool.delay(1 - fraction, now)
-        if self.delay is not None and self.delay < usual:
-            usual = max(self.delay, pool.least_delay)
-        self.stalled_after = STALL_FRACTION * usual
-        if request.is_held_out and self.delay is not None:
-            self.delay = inf
 
     def wait_s(self, now: float, deadline: float) -> float | None:
         """How long to wait for an answer: the delay, but at most half of what is left."""

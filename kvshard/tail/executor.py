@@ -5,14 +5,15 @@ awaited.
 
 Nearly every leg ends with its first answer, so that case is made cheap: the first attempt runs in the caller's own task, and
 the machine comes to life only when that attempt fails, or is late. In the latter case a task takes over (`_Leg._take_over`),
-which sees the first attempt as a future, and interrupts it by cancelling the caller's await.
+which sees the first attempt as a future, and interrupts it by cancelling the caller's await. A caller that can send without
+awaiting makes the first attempt itself, and brings the leg here only when there is more to do (`SentAttempt`).
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from random import Random
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from kvshard.clock import Clock
 from kvshard.errors import KvShardError
@@ -60,9 +61,11 @@ OVERRUN_S = 0.002
 """How long past the deadline a send may take to say so itself: it alone knows whether a write went out. Only one that does not
 keep to its deadline is cut off here."""
 
+FIRST = 1
+"""The number of a leg's first attempt."""
+
 _USUAL = Config()
 _REFRESH = 0
-_FIRST = 1
 
 
 class LegRequest(NamedTuple):
@@ -77,6 +80,17 @@ class LegRequest(NamedTuple):
     config: Config = _USUAL
     rng: Random | None = None
     gate: HedgeGate | None = None
+
+
+class SentAttempt(Protocol[ReplyT]):
+    """A first attempt that was sent before its leg came here. It went to the first of the candidates, with the leg's deadline.
+
+    began: when it was sent. future: gets what became of it; cancelling it takes the attempt back. answer: once it has one.
+    """
+
+    began: float
+    future: "asyncio.Future[Event]"
+    answer: Answer[ReplyT] | None
 
 
 class LegOutcome(NamedTuple, Generic[ReplyT]):
@@ -109,12 +123,13 @@ async def run_leg(
     refresh: RefreshFunction,
     clock: Clock,
     look: LookFunction | None = None,
+    sent: SentAttempt[ReplyT] | None = None,
 ) -> LegOutcome[ReplyT]:
     """Run one leg to its end. Raises nothing but what cancels it, and defects (exceptions that are no KvShardError).
 
-    look: None where the map never changes without a refresh.
+    look: None where the map never changes without a refresh. sent: the first attempt, where it was made before.
     """
-    leg = _Leg(request, send, refresh, clock, look)
+    leg = _Leg(request, send, refresh, clock, look, sent)
     await leg.run()
     return leg.outcome()
 
@@ -129,13 +144,15 @@ class _Leg(Generic[ReplyT]):
         refresh: RefreshFunction,
         clock: Clock,
         look: LookFunction | None,
+        sent: SentAttempt[ReplyT] | None,
     ) -> None:
         self._request = request
         self._send = send
         self._refresh = refresh
         self._look = look
         self._clock = clock
-        self._began = clock.monotonic()
+        self._sent = sent
+        self._began = clock.monotonic() if sent is None else sent.began
         self._cut_off = request.deadline + OVERRUN_S
         self._machine: AttemptMachine | None = None
         self._answers: dict[int, Answer[ReplyT]] = {}
@@ -150,19 +167,28 @@ class _Leg(Generic[ReplyT]):
         shard, total_us = self._request.shard, int((self._clock.monotonic() - self._began) * 1e6)
         if self._machine is None:
             leaf = self._request.candidates[0].leaf
-            return LegOutcome(shard, self._answers[_FIRST], None, 1, (leaf,), leaf, total_us)
+            return LegOutcome(shard, self._answers[FIRST], None, 1, (leaf,), leaf, total_us)
         tries, result = tuple(self._machine.tries), self._machine.outcome
         refused = tuple(self._machine.refused)
         tried = tuple(dict.fromkeys(each.leaf for each in tries))
         if isinstance(result, Won):
-            answer, winner = self._answers[result.attempt], result.candidate.leaf
+            answer, winner = self._answer_of(result.attempt), result.candidate.leaf
             return LegOutcome(shard, answer, None, len(tries), tried, winner, total_us, tries, refused)
         assert isinstance(result, Lost), "a leg that has run has ended"
         return LegOutcome(shard, None, result.error, len(tries), tried, None, total_us, tries, refused)
 
+    def _answer_of(self, attempt: int) -> Answer[ReplyT]:
+        if attempt == FIRST and self._sent is not None:
+            assert self._sent.answer is not None, "an attempt that won has an answer"
+            return self._sent.answer
+        return self._answers[attempt]
+
     async def run(self) -> None:
         """Run to the end. Nothing that it started is still running when it returns or raises."""
         request = self._request
+        if self._sent is not None:
+            await self._go_on(self._start_machine()[1:], {FIRST: self._sent.future})
+            return
         if not request.candidates or self._began >= request.deadline:
             await self._go_on(self._start_machine(), {})
             return
@@ -189,9 +215,9 @@ class _Leg(Generic[ReplyT]):
         cancelling = owner.cancelling()
         event: Event | None = None
         try:
-            self._answers[_FIRST] = await self._send(candidate, deadline, AttemptKind.FIRST)
+            self._answers[FIRST] = await self._send(candidate, deadline, AttemptKind.FIRST)
         except KvShardError as error:
-            event = AttemptFailed(_FIRST, error)
+            event = AttemptFailed(FIRST, error)
         except asyncio.CancelledError:
             if not self._is_interrupted or owner.uncancel() > cancelling:
                 await self._end_rest()
@@ -203,7 +229,7 @@ class _Leg(Generic[ReplyT]):
             timer.cancel()
             self._owner = None
         if self._first is not None and not self._first.done():
-            self._first.set_result(event or AttemptSucceeded(_FIRST))
+            self._first.set_result(event or AttemptSucceeded(FIRST))
         return event
 
     def _first_wait(self) -> float | None:
@@ -224,7 +250,7 @@ class _Leg(Generic[ReplyT]):
         """The first attempt is late: from now on a task runs the leg, to which that attempt is a future."""
         self._first = asyncio.get_running_loop().create_future()
         self._first.add_done_callback(self._interrupt)
-        self._rest = asyncio.create_task(self._go_on(self._start_machine()[1:], {_FIRST: self._first}))
+        self._rest = asyncio.create_task(self._go_on(self._start_machine()[1:], {FIRST: self._first}))
 
     def _interrupt(self, first: "asyncio.Future[Event]") -> None:
         """The first attempt was given up: end the await in which it still is."""

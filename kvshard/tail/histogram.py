@@ -7,7 +7,7 @@ Pure: imports only the standard library.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import frexp, ldexp
 
 SUB_BUCKETS = 128
@@ -30,13 +30,25 @@ class LogHistogram:
 
     def record(self, value: float, count: int = 1) -> None:
         """Count a value."""
-        bucket = bucket_of(value)
+        self.add(bucket_of(value), value, count)
+
+    def add(self, bucket: int, value: float, count: int = 1) -> None:
+        """Count a value of which the bucket is known."""
         counts = self._counts
         counts[bucket] = counts.get(bucket, 0) + count
         self.count += count
         self.total += value * count
         if value > self.maximum:
             self.maximum = value
+
+    def add_all(self, buckets: Sequence[int], values: Sequence[float]) -> None:
+        """Count values of which the buckets are known."""
+        counts = self._counts
+        for bucket in buckets:
+            counts[bucket] = counts.get(bucket, 0) + 1
+        self.count += len(values)
+        self.total += sum(values)
+        self.maximum = max(self.maximum, max(values, default=0.0))
 
     def merge(self, other: "LogHistogram") -> None:
         """Count all that the other has counted."""
@@ -122,8 +134,19 @@ class SlidingHistogram:
         """Count a value that came now."""
         if int(now / self._slice_s) != self._slice:
             self.advance(now)
-        self.newest.record(value, count)
-        self.sum.record(value, count)
+        bucket = bucket_of(value)
+        self.newest.add(bucket, value, count)
+        self.sum.add(bucket, value, count)
+
+    def record_all(self, values: Sequence[float], now: float) -> None:
+        """Count values that came now."""
+        if not values:
+            return
+        if int(now / self._slice_s) != self._slice:
+            self.advance(now)
+        buckets = list(map(bucket_of, values))
+        self.newest.add_all(buckets, values)
+        self.sum.add_all(buckets, values)
 
     def advance(self, now: float) -> None:
         """Forget what is too old by now."""

@@ -125,11 +125,13 @@ class Outstanding:
 class Leaf:
     """One leaf as this router sees it.
 
-    outstanding: by kind of leg, the attempts without an answer.
+    outstanding: by kind of leg, the attempts without an answer. fine_at: the last instant at which nothing spoke against it;
+    nothing has happened to it since.
     is_silent: an attempt was given up, and nothing has been heard of the leaf since it began.
     """
 
     __slots__ = (
+        "fine_at",
         "first_attempts",
         "heard_at",
         "in_flight",
@@ -152,6 +154,7 @@ class Leaf:
         self.known_since = now if is_new else -inf
         self.outstanding: dict[LatencyPool, Outstanding] = {}
         self.waiting = 0
+        self.fine_at = -inf
         self.in_flight = 0
         self.heard_at = -inf
         self.slowness = 1.0
@@ -265,6 +268,8 @@ class ReplicaHealth:
             attempts = leaf.outstanding[pool] = Outstanding()
         attempt = attempts.attempts[id] = Attempt(id, leaf, pool, now, now + stalled_after, is_first)
         leaf.waiting += 1
+        if attempt.stalled_at <= leaf.fine_at:
+            leaf.fine_at = -inf
         if is_first:
             leaf.first_attempts += 1
             if leaf.is_on_probation:
@@ -273,11 +278,13 @@ class ReplicaHealth:
 
     def answered(self, attempt: Attempt, now: float, in_flight: int) -> None:
         """It was answered."""
+        leaf = attempt.leaf
         self._ended(attempt)
         self._overtake(attempt)
-        self._heard(attempt.leaf, now)
-        attempt.leaf.in_flight = in_flight
-        self._step(attempt, now)
+        self._heard(leaf, now)
+        leaf.in_flight = in_flight
+        if now - leaf.stepped_at >= STEP_INTERVAL_S:
+            self._step(attempt, now)
 
     def failed(self, attempt: Attempt, error: KvShardError, now: float) -> bool:
         """It ended with an error. True when the leaf is to be pinged until it answers."""
@@ -300,6 +307,7 @@ class ReplicaHealth:
         """The leaf could not be reached. True when it is to be pinged until it answers."""
         leaf = self.leaf(name, now)
         is_news = not leaf.unreachable_until
+        leaf.fine_at = -inf
         self._unreachable += is_news
         leaf.unreachable_until = now + UNREACHABLE_S
         return is_news
@@ -328,6 +336,7 @@ class ReplicaHealth:
     def _ended(self, attempt: Attempt) -> None:
         leaf = attempt.leaf
         leaf.waiting -= 1
+        leaf.fine_at = -inf  # What it has not answered yet, or why this one ended, may speak against it.
         del leaf.outstanding[attempt.pool].attempts[attempt.id]
 
     def _overtake(self, attempt: Attempt) -> None:
@@ -408,7 +417,8 @@ class ReplicaHealth:
         first = int(random() * count)
         second = int(random() * (count - 1))
         second += second >= first
-        ranks = [self._rank(leaf, now) for leaf in leaves]
+        # The legs of one request are ordered at one instant: most leaves have been looked at by then.
+        ranks = [0 if leaf.fine_at == now else self._rank(leaf, now) for leaf in leaves]
         joined = self._joined(leaves, ranks, together, now) if together else None
         if joined is not None:
             best = joined
@@ -453,7 +463,9 @@ class ReplicaHealth:
         if leaf.is_on_probation:
             return LeafState.PROBATION if now < leaf.next_probe_at else LeafState.OK
         age = now - leaf.known_since
-        if age < SLOW_START_S and self._rng.random() > max(SLOW_START_SHARE, age / SLOW_START_S):
+        if age >= SLOW_START_S:
+            leaf.fine_at = now
+        elif self._rng.random() > max(SLOW_START_SHARE, age / SLOW_START_S):
             return LeafState.NEW
         return LeafState.OK
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kvshard.errors import KvShardError, Unavailable
+from kvshard.errors import Internal, KvShardError, Unavailable
 from kvshard.model import (
     FaultOrder,
     FaultReport,
@@ -21,7 +21,7 @@ from kvshard.model import (
     ShardWrite,
     ShardWriteReply,
 )
-from kvshard.rpc.leaf_client import Answer, LeafClient
+from kvshard.rpc.leaf_client import Answer, Heard, LeafClient, ReadRequest, TakeBack
 
 ANY_LEAF = "*"
 
@@ -79,15 +79,17 @@ class Hang:
 class FakeLeafClient(LeafClient):
     """Scripted leaves. `on(leaf, ShardRead, step, step, ...)`: one step a call, the last one repeats.
 
-    forgets: no call is recorded, for tests that look at memory.
+    forgets: no call is recorded, for tests that look at memory. starts: reads can be started, as over an open lane.
 
     A leaf without a script raises Unavailable, as an unreachable one does. `ANY_LEAF` serves leaves without one of their own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, starts: bool = True) -> None:
         self.calls: list[Call] = []
         self.is_closed = False
         self.forgets = False
+        self.starts = starts
+        self._started: set[asyncio.Task[Any]] = set()
         self._scripts: dict[tuple[str, type], list[Step]] = {}
 
     def on(self, leaf: str, request_type: type, *steps: Step) -> "FakeLeafClient":
@@ -102,6 +104,30 @@ class FakeLeafClient(LeafClient):
 
     async def read(self, leaf: str, request: ShardRead, deadline: float, is_hedge: bool = False) -> Answer[ShardReadReply]:
         return await self._call(leaf, request, deadline, is_hedge)
+
+    def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard) -> TakeBack | None:
+        if not self.starts:
+            return None
+        task = asyncio.get_running_loop().create_task(self._call(leaf, request, deadline))
+        self._started.add(task)
+        is_taken_back = False
+
+        def tell(task: "asyncio.Task[Any]") -> None:
+            self._started.discard(task)
+            if task.cancelled():
+                return
+            error = task.exception()
+            if not is_taken_back:
+                defect = error and not isinstance(error, KvShardError) and Internal(f"{type(error).__name__}: {error}")
+                heard(defect or error or task.result())
+
+        def take_back() -> None:
+            nonlocal is_taken_back
+            is_taken_back = True
+            task.cancel()
+
+        task.add_done_callback(tell)
+        return take_back
 
     async def write(self, leaf: str, request: ShardWrite, deadline: float) -> Answer[ShardWriteReply]:
         return await self._call(leaf, request, deadline)

@@ -62,6 +62,13 @@ def test_a_key_lies_in_the_range_of_its_shard() -> None:
     assert cluster_map.shard_of_key(b"{tag}a") == cluster_map.shard_of_key(b"b{tag}")
 
 
+def test_the_shards_of_many_keys_are_those_of_each() -> None:
+    cluster_map = new_map()
+    keys = [b"key-%d" % number for number in range(2000)] + [b"{tag}a", b"b{tag}"]
+    assert cluster_map.shards_of_keys(keys) == [cluster_map.shard_of_key(key) for key in keys]
+    assert cluster_map.shards_of_keys([]) == []
+
+
 def test_token_ranges_meet() -> None:
     assert SHARDS[7].first_token == 0
     assert SHARDS[7].last_token + 1 == SHARDS[2].first_token

@@ -76,3 +76,12 @@ def test_a_seed_changes_the_token() -> None:
 def test_ring_points_have_no_routing_part() -> None:
     assert hashing.point("{a}b", 0) != hashing.point("{a}c", 0)
     assert hashing.point("leaf", 5) == hashing.token(b"leaf", 5)
+
+
+@pytest.mark.parametrize("seed", [0, 99, hashing.SEED_MAX])
+def test_the_slots_of_many_keys_are_those_of_each(seed: int) -> None:
+    keys = [b"", b"{tag}:1", b"{}x", b"{x", *(b"key-%d" % number for number in range(500)), b"k" * 1024]
+    assert list(hashing.slots(keys, seed)) == [hashing.slot(key, seed) for key in keys]
+    plain = [key for key in keys if b"{" not in key]
+    assert list(hashing.slots(plain, seed)) == [hashing.slot(key, seed) for key in plain]
+    assert list(hashing.slots([], seed)) == []

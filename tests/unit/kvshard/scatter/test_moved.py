@@ -56,9 +56,10 @@ class SlowMaps(FakeMapSource):
 class Setting:
     """Two shards; `split` cuts shard 0, of which the router learns later."""
 
-    def __init__(self) -> None:
+    def __init__(self, starts: bool = False) -> None:
         self.maps = SlowMaps(cluster_map(shards=2, leaves=2))
         self.leaves = MemoryLeaves()
+        self.leaves.client.starts = starts
         self.scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()), FakeLeafClient().ping)
         self.known = KnownCounts()
         self.kv = KeyValueOperations(self.maps, self.leaves.client, self.scatter, self.known, CLOCK)
@@ -95,9 +96,9 @@ class Setting:
         return found
 
 
-@pytest.fixture
-def setting() -> Setting:
-    return Setting()
+@pytest.fixture(params=[False, True], ids=["asked", "started"])
+def setting(request: pytest.FixtureRequest) -> Setting:
+    return Setting(request.param)
 
 
 @pytest.mark.parametrize("reads_until_shown", [1, 4])

@@ -28,23 +28,28 @@ def read(shard: int, epoch: int = 1) -> ShardRead:
 
 
 class Setting:
-    def __init__(self) -> None:
+    def __init__(self, starts: bool = False) -> None:
         self.maps = FakeMapSource(cluster_map(shards=4, leaves=4))
-        self.leaves = FakeLeafClient()
+        self.leaves = FakeLeafClient(starts)
         self.registry = CollectorRegistry()
         self.scatter = Scatter(self.maps, CLOCK, RouterMetrics(self.registry), self.leaves.ping)
 
     async def gather(self, timeout: float = 5.0, shards=range(4)):
         requests = [read(shard) for shard in shards]
-        return await self.scatter.gather("BatchGet", self.leaves.read, requests, CLOCK.monotonic() + timeout)
+        deadline = CLOCK.monotonic() + timeout
+        return await self.scatter.gather("BatchGet", self.leaves.read, requests, deadline, start=self.leaves.start)
+
+    async def ask(self, request: ShardRead, timeout: float = 5.0, method: str = "Get"):
+        deadline = CLOCK.monotonic() + timeout
+        return await self.scatter.ask(method, self.leaves.read, request, deadline, start=self.leaves.start)
 
     def legs(self, outcome: str) -> float | None:
         return self.registry.get_sample_value("kvshard_router_legs_total", {"method": "BatchGet", "outcome": outcome})
 
 
-@pytest.fixture
-def setting() -> Setting:
-    return Setting()
+@pytest.fixture(params=[False, True], ids=["asked", "started"])
+def setting(request: pytest.FixtureRequest) -> Setting:
+    return Setting(request.param)
 
 
 async def test_cancelled_gather_cancels_and_awaits_every_leg(setting: Setting) -> None:
@@ -56,6 +61,7 @@ async def test_cancelled_gather_cancels_and_awaits_every_leg(setting: Setting) -
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+    await asyncio.sleep(0)  # what was taken back at a leaf is not awaited
     assert [hang.cancelled for hang in hangs] == [1, 1, 1, 1]
     assert {each.fate for each in setting.leaves.calls} == {"cancelled"}
 
@@ -98,7 +104,7 @@ async def test_nothing_to_gather(setting: Setting) -> None:
 async def test_stale_epoch_refreshes_the_map_and_asks_again(setting: Setting) -> None:
     setting.maps.upcoming = cluster_map(shards=4, leaves=2, version=2, epoch=5)
     setting.leaves.on("leaf-4", ShardRead, StaleEpoch("epoch is 5")).on("leaf-2", ShardRead, REPLY)
-    leg = await setting.scatter.ask("Get", setting.leaves.read, read(3), CLOCK.monotonic() + 5)
+    leg = await setting.ask(read(3))
     assert leg.reply == REPLY
     assert leg.leaf == "leaf-2"
     assert setting.maps.refreshes == 1
@@ -107,14 +113,14 @@ async def test_stale_epoch_refreshes_the_map_and_asks_again(setting: Setting) ->
 
 async def test_leaf_that_recovers_is_asked_until_it_is_ready(setting: Setting) -> None:
     setting.leaves.on("leaf-1", ShardRead, NotReady("recovering"), NotReady("recovering"), REPLY)
-    leg = await setting.scatter.ask("Get", setting.leaves.read, read(0), CLOCK.monotonic() + 5)
+    leg = await setting.ask(read(0))
     assert leg.reply == REPLY
     assert len(setting.leaves.calls) == 3
 
 
 async def test_leaf_that_never_gets_ready_ends_with_the_deadline(setting: Setting) -> None:
     setting.leaves.on("leaf-1", ShardRead, NotReady("recovering"))
-    leg = await setting.scatter.ask("Get", setting.leaves.read, read(0), CLOCK.monotonic() + 0.05)
+    leg = await setting.ask(read(0), 0.05)
     assert leg.error is not None
     assert leg.error.reason in ("NOT_READY", "DEADLINE_EXCEEDED")
 
@@ -122,12 +128,12 @@ async def test_leaf_that_never_gets_ready_ends_with_the_deadline(setting: Settin
 async def test_request_takes_the_epoch_of_the_current_map(setting: Setting) -> None:
     setting.leaves.on("leaf-1", ShardRead, REPLY)
     setting.maps.install(cluster_map(shards=4, leaves=4, version=2, epoch=9))
-    await setting.scatter.ask("Scan", setting.leaves.read, read(0, epoch=1), CLOCK.monotonic() + 5)
+    await setting.ask(read(0, epoch=1), method="Scan")
     assert setting.leaves.calls[0].request.epoch == 9
 
 
 async def test_shard_that_is_gone_from_the_map_is_a_failed_leg(setting: Setting) -> None:
-    leg = await setting.scatter.ask("Get", setting.leaves.read, read(99), CLOCK.monotonic() + 0.05)
+    leg = await setting.ask(read(99), 0.05)
     assert isinstance(leg.error, Unavailable)
 
 
@@ -143,7 +149,7 @@ async def test_defect_becomes_an_internal_error(setting: Setting) -> None:
         raise ZeroDivisionError("defect")
 
     setting.leaves.on("leaf-1", ShardRead, broken)
-    leg = await setting.scatter.ask("Get", setting.leaves.read, read(0), CLOCK.monotonic() + 5)
+    leg = await setting.ask(read(0))
     assert isinstance(leg.error, Internal)
     assert "ZeroDivisionError" in leg.error.message
 
@@ -151,13 +157,14 @@ async def test_defect_becomes_an_internal_error(setting: Setting) -> None:
 class Replicated:
     """Four shards on three leaves, each in sync on all of them; shard 0 has its primary on leaf-1."""
 
-    def __init__(self) -> None:
+    def __init__(self, starts: bool = False) -> None:
         self.maps = FakeMapSource(cluster_map(shards=4, leaves=3, replicas=3))
-        self.leaves = FakeLeafClient()
+        self.leaves = FakeLeafClient(starts)
         self.scatter = Scatter(self.maps, CLOCK, RouterMetrics(CollectorRegistry()), self.leaves.ping, Random(1))
 
     async def read(self, timeout: float = 5.0, **how: Any):
-        return await self.scatter.ask("Get", self.leaves.read, read(0), CLOCK.monotonic() + timeout, How(**how))
+        deadline = CLOCK.monotonic() + timeout
+        return await self.scatter.ask("Get", self.leaves.read, read(0), deadline, How(**how), self.leaves.start)
 
     async def write(self, timeout: float = 5.0, is_repetition: bool = False, client: str = "c", since: int = 5):
         request = ShardWrite(0, 1, 1, [b"k"], [b"v"], client=client, number=1, since=since)
@@ -168,9 +175,9 @@ class Replicated:
         return [call.leaf for call in self.leaves.calls]
 
 
-@pytest.fixture
-def replicated() -> Replicated:
-    return Replicated()
+@pytest.fixture(params=[False, True], ids=["asked", "started"])
+def replicated(request: pytest.FixtureRequest) -> Replicated:
+    return Replicated(request.param)
 
 
 WRITTEN = ShardWriteReply([9], [False], seqno=9)
@@ -230,7 +237,9 @@ class TestReplicatedReads:
         requests = [read(shard) for shard in range(2)]
         how = How(hedge=FixedDelay(0.001))
         call = asyncio.create_task(
-            replicated.scatter.gather("BatchGet", replicated.leaves.read, requests, CLOCK.monotonic() + 5, how)
+            replicated.scatter.gather(
+                "BatchGet", replicated.leaves.read, requests, CLOCK.monotonic() + 5, how, replicated.leaves.start
+            )
         )
         counters = replicated.scatter.defences.counters
         while not counters.hedges_sent:

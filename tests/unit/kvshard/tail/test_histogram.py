@@ -90,6 +90,20 @@ def test_sliding_histogram_holds_exactly_the_values_of_its_slices(steps: list[tu
         assert held == expected
 
 
+@given(st.lists(st.lists(st.floats(0, 100), max_size=5), max_size=8))
+def test_many_values_at_once_are_recorded_as_one_by_one(batches: list[list[float]]) -> None:
+    one, many, now = SlidingHistogram(0.5, 4), SlidingHistogram(0.5, 4), 50.0
+    for values in batches:
+        now += 0.3
+        many.record_all(values, now)
+        for value in values:
+            one.record(value, now)
+        many.advance(now)
+        one.advance(now)
+        assert many.sum.as_record() == {**one.sum.as_record(), "total": pytest.approx(one.sum.total)}
+        assert many.newest.buckets() == one.newest.buckets()
+
+
 def test_quantiles_of_a_known_distribution() -> None:
     rng, histogram = random.Random(5), LogHistogram()
     values = [rng.lognormvariate(-6, 0.5) for _ in range(20_000)]

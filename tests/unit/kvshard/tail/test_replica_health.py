@@ -515,3 +515,49 @@ def test_a_leaf_ten_times_slower_gets_next_to_nothing_after_two_seconds(seed: in
     others = [got[f"leaf-{number}"] for number in range(1, 6)]
     assert max(others) < 3 * min(others)
     assert got["leaf-0"] >= 5, "it is still probed"
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["began", "answered", "failed", "cancelled", "unreachable", "order", "time"]), st.integers(0, 5)),
+    max_size=60,
+)
+FAILURES = (
+    NotReady("soon"),
+    Unavailable("gone"),
+    ResourceExhausted("busy"),
+    DeadlineExceeded("late"),
+    Internal("defect"),
+    None,
+)
+
+
+@given(STEPS, st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_a_leaf_that_was_fine_at_this_instant_is_fine(steps: list[tuple[str, int]], seed: int) -> None:
+    """What `order` remembers of a leaf for the other legs of a request holds, whatever has happened at the same instant."""
+    health, pool, now = ReplicaHealth(Random(seed)), LatencyPool("Get"), NOW
+    for _ in range(100):
+        pool.record(0.01, now)
+    pool.delay(0.95, now)
+    under_way: list[Attempt] = []
+    for step, number in steps:
+        leaf = ABC[number % 3]
+        match step:
+            case "began":
+                under_way.append(health.began(leaf, pool, 0.004 * (1 + number), now, True))
+            case "answered" if under_way:
+                health.answered(under_way.pop(number % len(under_way)), now, number)
+            case "failed" if under_way and (error := FAILURES[number]) is not None:
+                health.failed(under_way.pop(number % len(under_way)), error, now)
+            case "cancelled" if under_way:
+                health.cancelled(under_way.pop(number % len(under_way)), now)
+            case "unreachable":
+                health.unreachable(leaf, now)
+            case "order":
+                health.order(ABC, now)
+            case "time":
+                now += (0.0005, 0.006, 0.02, 1.1, 6.0, 70.0)[number]
+        for each in health.leaves():
+            if each.fine_at == now:
+                each.fine_at = -1.0
+                assert health._rank(each, now) == LeafState.OK, (step, each)
