@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ReadState,
         SearchPage,
         SlowRead,
+        SlowReads,
         Timing,
     )
     from kvshard.client.retries import NO_RETRIES, RetryPolicy
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         Unimplemented,
         VersionConflict,
     )
+    from kvshard.workers import WorkerStatus
 
 __version__ = "0.1.0"
 
@@ -79,6 +81,7 @@ _NAMES_BY_MODULE = {
         "ReadState",
         "SearchPage",
         "SlowRead",
+        "SlowReads",
         "Timing",
     ),
     "kvshard.client.retries": ("NO_RETRIES", "RetryPolicy"),
@@ -86,6 +89,7 @@ _NAMES_BY_MODULE = {
     "kvshard.client.faults": ("ClearedFaults", "FaultList", "LeafFault"),
     "kvshard.client.status": ("ClusterStatus", "LeafStatus"),
     "kvshard.clustermap": ("ClusterMap",),
+    "kvshard.workers": ("WorkerStatus",),
     "kvshard.errors": (
         "Cancelled",
         "CollectionExists",
@@ -161,12 +165,14 @@ __all__ = [
     "SearchPage",
     "ShardNotFound",
     "SlowRead",
+    "SlowReads",
     "StaleEpoch",
     "StorageFailed",
     "Timing",
     "Unavailable",
     "Unimplemented",
     "VersionConflict",
+    "WorkerStatus",
     "__version__",
 ]
 

@@ -34,9 +34,11 @@ from kvshard.limits import (
     check_length,
 )
 from kvshard.own_leaves import note_own_leaves, own_leaves, removed_leaves
+from kvshard.router_workers import RouterWorkers
 from kvshard.supervision import HASTY_STOP_SIGNAL
-from kvshard.supervisor import ChildSpec, Supervisor
+from kvshard.supervisor import ChildSpec, Echo, Supervisor
 from kvshard.tail.hedging import ATTEMPTS_MAX
+from kvshard.workers import ROUTER, WORKERS_MAX, check_workers
 
 LEAVES_MAX = 64
 """Each leaf is a process of up to 90 MB and wants a core; more of them belong on more machines."""
@@ -51,9 +53,10 @@ HOST = "127.0.0.1"
 class ClusterPlan:
     """What was asked for. None: as the data directory has it, or the default for a new one.
 
-    metrics_port: the router's; the leaves take the ports after it. None: no metrics. port 0: any free one. coordinator: URL of
-    the coordinator; None: the embedded one, in the data directory. heal_after_s, failure_timeout_s: of the leaves.
-    are_faults_allowed: faults may be injected into the leaves. hedge, hedge_budget, hedge_attempts: the router's flags.
+    metrics_port: the router's, each worker of which has one; the leaves take the ports after them. None: no metrics. port 0:
+    any free one. coordinator: URL of the coordinator; None: the embedded one, in the data directory. heal_after_s,
+    failure_timeout_s: of the leaves. are_faults_allowed: faults may be injected into the leaves. hedge, hedge_budget,
+    hedge_attempts: the router's flags. workers: router processes that share the port.
     """
 
     data_dir: Path
@@ -71,6 +74,7 @@ class ClusterPlan:
     hedge: str = AUTO
     hedge_budget: str = AUTO
     hedge_attempts: int = ATTEMPTS_MAX
+    workers: int = 1
 
     def check(self) -> None:
         """Raise InvalidArgument for what can be seen to be wrong before anything is touched."""
@@ -78,14 +82,15 @@ class ClusterPlan:
         _check_range("shards", self.shards, 1, SHARDS_MAX)
         _check_range("port", self.port, 0, 65_535)
         _check_range("replicas", self.replicas, 1, self.leaves or LEAVES_MAX)
-        _check_range("metrics-port", self.metrics_port, 1, 65_535 - LEAVES_MAX)
+        check_workers(self.workers)
+        _check_range("metrics-port", self.metrics_port, 1, 65_535 - LEAVES_MAX - WORKERS_MAX)
         check_length("heal-after", self.heal_after_s, HEAL_AFTER_MIN_S, HEAL_AFTER_MAX_S)
         check_length("failure-timeout", self.failure_timeout_s, FAILURE_TIMEOUT_MIN_S, FAILURE_TIMEOUT_MAX_S)
         router_settings(self.hedge, self.hedge_budget, self.hedge_attempts)
 
     def ports(self, leaves: int) -> list[int]:
         """The fixed ports that a cluster of so many leaves will listen on."""
-        metrics = [] if self.metrics_port is None else [self.metrics_port + number for number in range(leaves + 1)]
+        metrics = [] if self.metrics_port is None else [self.metrics_port + number for number in range(leaves + self.workers)]
         if self.port in metrics:
             raise InvalidArgument(
                 f"port {self.port} would serve both clients and metrics ({metrics[0]} to {metrics[-1]})",
@@ -177,15 +182,14 @@ async def open_map(coordinator: Coordinator, plan: ClusterPlan) -> ClusterMap:
 class LocalCluster:
     """A router and its leaves as supervised processes of this machine. Start it from the main thread; stop it once."""
 
-    def __init__(
-        self, plan: ClusterPlan, clock: Clock, report: Callable[[str], None], echo: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, plan: ClusterPlan, clock: Clock, report: Callable[[str], None], echo: Echo | None = None) -> None:
         plan.check()
         self.plan = plan
         self._clock = clock
         self._report = report
         self._echo = echo
         self._lock: DirectoryLock | None = None
+        self._workers: RouterWorkers | None = None
         self._supervisor: Supervisor | None = None
         self.leaves: tuple[str, ...] = ()
         self.shards: tuple[int, ...] = ()
@@ -219,10 +223,12 @@ class LocalCluster:
         self.shards = tuple(sorted(current.shards))
         self.replicas = min(len(each.desired or each.in_sync) for each in current.shards.values())
         check_ports(self.plan.ports(len(self.leaves)))
-        specs = child_specs(self.plan, root, url, self.leaves)
+        if self.plan.workers > 1:
+            self._workers = RouterWorkers(f"{HOST}:{self.plan.port}", self.plan.workers)
+        specs = child_specs(self.plan, root, url, self.leaves, self._workers)
         self._supervisor = Supervisor(specs, root / "logs", self._clock, self._report, self._echo)
         addresses = await self._supervisor.start()
-        return addresses["router"]
+        return self._workers.address if self._workers is not None else addresses[ROUTER]
 
     def _settle_leaves(self, root: Path, current: ClusterMap) -> tuple[str, ...]:
         """The leaves to run; from now on they are those of this directory."""
@@ -239,6 +245,8 @@ class LocalCluster:
         """Stop every process within 5 s, and release the directory."""
         if self._supervisor is not None:
             await self._supervisor.stop()
+        if self._workers is not None:
+            self._workers.close()
         if self._lock is not None:
             self._lock.release()
 
@@ -263,8 +271,10 @@ def _hedging_flags(plan: ClusterPlan) -> list[str]:
     return said if plan.hedge_attempts == ATTEMPTS_MAX else [*said, f"--hedge-attempts={plan.hedge_attempts}"]
 
 
-def child_specs(plan: ClusterPlan, root: Path, coordinator: str, leaves: tuple[str, ...]) -> list[ChildSpec]:
-    """The processes of a cluster: the router, and a leaf each."""
+def child_specs(
+    plan: ClusterPlan, root: Path, coordinator: str, leaves: tuple[str, ...], workers: RouterWorkers | None = None
+) -> list[ChildSpec]:
+    """The processes of a cluster: the router, or each of its workers, and a leaf each."""
     # -P: a folder "leaf" or "router" where the user happens to stand must not be taken for ours.
     python = (sys.executable, "-P", "-m")
     shared = ("--coordinator", coordinator, "--log-level", plan.log_level, *(("--log-json",) if plan.log_json else ()))
@@ -272,15 +282,19 @@ def child_specs(plan: ClusterPlan, root: Path, coordinator: str, leaves: tuple[s
     def metrics(offset: int) -> tuple[str, ...]:
         return () if plan.metrics_port is None else ("--metrics-port", str(plan.metrics_port + offset))
 
-    router = (*python, "router", "--listen", f"{HOST}:{plan.port}", *shared, *metrics(0), *_hedging_flags(plan))
-    specs = [ChildSpec("router", router, is_front=True, keeps_address=True)]
+    if workers is None:
+        listen = ("--listen", f"{HOST}:{plan.port}")
+        router = (*python, "router", *listen, *shared, *metrics(0), *_hedging_flags(plan))
+        specs = [ChildSpec(ROUTER, router, is_front=True, keeps_address=True)]
+    else:
+        specs = workers.specs((*python, "router", *shared, *_hedging_flags(plan)), plan.metrics_port)
     flags: tuple[str, ...] = ("--allow-faults",) if plan.are_faults_allowed else ()
     if plan.heal_after_s != HEAL_AFTER_S:
         flags += ("--heal-after", f"{plan.heal_after_s:g}")
     if plan.failure_timeout_s != FAILURE_TIMEOUT_S:
         flags += ("--failure-timeout", f"{plan.failure_timeout_s:g}")
-    for number, leaf in enumerate(leaves, start=1):
+    for number, leaf in enumerate(leaves):
         place = ("--id", leaf, "--data-dir", str(root / leaf), "--listen", f"{HOST}:0")
-        command = (*python, "leaf", *place, *shared, *metrics(number), *flags)
+        command = (*python, "leaf", *place, *shared, *metrics(plan.workers + number), *flags)
         specs.append(ChildSpec(leaf, command, stop_signal=HASTY_STOP_SIGNAL))
     return specs

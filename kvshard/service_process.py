@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import TypeAlias
 
 from kvshard.errors import InvalidArgument, KvShardError
+from kvshard.event_loop import loop_factory
 from kvshard.supervision import HASTY_STOP_SIGNAL, watch_supervisor
 
 # gRPC's C++ core writes lines of its own to stderr, which are neither JSON nor for operators; what matters is raised. It reads
@@ -30,7 +31,7 @@ def run_service(name: str, serve: Serve) -> int:
     Returns the exit code; errors go to stderr, a line each.
     """
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             code = runner.run(_serve(serve))
     except InvalidArgument as error:
         print(f"{name}: {error.message}", file=sys.stderr)
@@ -64,12 +65,3 @@ async def _serve(serve: Serve) -> int | None:
 
     watch_supervisor(stop_from_thread)
     return await serve(stop, lambda address: print(f"ready: {address}", flush=True))
-
-
-def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
-    """uvloop's event loop, a tenth faster under gRPC; the standard one where uvloop does not exist."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.Loop

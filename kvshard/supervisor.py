@@ -13,10 +13,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from kvshard.clock import Clock
 from kvshard.restart_policy import RestartPolicy
 from kvshard.supervision import EXIT_DONE, SUPERVISOR_FD_VARIABLE, SUPERVISOR_PID_VARIABLE
+
+Echo: TypeAlias = Callable[[str, str], None]
+"""Gets a child's name and a line of its output."""
 
 START_ATTEMPTS = 3
 """Starts of a child before its first `ready:`, after which the whole start fails: enough for a predecessor killed a moment ago
@@ -73,17 +77,19 @@ class ChildSpec:
 
 
 class ChildLog:
-    """A child's output: a file of bounded size, and the last lines in memory."""
+    """A child's output: a file of bounded size (None: no file), and the last lines in memory."""
 
-    def __init__(self, path: Path, max_bytes: int = LOG_MAX_BYTES) -> None:
+    def __init__(self, path: Path | None, max_bytes: int = LOG_MAX_BYTES) -> None:
         self._path = path
         self._max_bytes = max_bytes
-        self._file = path.open("ab")
+        self._file = None if path is None else path.open("ab")
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def write(self, line: bytes) -> None:
         """Append one line; a full disk costs lines of the log, never the cluster."""
         self.tail.append(line.decode("utf-8", "replace").rstrip())
+        if self._file is None or self._path is None:
+            return
         with contextlib.suppress(OSError):
             if self._file.tell() + len(line) > self._max_bytes:
                 self._file.close()
@@ -94,8 +100,9 @@ class ChildLog:
 
     def close(self) -> None:
         """Close the file."""
-        with contextlib.suppress(OSError):
-            self._file.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
 
 
 @dataclass(eq=False, slots=True)
@@ -113,21 +120,23 @@ class _Child:
 class Supervisor:
     """Starts children, restarts those that crash, stops all.
 
-    report gets one line of text per crash and restart. echo, if given, gets every line of the children's output with the
-    child's name in front. Start it from the main thread (see `supervision`).
+    log_dir: where each child's output goes; None: only to echo. report gets one line of text per crash and restart. echo, if
+    given, gets every line of the children's output. Start it from the main thread (see `supervision`).
     """
 
     def __init__(
         self,
         specs: Sequence[ChildSpec],
-        log_dir: Path,
+        log_dir: Path | None,
         clock: Clock,
         report: Callable[[str], None],
-        echo: Callable[[str], None] | None = None,
+        echo: Echo | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        log_dir.mkdir(parents=True, exist_ok=True)
-        self._children = [_Child(spec, ChildLog(log_dir / f"{spec.name}.log")) for spec in specs]
+        if log_dir is not None:
+            log_dir.mkdir(parents=True, exist_ok=True)
+        paths = (None if log_dir is None else log_dir / f"{spec.name}.log" for spec in specs)
+        self._children = [_Child(spec, ChildLog(path)) for spec, path in zip(specs, paths, strict=True)]
         self._clock = clock
         self._report = report
         self._echo = echo
@@ -138,8 +147,11 @@ class Supervisor:
         self._is_stopping = False
         self._changed = asyncio.Event()
 
-    async def start(self, timeout: float = START_TIMEOUT_S) -> dict[str, str]:
-        """Start all at once; returns each child's address when every one is ready. Raises StartFailed; then call stop."""
+    async def start(self, timeout: float | None = START_TIMEOUT_S) -> dict[str, str]:
+        """Start all at once; returns each child's address when every one is ready. Raises StartFailed; then call stop.
+
+        timeout None: wait for as long as it takes, for children that wait for something themselves.
+        """
         self._tasks = [asyncio.create_task(self._keep_running(child), name=child.spec.name) for child in self._children]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -150,7 +162,7 @@ class Supervisor:
                             raise child.failure
                     await self._changed.wait()
         for child in self._children:
-            if not child.is_up.is_set():
+            if timeout is not None and not child.is_up.is_set():
                 raise StartFailed(child.spec.name, f"was not ready within {timeout:g} s", child.log.tail)
         return self.addresses
 
@@ -276,7 +288,7 @@ class Supervisor:
     def _record(self, child: _Child, line: bytes) -> None:
         child.log.write(line)
         if self._echo is not None:
-            self._echo(f"{child.spec.name:<8} | {line.decode('utf-8', 'replace').rstrip()}")
+            self._echo(child.spec.name, line.decode("utf-8", "replace").rstrip())
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:

@@ -5,6 +5,7 @@ when is decided where it happens. The one door to `prometheus_client` and to the
 """
 
 import logging
+import os
 import sys
 import threading
 from bisect import bisect_left
@@ -18,7 +19,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from kvshard.errors import ErrorDetails, InvalidArgument
 
@@ -35,10 +36,11 @@ LOG_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.W
 """The levels that `--log-level` takes."""
 
 
-def configure_logging(level: str = "info", as_json: bool = False) -> None:
+def configure_logging(level: str = "info", as_json: bool = False, worker: str = "") -> None:
     """Send structlog's and the standard library's records to stderr, one line each, with UTC timestamps in ISO form.
 
-    as_json makes every line, a foreign library's too, one JSON object. May be called again; the last call holds.
+    as_json makes every line, a foreign library's too, one JSON object. worker: stands in every line, where several processes
+    write into one log. May be called again; the last call holds.
     """
     if level not in LOG_LEVELS:
         raise InvalidArgument(
@@ -50,6 +52,8 @@ def configure_logging(level: str = "info", as_json: bool = False) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if worker:
+        shared.append(_worker_adder(worker))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(LOG_LEVELS[level]),
@@ -66,6 +70,14 @@ def configure_logging(level: str = "info", as_json: bool = False) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(LOG_LEVELS[level])
+
+
+def _worker_adder(worker: str) -> Processor:
+    def add_worker(logger: object, method: str, event: EventDict) -> EventDict:
+        event["worker"] = worker
+        return event
+
+    return add_worker
 
 
 def _renderers(as_json: bool) -> list[Processor]:
@@ -244,6 +256,15 @@ def process_registry() -> CollectorRegistry:
     prometheus_client.PlatformCollector(registry=registry)
     prometheus_client.GCCollector(registry=registry)
     return registry
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 _servers: dict[int, tuple[WSGIServer, threading.Thread]] = {}

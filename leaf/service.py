@@ -13,7 +13,7 @@ from kvshard.errors import DeadlineExceeded, KvShardError
 from kvshard.model import LeafStatusReply, LeafStatusRequest, ShardRead, ShardScan, ShardSearch, ShardWrite
 from kvshard.rpc.codec import decode, encode
 from kvshard.rpc.lane_server import Handler, ImmediateHandler
-from kvshard.telemetry import LeafMetrics
+from kvshard.telemetry import LeafMetrics, resident_bytes
 from kvshard.v1 import lane_pb2
 from leaf.driver import Driver
 from leaf.requests import Requests
@@ -167,12 +167,3 @@ class StatusReport:
             self.disk_bytes,
             self._software_version,
         )
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM; 0 where the system does not tell."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0

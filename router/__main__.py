@@ -1,16 +1,17 @@
-"""`python -m router`: one router process. Exit codes: 0 stopped, 2 wrong usage, 3 a port cannot be had."""
+"""`python -m router`: a router, of one process or of several workers. Exit codes: 0 stopped, 2 wrong usage, 3 a port cannot be
+had."""
 
 import argparse
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 
-from kvshard.heap import settle_heap
 from kvshard.hedge_settings import AUTO, router_settings
 from kvshard.service_process import run_service
 from kvshard.tail.hedging import ATTEMPTS_MAX
 from kvshard.telemetry import LOG_LEVELS, configure_logging
-from router.server import RouterOptions, run
+from kvshard.workers import WorkerPlace
+from router.worker_group import GroupOptions, run_group
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -24,7 +25,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--listen", default="127.0.0.1:7700", metavar="HOST:PORT", help="port 0 takes a free one")
     _add_hedging(parser)
-    parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics there; absent or 0: nowhere")
+    parser.add_argument(
+        "--metrics-port",
+        type=int,
+        default=0,
+        help="serve Prometheus metrics there, the other workers on the ports after it; absent or 0: nowhere",
+    )
+    _add_workers(parser)
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
     parser.add_argument("--log-level", default="info", choices=sorted(LOG_LEVELS))
     return parser.parse_args(arguments)
@@ -54,21 +61,55 @@ def _add_hedging(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="COUNT",
+        help="processes that share the port; each connection is with one of them (default: %(default)d)",
+    )
+    # What a worker is told by whoever started it.
+    parser.add_argument("--worker", type=int, default=1, help=argparse.SUPPRESS)
+    parser.add_argument("--worker-addresses", default="", help=argparse.SUPPRESS)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGTERM, SIGINT or the end of the supervisor. Returns the exit code."""
     options = parse(arguments)
-    configure_logging(options.log_level, options.log_json)
+    addresses = tuple(filter(None, options.worker_addresses.split(",")))
+    worker = WorkerPlace(options.worker, addresses, options.metrics_port or None)
+    configure_logging(options.log_level, options.log_json, worker.name if addresses else "")
+    if options.workers != 1:
+        return run_service("router", lambda stop, on_ready: run_group(_group_of(options), stop, on_ready))
 
     def serve(stop: asyncio.Event, on_ready: Callable[[str], None]) -> Coroutine[object, object, None]:
+        # Here, so that a process that only looks after workers does not load what they need.
+        from kvshard.heap import settle_heap
+        from router.server import RouterOptions, run
+
         def settle(address: str) -> None:
             settle_heap()
             on_ready(address)
 
         hedging = router_settings(options.hedge, options.hedge_budget, options.hedge_attempts)
-        router = RouterOptions(options.coordinator, options.listen, options.metrics_port or None, hedging)
+        router = RouterOptions(options.coordinator, options.listen, worker.metrics_port, hedging, worker.checked())
         return run(router, stop, settle)
 
     return run_service("router", serve)
+
+
+def _group_of(options: argparse.Namespace) -> GroupOptions:
+    router_settings(options.hedge, options.hedge_budget, options.hedge_attempts)
+    flags = [
+        f"--coordinator={options.coordinator}",
+        f"--hedge={options.hedge}",
+        f"--hedge-budget={options.hedge_budget}",
+        f"--hedge-attempts={options.hedge_attempts}",
+        f"--log-level={options.log_level}",
+        *(["--log-json"] if options.log_json else []),
+    ]
+    return GroupOptions(options.listen, options.workers, options.metrics_port or None, tuple(flags))
 
 
 if __name__ == "__main__":

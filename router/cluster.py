@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from kvshard.clock import Clock
@@ -14,14 +14,15 @@ from kvshard.model import LeafStatusReply, LeafStatusRequest
 from kvshard.rpc import convert
 from kvshard.rpc.fault_convert import fault_from_proto, leaf_fault_to_proto
 from kvshard.rpc.leaf_client import LeafClient
+from kvshard.rpc.worker_convert import worker_status_to_proto
 from kvshard.scatter.requests import check_collection_name
 from kvshard.scatter.routes import MapSource, known_map
 from kvshard.schema import parse_schema
-from kvshard.tail.status import TailStatus
 from kvshard.v1 import cluster_pb2, cluster_pb2_grpc
 from router.calls import Calls, Context
 from router.faults import IDS_MAX, FaultOrders
 from router.ledger_wire import slow_read_to_proto
+from router.siblings import Siblings
 from router.slowlog import METHODS, SlowLog
 
 STATUS_TIMEOUT_S = 1.0
@@ -83,10 +84,10 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         leaves: LeafClient,
         clock: Clock,
         slow: SlowLog,
-        tail: Callable[[], TailStatus] | None = None,
+        siblings: Siblings,
     ) -> None:
-        """tail: says what this router does against slow leaves."""
-        self._tail = tail
+        """slow: of this process. siblings: those that share its port, and itself."""
+        self._siblings = siblings
         self._calls = calls
         self._slow = slow
         self._maps = maps
@@ -188,15 +189,26 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
             cluster_map = await self._newest_map()
             deadline = min(self._calls.leg_deadline(context), self._clock.monotonic() + STATUS_TIMEOUT_S)
             leaves = [leaf for _, leaf in sorted(cluster_map.leaves.items())]
-            replies = await asyncio.gather(*(self._status_of(leaf, deadline) for leaf in leaves))
+            replies, workers = await asyncio.gather(
+                asyncio.gather(*(self._status_of(leaf, deadline) for leaf in leaves)), self._siblings.statuses()
+            )
+            own = next(worker.tail for worker in workers if worker.worker == self._siblings.name)
             return cluster_pb2.GetStatusResponse(
                 map=convert.cluster_map_to_proto(cluster_map),
                 leaves=[
                     convert.leaf_status_to_proto(leaf, reply, error)
                     for leaf, (reply, error) in zip(leaves, replies, strict=True)
                 ],
-                tail=None if self._tail is None else convert.tail_status_to_proto(self._tail()),
+                tail=None if own is None else convert.tail_status_to_proto(own),
+                workers=map(worker_status_to_proto, workers),
             )
+
+    async def GetWorkerStatus(
+        self, request: cluster_pb2.GetWorkerStatusRequest, context: Context
+    ) -> cluster_pb2.GetWorkerStatusResponse:
+        """Says how this process is."""
+        async with self._calls.call("GetWorkerStatus", context):
+            return cluster_pb2.GetWorkerStatusResponse(worker=worker_status_to_proto(self._siblings.own_status()))
 
     async def InjectFault(self, request: cluster_pb2.InjectFaultRequest, context: Context) -> cluster_pb2.InjectFaultResponse:
         """Has leaves misbehave for a while."""
@@ -230,10 +242,15 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
             if request.method not in ("", *METHODS):
                 known = ", ".join(METHODS)
                 raise InvalidArgument(f"method is one of {known}, not {request.method!r}", ErrorDetails(field="method"))
-            reads = self._slow.slowest(request.limit or SLOW_READS_LIMIT, self._clock.monotonic(), request.method)
+            limit = request.limit or SLOW_READS_LIMIT
+            own = self._slow.slowest(limit, self._clock.monotonic(), request.method)
             if request.reset:
                 self._slow.clear()
-            return cluster_pb2.ListSlowReadsResponse(reads=map(slow_read_to_proto, reads))
+            reads, silent = [slow_read_to_proto(read, self._siblings.name) for read in own], list[str]()
+            if not request.only_this_worker:
+                others, silent = await self._siblings.slow_reads(request)
+                reads = sorted((*reads, *others), key=lambda read: -read.timing.total_us)[:limit]
+            return cluster_pb2.ListSlowReadsResponse(reads=reads, silent=silent)
 
     async def _newest_map(self) -> ClusterMap:
         """The map read anew, or the one that is known where that takes long.

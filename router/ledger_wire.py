@@ -10,9 +10,10 @@ from router.slowlog import DETAIL_MAX_CHARS, SlowRead
 ReadRequest: TypeAlias = kv_pb2.GetRequest | kv_pb2.BatchGetRequest | kv_pb2.ScanRequest | search_pb2.SearchRequest
 
 
-def slow_read_to_proto(read: SlowRead) -> cluster_pb2.SlowRead:
-    """A read of the slow log."""
+def slow_read_to_proto(read: SlowRead, worker: str) -> cluster_pb2.SlowRead:
+    """A read of the slow log of a worker."""
     return cluster_pb2.SlowRead(
+        worker=worker,
         at_ms=read.at_ms,
         method=read.method,
         collection=read.collection,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,8 +29,7 @@ from kvshard.scatter.scatter import Scatter
 from kvshard.scatter.tokens import TokenCodec
 from kvshard.tail.defences_status import tail_status
 from kvshard.tail.hedging import HedgeSettings
-from kvshard.tail.status import TailStatus
-from kvshard.telemetry import RouterMetrics, process_registry, start_metrics, stop_metrics
+from kvshard.telemetry import RouterMetrics, process_registry, resident_bytes, start_metrics, stop_metrics
 from kvshard.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
@@ -40,6 +40,7 @@ from kvshard.v1 import (
     search_pb2,
     search_pb2_grpc,
 )
+from kvshard.workers import WorkerPlace, WorkerStatus
 from router.arrival_probe import ArrivalProbe
 from router.calls import Calls
 from router.cluster import ClusterService, MapEditor
@@ -47,6 +48,7 @@ from router.lane_service import LaneService
 from router.reads import Reads
 from router.search import SearchOperation
 from router.service import KVService, SearchService
+from router.siblings import Siblings
 from router.tail_metrics import hedging_families, wasted_families
 
 PROBE_INTERVAL_S = 1.0
@@ -73,6 +75,7 @@ SERVICES = tuple(
 )
 
 DEFAULT_HEDGING = HedgeSettings()
+ALONE = WorkerPlace()
 
 log = structlog.get_logger(__name__)
 
@@ -88,19 +91,27 @@ class RouterServer:
         clock: Clock,
         metrics: RouterMetrics,
         hedging: HedgeSettings = DEFAULT_HEDGING,
+        worker: WorkerPlace = ALONE,
     ) -> None:
-        """Binds the port. Raises FailedPrecondition when it cannot be had. hedging: of reads that do not say it themselves."""
+        """Binds the port. Raises FailedPrecondition when it cannot be had. hedging: of reads that do not say it themselves.
+
+        worker: which of the processes it is that share the port; each has a port of its own too.
+        """
         self._maps = maps
         self._leaves = leaves
         self._clock = clock
-        self._server = aio_server()
+        self._worker = worker
+        self._began = clock.monotonic()
+        self._server = aio_server(has_shared_port=worker.is_shared)
         self.address = bind(self._server, listen)
+        self._own_address = self.address if worker.address is None else bind(self._server, worker.address)
         self._health = health.aio.HealthServicer()
         self._calls = Calls(clock, metrics)
         self._reads = Reads(self._calls, clock, metrics)
         self._scatter = Scatter(maps, clock, metrics, leaves.ping, settings=hedging)
         defences = self._scatter.defences
-        self._cluster = ClusterService(self._calls, maps, leaves, clock, self._reads.slow, self._tail_status)
+        siblings = Siblings(worker, self._worker_status)
+        self._cluster = ClusterService(self._calls, maps, leaves, clock, self._reads.slow, siblings)
         metrics.scrape(lambda: hedging_families(defences.counters))
         self._arrivals = self._arrival_probe(metrics)
         self._lanes: LaneServicer | None = None
@@ -139,10 +150,25 @@ class RouterServer:
             before, seen = seen, admission.arrived
             return seen != before or admission.share > 0.0  # Else the first calls after a silence would pay for the last ones.
 
-        return ArrivalProbe(self.address, self._clock, has_traffic, admission.note_wait, self._scatter.defences.note_late)
+        # By its own address: at the shared one a sibling may answer, which is late or not for reasons of its own.
+        return ArrivalProbe(self._own_address, self._clock, has_traffic, admission.note_wait, self._scatter.defences.note_late)
 
-    def _tail_status(self) -> TailStatus:
-        return tail_status(self._scatter.defences, self._clock.monotonic())
+    def _worker_status(self) -> WorkerStatus:
+        admission, now = self._calls.admission, self._clock.monotonic()
+        return WorkerStatus(
+            worker=self._worker.name,
+            address=self._worker.address or "",
+            pid=os.getpid(),
+            uptime_s=now - self._began,
+            resident_bytes=resident_bytes(),
+            metrics_port=self._worker.metrics_port or 0,
+            calls_in_flight=admission.calls,
+            calls_total=admission.arrived,
+            refused_total=admission.refused,
+            arrival_wait_ms=admission.wait_s * 1000,
+            refused_share=admission.share,
+            tail=tail_status(self._scatter.defences, now),
+        )
 
     async def wait_serving(self) -> None:
         """Wait until the router has been healthy for the first time."""
@@ -199,12 +225,16 @@ class RouterServer:
 
 @dataclass(frozen=True, slots=True)
 class RouterOptions:
-    """How a router runs. metrics_port None: no metrics are served. hedging: of reads that do not say it themselves."""
+    """How a router runs. metrics_port None: no metrics are served. hedging: of reads that do not say it themselves.
+
+    worker: which of the processes it is that share the port.
+    """
 
     coordinator: str
     listen: str
     metrics_port: int | None = None
     hedging: HedgeSettings = DEFAULT_HEDGING
+    worker: WorkerPlace = ALONE
 
 
 async def run(options: RouterOptions, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
@@ -223,7 +253,7 @@ async def run(options: RouterOptions, stop: asyncio.Event, on_ready: Callable[[s
         stack.push_async_callback(leaves.close)
         metrics = RouterMetrics(registry)
         metrics.scrape(lambda: wasted_families(leaves.late))
-        server = RouterServer(options.listen, maps, leaves, clock, metrics, options.hedging)
+        server = RouterServer(options.listen, maps, leaves, clock, metrics, options.hedging, options.worker)
         stack.push_async_callback(server.stop)
         if options.metrics_port is not None:
             try:

@@ -45,11 +45,13 @@ def register(app: App) -> None:
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RouterHedges:
-    """How the router hedges reads that say nothing of it, of collections that say nothing.
+class RouterFlags:
+    """How the router runs, and how it hedges reads that say nothing of it, of collections that say nothing.
 
     Parameters
     ----------
+    workers
+        Router processes that share the port; each connection is with one of them.
     hedge
         When to ask a spare replica too: "auto", "off", a delay as "10ms", a quantile as "p99", "min(p99,50ms)".
     hedge_budget
@@ -58,12 +60,13 @@ class RouterHedges:
         Attempts of a shard's part of a read at most, the first one included.
     """
 
+    workers: int = 1
     hedge: str = "auto"
     hedge_budget: str = "auto"
     hedge_attempts: int = 3
 
 
-_USUAL_HEDGES = RouterHedges()
+_USUAL_ROUTER = RouterFlags()
 
 
 def up(
@@ -80,7 +83,7 @@ def up(
     allow_faults: Annotated[bool, Parameter(negative="")] = False,
     log_json: Annotated[bool, Parameter(negative="")] = False,
     verbose: Annotated[bool, Parameter(negative="")] = False,
-    hedges: RouterHedges = _USUAL_HEDGES,
+    router: RouterFlags = _USUAL_ROUTER,
 ) -> int:
     """Run a whole cluster on this machine, in the foreground; Ctrl-C stops it.
 
@@ -99,7 +102,7 @@ def up(
     data_dir
         Where the cluster keeps its data, its map and its logs.
     metrics_port
-        Serve Prometheus metrics: the router on this port, the leaves on those after it.
+        Serve Prometheus metrics: the router on this port (each worker on one of its own), the leaves on those after it.
     coordinator
         Keep the cluster map in etcd (etcd://host:port,host:port) instead of the data directory.
     heal_after
@@ -123,7 +126,7 @@ def up(
     try:
         level, rest = "info", (heal_after, failure_timeout, allow_faults)
         places = (data_dir, leaves, shards, replicas, port, metrics_port, log_json, level, coordinator)
-        plan = ClusterPlan(*places, *rest, **asdict(hedges))
+        plan = ClusterPlan(*places, *rest, **asdict(router))
         cluster = LocalCluster(plan, SystemClock(), report_line, echo_line if verbose else None)
         return asyncio.run(with_cluster(cluster, lambda: _serve(cluster), interrupted=0))
     except (KvShardError, StartFailed) as error:
@@ -159,9 +162,9 @@ def report_line(text: str) -> None:
     structlog.get_logger("supervisor").warning(text)
 
 
-def echo_line(text: str) -> None:
+def echo_line(name: str, text: str) -> None:
     """A line of a process's log."""
-    print(text, file=sys.stderr, flush=True)
+    print(f"{name:<8} | {text}", file=sys.stderr, flush=True)
 
 
 def explain_failure(error: "KvShardError | StartFailed") -> int:

@@ -1,4 +1,4 @@
-"""`kvshard status`: the leaves, the shards, and what they hold."""
+"""`kvshard status`: the leaves, the shards, and what they hold; the router, and what it does against slow leaves."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,7 @@ from cyclopts import App
 
 from kvshard.cli.console import EXIT_OK, Connect, print_json, rich_console, with_client
 from kvshard.cli.tail_status import leaf_health_table, leg_kinds_table, tail_lines
+from kvshard.workers import ROUTER, added_up
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from kvshard.client.status import ClusterStatus, LeafStatus
     from kvshard.clustermap import ShardConfig
     from kvshard.model import CatchUpRecord
+    from kvshard.tail.status import TailStatus
+    from kvshard.workers import WorkerStatus
 
 _DEFAULTS = Connect()
 
@@ -35,10 +38,12 @@ def status(*, connect: Connect = _DEFAULTS) -> int:
         console.print(_leaves(found))
         console.print(_shards(found))
         console.print(_collections(found))
-        if found.tail is not None:
-            console.print(leg_kinds_table(found.tail))
-            console.print(leaf_health_table(found.tail))
-            for line in tail_lines(found.tail):
+        if found.workers:
+            console.print(_workers(found))
+        if tails := _tails(found):
+            console.print(leg_kinds_table(tails))
+            console.print(leaf_health_table(tails))
+            for line in tail_lines(added_up(list(tails.values()))):
                 console.print(line, markup=False, soft_wrap=True)
         total = f"{found.documents():,} documents, {byte_text(found.bytes())}, map version {found.map.version}"
         console.print(f"{total}, {_changing_text(found)}", markup=False)
@@ -119,6 +124,41 @@ def _leaves(found: "ClusterStatus") -> "Table":
             report.software_version,
         )
     return table
+
+
+def _tails(found: "ClusterStatus") -> "dict[str, TailStatus]":
+    """What each process of the router does against slow leaves; a router that does not name them has one."""
+    return found.tails or ({} if found.tail is None else {ROUTER: found.tail})
+
+
+def _workers(found: "ClusterStatus") -> "Table":
+    from rich.markup import escape
+
+    numbers = ("in flight", "calls", "refused", "last wait", "memory", "up for", "pid", "metrics")
+    table = _table("router", "process", "address", "state", *numbers, numbers=numbers)
+    for worker in found.workers:
+        head = (worker.worker, worker.address or "-")
+        if not worker.is_up:
+            table.add_row(*head, f"[red]down[/]: {escape(worker.error)}", *("-" for _ in numbers))
+            continue
+        table.add_row(
+            *head,
+            _state_of_worker(worker),
+            f"{worker.calls_in_flight:,}",
+            f"{worker.calls_total:,}",
+            f"{worker.refused_total:,}",
+            f"{worker.arrival_wait_ms:.1f} ms",
+            byte_text(worker.resident_bytes),
+            f"{worker.uptime_s:,.0f} s",
+            str(worker.pid),
+            str(worker.metrics_port or "-"),
+        )
+    return table
+
+
+def _state_of_worker(worker: "WorkerStatus") -> str:
+    share = worker.refused_share
+    return f"[yellow]refuses {share:.0%} of the calls[/]" if share else "[green]up[/]"
 
 
 def _shards(found: "ClusterStatus") -> "Table":
@@ -217,5 +257,12 @@ def _as_json(found: "ClusterStatus") -> dict[str, object]:
             }
             for collection in found.map.collections.values()
         ],
-        "tail": None if found.tail is None else {**asdict(found.tail), "extra": found.tail.extra, "won": found.tail.won},
+        "workers": [{**asdict(each), "is_up": each.is_up, "tail": _tail_json(each.tail)} for each in found.workers],
+        "tail": _tail_json(added_up(list(tails.values())) if (tails := _tails(found)) else None),
     }
+
+
+def _tail_json(tail: "TailStatus | None") -> dict[str, object] | None:
+    from dataclasses import asdict
+
+    return None if tail is None else {**asdict(tail), "extra": tail.extra, "won": tail.won}

@@ -1,6 +1,10 @@
-"""What `kvshard status` shows of a router's doings against slow leaves."""
+"""What `kvshard status` shows of a router's doings against slow leaves.
 
-from collections.abc import Iterator
+Where several processes share the router's port, counts are added up; latencies, and how each sees the leaves, cannot be, and
+stand there for each by its name.
+"""
+
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,24 +25,31 @@ def tail_lines(tail: "TailStatus") -> Iterator[str]:
     yield f"since the start: {tail.hedges_total:,} hedges{won}; refused: {refused}"
 
 
-def leg_kinds_table(tail: "TailStatus") -> "Table":
-    """Latency and delay of each kind of legs."""
+def leg_kinds_table(tails: "Mapping[str, TailStatus]") -> "Table":
+    """Latency and delay of each kind of legs. tails: of the router's processes, by name."""
     numbers = ("first attempts", "p50 ms", "p99 ms", "hedged after ms")
-    table = _table("legs", ("kind",), numbers)
-    for each in tail.kinds:
+    table = _table("legs", ("kind", *_worker(tails, "worker")), numbers)
+    rows = [(each.kind, name, each) for name, tail in tails.items() for each in tail.kinds]
+    for kind, name, each in sorted(rows, key=lambda row: row[0]):
         times = (each.latency_ms_p50, each.latency_ms_p99, each.delay_ms)
-        table.add_row(each.kind, f"{each.samples:,}", *(f"{time:.2f}" for time in times))
+        table.add_row(kind, *_worker(tails, name), f"{each.samples:,}", *(f"{time:.2f}" for time in times))
     return table
 
 
-def leaf_health_table(tail: "TailStatus") -> "Table":
-    """How the router sees each leaf."""
+def leaf_health_table(tails: "Mapping[str, TailStatus]") -> "Table":
+    """How the router's processes see each leaf."""
     numbers = ("first attempts", "outstanding", "in flight there", "slowness")
-    table = _table("leaves as the router sees them", ("leaf", "state"), numbers)
-    for each in tail.leaves:
-        counts = (each.first_attempts, each.outstanding, each.in_flight)
-        table.add_row(each.leaf, _state(each), *(f"{count:,}" for count in counts), f"{each.slowness:.2f}")
+    table = _table("leaves as the router sees them", ("leaf", *_worker(tails, "worker"), "state"), numbers)
+    rows = [(each.leaf, name, each) for name, tail in tails.items() for each in tail.leaves]
+    for leaf, name, each in sorted(rows, key=lambda row: row[0]):
+        counts = (f"{count:,}" for count in (each.first_attempts, each.outstanding, each.in_flight))
+        table.add_row(leaf, *_worker(tails, name), _state(each), *counts, f"{each.slowness:.2f}")
     return table
+
+
+def _worker(tails: "Mapping[str, TailStatus]", text: str) -> tuple[str, ...]:
+    """The cell that tells the processes apart; none where there is one."""
+    return (text,) if len(tails) > 1 else ()
 
 
 def _state(leaf: "LeafHealthStatus") -> str:

@@ -12,7 +12,7 @@ from kvshard.client.connection import Connection
 from kvshard.client.faults import ClearedFaults, FaultKindName, FaultList, FaultMethodName, LeafFault
 from kvshard.client.keyspace import Keyspace
 from kvshard.client.options import ConsistencyName, ReadOptions, ReplicaChoiceName, ShortfallName
-from kvshard.client.results import CollectionInfo, K, SlowRead
+from kvshard.client.results import CollectionInfo, K, SlowReads
 from kvshard.client.retries import RetryPolicy
 from kvshard.client.router_lanes import LANES
 from kvshard.client.status import ClusterStatus
@@ -133,7 +133,7 @@ class Client(Keyspace[K, bytes]):
         return cluster_map_from_proto(response.map)
 
     async def status(self, *, timeout: float | None = None) -> ClusterStatus:
-        """State of every leaf and shard."""
+        """State of every leaf and shard, and of the processes of the router that answers."""
         response = await self._connection.unary(
             lambda stubs: stubs.cluster.GetStatus,
             cluster_pb2.GetStatusRequest(),
@@ -144,8 +144,8 @@ class Client(Keyspace[K, bytes]):
 
     async def slow_reads(
         self, limit: int = 20, *, method: str = "", reset: bool = False, timeout: float | None = None
-    ) -> list[SlowRead]:
-        """The slowest reads of the last ten minutes at the router that answers, the slowest first.
+    ) -> SlowReads:
+        """The slowest reads of the last ten minutes at the router that answers, in all of its processes, the slowest first.
 
         method: only "Get", "BatchGet", "Scan" or "Search". reset: let that router forget them afterwards.
         """
@@ -157,7 +157,7 @@ class Client(Keyspace[K, bytes]):
             deadline=self._deadline(timeout),
             is_repeatable=not reset,  # A repetition would find what the first one has emptied.
         )
-        return [slow_read_of(read) for read in response.reads]
+        return SlowReads(map(slow_read_of, response.reads), response.silent)
 
     async def drain_leaf(self, leaf: str, *, undo: bool = False, timeout: float | None = None) -> Leaf:
         """Have a leaf emptied, or take that back; `status` shows how far it is.

@@ -3,7 +3,7 @@
 Nothing here does anything: no grpc, no asyncio.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -139,7 +139,8 @@ class Timing:
 class SlowRead:
     """A read of the slow log. at_ms: when it ended, in milliseconds since 1970. method: "Get", "BatchGet", "Scan", "Search".
 
-    detail: what was asked, shortened. code: canonical status name, "OK" for one that succeeded.
+    detail: what was asked, shortened. code: canonical status name, "OK" for one that succeeded. worker: the router process that
+    answered it.
     """
 
     at_ms: int
@@ -148,11 +149,20 @@ class SlowRead:
     detail: str
     code: str
     timing: Timing
+    worker: str = ""
 
     @property
     def at(self) -> datetime:
         """When it ended."""
         return datetime.fromtimestamp(self.at_ms / 1000, UTC)
+
+
+class SlowReads(list[SlowRead]):
+    """Slow reads, the slowest first. silent: processes of the router that did not answer; what they have is missing."""
+
+    def __init__(self, reads: Iterable[SlowRead], silent: Iterable[str] = ()) -> None:
+        super().__init__(reads)
+        self.silent = tuple(silent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from kvshard.clustermap import ClusterMap, Leaf
 from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
 from kvshard.rebalancing import Situation, is_changing
 from kvshard.tail.status import TailStatus
+from kvshard.workers import WorkerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,21 @@ class LeafStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:
-    """State of the whole cluster: the map, the leaves by id, and what the router that answered does against slow ones.
+    """State of the whole cluster: the map, the leaves by id, and what the router process that answered does against slow ones.
 
-    tail: None when the router does not say it.
+    tail: None when the router does not say it. workers: the processes of that router, which share its port; empty when it does
+    not say it.
     """
 
     map: ClusterMap
     leaves: tuple[LeafStatus, ...]
     tail: TailStatus | None = None
+    workers: tuple[WorkerStatus, ...] = ()
+
+    @property
+    def tails(self) -> dict[str, TailStatus]:
+        """What each process of the router does against slow leaves, by name; those that did not answer are missing."""
+        return {each.worker: each.tail for each in self.workers if each.tail is not None}
 
     def primary_replica(self, shard: int) -> ReplicaStatusRecord | None:
         """What the primary of a shard reports about it; None when it did not answer."""

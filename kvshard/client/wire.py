@@ -32,6 +32,7 @@ from kvshard.rpc.convert import (
     tail_status_from_proto,
 )
 from kvshard.rpc.status import record_of_failure
+from kvshard.rpc.worker_convert import worker_status_from_proto
 from kvshard.v1 import cluster_pb2, kv_pb2, search_pb2, types_pb2
 
 
@@ -116,7 +117,7 @@ def add_timing(first: Timing | None, second: Timing | None) -> Timing | None:
 def slow_read_of(message: cluster_pb2.SlowRead) -> SlowRead:
     """A read of the slow log."""
     timing = _timing(message.timing)
-    return SlowRead(message.at_ms, message.method, message.collection, message.detail, message.code, timing)
+    return SlowRead(message.at_ms, message.method, message.collection, message.detail, message.code, timing, message.worker)
 
 
 def state_of(message: types_pb2.ReadState) -> ReadState:
@@ -187,4 +188,5 @@ def cluster_status_of(response: cluster_pb2.GetStatusResponse) -> ClusterStatus:
     """State of the whole cluster."""
     leaves = (LeafStatus(leaf_from_proto(row.leaf), leaf_status_from_proto(row), row.error) for row in response.leaves)
     tail = tail_status_from_proto(response.tail) if response.HasField("tail") else None
-    return ClusterStatus(cluster_map_from_proto(response.map), tuple(leaves), tail)
+    workers = tuple(map(worker_status_from_proto, response.workers))
+    return ClusterStatus(cluster_map_from_proto(response.map), tuple(leaves), tail, workers)

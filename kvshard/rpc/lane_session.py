@@ -155,7 +155,8 @@ class LaneSession:
         """Take back the calls whose deadline has passed, and tell their callers."""
         self._timer, self._timer_at = None, inf
         due = self._clock.monotonic() + EXPIRY_SLACK_S
-        for id in [id for id, call in self.calls.items() if call.deadline <= due]:
+        expired = [(call.deadline, id) for id, call in self.calls.items() if call.deadline <= due]
+        for _, id in sorted(expired):  # Of several that one late timer finds, the first to end is told first.
             call = self.withdraw(id)
             if call is not None and not call.outlet.done():
                 details = ErrorDetails(maybe_applied=call.is_write and call.is_sent)

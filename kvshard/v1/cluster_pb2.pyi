@@ -892,6 +892,7 @@ class GetStatusResponse(_message.Message):
     MAP_FIELD_NUMBER: _builtins.int
     LEAVES_FIELD_NUMBER: _builtins.int
     TAIL_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def map(self) -> Global___ClusterMap:
         """The map it speaks of."""
@@ -902,7 +903,11 @@ class GetStatusResponse(_message.Message):
 
     @_builtins.property
     def tail(self) -> Global___TailStatus:
-        """What the router that answers does against slow leaves."""
+        """What the router process that answers does against slow leaves."""
+
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerStatus]:
+        """The processes of the router that answers: one, or all that share its port, in their order."""
 
     def __init__(
         self,
@@ -910,14 +915,128 @@ class GetStatusResponse(_message.Message):
         map: Global___ClusterMap | None = ...,
         leaves: _abc.Iterable[Global___LeafStatus] | None = ...,
         tail: Global___TailStatus | None = ...,
+        workers: _abc.Iterable[Global___WorkerStatus] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["map", b"map", "tail", b"tail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves", b"leaves", "map", b"map", "tail", b"tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaves", b"leaves", "map", b"map", "tail", b"tail", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class GetWorkerStatusRequest(_message.Message):
+    """Request of Cluster.GetWorkerStatus."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetWorkerStatusRequest: _TypeAlias = GetWorkerStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetWorkerStatusResponse(_message.Message):
+    """Response of Cluster.GetWorkerStatus."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def worker(self) -> Global___WorkerStatus:
+        """The process that answers."""
+
+    def __init__(
+        self,
+        *,
+        worker: Global___WorkerStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetWorkerStatusResponse: _TypeAlias = GetWorkerStatusResponse  # noqa: Y015
+
+@_typing.final
+class WorkerStatus(_message.Message):
+    """State of one router process. Several of them may share a port; a connection is with one of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    UPTIME_S_FIELD_NUMBER: _builtins.int
+    RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
+    METRICS_PORT_FIELD_NUMBER: _builtins.int
+    CALLS_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    CALLS_TOTAL_FIELD_NUMBER: _builtins.int
+    REFUSED_TOTAL_FIELD_NUMBER: _builtins.int
+    ARRIVAL_WAIT_MS_FIELD_NUMBER: _builtins.int
+    REFUSED_SHARE_FIELD_NUMBER: _builtins.int
+    TAIL_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    """"router", or "router-1", "router-2" ... where several share a port."""
+    address: _builtins.str
+    """host:port at which it alone is reached; empty where no port is shared."""
+    error: _builtins.str
+    """Why it does not answer; empty when it does. What follows is empty then."""
+    pid: _builtins.int
+    """Process id."""
+    uptime_s: _builtins.float
+    """Seconds since it started."""
+    resident_bytes: _builtins.int
+    """Resident memory in bytes."""
+    metrics_port: _builtins.int
+    """Port on which it serves its metrics; 0: nowhere."""
+    calls_in_flight: _builtins.int
+    """Calls taken and not answered yet."""
+    calls_total: _builtins.int
+    """Calls that arrived since it started, the refused ones among them."""
+    refused_total: _builtins.int
+    """Calls that it refused since it started."""
+    arrival_wait_ms: _builtins.float
+    """How long a call waited last before the process looked at it, in milliseconds."""
+    refused_share: _builtins.float
+    """Share of the calls that it refuses now."""
+    @_builtins.property
+    def tail(self) -> Global___TailStatus:
+        """What it does against slow leaves."""
+
+    def __init__(
+        self,
+        *,
+        worker: _builtins.str = ...,
+        address: _builtins.str = ...,
+        error: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        uptime_s: _builtins.float = ...,
+        resident_bytes: _builtins.int = ...,
+        metrics_port: _builtins.int = ...,
+        calls_in_flight: _builtins.int = ...,
+        calls_total: _builtins.int = ...,
+        refused_total: _builtins.int = ...,
+        arrival_wait_ms: _builtins.float = ...,
+        refused_share: _builtins.float = ...,
+        tail: Global___TailStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tail", b"tail"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "arrival_wait_ms", b"arrival_wait_ms", "calls_in_flight", b"calls_in_flight", "calls_total", b"calls_total", "error", b"error", "metrics_port", b"metrics_port", "pid", b"pid", "refused_share", b"refused_share", "refused_total", b"refused_total", "resident_bytes", b"resident_bytes", "tail", b"tail", "uptime_s", b"uptime_s", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerStatus: _TypeAlias = WorkerStatus  # noqa: Y015
 
 @_typing.final
 class TailStatus(_message.Message):
@@ -1669,22 +1788,26 @@ class ListSlowReadsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     RESET_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
+    ONLY_THIS_WORKER_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
     """Reads wanted at most; 0 means 20."""
     reset: _builtins.bool
     """Forget what was kept after answering."""
     method: _builtins.str
     """Only reads of this method, as in SlowRead.method; empty: of all."""
+    only_this_worker: _builtins.bool
+    """Only reads of the process that answers, and not of those that share its port."""
     def __init__(
         self,
         *,
         limit: _builtins.int = ...,
         reset: _builtins.bool = ...,
         method: _builtins.str = ...,
+        only_this_worker: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "method", b"method", "reset", b"reset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "method", b"method", "only_this_worker", b"only_this_worker", "reset", b"reset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1702,6 +1825,7 @@ class SlowRead(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
     at_ms: _builtins.int
     """Wall-clock instant of its end, in milliseconds since 1970."""
     method: _builtins.str
@@ -1712,6 +1836,8 @@ class SlowRead(_message.Message):
     """What was asked, shortened: the query, the number of keys."""
     code: _builtins.str
     """Canonical status name: "OK", "DEADLINE_EXCEEDED", "CANCELLED" when the caller gave up."""
+    worker: _builtins.str
+    """The router process that answered it, as in WorkerStatus.worker."""
     @_builtins.property
     def timing(self) -> _types_pb2.Timing:
         """Where its time went."""
@@ -1725,10 +1851,11 @@ class SlowRead(_message.Message):
         detail: _builtins.str = ...,
         code: _builtins.str = ...,
         timing: _types_pb2.Timing | None = ...,
+        worker: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "code", b"code", "collection", b"collection", "detail", b"detail", "method", b"method", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "code", b"code", "collection", b"collection", "detail", b"detail", "method", b"method", "timing", b"timing", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1741,18 +1868,24 @@ class ListSlowReadsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     READS_FIELD_NUMBER: _builtins.int
+    SILENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reads(self) -> _containers.RepeatedCompositeFieldContainer[Global___SlowRead]:
         """The slowest first."""
+
+    @_builtins.property
+    def silent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Workers that did not answer: their reads are missing here."""
 
     def __init__(
         self,
         *,
         reads: _abc.Iterable[Global___SlowRead] | None = ...,
+        silent: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reads", b"reads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reads", b"reads", "silent", b"silent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

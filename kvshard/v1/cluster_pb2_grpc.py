@@ -110,6 +110,11 @@ class ClusterStub(object):
                 request_serializer=kvshard_dot_v1_dot_cluster__pb2.ListSlowReadsRequest.SerializeToString,
                 response_deserializer=kvshard_dot_v1_dot_cluster__pb2.ListSlowReadsResponse.FromString,
                 _registered_method=True)
+        self.GetWorkerStatus = channel.unary_unary(
+                '/kvshard.v1.Cluster/GetWorkerStatus',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.GetWorkerStatusRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.GetWorkerStatusResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -219,7 +224,15 @@ class ClusterServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSlowReads(self, request, context):
-        """Returns the slowest of the reads that this router answered in the last ten minutes, each with its timing.
+        """Returns the slowest of the reads that this router, with all its workers, answered in the last ten minutes, each with its
+        timing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetWorkerStatus(self, request, context):
+        """Returns the state of the router process that answers. GetStatus has those of all workers of a router.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -302,6 +315,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.ListSlowReads,
                     request_deserializer=kvshard_dot_v1_dot_cluster__pb2.ListSlowReadsRequest.FromString,
                     response_serializer=kvshard_dot_v1_dot_cluster__pb2.ListSlowReadsResponse.SerializeToString,
+            ),
+            'GetWorkerStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWorkerStatus,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.GetWorkerStatusRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.GetWorkerStatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -710,6 +728,33 @@ class Cluster(object):
             '/kvshard.v1.Cluster/ListSlowReads',
             kvshard_dot_v1_dot_cluster__pb2.ListSlowReadsRequest.SerializeToString,
             kvshard_dot_v1_dot_cluster__pb2.ListSlowReadsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetWorkerStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/GetWorkerStatus',
+            kvshard_dot_v1_dot_cluster__pb2.GetWorkerStatusRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.GetWorkerStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,7 +69,11 @@ class ClusterStub:
     ListFaults: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListFaultsRequest, _cluster_pb2.ListFaultsResponse]
     """Lists the faults that are in force."""
     ListSlowReads: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListSlowReadsRequest, _cluster_pb2.ListSlowReadsResponse]
-    """Returns the slowest of the reads that this router answered in the last ten minutes, each with its timing."""
+    """Returns the slowest of the reads that this router, with all its workers, answered in the last ten minutes, each with its
+    timing.
+    """
+    GetWorkerStatus: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetWorkerStatusRequest, _cluster_pb2.GetWorkerStatusResponse]
+    """Returns the state of the router process that answers. GetStatus has those of all workers of a router."""
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
@@ -112,7 +116,11 @@ class ClusterAsyncStub(ClusterStub):
     ListFaults: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListFaultsRequest, _cluster_pb2.ListFaultsResponse]  # type: ignore[assignment]
     """Lists the faults that are in force."""
     ListSlowReads: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListSlowReadsRequest, _cluster_pb2.ListSlowReadsResponse]  # type: ignore[assignment]
-    """Returns the slowest of the reads that this router answered in the last ten minutes, each with its timing."""
+    """Returns the slowest of the reads that this router, with all its workers, answered in the last ten minutes, each with its
+    timing.
+    """
+    GetWorkerStatus: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetWorkerStatusRequest, _cluster_pb2.GetWorkerStatusResponse]  # type: ignore[assignment]
+    """Returns the state of the router process that answers. GetStatus has those of all workers of a router."""
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
     """The map, the collections and the state of the cluster. Served by every router."""
@@ -242,6 +250,16 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.ListSlowReadsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.ListSlowReadsResponse, _abc.Awaitable[_cluster_pb2.ListSlowReadsResponse]]:
-        """Returns the slowest of the reads that this router answered in the last ten minutes, each with its timing."""
+        """Returns the slowest of the reads that this router, with all its workers, answered in the last ten minutes, each with its
+        timing.
+        """
+
+    @_abc_1.abstractmethod
+    def GetWorkerStatus(
+        self,
+        request: _cluster_pb2.GetWorkerStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.GetWorkerStatusResponse, _abc.Awaitable[_cluster_pb2.GetWorkerStatusResponse]]:
+        """Returns the state of the router process that answers. GetStatus has those of all workers of a router."""
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

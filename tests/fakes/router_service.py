@@ -50,6 +50,7 @@ from kvshard.rpc.convert import (
 )
 from kvshard.rpc.fault_convert import fault_from_proto, leaf_fault_to_proto
 from kvshard.rpc.status import DETAILS_KEY, failure_of, status_of
+from kvshard.rpc.worker_convert import worker_status_to_proto
 from kvshard.schema import validate_document
 from kvshard.tail.status import TailStatus
 from kvshard.v1 import (
@@ -62,6 +63,7 @@ from kvshard.v1 import (
     search_pb2_grpc,
     types_pb2,
 )
+from kvshard.workers import WorkerStatus
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 WHOLE = types_pb2.Coverage(complete=True, documents_considered=7, documents_total=7, fraction=1.0, legs=2, legs_ok=2)
@@ -71,9 +73,10 @@ class FakeRouter:
     """fail(method, error) makes the next call of a method fail; hold() lets calls of a method wait until release().
 
     requests: every request that came in, by method. dead_keys: keys that fail on their own, with the error. watermarks: what a
-    write that asks for them gets. state: what stale reads say they saw. tail: what it does against slow leaves. leaves,
-    shards: its map. on_status: what happens before the next answers to GetStatus. has_lanes: else it is a router of an older
-    version; frames: what came by lanes; messages: the ids in each message of a lane.
+    write that asks for them gets. state: what stale reads say they saw. tail: what it does against slow leaves. workers: the
+    processes that it says it has; silent_workers: those that its slow log lacks. leaves, shards: its map. on_status: what
+    happens before the next answers to GetStatus. has_lanes: else it is a router of an older version; frames: what came by
+    lanes; messages: the ids in each message of a lane.
     """
 
     def __init__(self, scan_chunk: int = 3, port: int = 0, *, has_lanes: bool = False) -> None:
@@ -98,6 +101,8 @@ class FakeRouter:
         self.watermarks = b""
         self.state = types_pb2.ReadState()
         self.tail: TailStatus | None = None
+        self.workers: list[WorkerStatus] = []
+        self.silent_workers: list[str] = []
         self._failures: dict[str, deque] = defaultdict(deque)
         self._gates: dict[str, threading.Event] = {}
         self._lock = threading.RLock()
@@ -472,6 +477,7 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
                 map=cluster_map_to_proto(cluster_map),
                 leaves=leaves,
                 tail=None if self._router.tail is None else tail_status_to_proto(self._router.tail),
+                workers=map(worker_status_to_proto, self._router.workers),
             )
 
         return self._run("GetStatus", request, context, work)
@@ -550,8 +556,10 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
                 detail='title:"tail [latency]"',
                 code="DEADLINE_EXCEEDED",
                 timing=TIMING,
+                worker=self._router.workers[0].worker if self._router.workers else "",
             )
-            return cluster_pb2.ListSlowReadsResponse(reads=[slow] * min(2, request.limit))
+            silent = self._router.silent_workers
+            return cluster_pb2.ListSlowReadsResponse(reads=[slow] * min(2, request.limit), silent=silent)
 
         return self._run("ListSlowReads", request, context, work)
 

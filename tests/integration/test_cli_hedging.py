@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from fakes.router_service import FakeRouter
@@ -10,6 +11,7 @@ from kvshard.cli import main
 from kvshard.clustermap import Hedging
 from kvshard.tail.status import LeafHealthStatus, LegKindStatus, TailStatus
 from kvshard.v1 import types_pb2
+from kvshard.workers import WorkerStatus
 
 Cli = Callable[..., int]
 
@@ -148,3 +150,51 @@ def test_a_router_that_says_nothing_of_the_tail(cli: Cli, capsys: pytest.Capture
     assert "hedging:" not in capsys.readouterr().out
     assert cli("status", "--json") == 0
     assert json.loads(capsys.readouterr().out)["tail"] is None
+
+
+def test_status_adds_up_what_several_workers_do_and_names_whose_the_rest_is(
+    cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = replace(TAIL, first_attempts=4_000, hedges=0, refused_total={"budget": 500}, leaves=TAIL.leaves[:1])
+    router.tail = TAIL
+    router.workers = [
+        WorkerStatus("router-1", "127.0.0.1:4001", "", 17, 90.0, 81_000_000, 9100, 3, 12_345, 7, 1.5, 0.0, TAIL),
+        WorkerStatus("router-2", "127.0.0.1:4002", "", 18, 5.0, 80_000_000, 9101, 0, 99, 0, 200.0, 0.25, other),
+        WorkerStatus("router-3", "127.0.0.1:4003", "it did not answer in time"),
+    ]
+    assert cli("status") == 0
+    shown = capsys.readouterr().out
+    rows = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "router-1 127.0.0.1:4001 up 3 12,345 7 1.5 ms 81.0 MB 90 s 17 9100" in rows
+    assert "router-2 127.0.0.1:4002 refuses 25% of the calls 0 99 0 200.0 ms 80.0 MB 5 s 18 9101" in rows
+    assert "router-3 127.0.0.1:4003 down: it did not answer in time - - - - - - - -" in rows
+    assert "last 10 s: 120 hedges, 0.75 % of 16,000 first attempts" in shown
+    assert "refused: budget 2,000, storm 2" in shown
+    assert "Search/page router-2 9,000 2.50 9.75 7.50" in rows
+    assert "leaf-2 router-1 probation 40 0 9 3.20" in rows
+    assert cli("status", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["tail"]["first_attempts"], told["tail"]["hedges"]) == (16_000, 120)
+    assert [(each["worker"], each["is_up"], each["pid"]) for each in told["workers"]] == [
+        ("router-1", True, 17),
+        ("router-2", True, 18),
+        ("router-3", False, 0),
+    ]
+    assert [each["tail"] and each["tail"]["first_attempts"] for each in told["workers"]] == [12_000, 4_000, None]
+
+
+def test_the_slow_log_names_the_worker_and_says_who_is_missing(
+    cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    router.workers = [WorkerStatus("router-1")]
+    assert cli("slowlog") == 0
+    head, row, _ = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["ended", "worker", "method"]
+    assert row.split()[1:3] == ["router-1", "Search"]
+    router.silent_workers = ["router-2"]
+    assert cli("slowlog", "--explain") == 3
+    captured = capsys.readouterr()
+    assert "Search in docs at router-1, DEADLINE_EXCEEDED" in captured.out
+    assert captured.err == "kvshard: no answer from router-2; what they have is missing here\n"
+    assert cli("slowlog", "--json") == 3
+    assert [json.loads(line)["worker"] for line in capsys.readouterr().out.splitlines()] == ["router-1"] * 2

@@ -82,9 +82,11 @@ async def supervise(tmp_path):
 
 
 async def test_starts_all_and_stops_all(supervise, tmp_path):
-    lines: list[str] = []
+    lines: list[tuple[str, str]] = []
     supervisor, reports = supervise(
-        ChildSpec("router", command(WELL_BEHAVED), is_front=True), ChildSpec("leaf-1", command(WELL_BEHAVED)), echo=lines.append
+        ChildSpec("router", command(WELL_BEHAVED), is_front=True),
+        ChildSpec("leaf-1", command(WELL_BEHAVED)),
+        echo=lambda name, line: lines.append((name, line)),
     )
     addresses = await supervisor.start()
     assert addresses == {"router": "127.0.0.1:4711", "leaf-1": "127.0.0.1:4711"}
@@ -95,7 +97,7 @@ async def test_starts_all_and_stops_all(supervise, tmp_path):
     await supervisor.stop()
     assert time.monotonic() - began < 2
     assert not any(is_alive(pid) for pid in pids)
-    assert lines == ["router   | stopping", "leaf-1   | stopping"], "the router stops first"
+    assert lines == [("router", "stopping"), ("leaf-1", "stopping")], "the router stops first"
     assert (tmp_path / "logs" / "leaf-1.log").read_text() == "stopping\n"
     assert reports == []
     await supervisor.stop()

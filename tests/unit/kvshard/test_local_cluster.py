@@ -10,6 +10,7 @@ from kvshard.clock import SystemClock
 from kvshard.coordination.connect import connect
 from kvshard.errors import InvalidArgument, Unavailable
 from kvshard.local_cluster import ClusterPlan, DirectoryLock, LocalCluster, check_ports, child_specs, open_map
+from kvshard.router_workers import RouterWorkers
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,9 @@ from kvshard.local_cluster import ClusterPlan, DirectoryLock, LocalCluster, chec
         ({"port": -1}, "port"),
         ({"port": 65_536}, "port"),
         ({"metrics_port": 0}, "metrics-port"),
-        ({"metrics_port": 65_500}, "metrics-port"),
+        ({"metrics_port": 65_408}, "metrics-port"),
+        ({"workers": 0}, "workers"),
+        ({"workers": 65}, "workers"),
     ],
 )
 def test_plans_that_cannot_be(changes, field):
@@ -38,6 +41,7 @@ def test_ports_of_a_plan():
     assert ClusterPlan(Path("data"), port=7700).ports(3) == [7700]
     assert ClusterPlan(Path("data"), port=0).ports(3) == []
     assert ClusterPlan(Path("data"), port=7700, metrics_port=9100).ports(3) == [7700, 9100, 9101, 9102, 9103]
+    assert ClusterPlan(Path("data"), port=7700, metrics_port=9100, workers=3).ports(2) == [7700, *range(9100, 9105)]
     with pytest.raises(InvalidArgument, match="both clients and metrics"):
         ClusterPlan(Path("data"), port=9102, metrics_port=9100).ports(3)
 
@@ -52,6 +56,20 @@ def test_command_lines_of_the_processes():
     assert " ".join(leaf.command[1:]) == (
         f"-P -m leaf --id leaf-1 --data-dir /d/leaf-1 --listen 127.0.0.1:0 {shared} --metrics-port 9101"
     )
+
+
+def test_command_lines_of_several_workers():
+    plan = ClusterPlan(Path("/d"), port=0, metrics_port=9100, hedge="off", workers=2)
+    with RouterWorkers("127.0.0.1:0", 2) as workers:
+        *routers, leaf = child_specs(plan, Path("/d"), "sqlite:///d/coordinator.db", ("leaf-1",), workers)
+    assert [router.name for router in routers] == ["router-1", "router-2"]
+    for number, router in enumerate(routers, start=1):
+        assert router.is_front
+        flags = " ".join(router.command[1:])
+        assert flags.startswith("-P -m router --coordinator sqlite:///d/coordinator.db --log-level info --hedge=off --listen ")
+        assert f"--listen {workers.address} --worker {number} " in flags
+        assert flags.endswith(f"--metrics-port {9099 + number}")
+    assert " ".join(leaf.command).endswith("--metrics-port 9102"), "the leaves' ports follow the workers'"
 
 
 def test_one_user_of_a_directory_at_a_time(tmp_path):

@@ -69,3 +69,11 @@ def test_log_survives_a_disk_that_refuses(tmp_path):
     log.write(b"a long line that needs a new file")
     log.close()
     assert list(log.tail) == ["a long line that needs a new file"]
+
+
+def test_a_log_without_a_file_keeps_the_last_lines():
+    log = ChildLog(None)
+    for number in range(TAIL_LINES + 5):
+        log.write(f"line {number}".encode())
+    log.close()
+    assert list(log.tail) == [f"line {number}" for number in range(5, TAIL_LINES + 5)]

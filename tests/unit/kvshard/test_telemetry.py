@@ -181,6 +181,18 @@ def test_plain_lines(capsys):
     assert line.count("\n") == 1
 
 
+@pytest.mark.usefixtures("clean_logging")
+@pytest.mark.parametrize("as_json", [False, True])
+def test_lines_name_the_worker_where_several_write_into_one_log(capsys, as_json):
+    configure_logging("info", as_json, "router-2")
+    structlog.get_logger("router").info("ours")
+    logging.getLogger("grpc").warning("foreign")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert json.loads(line)["worker"] == "router-2" if as_json else "worker=router-2" in line
+
+
 def test_unknown_level_is_refused():
     with pytest.raises(InvalidArgument, match="log level must be one of debug, info, warning, error"):
         configure_logging("loud")

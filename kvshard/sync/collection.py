@@ -1,0 +1,118 @@
+"""A collection of documents for threads: dicts in, dicts out, and the search over them."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar, Unpack
+
+from kvshard.client.codecs import BYTES, DOCUMENTS
+from kvshard.client.collection import Collection as AsyncCollection
+from kvshard.client.options import ReadOverrides
+from kvshard.client.results import CollectionInfo, Document, K, SearchPage
+from kvshard.sync.keyspace import Keyspace
+from kvshard.sync.source import Source
+
+T = TypeVar("T")
+
+
+class Collection(Keyspace[K, Document]):
+    """A collection of documents. Made by `Client.collection`; that alone creates nothing."""
+
+    def __init__(self, source: Source[K], name: str) -> None:
+        super().__init__(
+            source, name, DOCUMENTS, lambda client: client.collection(name), lambda client: client.collection(name).raw
+        )
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._name
+
+    @property
+    def raw(self) -> Keyspace[K, bytes]:
+        """The same keys with their values as bytes: for collections without a schema, and for JSON that is ready made."""
+        return Keyspace(self._source, self._name, BYTES, self._find_raw, self._find_raw)
+
+    def _ask(self, begin: Callable[[AsyncCollection[K]], Awaitable[T]]) -> T:
+        return self._source.run(lambda client: begin(client.collection(self._name)))
+
+    def create(
+        self,
+        schema: Mapping[str, str] | None = None,
+        *,
+        hedge: str | None = None,
+        hedge_budget: float | str | None = None,
+        hedge_attempts: int | None = None,
+        timeout: float | None = None,
+    ) -> CollectionInfo:
+        """Create it, or do nothing where it exists with this very schema; CollectionExists where it has another.
+
+        schema: field name -> "text", "keyword", "integer", "float", "boolean" or "date"; without one, values are plain bytes.
+        hedge, hedge_budget, hedge_attempts: how its reads are hedged, see `update`; CollectionExists too where they are
+        otherwise.
+        """
+        return self._ask(
+            lambda there: there.create(
+                schema, hedge=hedge, hedge_budget=hedge_budget, hedge_attempts=hedge_attempts, timeout=timeout
+            )
+        )
+
+    def update(
+        self,
+        *,
+        hedge: str | None = None,
+        hedge_budget: float | str | None = None,
+        hedge_attempts: int | None = None,
+        timeout: float | None = None,
+    ) -> CollectionInfo:
+        """Change how its reads are hedged where they do not say it themselves; None leaves a setting as it is.
+
+        hedge: "auto", "off", "10ms", "p99", "min(p99,50ms)". hedge_budget: hedges allowed, as a part of the first attempts
+        (0.05 or "5%", at most half); 0 allows none. hedge_attempts: attempts of a leg at most, the first one included. To take
+        a setting back, so that it is as the router has it: "default", for the attempts 0. Raises CollectionNotFound.
+        """
+        return self._ask(
+            lambda there: there.update(hedge=hedge, hedge_budget=hedge_budget, hedge_attempts=hedge_attempts, timeout=timeout)
+        )
+
+    def drop(self, *, timeout: float | None = None) -> None:
+        """Drop it with all its keys. Raises CollectionNotFound where there is none."""
+        self._ask(lambda there: there.drop(timeout=timeout))
+
+    def search(
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        filters: Sequence[str] = (),
+        facets: Sequence[str] = (),
+        facet_limit: int = 10,
+        sort: str = "",
+        highlight: Sequence[str] = (),
+        next: bytes | None = None,
+        refresh: bool = False,
+        keys_only: bool = False,
+        shards: Sequence[int] | None = None,
+        **read: Unpack[ReadOverrides],
+    ) -> SearchPage[K]:
+        """Find the best documents.
+
+        query: words, "phrases", prefix*, field:word, field:[a TO b], AND, OR, NOT, groups; empty or * finds all. filters:
+        query strings that each hit must match besides, without a say in its score. sort: a field, "-" in front for descending;
+        by score when empty. next: the `.next` of the page before, with the other arguments as they were. refresh: see every
+        write that was acknowledged before. shards: ask only these.
+        """
+        return self._ask(
+            lambda there: there.search(
+                query,
+                limit=limit,
+                filters=filters,
+                facets=facets,
+                facet_limit=facet_limit,
+                sort=sort,
+                highlight=highlight,
+                next=next,
+                refresh=refresh,
+                keys_only=keys_only,
+                shards=shards,
+                **read,
+            )
+        )
