@@ -215,6 +215,7 @@ class LeafMetrics:
     """What a leaf counts. method: lane operation in lower case ("read"). code: "OK" or the error's reason."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
         self.requests = Counter(
             "kvshard_leaf_requests_total", "Lane requests answered, by method and code.", ["method", "code"], registry=registry
         )
@@ -247,6 +248,10 @@ class LeafMetrics:
             registry=registry,
             buckets=LATENCY_BUCKETS_SECONDS,
         )
+
+    def scrape(self, read: Callable[[], Iterable[ScrapedFamily]]) -> None:
+        """Show also what `read` gives, which is called at every scrape, in the scraper's thread."""
+        self._registry.register(_Scraped(read))
 
 
 def process_registry() -> CollectorRegistry:

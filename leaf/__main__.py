@@ -13,7 +13,8 @@ from kvshard.heap import settle_heap
 from kvshard.limits import FAILURE_TIMEOUT_S, HEAL_AFTER_S
 from kvshard.service_process import run_service
 from kvshard.telemetry import LOG_LEVELS, configure_logging
-from leaf.server import LeafOptions, run
+from leaf.key_cache import CACHE_BYTES
+from leaf.server import MIB, LeafOptions, run
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -35,6 +36,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--zone", help="failure zone; absent: as the map has it")
     parser.add_argument(
         "--weight", type=float, help="share of the replicas, relative to other leaves; absent: as the map has it, else 1"
+    )
+    parser.add_argument(
+        "--cache-mb",
+        type=int,
+        default=CACHE_BYTES // MIB,
+        metavar="MB",
+        help="memory for the cache of keys; 0: none (default: %(default)d)",
     )
     _add_times(parser)
     parser.add_argument("--metrics-port", type=int, default=0, help="serve Prometheus metrics there; absent or 0: nowhere")
@@ -82,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_joining=options.join,
         advertise=options.advertise,
         are_faults_allowed=options.allow_faults,
+        cache_bytes=options.cache_mb * MIB,
     )
 
     def serve(stop: asyncio.Event, on_ready: Callable[[str], None]) -> Coroutine[object, object, int | None]:

@@ -24,7 +24,7 @@ from leaf.disk_guard import DiskGuard
 from leaf.engine import StorageError
 from leaf.errands import Errands
 from leaf.hosting import Hosting, Index, Maps
-from leaf.operations import Split
+from leaf.operations import Names, Split
 from leaf.refusals import RETRY_AFTER_MS, storage_failed
 from leaf.replica import Evaluate, OpenSnapshot, Outcome, Replica, Served, Written
 from leaf.replica_status import status_of
@@ -164,7 +164,7 @@ class Driver:
 
     # -- requests -------------------------------------------------------------------------------------------------------
 
-    def propose(self, shard: int, payload: object, keys: tuple[tuple[int, bytes], ...] | None, size: int) -> None:
+    def propose(self, shard: int, payload: object, keys: Names | None, size: int) -> None:
         """Put an operation of the leaf's own into the shard's log, if its replica takes writes now."""
         token = next(self._tokens)
         replica = self.replicas[shard]

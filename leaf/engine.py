@@ -81,6 +81,10 @@ class Engine(ABC):
         """A view of all rows as they are now."""
 
     @abstractmethod
+    def compact(self) -> None:
+        """Take out of the files what was removed or overwritten. Blocks, as long as it takes to read and write all of them."""
+
+    @abstractmethod
     def size_bytes(self) -> int:
         """Bytes on disk."""
 

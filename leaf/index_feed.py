@@ -13,9 +13,10 @@ from kvshard.errors import ErrorDetails, NotReady, StorageFailed
 from leaf import layout
 from leaf.engine import StorageError
 from leaf.entry_codec import decode_operation
+from leaf.key_reader import READ_CHUNK_KEYS
 from leaf.layout import HEADER_BYTES, INLINE_MAX_BYTES, header_of
 from leaf.operations import Operation
-from leaf.shard_store import READ_CHUNK_KEYS, ShardState, ShardStore
+from leaf.shard_store import ShardState, ShardStore
 
 LOG_CHUNK_BYTES: Final = 8 * 1024 * 1024
 """Log rows of one answer; decoded they take about three times as much."""

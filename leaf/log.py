@@ -18,8 +18,9 @@ from typing import Final
 RETAINED_ENTRIES: Final = 4_096
 """A few seconds of writes: an index that was closed, or a replica that restarts, goes on from the log in most cases."""
 
-RETAINED_BYTES: Final = 16 * 1024 * 1024
-"""Eight shards then keep 128 MB of log at most, where entries are large."""
+RETAINED_BYTES: Final = 4 * 1024 * 1024
+"""Eight shards then keep 32 MB of log, and the machine as much as it holds in memory, if that is more: with a million small
+keys it would else take more of the disk than these."""
 
 LOG_MAX_BYTES: Final = 512 * 1024 * 1024
 """Of one shard. To read more log than this takes longer than to rebuild an index from the values."""
@@ -30,7 +31,7 @@ LOG_MAX_ENTRIES: Final = 1_000_000
 TRIM_STEP: Final = 1_024
 """Entries that one trim removes at least: each leaves a range tombstone, which every scan of the log has to pass."""
 
-TRIM_STEP_BYTES: Final = 4 * 1024 * 1024
+TRIM_STEP_BYTES: Final = 2 * 1024 * 1024
 """Or these bytes at least, so that a log of few large entries is trimmed too."""
 
 

@@ -174,6 +174,10 @@ class MemoryEngine(Engine):
             self._check_open()
             return _MemoryView(_Table(self._table.rows))
 
+    def compact(self) -> None:
+        """Nothing: only the newest rows are kept."""
+        self._check_open()
+
     def size_bytes(self) -> int:
         """Bytes of all rows."""
         with self._lock:

@@ -5,7 +5,8 @@ A condition is checked against the latest state, entries that are not yet commit
 Pure: imports only the standard library and other pure files.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
+from itertools import repeat
 from typing import NamedTuple
 
 from kvshard.model import ABSENT, NEVER
@@ -21,11 +22,13 @@ class Latest(NamedTuple):
     expires_at_ms: int
 
 
-def latest_of(machine: ReplicationMachine, collection_id: int, keys: Iterable[bytes]) -> dict[bytes, Latest]:
+def latest_of(machine: ReplicationMachine, collection_id: int, keys: Collection[bytes]) -> dict[bytes, Latest]:
     """The keys among these that an entry in flight writes, as the last such entry leaves them."""
     if not machine.in_flight_entries:
         return {}
     dropped = max((seqno for seqno, payload in _of_all(machine) if payload == DropCollection(collection_id)), default=0)
+    if not dropped and not machine.writes_any(zip(repeat(collection_id), keys)):
+        return {}
     positions: dict[int, dict[bytes, int]] = {}
     found: dict[bytes, Latest] = {}
     for key in keys:

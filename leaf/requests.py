@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
+from itertools import repeat
 from math import inf
 
 import msgspec
@@ -116,8 +117,7 @@ class Requests:
 
     def read(self, request: ShardRead, deadline: float = inf) -> ShardReadReply | None:
         """Answer a read, or None when it must wait (`read_later`); `prepare` or `is_ready` came before."""
-        collection_id = request.collection_id
-        served = self._may_read(request.shard, ((collection_id, key) for key in request.keys), request.is_stale_ok)
+        served = self._may_read(request.shard, zip(repeat(request.collection_id), request.keys), request.is_stale_ok)
         return self._read(request, served, deadline) if served is not None else None
 
     async def read_later(self, request: ShardRead, deadline: float) -> ShardReadReply:
@@ -142,14 +142,16 @@ class Requests:
         if len(request.keys) > BATCH_MAX_KEYS:
             message = f"a read may have at most {BATCH_MAX_KEYS} keys, not {len(request.keys)}"
             raise InvalidArgument(message, ErrorDetails(field="keys", limit=BATCH_MAX_KEYS))
+        check = partial(self._check_deadline, deadline)
         try:
-            reply = self._store.read(request, self._clock.wall_ms(), partial(self._check_deadline, deadline))
+            reply = self._store.read(request, self._clock.wall_ms(), check, seqno=served.seqno, age_ms=_age_ms(served))
         except StorageError as error:
             raise storage_failed(request.shard, str(error)) from error
         for index, moved in self._departed(request).items():
             reply.values[index], reply.versions[index], reply.errors[index] = None, ABSENT, moved
-        reply.errors.update(_illegal(request.keys))
-        return replace(reply, seqno=served.seqno, age_ms=_age_ms(served))
+        if not all(reply.versions):  # A key that cannot be is always absent.
+            reply.errors.update(_illegal(request.keys))
+        return reply
 
     def _check_deadline(self, deadline: float) -> None:
         if self._clock.monotonic() >= deadline:
@@ -193,10 +195,9 @@ class Requests:
     def _scan(self, request: ShardScan, served: Served) -> ShardScanReply:
         self._check_cuts(request)
         try:
-            reply = self._store.scan(request, self._clock.wall_ms())
+            return self._store.scan(request, self._clock.wall_ms(), seqno=served.seqno, age_ms=_age_ms(served))
         except StorageError as error:
             raise storage_failed(request.shard, str(error)) from error
-        return replace(reply, seqno=served.seqno, age_ms=_age_ms(served))
 
     async def write(self, request: ShardWrite, deadline: float) -> ShardWriteReply:
         """Write; the reply is committed on every replica in sync, and visible to a search here if the request waits for that.

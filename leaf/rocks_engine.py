@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -19,6 +20,10 @@ from leaf.layout import Batch
 
 BLOCK_CACHE_BYTES: Final = 32 * 1024 * 1024
 """An idle leaf must stay under 90 MB; the operating system's page cache holds the files besides."""
+
+BLOCK_BYTES: Final = 4 * 1024
+"""A key that is in no cache costs the unpacking of its block: among a million keys of 100 bytes 5 us, and 8 us in blocks of
+8 KB, which save 2 % of the disk."""
 
 WRITE_BUFFER_BYTES: Final = 16 * 1024 * 1024
 WRITE_BUFFERS: Final = 4
@@ -40,6 +45,9 @@ VIEW_READAHEAD_BYTES: Final = 1024 * 1024
 SKIP_MAX: Final = 20_000
 """Removed rows that a scan passes over before it looks twice: 3 to 7 ms with Python's lock held, on whatever thread."""
 
+SCAN_SLICE_ROWS: Final = 64
+"""Rows that a scan takes before it adds up their bytes: so many more than wanted are read at most, 1 MiB."""
+
 TIDY_PAUSE_S: Final = 5.0
 """Between two compactions that scans ask for: one that an open view keeps from removing anything must not be asked for at once
 again, for it reads and writes all the files of its range."""
@@ -57,7 +65,7 @@ _log = structlog.get_logger(__name__)
 def _options() -> rocksdict.Options:
     table = rocksdict.BlockBasedOptions()
     table.set_block_cache(rocksdict.Cache(BLOCK_CACHE_BYTES))
-    table.set_block_size(8 * 1024)
+    table.set_block_size(BLOCK_BYTES)
     table.set_bloom_filter(BLOOM_BITS_PER_KEY, False)
     table.set_data_block_index_type(rocksdict.DataBlockIndexType.binary_and_hash())
     # Index and filter blocks count in the cache's bound, else memory would grow with the data. They are cut into partitions: a
@@ -164,13 +172,19 @@ class RocksEngine(Engine):
         bounds = rocksdict.ReadOptions()
         bounds.set_iterate_upper_bound(end)
         bounds.set_max_skippable_internal_keys(skip_max)
-        size = 0
+        size, is_at_end = 0, False
         try:
-            for row in cast("Iterator[tuple[bytes, bytes]]", self._db.items(from_key=start, read_opt=bounds)):
-                if len(found) >= limit or size >= max_bytes:
-                    return Rows(found, True), False
-                found.append(row)
-                size += len(row[0]) + len(row[1])
+            rows = cast("Iterator[tuple[bytes, bytes]]", self._db.items(from_key=start, read_opt=bounds))
+            while len(found) < limit and size < max_bytes and not is_at_end:
+                before = len(found)
+                wanted = min(SCAN_SLICE_ROWS, limit - before)
+                found.extend(islice(rows, wanted))  # What came before an error stays.
+                is_at_end = len(found) < before + wanted
+                size += sum(map(len, chain.from_iterable(found[before:])))
+            if size > max_bytes and _cut(found, max_bytes):
+                return Rows(found, True), False
+            if not is_at_end and next(rows, None) is not None:
+                return Rows(found, True), False
             self._check_end(found[-1][0] + b"\0" if found else start, bounds)
         except Exception as error:
             if skip_max and str(error).startswith(_TOO_MANY_SKIPPED):
@@ -188,13 +202,24 @@ class RocksEngine(Engine):
 
     def _compact(self, begin: bytes, end: bytes) -> None:
         try:
-            options = rocksdict.CompactOptions()
-            # Else files that hold nothing but removed rows are merely moved to the last level, as they are.
-            options.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
-            options.set_exclusive_manual_compaction(False)  # Writes must not pile up behind it.
-            self._db.compact_range(begin, end, compact_opt=options)
+            self._compact_range(begin, end)
         except Exception as error:  # What is not tidied up is merely slow; if the disk is why, the next write will say so.
             _log.warning("removed rows are not tidied up", reason=str(error))
+
+    def _compact_range(self, begin: bytes | None, end: bytes | None) -> None:
+        options = rocksdict.CompactOptions()
+        # Else files that hold nothing but removed rows are merely moved to the last level, as they are.
+        options.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
+        options.set_exclusive_manual_compaction(False)  # Writes must not pile up behind it.
+        self._db.compact_range(begin, end, compact_opt=options)
+
+    def compact(self) -> None:
+        """Take out of the files what was removed or overwritten. Blocks; Python's lock is given away for that."""
+        try:
+            self._db.flush()
+            self._compact_range(None, None)
+        except Exception as error:
+            raise StorageError(str(error)) from error
 
     def _check_end(self, after: bytes, bounds: rocksdict.ReadOptions) -> None:
         """Raise if rows that cannot be read are why nothing was found here; `items` ends without a word then."""
@@ -231,6 +256,18 @@ class RocksEngine(Engine):
             pass
         except Exception as error:
             raise StorageError(str(error)) from error
+
+
+def _cut(rows: list[tuple[bytes, bytes]], max_bytes: int) -> bool:
+    """Take out what lies behind the row that reaches max_bytes. Returns whether that is anything."""
+    size = 0
+    for index, (key, value) in enumerate(rows, 1):
+        size += len(key) + len(value)
+        if size >= max_bytes:
+            is_cut = index < len(rows)
+            del rows[index:]
+            return is_cut
+    return False
 
 
 class _RocksView(View):

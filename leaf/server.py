@@ -39,6 +39,7 @@ from kvshard.telemetry import LeafMetrics, process_registry, start_metrics, stop
 from kvshard.v1 import lane_pb2, lane_pb2_grpc, peer_pb2_grpc
 from leaf import layout
 from leaf.balancer import Balancer
+from leaf.cache_metrics import cache_families
 from leaf.disk_guard import DiskGuard, free_bytes_of
 from leaf.driver import Driver
 from leaf.engine import Engine, StorageError
@@ -46,6 +47,7 @@ from leaf.fault_injection import FaultInjector
 from leaf.housekeeping import Housekeeper
 from leaf.index_feed import IndexFeed
 from leaf.indexer import Indexer
+from leaf.key_cache import CACHE_BYTES, KeyCache
 from leaf.peers import Peers
 from leaf.replication.timings import Timings
 from leaf.requests import Requests
@@ -67,6 +69,10 @@ other leaves; should they be gone, it is ready after this time all the same, and
 DISK_LOOK_INTERVAL_S: Final = 5.0
 """Between two walks over the data directory, for status and metrics."""
 
+MIB: Final = 1024 * 1024
+CACHE_MAX_BYTES: Final = 64 * 1024 * MIB
+"""A leaf uses one core; where so much memory is left for each, more leaves are the better use of it."""
+
 SERVICE: Final = lane_pb2.DESCRIPTOR.services_by_name["Lanes"].full_name
 
 _LEAF_ID: Final = b"leaf-id"
@@ -82,7 +88,7 @@ class LeafOptions:
 
     zone, weight None: as the map has them. is_joining: the leaf becomes part of the cluster if the map does not have it.
     advertise: host:port at which others reach it; empty: the address that it listens on. are_faults_allowed: faults may be
-    injected into it.
+    injected into it. cache_bytes: what the cache of keys may take; 0: there is none.
     """
 
     id: str
@@ -98,6 +104,7 @@ class LeafOptions:
     is_joining: bool = False
     advertise: str = ""
     are_faults_allowed: bool = False
+    cache_bytes: int = CACHE_BYTES
 
     def check(self) -> None:
         """Raise InvalidArgument for what can be seen to be wrong before anything is touched."""
@@ -106,6 +113,9 @@ class LeafOptions:
         host, _, port = self.advertise.rpartition(":")
         if self.advertise and not (host and port.isascii() and port.isdecimal() and 1 <= int(port) <= 65_535):
             raise InvalidArgument(f"--advertise must be HOST:PORT, not {self.advertise!r}", ErrorDetails(field="advertise"))
+        if not 0 <= self.cache_bytes <= CACHE_MAX_BYTES:
+            text = f"--cache-mb must be 0 to {CACHE_MAX_BYTES // MIB}, not {self.cache_bytes / MIB:g}"
+            raise InvalidArgument(text, ErrorDetails(field="cache-mb", limit=CACHE_MAX_BYTES // MIB))
 
 
 class LeafServer:
@@ -125,7 +135,8 @@ class LeafServer:
         boot = secrets.randbits(48)
         self._maps = maps
         self._metrics = metrics
-        store = ShardStore(engine)
+        store = ShardStore(engine, KeyCache(options.cache_bytes))
+        metrics.scrape(lambda: cache_families(store.cache))
         feed = IndexFeed(store, clock)
         observe = metrics.index_refresh_seconds.observe
         wasted = metrics.wasted_seconds.inc

@@ -7,35 +7,26 @@ write them, in order with all else that must be durable.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
-from kvshard.errors import DataLoss, ErrorDetails, ErrorRecord, InvalidArgument, NotReady, ResourceExhausted, record_of
-from kvshard.limits import KEY_MAX_BYTES
-from kvshard.model import ABSENT, NEVER, ShardRead, ShardReadReply, ShardScan, ShardScanReply
+from kvshard.errors import DataLoss, ErrorDetails, InvalidArgument, NotReady
+from kvshard.model import ShardRead, ShardReadReply, ShardScan, ShardScanReply
 from leaf import layout
 from leaf.count_rows import read_counts
 from leaf.dedup_rows import DedupRows
 from leaf.engine import Engine
 from leaf.entry_codec import EntryRows, epoch_of
-from leaf.layout import HEADER_BYTES, INLINE_MAX_BYTES, VERSION_BYTES, Changes, Header, header_of, unpack_header
+from leaf.key_cache import KeyCache
+from leaf.key_reader import KeyReader
+from leaf.layout import INLINE_MAX_BYTES, Changes, Header
 from leaf.log import LogWindow
 from leaf.log_rows import read_tail
-from leaf.operations import NO_COUNTS, Counts, DropCollection, Split, apply_entries, soonest_expiry
+from leaf.operations import NO_COUNTS, Counts, DropCollection, Split, WriteOperation, apply_entries, soonest_expiry
 from leaf.recovery import Held
 from leaf.replication.dedup import DedupTable
 from leaf.replication.messages import DedupRecord, Entry
+from leaf.scan_reader import ScanReader
 from leaf.snapshots import SnapshotSource, StagedSnapshot
 from leaf.split_rows import SplitRows, SplitState
-
-READ_CHUNK_KEYS: Final = 512
-"""Rows of one multi-get: at most 8 MiB, since large values stand apart."""
-
-READ_REPLY_MAX_BYTES: Final = 32 * 1024 * 1024
-"""Values of one read reply: with its framing it stays under the message limit."""
-
-SCAN_REPLY_MAX_BYTES: Final = 4 * 1024 * 1024
-SCAN_REPLY_MAX_KEYS: Final = 4_096
-"""Of one chunk of a scan: the loop is held for a few milliseconds, and a merge over many shards holds one chunk of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +71,16 @@ class ShardState:
 
 
 class ShardStore:
-    """All shards of one leaf. Methods run on the event loop, save where `index_feed.py` calls the reading ones on threads."""
+    """All shards of one leaf. Methods run on the event loop, save where `index_feed.py` calls the reading ones on threads.
 
-    def __init__(self, engine: Engine) -> None:
+    cache: of keys that were read; what changes a shard's rows is told to it here, and nowhere else.
+    """
+
+    def __init__(self, engine: Engine, cache: KeyCache | None = None) -> None:
         self.engine = engine
+        self.cache = cache if cache is not None else KeyCache()
+        self._reader = KeyReader(engine, self.cache)
+        self._scanner = ScanReader(engine, self._reader)
         self.rows = EntryRows()
         self.splits = SplitRows(engine)
         self._states: dict[int, ShardState] = {}
@@ -123,6 +120,7 @@ class ShardStore:
 
     def load(self, shard: int) -> Loaded:
         """Read what a replica begins with. Raises DataLoss when the log is damaged, StorageError."""
+        self.cache.forget_shard(shard)
         applied = self._number(shard, layout.APPLIED)
         row = self.engine.get(layout.meta_key(shard, layout.TRIMMED))
         trimmed = layout.unpack_position(row) if row else (0, 0)
@@ -152,6 +150,7 @@ class ShardStore:
     def wipe(self, shard: int) -> Changes:
         """Remove everything of a shard that is not served any more, and what was being made of it for a split."""
         self._states.pop(shard, None)
+        self.cache.forget_shard(shard)
         changes = Changes()
         self.splits.wipe(shard, changes)
         for tag in layout.ALL_TAGS:
@@ -240,13 +239,23 @@ class ShardStore:
         state.expires_from = min(state.expires_from, soonest_expiry(entries))
         batch.put(layout.meta_key(shard, layout.APPLIED), layout.pack_number(last))
         self.engine.write(batch)
-        for entry in entries:
-            if isinstance(entry.payload, DropCollection):
-                state.remembered.pop(entry.payload.collection_id, None)
-            elif isinstance(entry.payload, Split):
-                state.remembered.clear()
+        self._note_applied(shard, state, entries)
         state.counts = counts
         state.applied = last
+
+    def _note_applied(self, shard: int, state: ShardState, entries: Sequence[Entry]) -> None:
+        """What these entries change is in the engine: keep equal to it what is remembered of it."""
+        cache = self.cache
+        for entry in entries:
+            match entry.payload:
+                case WriteOperation(collection_id, keys, values, expiries):
+                    cache.note_write(shard, collection_id, keys, values, entry.seqno, expiries, INLINE_MAX_BYTES)
+                case DropCollection(collection_id):
+                    state.remembered.pop(collection_id, None)
+                    cache.forget_collection(shard, collection_id)
+                case Split():
+                    state.remembered.clear()
+                    cache.forget_shard(shard)
 
     def open_snapshot(self, shard: int) -> SnapshotSource:
         """A view of the state as it is now. Raises StorageError."""
@@ -263,6 +272,7 @@ class ShardStore:
         # Marked before the rows go: a reader on another thread that misses them must see why.
         state.is_staging = True
         state.remembered.clear()
+        self.cache.forget_shard(shard)
         batch = self.engine.new_batch()
         batch.put(layout.meta_key(shard, layout.STAGING), b"")
         for tag in layout.STATE_TAGS:
@@ -302,13 +312,12 @@ class ShardStore:
     def _recall(
         self, shard: int, remembered: dict[bytes, Header | None] | None, collection_id: int, keys: Sequence[bytes]
     ) -> Sequence[Header | None]:
-        if not remembered:
-            return self.headers(shard, collection_id, keys)
-        found = {key: remembered.pop(key) for key in keys if key in remembered}
-        unknown = [key for key in keys if key not in found]
-        if unknown:
-            found.update(zip(unknown, self.headers(shard, collection_id, unknown), strict=True))
-        return [found[key] for key in keys]
+        if remembered:
+            try:
+                return list(map(remembered.pop, keys))
+            except KeyError:  # Not all are known. Those that are taken away by now are no loss: the engine holds them.
+                pass
+        return self.headers(shard, collection_id, keys)
 
     def _filter(self, state: ShardState) -> Callable[[bytes], bool] | None:
         """Tells the shard's keys from those that have left it; None: all that are stored are its own."""
@@ -337,103 +346,45 @@ class ShardStore:
         return self.state(shard).counts.get(collection_id, NO_COUNTS)
 
     def headers(self, shard: int, collection_id: int, keys: Sequence[bytes]) -> list[Header | None]:
-        """The headers of stored keys, expired ones too; parallel to the keys."""
-        prefix = layout.value_prefix(shard, collection_id)
-        found: list[Header | None] = []
-        for first in range(0, len(keys), READ_CHUNK_KEYS):
-            rows = self.engine.get_many([prefix + key for key in keys[first : first + READ_CHUNK_KEYS]])
-            found += [header_of(row) if row is not None else None for row in rows]
-        return found
+        """The headers of stored keys, expired ones too; parallel to the keys. Raises StorageError."""
+        return self._reader.headers(shard, collection_id, keys)
 
     def large_value(self, shard: int, collection_id: int, key: bytes, version: int) -> bytes | None:
-        """The value that stands apart, if it is still the one of this version."""
-        row = self.engine.get(layout.large_prefix(shard, collection_id) + key)
-        return row[VERSION_BYTES:] if row is not None and layout.unpack_number(row) == version else None
+        """The value that stands apart, if it is still the one of this version. Raises StorageError."""
+        return self._reader.large_value(shard, collection_id, key, version)
 
-    def read(self, request: ShardRead, now_ms: int, check: Callable[[], object] = lambda: None) -> ShardReadReply:
-        """Answer a read; keys beyond the reply's bound get an error of their own. check: called between chunks; may raise."""
-        shard, collection_id, keys = request.shard, request.collection_id, request.keys
-        documents = self._whole(shard).counts.get(collection_id, NO_COUNTS).documents
-        prefix = layout.value_prefix(shard, collection_id)
-        values: list[bytes | None] = []
-        versions: list[int] = []
-        expiries: dict[int, int] = {}
-        errors: dict[int, ErrorRecord] = {}
-        room, inline_max = READ_REPLY_MAX_BYTES, INLINE_MAX_BYTES
-        add_value, add_version = values.append, versions.append
-        for first in range(0, len(keys), READ_CHUNK_KEYS):
-            if first:
-                check()
-            rows = self.engine.get_many([prefix + key for key in keys[first : first + READ_CHUNK_KEYS]])
-            for index, row in enumerate(rows, first):
-                if row is None:
-                    add_value(None)
-                    add_version(ABSENT)
-                    continue
-                version, expires_at_ms, size = unpack_header(row)
-                if expires_at_ms == NEVER and size <= inline_max and size <= room:  # Nearly all: one test each.
-                    room -= size
-                    add_value(row[HEADER_BYTES:])
-                    add_version(version)
-                    continue
-                value: bytes | None
-                if expires_at_ms and expires_at_ms <= now_ms:
-                    value, version = None, ABSENT
-                elif size > room:
-                    value, version, errors[index] = None, ABSENT, _too_much()
-                elif size <= INLINE_MAX_BYTES:
-                    value = row[HEADER_BYTES:]
-                else:
-                    value = self.large_value(shard, collection_id, keys[index], version)
-                    if value is None:
-                        version, errors[index] = ABSENT, record_of(_damaged(shard))
-                if value is not None:
-                    room -= size
-                    if expires_at_ms:
-                        expiries[index] = expires_at_ms
-                add_value(value)
-                add_version(version)
-        column = [expiries.get(index, NEVER) for index in range(len(keys))] if expiries else []
-        return ShardReadReply(values, versions, column, errors, documents)
+    def read(
+        self,
+        request: ShardRead,
+        now_ms: int,
+        check: Callable[[], object] = lambda: None,
+        *,
+        seqno: int = 0,
+        age_ms: int = 0,
+    ) -> ShardReadReply:
+        """Answer a read; keys beyond the reply's bound get an error of their own. Raises NotReady, StorageError.
 
-    def scan(self, request: ShardScan, now_ms: int) -> ShardScanReply:
-        """Answer a scan with one chunk."""
+        check: called between chunks; may raise. seqno, age_ms: for the reply.
+        """
+        shard, collection_id = request.shard, request.collection_id
+        state = self._whole(shard)
+        # Rows that have left the shard, and go without a word to the cache, are not to come into it.
+        may_keep = not state.splits.has_leftovers
+        columns = self._reader.read(shard, collection_id, request.keys, now_ms, may_keep=may_keep, check=check)
+        documents = state.counts.get(collection_id, NO_COUNTS).documents
+        expiries = columns.expires_at_ms()
+        return ShardReadReply(columns.values, columns.versions, expiries, columns.errors, documents, seqno, age_ms)
+
+    def scan(self, request: ShardScan, now_ms: int, *, seqno: int = 0, age_ms: int = 0) -> ShardScanReply:
+        """Answer a scan with one chunk. seqno, age_ms: for the reply.
+
+        Raises InvalidArgument for a limit below 1, NotReady, DataLoss, StorageError.
+        """
         if request.limit < 1:
             raise InvalidArgument(f"limit must be at least 1, not {request.limit}", ErrorDetails(field="limit", limit=1))
-        prefix = layout.value_prefix(request.shard, request.collection_id)
-        # A start longer than any key is legal; the key that it would resume after is just not there.
-        start = prefix + request.start[: KEY_MAX_BYTES + 1]
-        end = prefix + request.end if request.end is not None else layout.end_of(prefix)
-        limit = min(request.limit, SCAN_REPLY_MAX_KEYS)
-        chunk = self.engine.scan(start, end, limit, SCAN_REPLY_MAX_BYTES)
-        documents = self._whole(request.shard).counts.get(request.collection_id, NO_COUNTS).documents
-        reply = ShardScanReply([], [], [], [], chunk.has_more, b"", documents)
-        room = SCAN_REPLY_MAX_BYTES
-        is_own = self.filter_of(request.shard)
-        for row_key, row in chunk.rows:
-            version, expires_at_ms, size = unpack_header(row)
-            key = row_key[len(prefix) :]
-            if (expires_at_ms and expires_at_ms <= now_ms) or (is_own is not None and not is_own(key)):
-                continue
-            if not request.keys_only:
-                if size > room and reply.keys:
-                    return ShardScanReply(reply.keys, reply.values, reply.versions, reply.expires_at_ms, True, key, documents)
-                reply.values.append(self._scanned_value(request, key, row))
-                room -= size
-            reply.keys.append(key)
-            reply.versions.append(version)
-            reply.expires_at_ms.append(expires_at_ms)
-        resume = chunk.rows[-1][0][len(prefix) :] + b"\0" if chunk.has_more else b""
-        return ShardScanReply(reply.keys, reply.values, reply.versions, reply.expires_at_ms, chunk.has_more, resume, documents)
-
-    def _scanned_value(self, request: ShardScan, key: bytes, row: bytes) -> bytes:
-        version, _, size = header_of(row)
-        if size <= INLINE_MAX_BYTES:
-            return row[HEADER_BYTES:]
-        value = self.large_value(request.shard, request.collection_id, key, version)
-        if value is None:
-            raise _damaged(request.shard)
-        return value
+        state = self._whole(request.shard)
+        documents = state.counts.get(request.collection_id, NO_COUNTS).documents
+        return self._scanner.read(request, now_ms, self._filter(state), documents, seqno=seqno, age_ms=age_ms)
 
     def due(self, shard: int, now_ms: int, limit: int) -> list[bytes]:
         """Keys of the expiry rows whose time has come, the oldest first."""
@@ -452,12 +403,3 @@ class ShardStore:
         for row_key in row_keys:
             batch.delete(row_key)
         self.engine.write(batch)
-
-
-def _too_much() -> ErrorRecord:
-    text = f"the values of one read may have {READ_REPLY_MAX_BYTES} bytes a shard; ask for fewer keys"
-    return record_of(ResourceExhausted(text, ErrorDetails(limit=READ_REPLY_MAX_BYTES)))
-
-
-def _damaged(shard: int) -> DataLoss:
-    return DataLoss(f"a stored value of shard {shard} is missing or damaged", ErrorDetails(shards=(shard,)))

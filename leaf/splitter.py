@@ -19,7 +19,7 @@ from leaf.committer import Committer
 from leaf.engine import StorageError
 from leaf.hosting import Index, Maps
 from leaf.layout import Changes
-from leaf.operations import Split
+from leaf.operations import Names, Split
 from leaf.pending import is_splitting
 from leaf.replica import Replica
 from leaf.replication.machine import Role
@@ -58,7 +58,7 @@ class SplitHost(Protocol):
     committer: Committer
     replicas: dict[int, Replica]
 
-    def propose(self, shard: int, payload: object, keys: tuple[tuple[int, bytes], ...] | None, size: int) -> None:
+    def propose(self, shard: int, payload: object, keys: Names | None, size: int) -> None:
         """Put an operation into a shard's log, if its replica takes writes now."""
         ...
 

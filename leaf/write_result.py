@@ -16,6 +16,7 @@ Pure: imports only the standard library and other pure files.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
+from itertools import compress
 from struct import Struct
 from struct import error as StructError
 from typing import Final, TypeAlias
@@ -34,6 +35,7 @@ NOT_KEPT: Final = "this is the outcome of a repeated write, whose details are no
 _OTHER: Final = "FAILED_PRECONDITION"
 _HEAD: Final = Struct(">IB")
 _PART: Final = 128
+_ONE: Final = ord("1")
 _DEFAULTS: Final = asdict(ErrorDetails())
 _NAMES: Final = frozenset(each.name for each in fields(ErrorDetails))
 
@@ -48,13 +50,12 @@ def encode_result(reply: ShardWriteReply, positions: Sequence[int] = (), total: 
     count = total if positions else len(reply.existed)
     at: Sequence[int] = positions or range(count)
     failed = _by_reason(reply.errors)
+    came = _bitmap(at, count)
     parts = [_HEAD.pack(count, len(failed) | (_PART if positions else 0))]
     if positions:
-        parts.append(_bitmap(at, count))
-    parts += (
-        _bitmap([place for place, existed in zip(at, reply.existed, strict=True) if existed], count),
-        _bitmap([place for place, version in zip(at, reply.versions, strict=True) if version != ABSENT], count),
-    )
+        parts.append(came)
+    # The version of what was not done is ABSENT, which is 0.
+    parts += (_chosen(at, reply.existed, came, count), _chosen(at, reply.versions, came, count))
     if not failed:
         return b"".join(parts)
     for reason, indices in failed.items():
@@ -142,11 +143,22 @@ def _read_details(found: _Json) -> ErrorDetails:
     return ErrorDetails(**known)  # type: ignore[arg-type]
 
 
+def _chosen(at: Sequence[int], marks: Sequence[int], came: bytes, count: int) -> bytes:
+    """The bitmap of the places whose mark is true. came: the bitmap of them all."""
+    if all(marks):
+        return came
+    return _bitmap(list(compress(at, marks)), count) if any(marks) else bytes(len(came))
+
+
 def _bitmap(places: Sequence[int], count: int) -> bytes:
-    bits = bytearray((count + 7) // 8)
+    """The first place is the highest bit of the first byte."""
+    if not count:
+        return b""
+    size = (count + 7) // 8
+    digits = bytearray(b"0" * (8 * size))
     for place in places:
-        bits[place >> 3] |= 0x80 >> (place & 7)
-    return bytes(bits)
+        digits[place] = _ONE
+    return int(digits, 2).to_bytes(size, "big")
 
 
 def _bools(bitmap: bytes, count: int) -> list[bool]:

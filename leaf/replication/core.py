@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from kvshard.clustermap import Replica, ShardConfig
@@ -186,8 +187,7 @@ class Core:
         if entry.keys is None:
             self._all_dirty = entry.seqno
         else:
-            for key in entry.keys:
-                self._dirty[key] = entry.seqno
+            self._dirty.update(dict.fromkeys(entry.keys, entry.seqno))
         if entry.request is not None:
             self.in_flight[entry.request.client, entry.request.number] = entry.seqno
 
@@ -247,11 +247,14 @@ class Core:
         self.is_behind = through < possible
         entries = self.log.between(self.committed, through)
         begun = before = self.committed
+        if through == self.log.last:
+            self._dirty.clear()
         for entry in entries:
             self.in_flight_bytes -= entry.size
-            for key in entry.keys or ():
-                if self._dirty.get(key) == entry.seqno:
-                    del self._dirty[key]
+            if self._dirty:
+                for key in entry.keys or ():
+                    if self._dirty.get(key) == entry.seqno:
+                        del self._dirty[key]
             if entry.request is not None:
                 self.in_flight.pop((entry.request.client, entry.request.number), None)
                 self.dedup.record(entry.request, entry.seqno, entry.result)
@@ -328,11 +331,13 @@ class Core:
         if keys is None:
             return self.log.last
         wanted = self._all_dirty if self._all_dirty > self.committed else 0
-        dirty = self._dirty
-        if dirty:
-            for key in keys:
-                wanted = max(wanted, dirty.get(key, 0))
+        if self._dirty:
+            wanted = max(wanted, max(map(self._dirty.get, keys, repeat(0)), default=0))
         return wanted
+
+    def writes_any(self, keys: Iterable[Hashable]) -> bool:
+        """Whether an entry that is not yet applied writes one of these keys, by name."""
+        return not self._dirty.keys().isdisjoint(keys)
 
     def await_read(self, token: int, keys: tuple[Hashable, ...] | None, is_strong: bool, wanted: int) -> None:
         """Let a read wait for a commit."""

@@ -3,7 +3,7 @@
 Pure: imports only the standard library and other pure files.
 """
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -73,7 +73,7 @@ class Propose:
     token: int
     request: RequestId | None
     payload: object
-    keys: tuple[Hashable, ...] | None
+    keys: Collection[Hashable] | None
     size: int
     result: object
 

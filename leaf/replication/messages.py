@@ -6,7 +6,7 @@ is with incarnation: data that was lost and created anew never answers in the na
 Pure: imports only the standard library and other pure files.
 """
 
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -36,7 +36,7 @@ class Entry:
     epoch: int
     seqno: int
     payload: object
-    keys: tuple[Hashable, ...] | None = ()
+    keys: Collection[Hashable] | None = ()
     size: int = 0
     request: RequestId | None = None
     result: object = None

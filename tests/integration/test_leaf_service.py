@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import pathlib
+import socket
+import urllib.request
 
 import grpc
 import grpc.aio
@@ -32,10 +34,10 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running_leaf(folder: pathlib.Path):
-    """Run a leaf until the block ends."""
+async def running_leaf(folder: pathlib.Path, **fields: int):
+    """Run a leaf until the block ends. fields: of its options."""
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
-    options = LeafOptions(LEAF, folder / LEAF, coordinator_url(folder), "127.0.0.1:0")
+    options = LeafOptions(LEAF, folder / LEAF, coordinator_url(folder), "127.0.0.1:0", **fields)
     running = asyncio.create_task(run(options, stop, ready.set_result))
     try:
         await asyncio.wait({running, ready}, return_when=asyncio.FIRST_COMPLETED)
@@ -76,6 +78,31 @@ async def test_write_read_scan(caller: LeafCaller) -> None:
     conflict = await caller.client.write(LEAF, write_of(caller, {b"k000": b"x"}, conditions=[0]), caller.deadline())
     assert conflict.reply.errors[0].reason == "VERSION_CONFLICT"
     assert conflict.reply.errors[0].details.current_version == version
+
+
+def cache_metrics(port: int) -> dict[str, float]:
+    """What the leaf's metrics say of its cache."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        lines = [line.split() for line in page.read().decode().splitlines() if line.startswith("kvshard_leaf_cache_")]
+    return {name.removeprefix("kvshard_leaf_cache_"): float(value) for name, value in lines}
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1_000_000])
+async def test_the_cache_has_the_size_that_was_asked_for_and_shows_what_it_does(
+    tmp_path: pathlib.Path, cache_bytes: int
+) -> None:
+    await bootstrap(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    async with running_leaf(tmp_path, cache_bytes=cache_bytes, metrics_port=port), leaf_caller(tmp_path) as caller:
+        await caller.client.write(LEAF, write_of(caller, {b"k": b"v"}), caller.deadline())
+        for _ in range(3):
+            read = await caller.client.read(LEAF, ShardRead(0, caller.epoch(0), 1, [b"k", b"none"]), caller.deadline())
+            assert read.reply.values == [b"v", None]
+        found = await asyncio.to_thread(cache_metrics, port)
+    hits = 2 if cache_bytes else 0
+    assert (found["limit_bytes"], found["hits_total"], found["misses_total"]) == (cache_bytes, hits, 6 - hits)
+    assert (found["keys"], found["bytes"] > 0, found["turns_total"]) == (hits // 2, cache_bytes > 0, 0)
 
 
 async def test_search_sees_writes_drops_and_expiry(caller: LeafCaller) -> None:

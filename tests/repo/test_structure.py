@@ -68,6 +68,7 @@ PURE = (
     "kvshard.scatter.watermarks",
     "leaf.admission",
     "leaf.faults",
+    "leaf.key_cache",
     "leaf.layout",
     "leaf.log",
     "leaf.operations",

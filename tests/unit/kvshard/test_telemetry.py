@@ -29,6 +29,8 @@ from kvshard.telemetry import (
     start_metrics,
     stop_metrics,
 )
+from leaf.cache_metrics import cache_families
+from leaf.key_cache import KeyCache
 from router.amplification import Amplification
 from router.tail_metrics import amplification_families, hedging_families, wasted_families
 
@@ -57,12 +59,19 @@ def registry():
     leaf.commit_batch_entries.observe(17)
     leaf.fsync_seconds.observe(0.004)
     leaf.index_refresh_seconds.observe(0.02)
+    leaf.scrape(lambda: cache_families(KeyCache()))
     return registry
 
 
 def test_the_names_are_the_documented_ones(registry):
     families = {family.name for family in text_string_to_metric_families(exposition(registry).decode())}
     assert {name for name in families if name.startswith("kvshard_")} == {
+        "kvshard_leaf_cache_bytes",
+        "kvshard_leaf_cache_hits",
+        "kvshard_leaf_cache_keys",
+        "kvshard_leaf_cache_limit_bytes",
+        "kvshard_leaf_cache_misses",
+        "kvshard_leaf_cache_turns",
         "kvshard_leaf_cancelled",
         "kvshard_leaf_wasted_seconds",
         "kvshard_router_arrival_wait_seconds",

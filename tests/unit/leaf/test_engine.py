@@ -51,6 +51,38 @@ def test_a_batch_takes_effect_in_order(engine: Engine) -> None:
     assert engine.get_many([b"k%d" % n for n in range(6)]) == [b"old", None, None, b"after", b"old", b"old"]
 
 
+def test_a_compaction_changes_no_row(engine: Engine) -> None:
+    put(engine, {b"k%03d" % n: bytes(1_000) for n in range(200)})
+    batch = engine.new_batch()
+    batch.delete_range(b"k050", b"k150")
+    batch.delete(b"k000")
+    engine.write(batch)
+    before = engine.scan(b"k", b"l", 1_000)
+    engine.compact()
+    assert engine.scan(b"k", b"l", 1_000) == before
+    assert len(before.rows) == 99
+    engine.close()
+    with pytest.raises(StorageError):
+        engine.compact()
+
+
+def test_a_compaction_takes_out_of_the_files_what_was_removed(tmp_path: pathlib.Path) -> None:
+    engine = RocksEngine(tmp_path, is_synced=False)
+    rng = random.Random(1)
+    put(engine, {b"k%03d" % n: rng.randbytes(10_000) for n in range(300)})
+    engine.compact()
+    full = engine.size_bytes()
+    batch = engine.new_batch()
+    batch.delete_range(b"k000", b"k290")
+    engine.write(batch)
+    engine.compact()
+    # What is no longer wanted of the files goes a moment later, on a thread of the engine's.
+    engine.close()
+    engine = RocksEngine(tmp_path, is_synced=False)
+    assert engine.size_bytes() < full / 4
+    engine.close()
+
+
 def test_scans_are_ordered_and_bounded_by_rows_and_bytes(engine: Engine) -> None:
     put(engine, {b"%02d" % n: b"x" * 100 for n in range(50)} | {b"zz": b"outside"})
     everything = engine.scan(b"00", b"99", 1000)

@@ -10,8 +10,9 @@ from kvshard.errors import CollectionNotFound, DeadlineExceeded, FailedPrecondit
 from kvshard.limits import BATCH_MAX_KEYS, KEY_MAX_BYTES
 from kvshard.model import ShardRead, ShardSearch, ShardWrite
 from leaf.disk_guard import RESERVE_BYTES
+from leaf.key_reader import READ_REPLY_MAX_BYTES
 from leaf.layout import INLINE_MAX_BYTES
-from leaf.shard_store import READ_REPLY_MAX_BYTES, SCAN_REPLY_MAX_BYTES
+from leaf.scan_reader import SCAN_REPLY_MAX_BYTES
 
 
 async def test_reads_and_writes() -> None:

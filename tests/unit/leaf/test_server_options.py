@@ -1,12 +1,13 @@
 """What a leaf refuses to start with."""
 
 import pathlib
+from dataclasses import replace
 
 import pytest
 
 from kvshard.errors import InvalidArgument
 from leaf.__main__ import parse
-from leaf.server import LeafOptions
+from leaf.server import CACHE_MAX_BYTES, LeafOptions
 
 PLACE = ["--id", "leaf-1", "--data-dir", "d", "--coordinator", "sqlite:///c.db"]
 
@@ -33,8 +34,20 @@ def test_failure_timeouts_that_make_no_sense(seconds: float) -> None:
         options(failure_timeout_s=seconds).check()
 
 
+@pytest.mark.parametrize("cache_bytes", [-1, CACHE_MAX_BYTES + 1])
+def test_caches_that_make_no_sense(cache_bytes: int) -> None:
+    with pytest.raises(InvalidArgument, match="--cache-mb must be 0 to 65536") as caught:
+        replace(options(), cache_bytes=cache_bytes).check()
+    assert (caught.value.details.field, caught.value.details.limit) == ("cache-mb", 65_536)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1, CACHE_MAX_BYTES])
+def test_caches_that_may_be_had(cache_bytes: int) -> None:
+    replace(options(), cache_bytes=cache_bytes).check()
+
+
 def test_the_command_line() -> None:
-    parsed = parse([*PLACE, "--advertise", "h:1", "--failure-timeout", "0.5", "--allow-faults"])
-    assert (parsed.advertise, parsed.failure_timeout, parsed.allow_faults) == ("h:1", 0.5, True)
+    parsed = parse([*PLACE, "--advertise", "h:1", "--failure-timeout", "0.5", "--allow-faults", "--cache-mb", "0"])
+    assert (parsed.advertise, parsed.failure_timeout, parsed.allow_faults, parsed.cache_mb) == ("h:1", 0.5, True, 0)
     parsed = parse(PLACE)
-    assert (parsed.advertise, parsed.failure_timeout, parsed.allow_faults) == ("", 1.5, False)
+    assert (parsed.advertise, parsed.failure_timeout, parsed.allow_faults, parsed.cache_mb) == ("", 1.5, False, 64)

@@ -4,6 +4,7 @@ from kvshard.errors import DataLoss, DeadlineExceeded, NotReady
 from kvshard.model import ShardRead
 from leaf import layout
 from leaf.entry_codec import encode_entry
+from leaf.key_reader import READ_CHUNK_KEYS
 from leaf.layout import Changes
 from leaf.memory_engine import MemoryEngine
 from leaf.operations import DropCollection, WriteOperation, keys_of, size_of
@@ -11,7 +12,7 @@ from leaf.recovery import Held
 from leaf.replication.dedup import DedupTable
 from leaf.replication.messages import Entry
 from leaf.replication.oplog import RETAINED_BYTES, RETAINED_ENTRIES
-from leaf.shard_store import READ_CHUNK_KEYS, ShardStore
+from leaf.shard_store import ShardStore
 
 SHARD = 3
 

@@ -150,3 +150,14 @@ def test_an_expiry_takes_away_only_what_it_was_set_with() -> None:
     due = [(b"due", 10), (b"renewed", 10), (b"gone", 10), (b"busy", 10)]
     stored: list[Header | None] = [(1, 10, 1), (2, 20, 1), None, (3, 10, 1)]
     assert plan_expiry(due, {b"busy": Latest(40, 40, NEVER)}, stored) == ([b"due"], [1, 2])
+
+
+LIMITS = st.sampled_from([b"", b"k", b"k" * KEY_MAX_BYTES, b"k" * (KEY_MAX_BYTES + 1)])
+SIZES = st.sampled_from([None, b"", b"v", bytes(VALUE_MAX_BYTES), bytes(VALUE_MAX_BYTES + 1)])
+
+
+@given(st.lists(st.tuples(LIMITS, SIZES, st.sampled_from([0, 5, -1])), max_size=4), st.booleans())
+def test_the_quick_look_at_the_limits_sees_what_the_long_one_sees(items, has_ttls: bool) -> None:
+    ttls = [ttl for _, _, ttl in items] if has_ttls else []
+    request = request_of([(key, value) for key, value, _ in items], ttl_ms=ttls)
+    assert invalid_keys(request, None) == invalid_keys(request, lambda value: None)

@@ -101,3 +101,23 @@ def test_any_part_of_any_part_is_told_or_unknown(data) -> None:
             at = came.index(place)
             assert (found.versions[index], found.existed[index]) == (reply.versions[at], reply.existed[at])
             assert found.errors.get(index) == reply.errors.get(at)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=20), st.data())
+@settings(max_examples=60, deadline=None)
+def test_parts_come_back_by_their_positions(keys: list[tuple[bool, bool]], data: st.DataObject) -> None:
+    total = data.draw(st.integers(len(keys), 40))
+    positions = data.draw(st.lists(st.integers(0, total - 1), min_size=len(keys), max_size=len(keys), unique=True))
+    reply = ShardWriteReply([SEQNO if done else 0 for done, _ in keys], [existed for _, existed in keys], {}, SEQNO)
+    found, unknown = decode_part(encode_result(reply, positions, total), SEQNO, range(total), total)
+    assert sorted(unknown) == sorted(set(range(total)) - set(positions))
+    assert [found.versions[place] for place in positions] == reply.versions
+    assert [found.existed[place] for place in positions] == reply.existed
+
+
+def test_the_form_of_a_result_does_not_change() -> None:
+    """Other versions of this program read it, and it is part of the state that replicas are compared by."""
+    reply = ShardWriteReply([SEQNO, 0, SEQNO], [False, True, True])
+    assert encode_result(reply) == b"\0\0\0\x03\0" + bytes((0b01100000, 0b10100000))
+    parts = bytes((0b00010000, 0b01000001)), bytes((0b00010000, 0b01000000)), bytes((0b00000000, 0b01000001))
+    assert encode_result(reply, [15, 3, 9], 16) == b"\0\0\0\x10\x80" + parts[0] + parts[1] + parts[2]
