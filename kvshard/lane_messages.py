@@ -64,3 +64,29 @@ class KeysWriteReply:
     versions: list[int]
     existed: list[bool]
     rest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class KeysScan:
+    """Read the first page of a scan. request: a `ScanRequest` message, which has a limit.
+
+    A short scan is one page. What a page leaves over is read as a stream: that has flow control, which a lane has not.
+    """
+
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeysScanReply:
+    """Columns, keys ascending. values: empty when only keys were asked for; expires_at_ms: empty when no key expires.
+
+    is_end: no key lies behind these. rest: a `ScanResponse` message without the columns; as there, coverage is set on the last
+    page: without it this one was cut by its size.
+    """
+
+    keys: list[bytes]
+    values: list[bytes]
+    versions: list[int]
+    expires_at_ms: list[int] = field(default_factory=list)
+    is_end: bool = False
+    rest: bytes = b""

@@ -27,7 +27,8 @@ class ShardRead:
 
     is_stale_ok: any replica may answer with the committed state it has; else only one that holds a lease (a strong read).
     cuts: the splits that took a part of the shard, as the sender knows it (`clustermap.ShardConfig`); where the replica has
-    applied another number, or it is None, each key is looked at: one that has left the shard fails with SHARD_MOVED.
+    applied another number, or it is None, each key is looked at: one that has left the shard fails with SHARD_MOVED. max_bytes:
+    of the values; 0: what the leaf allows, which is the most in any case. Keys beyond it fail with RESOURCE_EXHAUSTED.
     """
 
     shard: int
@@ -36,6 +37,7 @@ class ShardRead:
     keys: list[bytes]
     is_stale_ok: bool = False
     cuts: int | None = None
+    max_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ class ShardScan:
     """Read live keys in [start, end) of one shard, ascending; end None: no upper end. At most limit keys.
 
     is_stale_ok: as in ShardRead. cuts: the splits that took a part of the shard, as the sender knows it. A replica that has
-    applied more answers SHARD_MOVED, one that has applied fewer NOT_READY; None: it is not looked at.
+    applied more answers SHARD_MOVED, one that has applied fewer NOT_READY; None: it is not looked at. max_bytes: of keys and
+    values together, but for a first one that is larger; 0: what the leaf allows, which is the most in any case.
     """
 
     shard: int
@@ -119,6 +122,7 @@ class ShardScan:
     keys_only: bool = False
     is_stale_ok: bool = False
     cuts: int | None = None
+    max_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

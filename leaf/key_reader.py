@@ -55,15 +55,16 @@ class KeyReader:
         *,
         may_keep: bool = True,
         check: Callable[[], object] = lambda: None,
+        max_bytes: int = 0,
     ) -> Columns:
         """The live keys among these. Those beyond the reply's bound get an error of their own. Raises StorageError.
 
-        may_keep: what is read may be put into the cache. check: called between chunks; may raise.
+        may_keep: what is read may be put into the cache. check: called between chunks; may raise. max_bytes: as in `ShardRead`.
         """
+        room = min(max_bytes or READ_REPLY_MAX_BYTES, READ_REPLY_MAX_BYTES)
         if len(keys) <= READ_CHUNK_KEYS:
-            return self._read_chunk(shard, collection_id, keys, now_ms, READ_REPLY_MAX_BYTES, may_keep)
+            return self._read_chunk(shard, collection_id, keys, now_ms, room, may_keep)
         whole = Columns([], [], {}, {})
-        room = READ_REPLY_MAX_BYTES
         for first in range(0, len(keys), READ_CHUNK_KEYS):
             if first:
                 check()

@@ -39,12 +39,15 @@ class ScanReader:
         # A start longer than any key is legal; the key that it would resume after is just not there.
         start = prefix + request.start[: KEY_MAX_BYTES + 1]
         end = prefix + request.end if request.end is not None else layout.end_of(prefix)
-        rows, has_more = self._engine.scan(start, end, min(request.limit, SCAN_REPLY_MAX_KEYS), SCAN_REPLY_MAX_BYTES)
+        max_bytes = min(request.max_bytes or SCAN_REPLY_MAX_BYTES, SCAN_REPLY_MAX_BYTES)
+        # Without their values the rows are small, but they are read with them: that is what is bounded then.
+        read_bytes = SCAN_REPLY_MAX_BYTES if request.keys_only else max_bytes
+        rows, has_more = self._engine.scan(start, end, min(request.limit, SCAN_REPLY_MAX_KEYS), read_bytes)
         at = len(prefix)
-        columns = _plain_columns(rows, at) if is_own is None and not request.keys_only else None
+        columns = _plain_columns(rows, at, max_bytes) if is_own is None and not request.keys_only else None
         too_much = None
         if columns is None:
-            columns, too_much = self._columns(request, rows, at, now_ms, is_own)
+            columns, too_much = self._columns(request, rows, at, now_ms, is_own, max_bytes)
         resume = rows[-1][0][at:] + b"\0" if has_more else b""
         if too_much is not None:
             has_more, resume = True, too_much
@@ -52,14 +55,13 @@ class ScanReader:
         return ShardScanReply(keys, values, versions, expiries, has_more, resume, documents, seqno, age_ms)
 
     def _columns(
-        self, request: ShardScan, rows: Sequence[Row], at: int, now_ms: int, is_own: IsOwn | None
+        self, request: ShardScan, rows: Sequence[Row], at: int, now_ms: int, is_own: IsOwn | None, room: int
     ) -> tuple["_Columns", bytes | None]:
-        """(keys, values, versions, expires_at_ms) of the live rows, and the key at which their values are too many bytes."""
+        """(keys, values, versions, expires_at_ms) of the live rows, and the key at which there is no room for its value."""
         keys: list[bytes] = []
         values: list[bytes] = []
         versions: list[int] = []
         expiries: list[int] = []
-        room = SCAN_REPLY_MAX_BYTES
         for row_key, row in rows:
             version, expires_at_ms, size = unpack_header(row)
             key = row_key[at:]
@@ -88,12 +90,12 @@ class ScanReader:
 _Columns = tuple[list[bytes], list[bytes], list[int], list[int]]
 
 
-def _plain_columns(rows: Sequence[Row], at: int) -> _Columns | None:
+def _plain_columns(rows: Sequence[Row], at: int, max_bytes: int) -> _Columns | None:
     """The columns where every value is small, lives for ever, and there is room for all: the common case, in half the time."""
     if not rows:
         return [], [], [], []
     versions, expiries, sizes = zip(*[unpack_header(row) for _, row in rows], strict=True)
-    if any(expiries) or max(sizes) > INLINE_MAX_BYTES or sum(sizes) > SCAN_REPLY_MAX_BYTES:
+    if any(expiries) or max(sizes) > INLINE_MAX_BYTES or sum(sizes) > max_bytes:
         return None
     keys, values = [row_key[at:] for row_key, _ in rows], [row[HEADER_BYTES:] for _, row in rows]
     return keys, values, list(versions), list(expiries)

@@ -370,7 +370,9 @@ class ShardStore:
         state = self._whole(shard)
         # Rows that have left the shard, and go without a word to the cache, are not to come into it.
         may_keep = not state.splits.has_leftovers
-        columns = self._reader.read(shard, collection_id, request.keys, now_ms, may_keep=may_keep, check=check)
+        columns = self._reader.read(
+            shard, collection_id, request.keys, now_ms, may_keep=may_keep, check=check, max_bytes=request.max_bytes
+        )
         documents = state.counts.get(collection_id, NO_COUNTS).documents
         expiries = columns.expires_at_ms()
         return ShardReadReply(columns.values, columns.versions, expiries, columns.errors, documents, seqno, age_ms)

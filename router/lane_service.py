@@ -10,7 +10,7 @@ from functools import partial
 from kvshard.clock import Clock
 from kvshard.errors import KvShardError
 from kvshard.lane_messages import KeysRead, KeysWrite
-from kvshard.rpc.codec import PING, READ_KEYS, WRITE_KEYS, decode, encode
+from kvshard.rpc.codec import PING, READ_KEYS, SCAN_KEYS, WRITE_KEYS, decode, encode
 from kvshard.rpc.lane_server import Handler, LaneServicer
 from kvshard.scatter.key_frames import FrameAccount, KeyFrames
 from router.calls import Calls
@@ -20,7 +20,7 @@ from router.reads import Reads
 OTHER = "other"
 """Method under which a frame is counted that was refused unseen and whose method this version does not know."""
 
-_METHODS = {READ_KEYS.number: "BatchGet", WRITE_KEYS.number: "BatchWrite"}
+_METHODS = {READ_KEYS.number: "BatchGet", WRITE_KEYS.number: "BatchWrite", SCAN_KEYS.number: "Scan"}
 
 
 class LaneService:

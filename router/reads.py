@@ -41,6 +41,10 @@ class Reads:
         frame = self._calls.frame({method: calls}, size)
         return ReadFrame(self, frame, method, ReadTimes(self.clock.monotonic()), collection, detail)
 
+    def scan_frame(self, size: int, collection: str, detail: Callable[[], str], times: ScanTimes) -> "ReadFrame":
+        """The same for a frame that asks for a page of a scan."""
+        return ReadFrame(self, self._calls.frame({"Scan": 1}, size), "Scan", times, collection, detail)
+
     def scan(self, context: Context, size: int, collection: str, detail: Callable[[], str]) -> "Read[ScanTimes]":
         """The same for a scan."""
         call = self._calls.call("Scan", context, size, is_stream=True)

@@ -44,6 +44,7 @@ from kvshard.workers import WorkerPlace, WorkerStatus
 from router.arrival_probe import ArrivalProbe
 from router.calls import Calls
 from router.cluster import ClusterService, MapEditor
+from router.lane_scans import LaneScans
 from router.lane_service import LaneService
 from router.reads import Reads
 from router.search import SearchOperation
@@ -126,7 +127,9 @@ class RouterServer:
         operations = KeyValueOperations(maps, leaves, scatter, known, clock)
         scans = ScanOperation(maps, leaves, scatter, known, tokens, clock)
         searches = SearchOperation(maps, leaves, scatter, known, tokens, clock)
-        self._lanes = LaneService(self._calls, self._reads, KeyFrames(operations, clock)).servicer(clock)
+        lanes = LaneService(self._calls, self._reads, KeyFrames(operations, clock))
+        lanes.handlers |= LaneScans(self._calls, self._reads, scans).handlers
+        self._lanes = lanes.servicer(clock)
         lane_pb2_grpc.add_LanesServicer_to_server(self._lanes, self._server)
         kv_pb2_grpc.add_KVServicer_to_server(KVService(self._calls, self._reads, operations, scans), self._server)
         search_pb2_grpc.add_SearchServicer_to_server(SearchService(self._calls, self._reads, searches), self._server)

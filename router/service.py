@@ -3,8 +3,11 @@
 Nothing is decided here; the checks are in `requests`, the work in `kv`, `scan` and `search`.
 """
 
+import asyncio
 from contextlib import aclosing
 from typing import TypeAlias
+
+import grpc.aio
 
 from kvshard.model import ShardHit
 from kvshard.rpc.key_convert import (
@@ -28,14 +31,14 @@ from kvshard.scatter.requests import (
     check_ttl,
     check_value,
     condition_of,
-    key_range,
     write_columns,
 )
-from kvshard.scatter.scan import ScanOperation, ScanPage, ScanRequest
+from kvshard.scatter.scan import ScanOperation
 from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_pb2
 from router.calls import Calls, Context
 from router.ledger_wire import detail_of
 from router.reads import Reads
+from router.scan_wire import page_to_proto, scan_request_of
 from router.search import SearchOperation
 
 _Write: TypeAlias = kv_pb2.PutRequest | kv_pb2.DeleteRequest | kv_pb2.BatchWriteRequest
@@ -147,24 +150,19 @@ class KVService(kv_pb2_grpc.KVServicer):
     ) -> None:
         """Streams keys in order. Each write waits until gRPC takes the message: that is the back-pressure."""
         async with self._reads.scan(context, len(request.token), request.collection, lambda: detail_of(request)) as times:
-            scan = ScanRequest(
-                range=key_range(request.prefix, request.start, request.end),
-                range_fields=(request.prefix, request.start, request.end),
-                limit=request.limit,
-                is_keys_only=request.keys_only,
-                token=request.token,
-            )
-            policy = _policy(request)
+            scan, policy = scan_request_of(request)
             now = self._reads.clock.monotonic
             pages = self._scans.scan(request.collection, scan, policy, self._calls.stream_deadline(context), times)
             async with aclosing(pages):
                 async for page in pages:
-                    message = _scan_page(page, request.keys_only, policy.is_stale)
                     ready_at = now()
                     times.answered_at = times.answered_at or ready_at
-                    if policy.is_timing_wanted and page.coverage is not None:
-                        message.timing.CopyFrom(timing_to_proto(times.timing(ready_at)))
-                    await context.write(message)
+                    is_timed = policy.is_timing_wanted and page.coverage is not None
+                    message = page_to_proto(page, scan, policy, times.timing(ready_at) if is_timed else None)
+                    try:
+                        await context.write(message)
+                    except grpc.aio.BaseError:  # The caller went away while it was to be written.
+                        raise asyncio.CancelledError from None
                     times.paused_s += now() - ready_at
 
 
@@ -227,20 +225,6 @@ def _condition(message: types_pb2.WriteCondition, field: str) -> int | None:
     if kind == "if_version":
         return condition_of(message.if_version, None, field)
     return condition_of(None, message.if_absent if kind == "if_absent" else None, field)
-
-
-def _scan_page(page: ScanPage, is_keys_only: bool, is_stale: bool) -> kv_pb2.ScanResponse:
-    expires_at_ms = [row[3] for row in page.rows]
-    return kv_pb2.ScanResponse(
-        keys=[row[0] for row in page.rows],
-        values=[] if is_keys_only else [row[1] for row in page.rows],
-        versions=[row[2] for row in page.rows],
-        expires_at_ms=expires_at_ms if any(expires_at_ms) else [],
-        token=page.token,
-        is_incomplete=page.is_incomplete,
-        coverage=None if page.coverage is None else coverage_to_proto(page.coverage),
-        states=map(state_to_proto, page.states) if is_stale else None,
-    )
 
 
 def _hit(shard: int, hit: ShardHit) -> search_pb2.Hit:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar, cast, overload
 
 from kvshard.client.results import Coverage, Item, K, ReadState, Timing, V
-from kvshard.errors import KvShardError
+from kvshard.errors import KvShardError, ResourceExhausted
 
 ResultT = TypeVar("ResultT")
 
@@ -15,7 +15,7 @@ ResultT = TypeVar("ResultT")
 class ReadColumns(Generic[V]):
     """What was read, in columns parallel to the keys. values: None where a key is absent or failed. versions: 0 likewise.
 
-    expires_at_ms is empty when no key expires. failures: by index.
+    expires_at_ms is empty when no key expires. failures: by index, ascending.
     """
 
     __slots__ = ("expires_at_ms", "failures", "values", "versions")
@@ -31,6 +31,27 @@ class ReadColumns(Generic[V]):
         self.versions = versions
         self.expires_at_ms = expires_at_ms
         self.failures = failures
+
+    def left_over(self) -> list[int]:
+        """The keys for which the answer had no room: they are there to be asked for again, fewer at once."""
+        return [
+            index
+            for index, error in self.failures.items()
+            if isinstance(error, ResourceExhausted) and error.details.limit and error.details.retry_after_ms is None
+        ]
+
+    def fill(self, places: Sequence[int], more: "ReadColumns[V]") -> None:
+        """Put what was left over, and was asked for again, at these places."""
+        if more.expires_at_ms and not self.expires_at_ms:
+            self.expires_at_ms = [0] * len(self.values)
+        for at, place in enumerate(places):
+            self.values[place] = more.values[at]
+            self.versions[place] = more.versions[at]
+            if more.expires_at_ms:
+                self.expires_at_ms[place] = more.expires_at_ms[at]
+            del self.failures[place]
+        self.failures.update((places[at], error) for at, error in more.failures.items())
+        self.failures = dict(sorted(self.failures.items()))
 
     def add(self, more: "ReadColumns[V]") -> None:
         """Put another part behind this one."""

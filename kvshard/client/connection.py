@@ -7,7 +7,8 @@ in `routers`, and operations on keys go by `keys`.
 import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import TypeVar
+from typing import Protocol, TypeVar
+from weakref import WeakSet
 
 import grpc
 
@@ -22,10 +23,18 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 
+class Stream(Protocol):
+    """A stream of a router that is not read to its end yet."""
+
+    def cancel(self) -> object:
+        """Give it up."""
+        ...
+
+
 class Connection:
     """Calls to one or several routers; one that a router cannot answer goes on at the next one.
 
-    lanes: how many lanes to a router carry operations on keys.
+    lanes: how many lanes to a router carry operations on keys. streams: those that are open.
     """
 
     def __init__(
@@ -41,7 +50,9 @@ class Connection:
         self.random = random or Random()
         self.retries = retries
         self.routers = Routers(addresses)
-        self.keys = KeyCalls(self, RouterLanes(self.routers, self.clock, self.random, lanes))
+        self.lanes = RouterLanes(self.routers, self.clock, self.random, lanes)
+        self.keys = KeyCalls(self, self.lanes)
+        self.streams: WeakSet[Stream] = WeakSet()
 
     def __repr__(self) -> str:
         return f"Connection({self.routers!r})"
@@ -120,5 +131,8 @@ class Connection:
     async def close(self) -> None:
         """Close everything; calls under way fail with Cancelled. A second close does nothing."""
         self.routers.is_closed = True
+        # A stream that nobody reads just now keeps its connection open, and its router busy, whatever becomes of the channel.
+        for stream in list(self.streams):
+            stream.cancel()
         await self.keys.close()
         await self.routers.close()

@@ -37,6 +37,24 @@ def _condition(if_version: int | None, if_absent: bool) -> int | None:
     return ABSENT if if_absent else if_version
 
 
+class _Gathered(Generic[V]):
+    """What the answers to a batch read amount to, one after the other."""
+
+    def __init__(self) -> None:
+        self.columns: ReadColumns[V] = ReadColumns([], [], [], {})
+        self.coverage: Coverage | None = None
+        self.timing: Timing | None = None
+        self.states: dict[int, ReadState] = {}
+
+    def note(self, rest: kv_pb2.BatchGetResponse) -> None:
+        """What one of them says beside its columns."""
+        added = coverage_of(rest.coverage)
+        self.coverage = added if self.coverage is None else add_coverage(self.coverage, added)
+        self.timing = add_timing(self.timing, timing_of(rest))
+        for state in map(state_of, rest.states):
+            self.states[state.shard] = self.states.get(state.shard, state).older(state)
+
+
 class Keyspace(Generic[K, V]):
     """The keys of one collection. Keys may be given as str (UTF-8) or bytes; they are given back as the client was told to."""
 
@@ -161,27 +179,35 @@ class Keyspace(Generic[K, V]):
             raise
 
     async def get_many(self, keys: Iterable[str | bytes], **read: Unpack[ReadOverrides]) -> GetResults[K, V]:
-        """Read many keys: in their order the item, None where a key is absent, or the error that kept it from being read."""
+        """Read many keys: in their order the item, None where a key is absent, or the error that kept it from being read.
+
+        What is too large for one answer comes in several.
+        """
         wire = keys_bytes(keys)
         encoded, _, timeout = _travelling(self._options.overridden(read)) if read else self._defaults
         deadline = self._connection.deadline(timeout)
-        columns: ReadColumns[V] = ReadColumns([], [], [], {})
-        coverage: Coverage | None = None
-        timing: Timing | None = None
-        states: dict[int, ReadState] = {}
+        gathered: _Gathered[V] = _Gathered()
         for piece in batches(wire):
-            request = KeysRead(self._name, wire if len(wire) == piece.stop - piece.start else wire[piece], encoded)
-            reply = await self._connection.keys.read(request, deadline)
-            rest = read_rest(reply.rest)
-            values = self._values.decode_all(reply.values)
-            columns.add(ReadColumns(values, reply.versions, reply.expires_at_ms, failures_of(rest.failures)))
-            added = coverage_of(rest.coverage)
-            coverage = added if coverage is None else add_coverage(coverage, added)
-            timing = add_timing(timing, timing_of(rest))
-            for state in map(state_of, rest.states):
-                states[state.shard] = states.get(state.shard, state).older(state)
-        by_shard = tuple(state for _, state in sorted(states.items()))
-        return GetResults(wire, columns, self._decode_key, coverage or _NOTHING_ASKED, timing, by_shard)
+            part = wire if len(wire) == piece.stop - piece.start else wire[piece]
+            columns = await self._read_batch(part, encoded, deadline, gathered)
+            left = columns.left_over()
+            while left:
+                more = await self._read_batch([part[index] for index in left], encoded, deadline, gathered)
+                columns.fill(left, more)
+                if len(more.failures) == len(left):
+                    break  # Each of them alone is too large, or fails otherwise.
+                left = columns.left_over()
+            gathered.columns.add(columns)
+        by_shard = tuple(state for _, state in sorted(gathered.states.items()))
+        coverage = gathered.coverage or _NOTHING_ASKED
+        return GetResults(wire, gathered.columns, self._decode_key, coverage, gathered.timing, by_shard)
+
+    async def _read_batch(self, keys: list[bytes], options: bytes, deadline: float, gathered: "_Gathered[V]") -> ReadColumns[V]:
+        reply = await self._connection.keys.read(KeysRead(self._name, keys, options), deadline)
+        rest = read_rest(reply.rest)
+        gathered.note(rest)
+        values = self._values.decode_all(reply.values)
+        return ReadColumns(values, reply.versions, reply.expires_at_ms, failures_of(rest.failures))
 
     async def put_many(
         self,

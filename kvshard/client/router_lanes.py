@@ -9,12 +9,12 @@ from typing import TypeVar
 
 from kvshard.client import unary_keys
 from kvshard.client.checks import invalid
-from kvshard.client.routers import Routers
+from kvshard.client.routers import Routers, closed_during_call
 from kvshard.client.transport import KeyTransport
 from kvshard.clock import Clock
-from kvshard.errors import Unimplemented
-from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite, KeysWriteReply
-from kvshard.rpc.codec import READ_KEYS, WRITE_KEYS, LaneCall, decode, encode
+from kvshard.errors import KvShardError, Unimplemented
+from kvshard.lane_messages import KeysRead, KeysReadReply, KeysScan, KeysScanReply, KeysWrite, KeysWriteReply
+from kvshard.rpc.codec import READ_KEYS, SCAN_KEYS, WRITE_KEYS, LaneCall, decode, encode
 from kvshard.rpc.lane import Lane
 
 LANES = 2
@@ -34,7 +34,7 @@ UNARY_FOR_S = 30.0
 """How long a router that does not know lanes is not asked for any: it may be replaced by a newer one, and asking costs a
 connection or a round trip."""
 
-RequestT = TypeVar("RequestT", KeysRead, KeysWrite)
+RequestT = TypeVar("RequestT", KeysRead, KeysWrite, KeysScan)
 ReplyT = TypeVar("ReplyT")
 
 
@@ -50,6 +50,7 @@ class RouterLanes(KeyTransport):
         self._count = lanes
         self._lanes: dict[int, list[Lane]] = {}
         self._unary_until: dict[int, float] = {}
+        self._streams_until: dict[int, float] = {}
         self._turn = 0
 
     def __repr__(self) -> str:
@@ -75,6 +76,23 @@ class RouterLanes(KeyTransport):
             except Unimplemented:
                 self._note_unary(router)
         return await unary_keys.write(self._routers, request, deadline - self._clock.monotonic())
+
+    async def scan(self, request: KeysScan, limit: int, deadline: float) -> KeysScanReply | None:
+        """Read the first page of a scan, of at most `limit` keys; None: this router gives pages only as a stream.
+
+        Raises a KvShardError, which is Cancelled when the client was closed meanwhile.
+        """
+        router = self._routers.current
+        if not self._has_lanes(router) or self._clock.monotonic() < self._streams_until.get(router, 0.0):
+            return None
+        try:
+            return await self._ask(SCAN_KEYS, router, request, deadline, limit > BULK_KEYS)
+        except Unimplemented:
+            self._streams_until[router] = self._clock.monotonic() + UNARY_FOR_S
+            return None
+        except KvShardError as raised:
+            error = raised
+        raise closed_during_call(maybe_applied=False) if self._routers.is_closed else error
 
     async def close(self) -> None:
         """Close the lanes."""

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar, cast
 import msgspec
 
 from kvshard.errors import ErrorRecord, Internal, KvShardError, error_of, record_of
-from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite, KeysWriteReply
+from kvshard.lane_messages import KeysRead, KeysReadReply, KeysScan, KeysScanReply, KeysWrite, KeysWriteReply
 from kvshard.limits import MESSAGE_MAX_BYTES
 from kvshard.model import (
     FaultOrder,
@@ -73,9 +73,11 @@ STATUS = LaneCall(int(lane_pb2.LANE_METHOD_STATUS), LeafStatusRequest, LeafStatu
 FAULT = LaneCall(int(lane_pb2.LANE_METHOD_FAULT), FaultOrder, FaultReport)
 READ_KEYS = LaneCall(int(lane_pb2.LANE_METHOD_READ_KEYS), KeysRead, KeysReadReply)
 WRITE_KEYS = LaneCall(int(lane_pb2.LANE_METHOD_WRITE_KEYS), KeysWrite, KeysWriteReply, is_write=True)
+SCAN_KEYS = LaneCall(int(lane_pb2.LANE_METHOD_SCAN_KEYS), KeysScan, KeysScanReply)
 
 METHODS: dict[type, tuple[int, type]] = {
-    call.request: (call.number, call.reply) for call in (READ, WRITE, SCAN, SEARCH, STATUS, FAULT, READ_KEYS, WRITE_KEYS)
+    call.request: (call.number, call.reply)
+    for call in (READ, WRITE, SCAN, SEARCH, STATUS, FAULT, READ_KEYS, WRITE_KEYS, SCAN_KEYS)
 }
 """Request type -> (method number, reply type)."""
 

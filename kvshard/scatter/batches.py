@@ -6,6 +6,7 @@ Nearly every batch is answered whole by its first legs: then its columns are joi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from kvshard.errors import ErrorDetails, ErrorRecord, Internal, ResourceExhausted, ShardMoved, record_of
 from kvshard.model import ShardReadReply, ShardWriteReply
@@ -27,7 +28,8 @@ class BatchWritten:
 class ReadColumns:
     """The answer of a batch read. values: None where the key is absent or failed, versions: 0 likewise.
 
-    expires_at_ms is empty when no key expires. failures: (index, error).
+    expires_at_ms is empty when no key expires. failures: (index, error). size: bytes of the values. left_out: indices of the
+    keys for which there was no room, at their leaf or here.
     """
 
     values: list[bytes | None]
@@ -35,6 +37,7 @@ class ReadColumns:
     expires_at_ms: list[int]
     failures: list[tuple[int, ErrorRecord]] = field(default_factory=list)
     size: int = 0
+    left_out: list[int] = field(default_factory=list)
 
     @classmethod
     def empty(cls, count: int) -> "ReadColumns":
@@ -42,35 +45,36 @@ class ReadColumns:
         return cls([None] * count, [0] * count, [0] * count)
 
     def take(self, indices: Sequence[int], leg: LegResult[ShardReadReply], max_bytes: int) -> list[int]:
-        """Put a leg's keys at their places; all of them fail when the leg did, or when the answer would exceed max_bytes.
+        """Put a leg's keys at their places; all of them fail when the leg did. Values beyond max_bytes are left out, also of a
+        leaf that brings more than it was asked for.
 
         Returns the indices of the keys that a split has moved.
         """
         failure = _leg_failure(leg, len(indices))
-        if failure is None:
-            reply = leg.reply
-            size = _bytes_of(reply)
-            if self.size + size <= max_bytes:
-                self.size += size
-                return self._place(indices, reply)
-            failure = record_of(
-                ResourceExhausted(
-                    f"the answer would exceed {max_bytes} bytes; ask for fewer keys at once",
-                    ErrorDetails(field="keys", limit=max_bytes),
-                )
-            )
-        self.failures.extend((index, failure) for index in indices)
-        return []
+        if failure is not None:
+            self.failures.extend((index, failure) for index in indices)
+            return []
+        reply = leg.reply
+        expiries = reply.expires_at_ms or repeat(0, len(indices))
+        for index, value, version, expires_at_ms in zip(indices, reply.values, reply.versions, expiries, strict=True):
+            if value is None:
+                continue
+            if self.size + len(value) > max_bytes:
+                self.left_out.append(index)
+                continue
+            self.size += len(value)
+            self.values[index], self.versions[index], self.expires_at_ms[index] = value, version, expires_at_ms
+        too_large = ResourceExhausted.reason
+        self.left_out.extend(indices[place] for place, record in reply.errors.items() if record.reason == too_large)
+        others = {place: record for place, record in reply.errors.items() if record.reason != too_large}
+        return _note_failures(self.failures, indices, others)
 
-    def _place(self, indices: Sequence[int], reply: ShardReadReply) -> list[int]:
-        for index, value, version in zip(indices, reply.values, reply.versions, strict=True):
-            if value is not None:
-                self.values[index] = value
-                self.versions[index] = version
-        if reply.expires_at_ms:
-            for index, expires_at_ms in zip(indices, reply.expires_at_ms, strict=True):
-                self.expires_at_ms[index] = expires_at_ms
-        return _note_failures(self.failures, indices, reply.errors)
+    def fail_left_out(self, max_bytes: int) -> None:
+        """There is no room for these keys."""
+        text = f"the answer would exceed {max_bytes} bytes; ask for fewer keys at once"
+        record = record_of(ResourceExhausted(text, ErrorDetails(field="keys", limit=max_bytes)))
+        self.failures.extend((index, record) for index in self.left_out)
+        self.left_out.clear()
 
     def give_up(self, leg: LegResult[ShardReadReply], indices: Sequence[int]) -> LegResult[ShardReadReply]:
         """Keys of a leg could not be found until the deadline: they fail, and so does the leg in their place."""

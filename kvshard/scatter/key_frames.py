@@ -26,6 +26,10 @@ from kvshard.scatter.requests import (
     check_value,
 )
 
+FRAME_ANSWER_BYTES = 16 * 1024 * 1024
+"""Values of the answer to one frame: two of the largest. Whoever sends frames asks again for what is left out, so that the
+router need not hold the whole of a large answer, several times over, as it does for the unary methods."""
+
 EntryT = TypeVar("EntryT")
 
 
@@ -59,12 +63,19 @@ class KeyFrames:
             read = await self._read_alone(request, policy, deadline, account)
         else:
             check_keys(request.keys)
-            read = await self._operations.batch_get(request.collection, request.keys, policy, deadline, account.times)
+            read = await self._batch_get(request, request.keys, policy, deadline, account)
         account.failures = read.failures
         coverage = None if request.is_each_alone else read.coverage
         states = read.states if policy.is_stale else ()
         rest = rest_of_read(read.failures, coverage, self._timing(policy, account), states)
         return KeysReadReply(read.values, read.versions, read.expires_at_ms, rest)
+
+    async def _batch_get(
+        self, request: KeysRead, keys: list[bytes], policy: ReadPolicy, deadline: float, account: FrameAccount
+    ) -> BatchRead:
+        return await self._operations.batch_get(
+            request.collection, keys, policy, deadline, account.times, max_bytes=FRAME_ANSWER_BYTES
+        )
 
     async def _read_one(self, request: KeysRead, policy: ReadPolicy, deadline: float, account: FrameAccount) -> KeysReadReply:
         (key,) = request.keys
@@ -78,11 +89,11 @@ class KeyFrames:
         keys, policy = request.keys, replace(policy, is_partial_accepted=True)
         faults = _faults_of_keys(keys)
         if not faults:
-            return await self._operations.batch_get(request.collection, keys, policy, deadline, account.times)
+            return await self._batch_get(request, keys, policy, deadline, account)
         kept = _others(keys, faults)
         sound = [keys[index] for index in kept]
         check_keys(sound)
-        read = await self._operations.batch_get(request.collection, sound, policy, deadline, account.times)
+        read = await self._batch_get(request, sound, policy, deadline, account)
         return replace(
             read,
             values=_placed(read.values, kept, len(keys), None),

@@ -61,13 +61,14 @@ class BatchRead:
 
 
 class _Reading(NamedTuple):
-    """How the legs of a batch read are done. times: the account of the read."""
+    """How the legs of a batch read are done. times: the account of the read. max_bytes: of the values of its answer."""
 
     collection: Collection
     policy: ReadPolicy
     how: How
     deadline: float
     times: ReadTimes | None
+    max_bytes: int
 
 
 class KeyValueOperations:
@@ -140,31 +141,44 @@ class KeyValueOperations:
         return written.versions[0], written.existed[0]
 
     async def batch_get(
-        self, collection_name: str, keys: list[bytes], policy: ReadPolicy, deadline: float, times: ReadTimes | None = None
+        self,
+        collection_name: str,
+        keys: list[bytes],
+        policy: ReadPolicy,
+        deadline: float,
+        times: ReadTimes | None = None,
+        *,
+        max_bytes: int = 0,
     ) -> BatchRead:
-        """Read many keys. times: the account of the read.
+        """Read many keys. times: the account of the read. max_bytes: of the values; 0: ANSWER_MAX_BYTES.
 
-        Raises Unavailable when the coverage falls short and the policy does not accept a part.
+        Keys that it has no room for fail with RESOURCE_EXHAUSTED. Raises Unavailable when the coverage falls short and the
+        policy does not accept a part.
         """
         cluster_map, collection = await resolve(self._maps, collection_name)
-        reading = _Reading(collection, policy, self._scatter.how_to_read(policy, collection), deadline, times)
+        how, max_bytes = self._scatter.how_to_read(policy, collection), max_bytes or ANSWER_MAX_BYTES
+        reading = _Reading(collection, policy, how, deadline, times, max_bytes)
         division = Division(cluster_map.shards_of_keys(keys))
         parts = division.split(keys)
         legs = await self._ask(cluster_map, parts, reading)
-        columns = whole_read(division, parts, legs, ANSWER_MAX_BYTES)
+        columns = whole_read(division, parts, legs, max_bytes)
         if columns is None:
             columns, legs = await self._read_rest(keys, division.split(range(len(keys))), legs, reading)
+            if columns.left_out:
+                await self._read_left_out(keys, columns, reading)
         return self._batch_read(collection.id, columns, legs, policy)
 
     async def _ask(
-        self, cluster_map: ClusterMap, parts: Mapping[int, Sequence[bytes]], reading: _Reading
+        self, cluster_map: ClusterMap, parts: Mapping[int, Sequence[bytes]], reading: _Reading, room: int = 0
     ) -> list[LegResult[ShardReadReply]]:
-        """Ask for the keys of each shard."""
+        """Ask for the keys of each shard. room: bytes of values that all of them together may bring; 0: all."""
         collection_id, is_stale, shards = reading.collection.id, reading.policy.is_stale, cluster_map.shards
+        # Else every shard might bring as much as a whole answer may have.
+        max_bytes = (room or reading.max_bytes) // max(1, len(parts))
         requests = []
         for shard, keys in parts.items():
             config = shards[shard]
-            requests.append(ShardRead(shard, config.epoch, collection_id, _as_list(keys), is_stale, config.cuts))
+            requests.append(ShardRead(shard, config.epoch, collection_id, _as_list(keys), is_stale, config.cuts, max_bytes))
         leaves = self._leaves
         legs = await self._scatter.gather("BatchGet", leaves.read, requests, reading.deadline, reading.how, leaves.start)
         if reading.times is not None:
@@ -187,7 +201,7 @@ class KeyValueOperations:
         rounds = self._rounds(reading.deadline)
         while True:
             newest |= {leg.shard: leg for leg in legs}
-            moved = {leg.shard: columns.take(places[leg.shard], leg, ANSWER_MAX_BYTES) for leg in legs}
+            moved = {leg.shard: columns.take(places[leg.shard], leg, reading.max_bytes) for leg in legs}
             wanted = sorted(index for indices in moved.values() for index in indices)
             newer = await rounds.next() if wanted else None
             if newer is None:
@@ -197,6 +211,29 @@ class KeyValueOperations:
             division = Division(newer.shards_of_keys(again))
             places = division.split(wanted)
             legs = await self._ask(newer, division.split(again), reading)
+
+    async def _read_left_out(self, keys: list[bytes], columns: ReadColumns, reading: _Reading) -> None:
+        """Ask again for the keys that their legs had no room for, a shard at a time, as long as the answer has some.
+
+        What fits a whole answer comes, however it lies among the shards; and no more than that is held.
+        """
+        while columns.left_out and columns.size < reading.max_bytes:
+            wanted = sorted(columns.left_out)
+            columns.left_out.clear()
+            cluster_map = self._maps.current
+            division = Division(cluster_map.shards_of_keys(pick(keys, wanted)))
+            for shard, places in division.split(wanted).items():
+                room = reading.max_bytes - columns.size
+                if not room:
+                    columns.left_out.extend(places)
+                    continue
+                (leg,) = await self._ask(cluster_map, {shard: pick(keys, places)}, reading, room)
+                moved = columns.take(places, leg, reading.max_bytes)
+                if moved:
+                    columns.give_up(leg, moved)
+            if len(columns.left_out) == len(wanted):
+                break
+        columns.fail_left_out(reading.max_bytes)
 
     def _batch_read(
         self,

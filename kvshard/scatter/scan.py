@@ -3,16 +3,17 @@
 A shard that is split meanwhile goes on as two, each behind what the shard had delivered.
 
 Owns the tasks that fetch chunks; leaving the stream early, by cancellation too, cancels and awaits them. Back-pressure: while
-the caller does not ask for the next page, at most one further chunk a shard is fetched (`merge.ScanMerge` bounds it).
+the caller does not ask for the next page, at most one further chunk a shard is fetched (`scan_merge` bounds it). How large
+chunks are, and what all scans together may hold, is decided in `scan_chunks`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from kvshard.clock import Clock
-from kvshard.clustermap import Collection, ShardConfig
+from kvshard.clustermap import ClusterMap, Collection, ShardConfig
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, ShardMoved, record_of
 from kvshard.model import ShardScan, ShardScanReply
 from kvshard.rpc.leaf_client import LeafClient
@@ -20,25 +21,21 @@ from kvshard.scatter.coverage import Coverage, FailedLeg, KnownCounts, coverage_
 from kvshard.scatter.gather import ReadState, raise_request_fault
 from kvshard.scatter.ledger import ScanTimes
 from kvshard.scatter.leg import How
-from kvshard.scatter.merge import Row, ScanMerge
 from kvshard.scatter.moved import Rounds, heirs
 from kvshard.scatter.requests import KeyRange, ReadPolicy
 from kvshard.scatter.routes import MapSource, resolve
+from kvshard.scatter.scan_chunks import SHORT_SCAN_KEYS, ScanMemory, ScanPart, chunk_keys, routing_prefix
+from kvshard.scatter.scan_merge import Rows, ScanMerge
 from kvshard.scatter.scatter import LegResult, Scatter
 from kvshard.scatter.tokens import ScanPosition, TokenCodec, fingerprint
-
-CHUNK_MAX_KEYS = 1_000
-"""Keys of one fetch from a shard: a leaf reads so many in about 2 ms, so nothing behind it waits long."""
-
-CHUNK_MIN_KEYS = 16
-"""Below this a fetch is all overhead."""
-
-BUFFERED_KEYS_MAX = 32_000
-"""Keys that one scan may have fetched ahead over all shards; with many shards each fetch is smaller."""
 
 PAGE_MAX_KEYS = 1_000
 PAGE_MAX_BYTES = 1024 * 1024
 """One message of the stream: large enough that its cost per key vanishes, small enough that the first keys come soon."""
+
+PAGE_MIN_KEYS = 100
+PAGE_MIN_BYTES = 64 * 1024
+"""While chunks are on the way less than both is not worth a message. A short scan waits for all that it wants."""
 
 CHUNK_TIMEOUT_S = 10.0
 """A fetch that takes longer is a failed leg, also in a scan without a deadline."""
@@ -63,15 +60,19 @@ class ScanRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScanPage:
-    """Rows in key order. token: resumes after them, empty at the end. coverage, states: set on the last page only.
+    """Rows in key order, in columns. token: resumes after them, empty at the end. coverage, states: set on the last page only.
 
-    is_incomplete: keys are missing from this page or from one that it continues, since a shard did not answer. states: by
-    shard, of each the oldest that a chunk was read from.
+    values: empty ones where only keys were asked for. expires_at_ms: empty when none expires. is_incomplete: keys are missing
+    from this page or from one that it continues, since a shard did not answer. states: by shard, of each the oldest that a
+    chunk was read from.
     """
 
-    rows: list[Row]
+    keys: Sequence[bytes]
+    values: Sequence[bytes]
+    versions: Sequence[int]
+    expires_at_ms: Sequence[int]
     token: bytes
-    coverage: Coverage | None
+    coverage: Coverage | None = None
     states: list[ReadState] = field(default_factory=list)
     is_incomplete: bool = False
 
@@ -80,7 +81,8 @@ class ScanPage:
 class _Progress:
     """One scan under way. configs: the shards, as they are asked. moved: those that were split since; rounds: see `Rounds`.
 
-    chunk_timeout_s: what a fetch may take. times: the account of the read.
+    chunk_timeout_s: what a fetch may take. times: the account of the read. part: what it holds of the memory for scans.
+    fingerprint: of the request, for its tokens.
     """
 
     configs: dict[int, ShardConfig]
@@ -90,22 +92,43 @@ class _Progress:
     how: How
     deadline: float
     merge: ScanMerge
-    chunk_keys: int
+    part: ScanPart
     chunk_timeout_s: float
     is_continuing_incomplete: bool
+    fingerprint: bytes
     times: ScanTimes | None = None
     documents: dict[int, int] = field(default_factory=dict)
     failed: dict[int, FailedLeg] = field(default_factory=dict)
     states: dict[int, ReadState] = field(default_factory=dict)
     moved: set[int] = field(default_factory=set)
     rounds: Rounds | None = None
-    fetches: set[asyncio.Task[LegResult[ShardScanReply]]] = field(default_factory=set)
+    fetches: set[asyncio.Task[list[LegResult[ShardScanReply]]]] = field(default_factory=set)
     rows_left: int | None = None
 
     @property
     def is_incomplete(self) -> bool:
         """A shard is missing from what is emitted now, or was from what this scan continues."""
         return bool(self.failed) or self.is_continuing_incomplete
+
+    @property
+    def is_short(self) -> bool:
+        """What is left of it fits one page."""
+        return self.rows_left is not None and self.rows_left <= min(SHORT_SCAN_KEYS, PAGE_MAX_KEYS)
+
+    @property
+    def enough(self) -> int:
+        """Rows that are worth a page."""
+        return self.rows_left if self.rows_left is not None and self.is_short else PAGE_MIN_KEYS
+
+    @property
+    def is_page_due(self) -> bool:
+        """Nothing is to be waited for before the next page."""
+        merge = self.merge
+        if not merge.ready_rows:
+            return merge.is_done
+        if merge.ready_rows >= self.enough or not self.fetches:
+            return True
+        return merge.ready_rows * merge.row_bytes >= (PAGE_MAX_BYTES if self.is_short else PAGE_MIN_BYTES)
 
     @property
     def unheard(self) -> bool:
@@ -138,6 +161,7 @@ class ScanOperation:
         self._tokens = tokens
         self._clock = clock
         self._rng = Random()
+        self.memory = ScanMemory()
 
     async def scan(
         self,
@@ -150,7 +174,8 @@ class ScanOperation:
         """The pages of a scan, the last one with its coverage. Close the generator when leaving it early.
 
         times: the account of the read.
-        Raises Unavailable when the coverage falls short and the policy does not accept a part.
+        Raises Unavailable when the coverage falls short and the policy does not accept a part, ResourceExhausted when the scans
+        under way hold too much.
         """
         progress = await self._begin(collection_name, request, policy, deadline)
         progress.times = times
@@ -158,15 +183,19 @@ class ScanOperation:
             while True:
                 if progress.moved:
                     await self._follow_split(progress)
+                progress.merge.advance(progress.enough)
                 self._fetch(progress)
-                if progress.merge.ready_rows or progress.merge.is_done:
-                    page = self._page(progress)
-                    yield page
-                    if page.coverage is not None:
-                        return
-                else:
+                if not progress.is_page_due:
                     await self._await_fetch(progress)
+                    continue
+                rows = self._take(progress)
+                page = self._page(progress, rows)
+                yield page
+                if page.coverage is not None:
+                    return
+                progress.part.give(rows.cost)
         finally:
+            progress.part.end()
             for task in progress.fetches:
                 task.cancel()
             await asyncio.gather(*progress.fetches, return_exceptions=True)
@@ -175,15 +204,13 @@ class ScanOperation:
         cluster_map, collection = await resolve(self._maps, collection_name)
         start = request.range.start
         is_continuing_incomplete = False
+        identity = fingerprint(request.range_fields)
         if request.token:
-            position = self._tokens.decode_scan(request.token, collection.id, fingerprint(request.range_fields))
+            position = self._tokens.decode_scan(request.token, collection.id, identity)
             start = max(start, position.last_key + b"\0")
             is_continuing_incomplete = position.is_incomplete
         wanted = KeyRange(start, request.range.end)
-        shards = [] if wanted.is_empty else sorted(cluster_map.shards)
-        chunk_keys = max(CHUNK_MIN_KEYS, min(CHUNK_MAX_KEYS, BUFFERED_KEYS_MAX // max(1, len(shards))))
-        if request.limit:
-            chunk_keys = min(chunk_keys, request.limit)
+        shards = _shards_of(cluster_map, wanted)
         patience = deadline - self._clock.monotonic()
         if policy.may_lack_shards:
             patience *= PATIENCE
@@ -194,32 +221,44 @@ class ScanOperation:
             policy=policy,
             how=self._scatter.how_to_read(policy, collection),
             deadline=deadline,
-            merge=ScanMerge(shards, start, chunk_keys),
-            chunk_keys=chunk_keys,
+            merge=ScanMerge(shards, start),
+            part=self.memory.begin(),
             chunk_timeout_s=min(CHUNK_TIMEOUT_S, patience),
             is_continuing_incomplete=is_continuing_incomplete,
+            fingerprint=identity,
             rows_left=request.limit or None,
         )
 
     def _fetch(self, progress: _Progress) -> None:
-        """Start the fetches that are due, unless what is ready suffices."""
-        if progress.rows_left is not None and progress.merge.ready_rows >= progress.rows_left:
+        """Start the fetches that are due."""
+        merge, part, left = progress.merge, progress.part, progress.rows_left
+        due = merge.wanted(left, is_memory_short=part.is_short)
+        if not due:
             return
         deadline = min(progress.deadline, self._clock.monotonic() + progress.chunk_timeout_s)
-        for shard, start in progress.merge.wanted():
+        shards, row_bytes = merge.shards, merge.row_bytes
+        max_bytes = self.memory.chunk_bytes(shards)
+        requests = []
+        for shard, start, chunks in due:
+            keys = chunk_keys(left, shards, chunks, max_bytes)
+            part.ask(shard, keys, max_bytes, row_bytes)
             request = ShardScan(
                 shard=shard,
                 epoch=progress.configs[shard].epoch,
                 collection_id=progress.collection.id,
                 start=start,
                 end=progress.request.range.end,
-                limit=progress.chunk_keys,
+                limit=keys,
                 keys_only=progress.request.is_keys_only,
                 is_stale_ok=progress.policy.is_stale,
                 cuts=progress.configs[shard].cuts,
+                max_bytes=max_bytes,
             )
-            leg = self._scatter.ask("Scan", self._leaves.scan, request, deadline, progress.how)
-            progress.fetches.add(asyncio.create_task(leg, name=f"scan-shard-{shard}"))
+            requests.append(request)
+        # What is due together is wanted together, and costs least so.
+        leaves = self._leaves
+        legs = self._scatter.gather("Scan", leaves.scan, requests, deadline, progress.how, leaves.start)
+        progress.fetches.add(asyncio.create_task(legs, name="scan-fetch"))
 
     async def _await_fetch(self, progress: _Progress) -> None:
         began = self._clock.monotonic()
@@ -230,16 +269,18 @@ class ScanOperation:
         if progress.failed and not progress.policy.is_partial_accepted:
             await self._raise_if_short(progress)
 
-    def _take_in(self, progress: _Progress, done: set[asyncio.Task[LegResult[ShardScanReply]]]) -> None:
+    def _take_in(self, progress: _Progress, done: set[asyncio.Task[list[LegResult[ShardScanReply]]]]) -> None:
         progress.fetches -= done
-        legs = [task.result() for task in done]
+        legs = [leg for task in done for leg in task.result()]
         if progress.times is not None:
             progress.times.add(legs, self._clock.monotonic())
         for leg in legs:
             if isinstance(leg.error, ShardMoved):
+                progress.part.came(leg.shard, 0, 0)
                 progress.moved.add(leg.shard)
                 continue
             if leg.answer is None:
+                progress.part.came(leg.shard, 0, 0)
                 if progress.policy.may_lack_shards and self._clock.monotonic() >= progress.deadline:
                     # The stream's time is over: that says nothing of a shard. Its caller goes on behind the last page.
                     raise DeadlineExceeded("the scan's deadline passed", ErrorDetails(shards=(leg.shard,)))
@@ -251,7 +292,9 @@ class ScanOperation:
             self._known.learn(progress.collection.id, leg.shard, reply.documents)
             state = ReadState(leg.shard, reply.seqno, reply.age_ms)
             progress.states[leg.shard] = progress.states.get(leg.shard, state).older(state)
-            if not progress.merge.add(leg.shard, reply):
+            size, has_got_further = progress.merge.add(leg.shard, reply)
+            progress.part.came(leg.shard, size, len(reply.keys))
+            if not has_got_further:
                 stuck = Internal(f"the scan of shard {leg.shard} does not get further", ErrorDetails(shards=(leg.shard,)))
                 progress.fail(FailedLeg(leg.shard, record_of(stuck), leg.replicas_tried))
 
@@ -294,19 +337,30 @@ class ScanOperation:
         known = self._known.of(progress.collection.id)
         return coverage_of(progress.documents, list(progress.failed.values()), known, progress.is_continuing_incomplete)
 
-    def _page(self, progress: _Progress) -> ScanPage:
-        max_rows = PAGE_MAX_KEYS if progress.rows_left is None else min(PAGE_MAX_KEYS, progress.rows_left)
-        rows = progress.merge.take(max_rows, PAGE_MAX_BYTES)
-        if progress.rows_left is not None:
-            progress.rows_left -= len(rows)
-        is_end = progress.merge.is_done
-        is_last = is_end or progress.rows_left == 0
-        token = b"" if is_end or not rows else self._token(progress, rows)
-        if not is_last:
-            return ScanPage(rows, token, None, is_incomplete=progress.is_incomplete)
-        states = [state for _, state in sorted(progress.states.items())]
-        return ScanPage(rows, token, self._coverage(progress), states, progress.is_incomplete)
+    def _take(self, progress: _Progress) -> Rows:
+        left = progress.rows_left
+        rows = progress.merge.take(PAGE_MAX_KEYS if left is None else min(PAGE_MAX_KEYS, left), PAGE_MAX_BYTES)
+        if left is not None:
+            progress.rows_left = left - len(rows.keys)
+        return rows
 
-    def _token(self, progress: _Progress, rows: list[Row]) -> bytes:
-        position = ScanPosition(rows[-1][0], progress.is_incomplete)
-        return self._tokens.encode_scan(progress.collection.id, fingerprint(progress.request.range_fields), position)
+    def _page(self, progress: _Progress, rows: Rows) -> ScanPage:
+        is_end, is_incomplete = progress.merge.is_done, progress.is_incomplete
+        token = b""
+        if rows.keys and not is_end:
+            position = ScanPosition(rows.keys[-1], is_incomplete)
+            token = self._tokens.encode_scan(progress.collection.id, progress.fingerprint, position)
+        keys, values, versions, expires_at_ms, _ = rows
+        if not (is_end or progress.rows_left == 0):
+            return ScanPage(keys, values, versions, expires_at_ms, token, is_incomplete=is_incomplete)
+        states = [state for _, state in sorted(progress.states.items())]
+        coverage = self._coverage(progress)
+        return ScanPage(keys, values, versions, expires_at_ms, token, coverage, states, is_incomplete)
+
+
+def _shards_of(cluster_map: ClusterMap, range: KeyRange) -> list[int]:
+    """The shards that may hold keys of a range: all, or the one whose routing key the range names."""
+    if range.is_empty:
+        return []
+    prefix = routing_prefix(range)
+    return sorted(cluster_map.shards) if prefix is None else [cluster_map.shard_of_key(prefix)]

@@ -8,6 +8,7 @@ the loop has nothing more at hand, be it a single item.
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Generic, Self
 
@@ -172,6 +173,10 @@ class Scan(Iterator[Item[K, V]], Generic[K, V]):
         self._given += 1
         value = self._values.nothing() if self._wanted.keys_only else self._values.decode(item.value)
         return Item(item.key, value, item.version, item.expires_at_ms)
+
+    def take(self, count: int) -> list[Item[K, V]]:
+        """The next items, `count` of them or, at the end, fewer."""
+        return list(islice(self, count))
 
     def _fetch(self) -> None:
         number = self._number

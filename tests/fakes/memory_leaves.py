@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import sys
+from bisect import bisect_right
+from itertools import accumulate
 
 from fakes.leaf_client import ANY_LEAF, FakeLeafClient
 
 from kvshard import hashing
-from kvshard.errors import ErrorRecord, NotReady, ShardMoved, VersionConflict, record_of
+from kvshard.errors import ErrorRecord, NotReady, ResourceExhausted, ShardMoved, VersionConflict, record_of
 from kvshard.model import (
     LeafStatusReply,
     LeafStatusRequest,
@@ -75,8 +78,15 @@ class MemoryLeaves:
     def _read(self, request: ShardRead) -> ShardReadReply:
         held = self._keys(request)
         found = [held.get(key) for key in request.keys]
+        errors, room = self._moved(request), request.max_bytes or sys.maxsize
+        for index, item in enumerate(found):
+            size = len(item[0]) if item is not None else 0
+            if size > room:
+                found[index], errors[index] = None, record_of(ResourceExhausted("too much for one reply"))
+            else:
+                room -= size
         return ShardReadReply(
-            errors=self._moved(request),
+            errors=errors,
             values=[None if item is None else item[0] for item in found],
             versions=[0 if item is None else item[1] for item in found],
             documents=len(held),
@@ -122,6 +132,9 @@ class MemoryLeaves:
         held = self._keys(request)
         inside = sorted(key for key in held if key >= request.start and (request.end is None or key < request.end))
         keys = inside[: request.limit]
+        sizes = list(accumulate(len(key) + (0 if request.keys_only else len(held[key][0])) for key in keys))
+        if request.max_bytes and sizes and sizes[-1] > request.max_bytes:
+            keys = keys[: max(1, bisect_right(sizes, request.max_bytes))]
         has_more = len(inside) > len(keys)
         return ShardScanReply(
             keys=keys,

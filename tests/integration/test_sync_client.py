@@ -218,6 +218,13 @@ def test_a_page_of_a_scan_ends_with_the_token_of_the_next(kv: Client[str], route
     assert token == b""
 
 
+def test_items_of_a_scan_are_taken_page_by_page(kv: Client[str], router: FakeRouter) -> None:
+    filled(router)
+    with kv.scan(prefix="key-") as scan:
+        pages = [[item.key for item in scan.take(8)] for _ in range(4)]
+    assert pages == [KEYS[:8], KEYS[8:16], KEYS[16:], []]
+
+
 def test_what_a_scan_tells_at_its_end(kv: Client[str], router: FakeRouter) -> None:
     filled(router)
     router.state = types_pb2.ReadState(shard=1, seqno=5, age_ms=7)

@@ -104,6 +104,19 @@ async def test_scans_of_large_values_stop_at_the_size_bound() -> None:
         assert (rest.keys, rest.has_more) == ([b"k2", b"k3"], False)
 
 
+async def test_a_scan_stops_at_the_bytes_that_were_asked_for() -> None:
+    async with hosted_leaf() as leaf:
+        await leaf.write({b"k%d" % n: bytes(1_000) for n in range(9)} | {b"l": bytes(100_000), b"m": b"last"})
+        first = leaf.scan(max_bytes=3_500)
+        assert (first.keys, first.has_more) == ([b"k0", b"k1", b"k2"], True)
+        assert leaf.scan(first.resume, max_bytes=1).keys == [b"k3"], "one key comes however large it is"
+        large = leaf.scan(b"k8", max_bytes=20_000)
+        assert (large.keys, large.has_more, large.resume) == ([b"k8"], True, b"l")
+        assert leaf.scan(b"l", max_bytes=20_000).keys == [b"l"]
+        assert len(leaf.scan(max_bytes=1 << 30).keys) == 11
+        assert len(leaf.scan(keys_only=True, max_bytes=1).keys) == 11, "without values there is little to bound"
+
+
 async def test_a_read_of_too_many_bytes_fails_key_by_key() -> None:
     async with hosted_leaf() as leaf:
         size = READ_REPLY_MAX_BYTES // 4
@@ -113,6 +126,19 @@ async def test_a_read_of_too_many_bytes_fails_key_by_key() -> None:
         assert [value is None for value in reply.values] == [False] * 4 + [True, True]
         assert {index: record.reason for index, record in reply.errors.items()} == {4: "RESOURCE_EXHAUSTED"}
         assert "fewer" in reply.errors[4].message
+
+
+@pytest.mark.parametrize("size", [1_000, 100_000], ids=["small", "large"])
+async def test_a_read_keeps_to_the_bytes_that_were_asked_for(size: int) -> None:
+    async with hosted_leaf() as leaf:
+        keys = [b"k%d" % n for n in range(5)]
+        await leaf.write(dict.fromkeys(keys, bytes(size)))
+        for _ in range(2):  # From the engine, and from the cache.
+            reply = leaf.requests.read(ShardRead(0, leaf.epoch(), 1, keys, max_bytes=2 * size))
+            assert reply is not None
+            assert [value is None for value in reply.values] == [False] * 2 + [True] * 3
+            assert {record.reason for record in reply.errors.values()} == {"RESOURCE_EXHAUSTED"}
+            assert sorted(reply.errors) == [2, 3, 4]
 
 
 async def test_illegal_keys_and_batches() -> None:

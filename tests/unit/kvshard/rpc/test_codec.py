@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from kvshard.errors import DataLoss, ErrorDetails, ErrorRecord, Internal, VersionConflict
-from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite, KeysWriteReply
+from kvshard.lane_messages import KeysRead, KeysReadReply, KeysScan, KeysScanReply, KeysWrite, KeysWriteReply
 from kvshard.model import (
     CollectionCountRecord,
     FaultOrder,
@@ -53,6 +53,8 @@ MESSAGES = [
     KeysReadReply([b"", None, b"v"], [1, 0, 2**63], [0, 0, 9], b"rest"),
     KeysWrite("docs", [b"a", b"b"], [b"", None], [5, 0], [None, 0], True, b"id", True),
     KeysWriteReply([4, 0], [True, False], b"rest"),
+    KeysScan(b"request"),
+    KeysScanReply([b"a", b"b"], [b"", b"v"], [1, 2**63], [0, 9], True, b"rest"),
     LeafStatusRequest(),
     LeafStatusReply(
         "leaf-1", [ReplicaStatusRecord(1, 2, "primary", 3, 3, [CollectionCountRecord(1, 2, 3, 4)])], 9, 1.5, 1, 2, "0.1.0"

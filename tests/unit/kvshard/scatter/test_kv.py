@@ -1,7 +1,9 @@
 """Batches: split, put together again, per-key failures."""
 
+from dataclasses import replace
+
 import pytest
-from fakes.leaf_client import FakeLeafClient
+from fakes.leaf_client import ANY_LEAF, FakeLeafClient
 from fakes.map_source import FakeMapSource, cluster_map
 from fakes.memory_leaves import MemoryLeaves
 from prometheus_client import CollectorRegistry
@@ -173,6 +175,55 @@ async def test_answer_that_would_get_too_large(setting: Setting, monkeypatch: py
     assert read.failures
     assert {record.reason for _, record in read.failures} == {"RESOURCE_EXHAUSTED"}
     assert 0 < sum(len(value) for value in read.values if value) <= 500
+
+
+async def test_legs_together_bring_no_more_than_one_answer_may_have(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    await setting.put(KEYS)
+    monkeypatch.setattr(kv, "ANSWER_MAX_BYTES", 4_000)
+    await setting.get(KEYS)
+    asked = [call.request.max_bytes for call in setting.leaves.client.calls_of(ShardRead)]
+    assert asked == [500] * 8
+
+
+async def test_what_fits_an_answer_comes_however_it_lies_among_the_shards(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nearly all of it is one shard's: first it brings its share, then the rest."""
+    keys = [*KEYS[:8], *(b"{tag}%02d" % number for number in range(30))]
+    values = dict.fromkeys(keys, b"x" * 100)
+    await setting.put(keys, list(values.values()))
+    monkeypatch.setattr(kv, "ANSWER_MAX_BYTES", 3_900)
+    read = await setting.get([*keys, b"absent"])
+    assert read.values == [*values.values(), None]
+    assert read.failures == []
+    assert read.coverage.is_complete
+    rounds = [call.request for call in setting.leaves.client.calls_of(ShardRead)]
+    assert max(request.max_bytes for request in rounds) <= 3_900
+
+
+async def test_leaves_of_an_earlier_version_bring_more_than_they_are_asked_for(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await setting.put(KEYS)
+
+    def read(request: ShardRead) -> ShardReadReply:
+        return setting.leaves._read(replace(request, max_bytes=0))
+
+    setting.leaves.client.on(ANY_LEAF, ShardRead, read)
+    monkeypatch.setattr(kv, "ANSWER_MAX_BYTES", 50)
+    read_ = await setting.get([key for key in KEYS if setting.leaf_of(key) == "leaf-1"])
+    assert sum(len(value) for value in read_.values if value) == 45, "what there is room for comes all the same"
+    assert {record.reason for _, record in read_.failures} == {"RESOURCE_EXHAUSTED"}
+
+
+async def test_a_value_that_no_answer_has_room_for_fails_alone(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    await setting.put(KEYS[:20], [b"x" * 10] * 19 + [b"x" * 2_000])
+    monkeypatch.setattr(kv, "ANSWER_MAX_BYTES", 1_000)
+    read = await setting.get(KEYS[:20])
+    assert [(index, record.reason, record.details.limit) for index, record in read.failures] == [
+        (19, "RESOURCE_EXHAUSTED", 1_000)
+    ]
+    assert read.values == [b"x" * 10] * 19 + [None]
 
 
 async def test_point_operations(setting: Setting) -> None:

@@ -16,6 +16,7 @@ from kvshard.clustermap import ClusterMap, WantedSplit
 from kvshard.errors import ErrorDetails, ShardMoved, Unavailable
 from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardWrite
 from kvshard.scatter import scan as scan_module
+from kvshard.scatter import scan_chunks
 from kvshard.scatter.coverage import KnownCounts
 from kvshard.scatter.kv import KeyValueOperations
 from kvshard.scatter.requests import (
@@ -222,13 +223,18 @@ async def test_a_split_that_never_shows_is_told_at_the_deadline(setting: Setting
     assert all(each.cuts == 0 for each in setting.sent(ShardRead))
 
 
+def have_small_pages(monkeypatch: pytest.MonkeyPatch, *, chunk: int, page: int) -> None:
+    monkeypatch.setattr(scan_chunks, "CHUNK_MAX_KEYS", chunk)
+    monkeypatch.setattr(scan_module, "PAGE_MAX_KEYS", page)
+    monkeypatch.setattr(scan_module, "PAGE_MIN_KEYS", 1)
+
+
 @pytest.mark.parametrize("at_page", [0, 1, 3])
 @pytest.mark.parametrize("reads_until_shown", [1, 3])
 async def test_a_scan_goes_on_behind_what_it_has(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, at_page: int, reads_until_shown: int
 ) -> None:
-    for name, value in (("CHUNK_MIN_KEYS", 1), ("CHUNK_MAX_KEYS", 5), ("PAGE_MAX_KEYS", 8)):
-        monkeypatch.setattr(scan_module, name, value)
+    have_small_pages(monkeypatch, chunk=5, page=8)
     await setting.put(KEYS)
     request = ScanRequest(key_range(b"", b"", b""), (b"", b"", b""), 0, False, b"")
     found: list[bytes] = []
@@ -237,7 +243,7 @@ async def test_a_scan_goes_on_behind_what_it_has(
         if at_page == 0:
             setting.split(reads_until_shown=reads_until_shown)
         async for page in pages:
-            found += [row[0] for row in page.rows]
+            found += page.keys
             last = page
             number += 1
             if number == at_page:
@@ -249,16 +255,14 @@ async def test_a_scan_goes_on_behind_what_it_has(
 
 
 async def test_a_shard_that_is_split_twice_during_a_scan(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan_module, "CHUNK_MIN_KEYS", 1)
-    monkeypatch.setattr(scan_module, "CHUNK_MAX_KEYS", 2)
-    monkeypatch.setattr(scan_module, "PAGE_MAX_KEYS", 4)
+    have_small_pages(monkeypatch, chunk=2, page=4)
     await setting.put(KEYS)
     request = ScanRequest(key_range(b"", b"", b""), (b"", b"", b""), 0, True, b"")
     found: list[bytes] = []
     async with aclosing(setting.scans.scan("", request, DEFAULT_READ_POLICY, CLOCK.monotonic() + 5)) as pages:
         number = 0
         async for page in pages:
-            found += [row[0] for row in page.rows]
+            found += page.keys
             number += 1
             if number in (1, 3):
                 setting.split()

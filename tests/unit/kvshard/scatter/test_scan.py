@@ -11,9 +11,10 @@ from fakes.memory_leaves import MemoryLeaves
 from prometheus_client import CollectorRegistry
 
 from kvshard.clock import SystemClock
-from kvshard.errors import DeadlineExceeded, InvalidToken, Unavailable
+from kvshard.errors import DeadlineExceeded, InvalidToken, ResourceExhausted, Unavailable
 from kvshard.model import ShardScan, ShardScanReply
 from kvshard.scatter import scan as scan_module
+from kvshard.scatter import scan_chunks
 from kvshard.scatter.coverage import KnownCounts
 from kvshard.scatter.ledger import ScanTimes
 from kvshard.scatter.requests import DEFAULT_READ_POLICY, ReadPolicy, key_range
@@ -59,7 +60,7 @@ class Setting:
             return [page async for page in pages]
 
     async def keys(self, **arguments) -> list[bytes]:
-        return [row[0] for page in await self.pages(**arguments) for row in page.rows]
+        return [key for page in await self.pages(**arguments) for key in page.keys]
 
     def living_on(self, leaf: str) -> list[bytes]:
         current = self.maps.current
@@ -68,9 +69,10 @@ class Setting:
 
 @pytest.fixture
 def setting(monkeypatch: pytest.MonkeyPatch) -> Setting:
-    monkeypatch.setattr(scan_module, "CHUNK_MIN_KEYS", 1)
-    monkeypatch.setattr(scan_module, "CHUNK_MAX_KEYS", 7)
+    monkeypatch.setattr(scan_chunks, "CHUNK_FIRST_KEYS", 7)
+    monkeypatch.setattr(scan_chunks, "CHUNK_MAX_KEYS", 7)
     monkeypatch.setattr(scan_module, "PAGE_MAX_KEYS", 10)
+    monkeypatch.setattr(scan_module, "PAGE_MIN_KEYS", 1)
     return Setting()
 
 
@@ -81,9 +83,10 @@ async def test_leaving_early_cancels_and_awaits_the_fetches(setting: Setting) ->
         setting.leaves.client.on(leaf, ShardScan, setting.leaves._scan, hang)
     async with aclosing(setting.scan()) as pages:
         first = await anext(pages)
-        assert first.rows
+        assert first.keys
         await anext(pages)
-        await asyncio.sleep(0)
+        for _ in range(5):
+            await asyncio.sleep(0)
         assert [leaf for leaf, hang in hangs.items() if hang.reached.is_set()]
     assert not [call for call in setting.leaves.client.calls if call.fate == "waiting"]
 
@@ -101,9 +104,9 @@ async def test_cancelled_scan_cancels_its_fetches(setting: Setting) -> None:
 
 async def test_all_keys_in_order(setting: Setting) -> None:
     pages = await setting.pages()
-    assert [row[0] for page in pages for row in page.rows] == KEYS
-    assert [row[1] for page in pages for row in page.rows] == [b"v" + key for key in KEYS]
-    assert all(len(page.rows) <= 10 for page in pages)
+    assert [key for page in pages for key in page.keys] == KEYS
+    assert [value for page in pages for value in page.values] == [b"v" + key for key in KEYS]
+    assert all(len(page.keys) <= 10 for page in pages)
     assert [page.coverage is None for page in pages] == [True] * (len(pages) - 1) + [False]
     last = pages[-1]
     assert last.token == b""
@@ -130,7 +133,7 @@ async def test_bounds(setting: Setting, arguments: dict[str, object], expected: 
 
 async def test_keys_only(setting: Setting) -> None:
     (page,) = await setting.pages(limit=2, keys_only=True)
-    assert [row[:2] for row in page.rows] == [(KEYS[0], b""), (KEYS[1], b"")]
+    assert list(zip(page.keys, page.values, strict=True)) == [(KEYS[0], b""), (KEYS[1], b"")]
 
 
 async def test_small_limit_reads_no_more_than_it_needs(setting: Setting) -> None:
@@ -138,9 +141,100 @@ async def test_small_limit_reads_no_more_than_it_needs(setting: Setting) -> None
     assert [call.request.limit for call in setting.leaves.client.calls_of(ShardScan)] == [2] * 4
 
 
+async def test_a_short_scan_asks_each_shard_for_its_share_and_comes_as_one_page(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_module, "PAGE_MAX_KEYS", 1_000)
+    monkeypatch.setattr(scan_chunks, "CHUNK_MAX_KEYS", 1_000)
+    pages = await setting.pages(limit=40)
+    assert [list(page.keys) for page in pages] == [KEYS[:40]]
+    asked = [call.request.limit for call in setting.leaves.client.calls_of(ShardScan)]
+    assert asked[:4] == [18] * 4
+    assert len(asked) <= 5, "one shard may have had more than its share"
+
+
+async def test_a_scan_under_one_routing_key_asks_its_shard_alone(setting: Setting) -> None:
+    shard = setting.maps.current.shard_of_key(b"{user}")
+    keys = [b"{user}:%02d" % number for number in range(30)]
+    setting.leaves.shards[shard, 1] = dict.fromkeys(keys, (b"v", 1))
+    pages = await setting.pages(prefix=b"{user}:")
+    assert [key for page in pages for key in page.keys] == keys
+    assert {call.request.shard for call in setting.leaves.client.calls_of(ShardScan)} == {shard}
+    coverage = pages[-1].coverage
+    assert coverage is not None
+    assert (coverage.is_complete, coverage.legs, coverage.documents_considered) == (True, 1, 30)
+
+
+async def test_a_shard_with_all_keys_of_a_short_scan_is_asked_for_all_that_is_left(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_module, "PAGE_MAX_KEYS", 1_000)
+    monkeypatch.setattr(scan_chunks, "CHUNK_MAX_KEYS", 1_000)
+    keys = [b"a{tag}%03d" % number for number in range(500)]
+    shard = setting.maps.current.shard_of_key(keys[0])
+    setting.leaves.shards[shard, 1] |= dict.fromkeys(keys, (b"v", 1))
+    assert await setting.keys(start=b"a", limit=300) == keys[:300]
+    asked = [call.request.limit for call in setting.leaves.client.calls_of(ShardScan) if call.request.shard == shard]
+    assert asked == [94, 300], "nobody else has more"
+    others = [call.request.shard for call in setting.leaves.client.calls_of(ShardScan) if call.request.shard != shard]
+    assert sorted(others) == sorted(set(others)), "what the others had was enough"
+
+
+async def test_chunks_are_bounded_by_bytes(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_chunks, "CHUNK_MAX_BYTES", 4_096)
+    for held in setting.leaves.shards.values():
+        held.update(dict.fromkeys(held, (b"x" * 1000, 1)))
+    assert await setting.keys() == KEYS
+    asked = [call.request for call in setting.leaves.client.calls_of(ShardScan)]
+    assert {request.max_bytes for request in asked} == {4_096}
+    assert len(asked) > 25, "seven keys would fit but for their bytes"
+    assert setting.operation.memory.held == 0
+
+
+async def test_what_a_scan_holds_is_given_back_when_it_is_left(setting: Setting) -> None:
+    memory = setting.operation.memory
+    async with aclosing(setting.scan()) as pages:
+        await anext(pages)
+        assert memory.held > 0
+        before = memory.held
+        await anext(pages)
+        assert memory.held != before
+    assert memory.held == 0
+    setting.leaves.fail("leaf-2", Unavailable("connection refused"))
+    with pytest.raises(Unavailable):
+        await setting.pages()
+    assert memory.held == 0
+
+
+async def test_a_scan_is_refused_while_the_others_hold_too_much(setting: Setting) -> None:
+    setting.operation.memory = scan_chunks.ScanMemory(bytes=100, max_bytes=200)
+    async with aclosing(setting.scan()) as pages:
+        assert (await anext(pages)).keys[0] == KEYS[0]
+        with pytest.raises(ResourceExhausted):
+            await setting.pages()
+        rest = [key async for page in pages for key in page.keys]
+    assert rest[-1] == KEYS[-1], "the one under way goes on with little"
+    assert await setting.keys() == KEYS
+
+
+async def test_while_memory_is_short_a_slow_reader_has_nothing_fetched_ahead(setting: Setting) -> None:
+    setting.operation.memory = scan_chunks.ScanMemory(bytes=1, max_bytes=1 << 20)
+    async with aclosing(setting.scan()) as pages:
+        await anext(pages)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(setting.leaves.client.calls_of(ShardScan)) == 4
+
+
+async def test_few_rows_wait_for_more_while_chunks_are_on_the_way(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_module, "PAGE_MIN_KEYS", 10)
+    sizes = [len(page.keys) for page in await setting.pages()]
+    assert sizes == [10] * 10
+
+
 async def test_resumes_after_every_page(setting: Setting) -> None:
     for page in (await setting.pages())[:-1]:
-        position = KEYS.index(page.rows[-1][0])
+        position = KEYS.index(page.keys[-1])
         assert await setting.keys(token=page.token) == KEYS[position + 1 :]
 
 
@@ -149,7 +243,7 @@ async def test_pages_of_a_limited_scan(setting: Setting) -> None:
     token = b""
     while True:
         pages = await setting.pages(prefix=b"key-0", limit=9, token=token)
-        seen.extend(row[0] for page in pages for row in page.rows)
+        seen.extend(key for page in pages for key in page.keys)
         token = pages[-1].token
         if not token:
             break
@@ -164,7 +258,7 @@ async def test_token_of_another_scan_is_refused(setting: Setting) -> None:
 
 async def test_account_sums_the_chunks_of_each_shard(setting: Setting) -> None:
     times = ScanTimes(CLOCK.monotonic())
-    assert [row[0] for page in await setting.pages(times=times) for row in page.rows] == KEYS
+    assert [key for page in await setting.pages(times=times) for key in page.keys] == KEYS
     timing = times.timing(CLOCK.monotonic())
     fetches = [call.request.shard for call in setting.leaves.client.calls_of(ShardScan)]
     assert [(row.shard, row.attempts) for row in timing.legs] == sorted(Counter(fetches).items())
@@ -196,7 +290,7 @@ async def test_shard_that_dies_under_way_fails_the_scan(setting: Setting) -> Non
     async def read() -> None:
         async with aclosing(setting.scan()) as pages:
             async for page in pages:
-                seen.extend(row[0] for row in page.rows)
+                seen.extend(page.keys)
 
     with pytest.raises(Unavailable) as caught:
         await read()
@@ -209,7 +303,7 @@ async def test_partial_scan_says_what_is_missing(setting: Setting) -> None:
     setting.leaves.fail("leaf-2", Unavailable("connection refused"))
     pages = await setting.pages(policy=PARTIAL)
     missing = setting.living_on("leaf-2")
-    assert [row[0] for page in pages for row in page.rows] == [key for key in KEYS if key not in missing]
+    assert [key for page in pages for key in page.keys] == [key for key in KEYS if key not in missing]
     coverage = pages[-1].coverage
     assert coverage is not None
     coverage.check_invariants()
@@ -228,7 +322,7 @@ async def test_a_shard_that_hangs_leaves_time_for_the_others(setting: Setting, p
     )
     pages = await setting.pages(policy=policy, timeout_s=0.5)
     missing = setting.living_on("leaf-2")
-    assert [row[0] for page in pages for row in page.rows] == [key for key in KEYS if key not in missing]
+    assert [key for page in pages for key in page.keys] == [key for key in KEYS if key not in missing]
     coverage = pages[-1].coverage
     assert coverage is not None
     assert [leg.shard for leg in coverage.failed] == [1]
