@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from kvshard.client.batch_results import DeleteResults, GetResults, PutResults
     from kvshard.client.client import Client
     from kvshard.client.collection import Collection
+    from kvshard.client.direct_status import Detour, DirectLeaf, DirectStatus
     from kvshard.client.faults import ClearedFaults, FaultList, LeafFault
     from kvshard.client.keyspace import Keyspace
     from kvshard.client.results import (
@@ -86,6 +87,7 @@ _NAMES_BY_MODULE = {
     ),
     "kvshard.client.retries": ("NO_RETRIES", "RetryPolicy"),
     "kvshard.client.scan": ("Scan",),
+    "kvshard.client.direct_status": ("Detour", "DirectLeaf", "DirectStatus"),
     "kvshard.client.faults": ("ClearedFaults", "FaultList", "LeafFault"),
     "kvshard.client.status": ("ClusterStatus", "LeafStatus"),
     "kvshard.clustermap": ("ClusterMap",),
@@ -135,6 +137,9 @@ __all__ = [
     "DataLoss",
     "DeadlineExceeded",
     "DeleteResults",
+    "Detour",
+    "DirectLeaf",
+    "DirectStatus",
     "ErrorDetails",
     "Expired",
     "Facet",

@@ -170,9 +170,11 @@ class RouterMetrics:
 
     method: the RPC's name ("Get"). code: canonical status name ("OK", "UNAVAILABLE"). outcome of a leg: "ok", or the reason of
     its failure in lower case. Children of frequent label sets are worth keeping: `labels()` costs as much as the increment.
+    registry: shows them; None: nobody does, as in a client that asks the leaves itself.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        registry = CollectorRegistry() if registry is None else registry
         self._registry = registry
         self.requests = Counter(
             "kvshard_router_requests_total", "Calls answered, by method and status code.", ["method", "code"], registry=registry

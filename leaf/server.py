@@ -31,6 +31,7 @@ from kvshard.limits import (
     check_length,
 )
 from kvshard.rpc.channel import aio_server, bind
+from kvshard.rpc.codec import leaf_mark
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.peer_stream import PeerServicer
 from kvshard.service_process import StopOrder
@@ -178,7 +179,7 @@ class LeafServer:
         self._report = StatusReport(self.driver, lambda: disk_usage(options.data_dir), clock, kvshard.__version__)
         service = LeafService(Requests(self.driver, self.indexer), self._report, clock, metrics)
         self._faults = FaultInjector(options.id, service.handlers, clock, is_allowed=options.are_faults_allowed)
-        self._lanes = _lanes_of(service, self._faults, clock, metrics)
+        self._lanes = _lanes_of(service, self._faults, clock, metrics, lambda: leaf_mark(maps.cluster_id, options.id))
         self._housekeeper = Housekeeper(self.driver, self._on_turn)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
@@ -271,7 +272,9 @@ class LeafServer:
             await asyncio.sleep(DISK_LOOK_INTERVAL_S)
 
 
-def _lanes_of(service: LeafService, faults: FaultInjector, clock: Clock, metrics: LeafMetrics) -> LaneServicer:
+def _lanes_of(
+    service: LeafService, faults: FaultInjector, clock: Clock, metrics: LeafMetrics, mark: Callable[[], str]
+) -> LaneServicer:
     lanes = LaneServicer(
         dict([*service.handlers.items(), faults.handler]),
         clock,
@@ -280,6 +283,7 @@ def _lanes_of(service: LeafService, faults: FaultInjector, clock: Clock, metrics
         hedge_gate=service.hedge_refusal,
         on_withdrawn=metrics.cancelled.inc,
         on_refused=service.note_refused,
+        mark=mark,
     )
     metrics.queue_depth.set_function(lambda: lanes.load)
     return lanes

@@ -86,7 +86,8 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         slow: SlowLog,
         siblings: Siblings,
     ) -> None:
-        """slow: of this process. siblings: those that share its port, and itself."""
+        """slow: of this process. siblings: those that share its port, and itself. cluster_id is set when it is known, before
+        calls come."""
         self._siblings = siblings
         self._calls = calls
         self._slow = slow
@@ -94,6 +95,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         self._leaves = leaves
         self._clock = clock
         self._faults = FaultOrders(leaves, clock)
+        self.cluster_id = ""
         self._is_stopping = False
 
     def stop_watches(self) -> None:
@@ -103,7 +105,8 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
     async def GetMap(self, request: cluster_pb2.GetMapRequest, context: Context) -> cluster_pb2.GetMapResponse:
         """Returns the map."""
         async with self._calls.call("GetMap", context):
-            return cluster_pb2.GetMapResponse(map=convert.cluster_map_to_proto(known_map(self._maps)))
+            current = convert.cluster_map_to_proto(known_map(self._maps))
+            return cluster_pb2.GetMapResponse(map=current, cluster_id=self.cluster_id)
 
     async def WatchMap(  # type: ignore[override]  # writes to the context, which awaits gRPC taking the message
         self, request: cluster_pb2.WatchMapRequest, context: Context
@@ -115,7 +118,8 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
                 newer = await self._newer_map(seen)
                 if newer is not None:
                     seen = newer.version
-                    await context.write(cluster_pb2.WatchMapResponse(map=convert.cluster_map_to_proto(newer)))
+                    current = convert.cluster_map_to_proto(newer)
+                    await context.write(cluster_pb2.WatchMapResponse(map=current, cluster_id=self.cluster_id))
             raise Unavailable("this router is stopping; watch at another one", ErrorDetails(retry_after_ms=1_000))
 
     async def _newer_map(self, version: int) -> ClusterMap | None:

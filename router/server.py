@@ -122,6 +122,7 @@ class RouterServer:
 
     async def start(self, cluster_id: str) -> None:
         """Answer calls; healthy once a leaf answers."""
+        self._cluster.cluster_id = cluster_id
         known, tokens = KnownCounts(), TokenCodec(cluster_id)
         maps, leaves, clock, scatter = self._maps, self._leaves, self._clock, self._scatter
         operations = KeyValueOperations(maps, leaves, scatter, known, clock)

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack, overload
 
 from kvshard.client import faults
-from kvshard.client.checks import invalid
+from kvshard.client.checks import check_timeout, invalid
 from kvshard.client.codecs import BYTES
 from kvshard.client.collection import Collection
 from kvshard.client.connection import Connection
 from kvshard.client.faults import ClearedFaults, FaultKindName, FaultList, FaultMethodName, LeafFault
 from kvshard.client.keyspace import Keyspace
+from kvshard.client.logs import hand_logs_to_the_program
 from kvshard.client.options import ConsistencyName, ReadOptions, ReplicaChoiceName, ShortfallName
 from kvshard.client.results import CollectionInfo, K, SlowReads
 from kvshard.client.retries import RetryPolicy
@@ -18,9 +19,18 @@ from kvshard.client.router_lanes import LANES
 from kvshard.client.status import ClusterStatus
 from kvshard.client.wire import cluster_status_of, collection_info_of, slow_read_of
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Leaf, ShardConfig, WantedSplit
+from kvshard.errors import FailedPrecondition
 from kvshard.model import FaultRecord
 from kvshard.rpc.convert import cluster_map_from_proto, leaf_from_proto, shard_from_proto, split_from_proto
 from kvshard.v1 import cluster_pb2
+
+if TYPE_CHECKING:
+    from kvshard.client.direct import Direct
+    from kvshard.client.direct_status import DirectStatus
+    from kvshard.tail.status import TailStatus
+
+ASK_TAIL_TIMEOUT_S = 2.0
+"""A router answers its status within a second, whatever its leaves do."""
 
 SLOW_READS_MAX = 1_000
 """Of one answer; a router keeps fewer."""
@@ -44,10 +54,11 @@ class Client(Keyspace[K, bytes]):
     """Keys and values of the default collection, and the door to everything else.
 
     routers: "host:port", or several of them, of which each call asks one and turns to the next when it cannot be reached.
-    keys: str (UTF-8, the default) or bytes, the type in which keys are given back; either may be given. timeout: seconds for
-    a whole call with its retries. retries: NO_RETRIES gives every failure to the caller. lanes: streams to a router that carry
-    operations on keys; with a router of several workers, two for each of them. Every call raises a KvShardError when it fails,
-    whatever lies beneath.
+    keys: str (UTF-8, the default) or bytes, the type in which keys are given back; either may be given. direct: operations on
+    keys go to the leaves without a router between, where they can be reached from here; all else, and what cannot be done so,
+    goes through a router. timeout: seconds for a whole call with its retries. retries: NO_RETRIES gives every failure to the
+    caller. lanes: streams to a router that carry operations on keys; with a router of several workers, two for each of them.
+    Every call raises a KvShardError when it fails, whatever lies beneath.
 
     A client belongs to one event loop; share it between tasks, since `get`, `put` and `delete` of tasks that run side by side
     travel together: hundreds of them cost little more than one. Writes of one key take effect in the order in which they were
@@ -62,6 +73,7 @@ class Client(Keyspace[K, bytes]):
         routers: str | Sequence[str] = DEFAULT_ROUTER,
         *,
         keys: type[str] = str,
+        direct: bool = False,
         retries: RetryPolicy | None = None,
         lanes: int = LANES,
         **settings: Unpack[ClientSettings],
@@ -73,6 +85,7 @@ class Client(Keyspace[K, bytes]):
         routers: str | Sequence[str] = DEFAULT_ROUTER,
         *,
         keys: type[bytes],
+        direct: bool = False,
         retries: RetryPolicy | None = None,
         lanes: int = LANES,
         **settings: Unpack[ClientSettings],
@@ -83,20 +96,41 @@ class Client(Keyspace[K, bytes]):
         routers: str | Sequence[str] = DEFAULT_ROUTER,
         *,
         keys: type[str] | type[bytes] = str,
+        direct: bool = False,
         retries: RetryPolicy | None = None,
         lanes: int = LANES,
         **settings: Unpack[ClientSettings],
     ) -> None:
+        hand_logs_to_the_program()
         addresses = (routers,) if isinstance(routers, str) else tuple(routers)
+        connection = Connection(addresses, retries or RetryPolicy(), lanes=lanes)
         super().__init__(
-            Connection(addresses, retries or RetryPolicy(), lanes=lanes),
+            connection,
             DEFAULT_COLLECTION.name,
             keys,  # type: ignore[arg-type]
             BYTES,
             ReadOptions(**settings),
         )
+        self._direct = self._go_direct(connection) if direct else None
+
+    def _go_direct(self, connection: Connection) -> "Direct":
+        # Here, since a client that is not direct needs nothing of what a router does.
+        from kvshard.client.direct import over_lanes
+        from kvshard.client.direct_scan import DirectScans
+        from kvshard.client.scan_source import RouterScans
+
+        async def ask_tail() -> "TailStatus | None":
+            return (await self.status(timeout=ASK_TAIL_TIMEOUT_S)).tail
+
+        direct = over_lanes(connection.addresses, connection.keys.transport, ask_tail, connection.clock)
+        connection.keys.transport = direct
+        routers = RouterScans(connection)
+        connection.scan_source = DirectScans(direct, routers, connection.clock, connection.streams.add)
+        return direct
 
     async def __aenter__(self) -> Self:
+        if self._direct is not None:
+            self._direct.start()
         return self
 
     async def __aexit__(
@@ -107,6 +141,25 @@ class Client(Keyspace[K, bytes]):
     async def close(self) -> None:
         """Close the connections; calls under way fail with Cancelled, later ones with FailedPrecondition."""
         await self._connection.close()
+
+    async def wait_direct(self, *, timeout: float | None = None) -> bool:
+        """Wait until a direct client can ask the leaves for every shard; False: for so long it could not.
+
+        Nobody needs to wait: until then all goes through a router. Raises FailedPrecondition when the client is not direct.
+        """
+        return await self._direct_part().wait_ready(self._options.timeout if timeout is None else check_timeout(timeout))
+
+    def direct_status(self) -> "DirectStatus":
+        """What a direct client does by itself, and what it leaves to a router, and why.
+
+        Raises FailedPrecondition when the client is not direct.
+        """
+        return self._direct_part().status()
+
+    def _direct_part(self) -> "Direct":
+        if self._direct is None:
+            raise FailedPrecondition("the client is not direct: it was made without direct=True")
+        return self._direct
 
     def collection(self, name: str) -> Collection[K]:
         """The collection of that name, whether or not it exists: `create` it first, or use one that is there."""

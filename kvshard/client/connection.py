@@ -7,7 +7,7 @@ in `routers`, and operations on keys go by `keys`.
 import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import WeakSet
 
 import grpc
@@ -18,6 +18,9 @@ from kvshard.client.router_lanes import LANES, RouterLanes
 from kvshard.client.routers import Routers, RouterStubs, UnaryMethod
 from kvshard.clock import Clock, SystemClock
 from kvshard.errors import KvShardError
+
+if TYPE_CHECKING:
+    from kvshard.client.scan_source import ScanSource
 
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
@@ -34,7 +37,8 @@ class Stream(Protocol):
 class Connection:
     """Calls to one or several routers; one that a router cannot answer goes on at the next one.
 
-    lanes: how many lanes to a router carry operations on keys. streams: those that are open.
+    lanes: how many lanes to a router carry operations on keys. streams: those that are open. scan_source: where the chunks of
+    scans come from; None: the routers.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Connection:
         self.lanes = RouterLanes(self.routers, self.clock, self.random, lanes)
         self.keys = KeyCalls(self, self.lanes)
         self.streams: WeakSet[Stream] = WeakSet()
+        self.scan_source: ScanSource | None = None
 
     def __repr__(self) -> str:
         return f"Connection({self.routers!r})"

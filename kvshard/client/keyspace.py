@@ -291,6 +291,7 @@ class Keyspace(Generic[K, V]):
             self._decode_key,
             self._values,
             resume=resume,
+            source=self._connection.scan_source,
         )
 
 

@@ -6,6 +6,7 @@ decode is a defect or another version at the far end, so it becomes Internal, ne
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Generic, TypeVar, cast
 
 import msgspec
@@ -40,6 +41,9 @@ PING = int(lane_pb2.LANE_METHOD_PING)
 
 LANE_MARK = ("kvshard-lane", "1")
 """Initial metadata of a lane: tells the caller that a leaf has accepted the stream, and which form the frames have."""
+
+LEAF_MARK = "kvshard-leaf"
+"""Initial metadata of a lane that a leaf serves, beside LANE_MARK: which leaf it is, see `leaf_mark`."""
 
 MESSAGE_BYTES = 4 * 1024 * 1024
 """A message takes frames until it is this big: the cost per message is long amortised, and a small frame behind it waits
@@ -112,6 +116,11 @@ def decode_error(payload: bytes) -> KvShardError:
         return error_of(_error_decoder.decode(payload))
     except msgspec.MsgspecError as error:
         return Internal(f"not an error payload: {error}")
+
+
+def leaf_mark(cluster_id: str, leaf: str) -> str:
+    """Tells a leaf from every other one, also of other clusters. A digest: metadata takes fewer characters than an id has."""
+    return blake2b(f"{cluster_id}/{leaf}".encode(), digest_size=16).hexdigest()
 
 
 def handler_of(

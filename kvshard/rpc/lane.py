@@ -18,7 +18,7 @@ import structlog
 from kvshard.clock import Clock
 from kvshard.errors import DeadlineExceeded, ErrorDetails, InvalidArgument, KvShardError, Unavailable, Unimplemented
 from kvshard.rpc.channel import aio_channel
-from kvshard.rpc.codec import LANE_MARK, PAYLOAD_MAX_BYTES, decode_error
+from kvshard.rpc.codec import LANE_MARK, LEAF_MARK, PAYLOAD_MAX_BYTES, decode_error
 from kvshard.rpc.lane_session import LaneSession, LateAnswers, Outcome, Outlet, OutstandingCall, Stream
 from kvshard.v1 import lane_pb2, lane_pb2_grpc
 
@@ -40,7 +40,8 @@ class Lane:
     """A lane to one address. peer: how error messages call the other end. late: counts answers that nobody waited for.
 
     is_internal: between a cluster's own processes, where one that is gone is noticed soon (see `channel.py`). no_lanes: the
-    error for a process that serves no lanes.
+    error for a process that serves no lanes. leaf_mark: what the other end must be marked with (see `codec.leaf_mark`); empty:
+    whoever answers at the address is taken.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class Lane:
         late: LateAnswers | None = None,
         is_internal: bool = False,
         no_lanes: type[KvShardError] = Unimplemented,
+        leaf_mark: str = "",
     ) -> None:
         self.address = address
+        self._leaf_mark = leaf_mark
         self._is_internal = is_internal
         self._no_lanes = no_lanes
         self._peer = f"{peer} at {address}" if peer else address
@@ -171,9 +174,11 @@ class Lane:
     async def _why_not_taken(self, stream: Stream) -> KvShardError | None:
         """Why the other end has not taken the lane; None when it has."""
         name, form = LANE_MARK
-        found = dict(tuple(await stream.initial_metadata() or ())).get(name)
+        metadata = dict(tuple(await stream.initial_metadata() or ()))
+        found = metadata.get(name)
         if found == form:
-            return None
+            is_who_it_must_be = self._leaf_mark in ("", metadata.get(LEAF_MARK))
+            return None if is_who_it_must_be else Unavailable(f"cannot connect to {self._peer}: another process answers there")
         if found is not None:
             return self._no_lanes(f"cannot connect to {self._peer}: its lanes have the form {found!r}, those of here {form!r}")
         code, text = await stream.code(), await stream.details()

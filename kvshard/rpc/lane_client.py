@@ -86,12 +86,22 @@ class LaneLeafClient(LeafClient):
     """Asks leaves over lanes. address_of: a leaf's present `host:port` (None or empty: it has none), asked at every call, so
     that a leaf that came back elsewhere is found as soon as the map says so.
 
+    mark_of: how a leaf's lanes must be marked (see `codec.leaf_mark`), for whom an address may lead elsewhere than it was meant
+    to; None: whoever answers there is the leaf.
+
     late: answers that came after their request was taken back, from all leaves. A leaf that stopped in time, as searches do,
     does not answer; what it had done by then it counts itself.
     """
 
-    def __init__(self, address_of: Callable[[str], str | None], clock: Clock, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        address_of: Callable[[str], str | None],
+        clock: Clock,
+        rng: random.Random | None = None,
+        mark_of: Callable[[str], str] | None = None,
+    ) -> None:
         self._address_of = address_of
+        self._mark_of = mark_of
         self._clock = clock
         self._rng = rng or random.Random()
         self.late = LateAnswers()
@@ -181,6 +191,7 @@ class LaneLeafClient(LeafClient):
             late=self.late,
             is_internal=True,
             no_lanes=Unavailable,
+            leaf_mark="" if self._mark_of is None else self._mark_of(leaf),
         )
         return lanes
 

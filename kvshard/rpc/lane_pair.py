@@ -25,11 +25,22 @@ class LanePair:
         late: LateAnswers | None = None,
         is_internal: bool = False,
         no_lanes: type[KvShardError] = Unimplemented,
+        leaf_mark: str = "",
     ) -> None:
         self.address = address
         rng, late = rng or random.Random(), late or LateAnswers()
         self.small, self.bulk = (
-            Lane(address, clock, peer=peer, rng=rng, late=late, is_internal=is_internal, no_lanes=no_lanes) for _ in range(2)
+            Lane(
+                address,
+                clock,
+                peer=peer,
+                rng=rng,
+                late=late,
+                is_internal=is_internal,
+                no_lanes=no_lanes,
+                leaf_mark=leaf_mark,
+            )
+            for _ in range(2)
         )
 
     def __repr__(self) -> str:

@@ -26,7 +26,7 @@ from kvshard.errors import (
     Unavailable,
     Unimplemented,
 )
-from kvshard.rpc.codec import CANCEL, LANE_MARK, MESSAGE_BYTES, MESSAGE_FRAMES, PAYLOAD_MAX_BYTES, PING, encode_error
+from kvshard.rpc.codec import CANCEL, LANE_MARK, LEAF_MARK, MESSAGE_BYTES, MESSAGE_FRAMES, PAYLOAD_MAX_BYTES, PING, encode_error
 from kvshard.rpc.interference import Interference, LeaveUnanswered
 from kvshard.rpc.lane_admission import LaneAdmission, MessageWait
 from kvshard.rpc.request_times import waited_s
@@ -89,8 +89,10 @@ class LaneServicer(lane_pb2_grpc.LanesServicer):
         on_withdrawn: Callable[[], object] = lambda: None,
         on_refused: Callable[[int, KvShardError], object] = lambda method, error: None,
         name: str = "leaf",
+        mark: Callable[[], str] = lambda: "",
     ) -> None:
         self.name = name
+        self._mark = mark
         self.handlers = dict(handlers)
         self.immediate = dict(immediate or {})
         self.interference = interference or Interference()
@@ -109,7 +111,8 @@ class LaneServicer(lane_pb2_grpc.LanesServicer):
         """One lane, for as long as its caller keeps it."""
         if self.is_draining:  # else callers whose lane was just ended would come back and keep the server from stopping
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"the {self.name} is stopping")
-        await context.send_initial_metadata((LANE_MARK,))
+        mark = self._mark()
+        await context.send_initial_metadata((LANE_MARK, (LEAF_MARK, mark)) if mark else (LANE_MARK,))
         connection = _Connection(self, context)
         self._connections.add(connection)
         try:

@@ -58,8 +58,11 @@ class Scatter:
         ping: Ping,
         rng: Random | None = None,
         settings: HedgeSettings = HedgeSettings(),  # noqa: B008  # frozen
+        max_repeats: int = MAX_REPEATS,
     ) -> None:
-        """ping: LeafClient.ping. settings: how reads are hedged that do not say it."""
+        """ping: LeafClient.ping. settings: how reads are hedged that do not say it. max_repeats: refreshes of the map that a
+        leg makes which may go on until its deadline; fewer, where somebody else may be asked instead.
+        """
         self._rng = rng or Random()
         self.defences = Defences(settings, self._rng)
         self._prober = Prober(ping, self.defences.health, clock)
@@ -68,6 +71,7 @@ class Scatter:
         self._maps = maps
         self._clock = clock
         self._metrics = metrics
+        self._max_repeats = max_repeats
         self._configs: dict[tuple[bool, bool, int], Config] = {}
         self._observers: dict[str, _Ended] = {}
 
@@ -264,7 +268,7 @@ class Scatter:
                 max_attempts=max_attempts,
                 is_idempotent=not is_write,
                 may_repeat=may_repeat,
-                max_refreshes=MAX_REPEATS if may_repeat else MAX_REFRESHES,
+                max_refreshes=self._max_repeats if may_repeat else MAX_REFRESHES,
             )
         return made
 

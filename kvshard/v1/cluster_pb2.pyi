@@ -429,6 +429,11 @@ class GetMapResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAP_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    """Random name that the cluster got when it was made. Maps of clusters with different names have nothing in common; a leaf
+    says on its lanes which cluster it belongs to.
+    """
     @_builtins.property
     def map(self) -> Global___ClusterMap:
         """The map."""
@@ -437,10 +442,11 @@ class GetMapResponse(_message.Message):
         self,
         *,
         map: Global___ClusterMap | None = ...,
+        cluster_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["map", b"map"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["map", b"map"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "map", b"map"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -475,6 +481,11 @@ class WatchMapResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAP_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    cluster_id: _builtins.str
+    """Random name that the cluster got when it was made. Maps of clusters with different names have nothing in common; a leaf
+    says on its lanes which cluster it belongs to.
+    """
     @_builtins.property
     def map(self) -> Global___ClusterMap:
         """The map."""
@@ -483,10 +494,11 @@ class WatchMapResponse(_message.Message):
         self,
         *,
         map: Global___ClusterMap | None = ...,
+        cluster_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["map", b"map"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["map", b"map"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "map", b"map"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,11 +53,16 @@ class StaleRead:
 
 
 class Workload:
-    """The load. prefix: of its keys, so that several loads may follow each other on one cluster."""
+    """The load. prefix: of its keys, so that several loads may follow each other on one cluster. direct: of how many of its
+    clients ask the leaves themselves.
+    """
 
-    def __init__(self, address: str, *, seed: int, prefix: str = "", keys: int = 12, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, address: str, *, seed: int, prefix: str = "", keys: int = 12, timeout_s: float = 10.0, direct: int = 0
+    ) -> None:
         self.address = address
         self.timeout_s = timeout_s
+        self.direct = direct
         self.prefix = prefix
         self.keys = [f"{prefix}k{number}" for number in range(keys)]
         self.history: dict[str, list[Operation]] = defaultdict(list)
@@ -83,10 +88,15 @@ class Workload:
     def __repr__(self) -> str:
         return f"Workload({dict(self.counts)}, errors={dict(self.errors)}, samples={dict(self.samples)})"
 
+    @property
+    def direct_clients(self) -> list[Client[str]]:
+        """Those that ask the leaves themselves."""
+        return self._clients[: self.direct]
+
     # -- running --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> "Workload":
-        self._clients = [Client(self.address, timeout=self.timeout_s) for _ in range(CLIENTS)]
+        self._clients = [Client(self.address, timeout=self.timeout_s, direct=number < self.direct) for number in range(CLIENTS)]
         self.began = time.monotonic()
         self._loops = [
             asyncio.create_task(self._loop(kv, random.Random(self._rng.random())), name="workload")

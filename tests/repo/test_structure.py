@@ -51,6 +51,8 @@ PURE = (
     "kvshard.client.batch_retry",
     "kvshard.client.batch_window",
     "kvshard.client.batching",
+    "kvshard.client.direct_reach",
+    "kvshard.client.direct_status",
     "kvshard.client.frame_slices",
     "kvshard.client.retries",
     "kvshard.client.write_batching",
