@@ -7,7 +7,7 @@ KILLS ?= 20
 comma := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up test sim sim-mutants sim-tail soak soak-tail amplification amplification-full locust check format protos bench bench-replication clean lock
+.PHONY: help setup setup-dev demo up test sim sim-mutants sim-tail soak soak-tail amplification amplification-full locust check format protos bench bench-peers bench-replication profile clean lock
 
 help: ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,8 +76,18 @@ check: $(VENV)/.dev ## Format, lint, types, import rules, proto lint and drift
 	$(BIN)/buf lint
 	$(BIN)/python -m pytest tests/repo
 
-bench: $(VENV)/.dev ## Run the benchmarks and print the figures
-	$(BIN)/python -m benchmarks
+$(VENV)/.bench: $(VENV)/.dev requirements-bench.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.lock
+	@touch $@
+
+bench: $(VENV)/.bench bench-peers ## Measure kvshard beside its peers, under 15 minutes: PARTS="fast-path ycsb" for some parts
+	$(BIN)/python -m benchmarks $(PARTS)
+
+bench-peers: $(VENV)/.bench ## Unpack redis, twemproxy and etcd from Debian's packages into .cache/peers, without root
+	$(BIN)/python -m benchmarks.peers
+
+profile: $(VENV)/.bench ## Flame graphs of client, router and leaf: LOAD=gets, lone, batches, puts or unary; DIRECT=1
+	$(BIN)/python -m benchmarks.profiling $(LOAD) $(if $(DIRECT),--direct)
 
 bench-replication: $(VENV)/.dev ## Measure failover, replicas and catching up: KILLS=200, PART=kills for one part
 	$(BIN)/python -m benchmarks.replication --kills $(KILLS) $(PART)

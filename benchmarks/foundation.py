@@ -1,19 +1,26 @@
-"""The figures of the foundation: what the router costs, how fast batches and searches are, what an idle cluster takes."""
+"""The figures of the foundation: what the router costs, how fast batches and searches are, what an idle cluster takes.
+
+`python -m benchmarks.foundation`. Exits 1 when a bound is not kept.
+"""
 
 import asyncio
 import os
+import pathlib
 import random
 import re
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import grpc
+import uvloop
 
+from benchmarks.bookkeeping import bookkeeping
 from benchmarks.echo_server import METHOD
-from benchmarks.figures import Figure, percentile
-from benchmarks.processes import RunningCluster
+from benchmarks.figures import Figure, percentile, show
+from benchmarks.processes import RunningCluster, cluster, echo
 from kvshard import Client
 from kvshard.cli import pydocs
 
@@ -186,3 +193,15 @@ async def run(cluster: RunningCluster, echo_address: str) -> list[Figure]:
         shards = sorted((await client.map()).shards)
         figures += await searches(client, echo_address, shards)
     return figures
+
+
+def main() -> int:
+    """Measure on a cluster of its own; print and write the figures."""
+    figures = uvloop.run(bookkeeping())
+    with echo() as bare, cluster() as running:
+        figures += uvloop.run(run(running, bare.address))
+    return 0 if show(figures, pathlib.Path("bench-results/foundation.json")) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,6 +11,7 @@ import uvloop
 from cyclopts import App, Parameter
 from rich.console import Console
 
+from benchmarks import drawing
 from benchmarks.figures import show
 from loadtests import charts, report
 from loadtests.findings import Tables
@@ -89,7 +90,7 @@ def report_again(source: pathlib.Path, target: pathlib.Path | None = None, svg_f
     """
     result = RunResult.read(source)
     if svg_file is not None:
-        svg_file.write_text(charts.standalone(charts.latency_by_percentile(result.experiments[0], Tables())))
+        svg_file.write_text(drawing.standalone(charts.latency_by_percentile(result.experiments[0], Tables())))
     return _report(result, target or source.with_suffix(""))
 
 

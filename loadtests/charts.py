@@ -1,18 +1,15 @@
 """The charts of the report, as SVG that stands in the page itself: no script, no network, sharp at every size.
 
 Colours say the arm, everywhere the same: warm for no defence, green for all of them, grey for the cluster in health. Ink and
-grid are variables of the page's style, so that they follow the reader's light or dark scheme.
+grid are variables of the page's style (see `benchmarks/drawing.py`), so that they follow the reader's light or dark scheme.
 """
 
-import io
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from benchmarks.drawing import FAINT, QUIET, as_svg
 from loadtests.findings import Tables, amplification
 from loadtests.results import CellResult, ExperimentResult
 from loadtests.scenarios import PAUSE_S
@@ -25,9 +22,6 @@ from loadtests.statistics import (
     slower_than,
 )
 
-INK = "#1f2933"
-FAINT = "#d5dbe3"
-QUIET = "#7b8794"
 COLOURS = {
     "none": "#d9480f", "all": "#0b7a75", "choice": "#7c3aed", "hedge": "#2563eb", "healthy": "#8795a6",
     "direct": "#d9480f", "hedge-python": "#b7791f", "hedge-python-p99": "#7c3aed", "kvshard-leg": "#0b7a75",
@@ -36,29 +30,6 @@ SPARE_COLOURS = ("#2563eb", "#7c3aed", "#b7791f", "#be185d", "#4d7c0f")
 BUDGET_PART = 0.05
 BAND_POINTS = (0.5, 0.7, 0.8, 0.9, 0.94, 0.96, 0.97, 0.975, 0.98, 0.985, 0.99, 0.993, 0.995, 0.998, 0.999, 0.9995, 0.9999)
 """Where a curve's interval is drawn: each takes a bootstrap."""
-
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "kvshard",  # The same data give the same bytes.
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": QUIET,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.7,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "lines.solid_capstyle": "round",
-}
 
 
 def colour_of(cell: CellResult, others: Sequence[CellResult] = ()) -> str:
@@ -97,7 +68,7 @@ def latency_by_percentile(experiment: ExperimentResult, tables: Tables) -> str:
             axes[0].set_ylim(low, high * (high / low) ** (0.11 * max(1, len(axes[0].get_lines()) - 1)))  # Room for the legend.
         axes[0].set_ylabel(f"latency of {_asks(experiment.widest)}")
 
-    return _svg(draw, panels=len(conditions), height=4.0, is_shared=True)
+    return as_svg(draw, panels=len(conditions), height=4.0, is_shared=True)
 
 
 def _legend(panel: Axes, place: str) -> None:
@@ -165,7 +136,7 @@ def amplification_by_fan_out(experiment: ExperimentResult, tables: Tables) -> st
             _amplification(axes[2 * index], experiment, condition, tables)
             _stragglers(axes[2 * index + 1], experiment, condition)
 
-    return _svg(draw, panels=2 * len(conditions), height=3.7, columns=2)
+    return as_svg(draw, panels=2 * len(conditions), height=3.7, columns=2)
 
 
 def _amplification(panel: Axes, experiment: ExperimentResult, condition: str, tables: Tables) -> None:
@@ -264,7 +235,7 @@ def extra_over_time(experiment: ExperimentResult) -> str:
         panel.set_ylim(0, 1.3 * max(100 * BUDGET_PART, panel.get_ylim()[1] / 1.05))  # Room for the legend.
         _legend(panel, "upper right")
 
-    return _svg(draw, panels=1, height=3.2)
+    return as_svg(draw, panels=1, height=3.2)
 
 
 def prediction_against_measurement(experiments: Iterable[ExperimentResult]) -> str:
@@ -298,46 +269,4 @@ def prediction_against_measurement(experiments: Iterable[ExperimentResult]) -> s
         panel.set_ylabel("predicted")
         _legend(panel, "upper left")
 
-    return _svg(draw, panels=1, height=4.2, width=5.2)
-
-
-def _svg(
-    draw: Callable[[Sequence[Axes]], None],
-    *,
-    panels: int,
-    height: float,
-    columns: int = 3,
-    width: float = 10.4,
-    is_shared: bool = False,
-) -> str:
-    """The figure that `draw` makes, as an SVG element. width, height: in inches, the height of one row of panels."""
-    columns = min(columns, panels)
-    rows = -(-panels // columns)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height * rows), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False, sharey=is_shared)
-        used = list(axes.flat)
-        for spare in used[panels:]:
-            spare.set_visible(False)
-        draw(used[:panels])
-        target = io.StringIO()
-        figure.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return as_element(target.getvalue())
-
-
-def standalone(element: str) -> str:
-    """An SVG element of a page as a file: with the light colours, on white."""
-    text = re.sub(r"var\(--\w+, (#[0-9a-f]{6})\)", r"\1", element)
-    text = re.sub(r"(<svg[^>]*>)", r'\1<rect width="100%" height="100%" fill="#ffffff"/>', text, count=1)
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}'
-
-
-def as_element(svg: str) -> str:
-    """The SVG without its prologue, as wide as its place, with the page's own colours for ink and grid."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1 width="100%"', svg, count=1)
-    for colour, name in ((INK, "ink"), (FAINT, "grid"), (QUIET, "quiet")):
-        svg = svg.replace(colour, f"var(--{name}, {colour})")
-    return svg
+    return as_svg(draw, panels=1, height=4.2, width=5.2)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Writes requirements.lock (what the service runs on), requirements-dev.lock (tests, checks, benchmarks) and
-# requirements-load.lock (load tests).
+# requirements-load.lock (load tests), and requirements-bench.lock (benchmarks beside their peers).
 #
 # grpcio is held at 1.75.0: it does 1.5 times the unary calls and up to 1.4 times the stream messages of 1.85
 # (grpc/grpc#43092); see docs/decisions.md. The library's own ranges in pyproject.toml stay open.
@@ -18,3 +18,9 @@ freeze > requirements.lock
 freeze > requirements-dev.lock
 "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint requirements-dev.lock ".[load]"
 freeze > requirements-load.lock
+# From the tests' packages again, so that the load tests' own are not among them; what both need has one version.
+rm -rf "$work/venv"
+"$PYTHON" -m venv "$work/venv"
+"$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+"$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint requirements-load.lock ".[bench]"
+freeze > requirements-bench.lock

@@ -9,6 +9,7 @@ from kvshard.client.checks import check_timeout, invalid
 from kvshard.client.codecs import BYTES
 from kvshard.client.collection import Collection
 from kvshard.client.connection import Connection
+from kvshard.client.direct_status import DirectStatus
 from kvshard.client.faults import ClearedFaults, FaultKindName, FaultList, FaultMethodName, LeafFault
 from kvshard.client.keyspace import Keyspace
 from kvshard.client.logs import hand_logs_to_the_program
@@ -26,7 +27,6 @@ from kvshard.v1 import cluster_pb2
 
 if TYPE_CHECKING:
     from kvshard.client.direct import Direct
-    from kvshard.client.direct_status import DirectStatus
     from kvshard.tail.status import TailStatus
 
 ASK_TAIL_TIMEOUT_S = 2.0
@@ -149,7 +149,7 @@ class Client(Keyspace[K, bytes]):
         """
         return await self._direct_part().wait_ready(self._options.timeout if timeout is None else check_timeout(timeout))
 
-    def direct_status(self) -> "DirectStatus":
+    def direct_status(self) -> DirectStatus:
         """What a direct client does by itself, and what it leaves to a router, and why.
 
         Raises FailedPrecondition when the client is not direct.

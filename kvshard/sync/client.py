@@ -7,6 +7,7 @@ from typing import Self, TypeVar, Unpack, overload
 from kvshard.client.client import DEFAULT_ROUTER, ClientSettings
 from kvshard.client.client import Client as AsyncClient
 from kvshard.client.codecs import BYTES
+from kvshard.client.direct_status import DirectStatus
 from kvshard.client.faults import ClearedFaults, FaultKindName, FaultList, FaultMethodName, LeafFault
 from kvshard.client.results import CollectionInfo, K, SlowReads
 from kvshard.client.retries import RetryPolicy
@@ -40,6 +41,7 @@ class Client(Keyspace[K, bytes]):
         routers: str | Sequence[str] = DEFAULT_ROUTER,
         *,
         keys: type[str] = str,
+        direct: bool = False,
         retries: RetryPolicy | None = None,
         lanes: int = LANES,
         may_block_event_loop: bool = False,
@@ -52,6 +54,7 @@ class Client(Keyspace[K, bytes]):
         routers: str | Sequence[str] = DEFAULT_ROUTER,
         *,
         keys: type[bytes],
+        direct: bool = False,
         retries: RetryPolicy | None = None,
         lanes: int = LANES,
         may_block_event_loop: bool = False,
@@ -63,6 +66,7 @@ class Client(Keyspace[K, bytes]):
         routers: str | Sequence[str] = DEFAULT_ROUTER,
         *,
         keys: type[str] | type[bytes] = str,
+        direct: bool = False,
         retries: RetryPolicy | None = None,
         lanes: int = LANES,
         may_block_event_loop: bool = False,
@@ -71,7 +75,9 @@ class Client(Keyspace[K, bytes]):
         addresses = routers if isinstance(routers, str) else tuple(routers)
 
         def make() -> AsyncClient[K]:
-            return AsyncClient(addresses, keys=keys, retries=retries, lanes=lanes, **settings)  # type: ignore[return-value]  # keys says it
+            return AsyncClient(  # type: ignore[return-value]  # keys says it
+                addresses, keys=keys, direct=direct, retries=retries, lanes=lanes, **settings
+            )
 
         source = Source(make, may_block_event_loop)
         super().__init__(source, DEFAULT_COLLECTION.name, BYTES, lambda client: client, lambda client: client)
@@ -92,6 +98,24 @@ class Client(Keyspace[K, bytes]):
 
     def _ask(self, begin: Callable[[AsyncClient[K]], Awaitable[T]]) -> T:
         return self._source.run(begin)
+
+    def wait_direct(self, *, timeout: float | None = None) -> bool:
+        """Wait until a direct client can ask the leaves for every shard; False: for so long it could not.
+
+        Nobody needs to wait: until then all goes through a router. Raises FailedPrecondition when the client is not direct.
+        """
+        return self._ask(lambda kv: kv.wait_direct(timeout=timeout))
+
+    def direct_status(self) -> DirectStatus:
+        """What a direct client does by itself, and what it leaves to a router, and why.
+
+        Raises FailedPrecondition when the client is not direct.
+        """
+
+        async def ask(kv: AsyncClient[K]) -> DirectStatus:
+            return kv.direct_status()
+
+        return self._ask(ask)
 
     def collections(self, *, timeout: float | None = None) -> list[CollectionInfo]:
         """All collections, by name."""

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 
 import grpc
@@ -36,6 +36,9 @@ SETTLED_KEYS = 1_500
 
 SAMPLES_MAX = 4
 
+VERSIONS_KEPT = 12
+"""Of each key, those seen last: they tell a stale answer from a write that was done twice."""
+
 
 class SingleCalls:
     """The load. clients: shared by the callers in turn; they are the caller's to close. unary: address of a router, or none."""
@@ -47,6 +50,7 @@ class SingleCalls:
         self.samples: dict[str, list[str]] = defaultdict(list)
         self.problems_seen: list[str] = []
         self.done_at: list[float] = []
+        self.versions: dict[str, deque[tuple[float, str, int]]] = defaultdict(lambda: deque(maxlen=VERSIONS_KEPT))
         self._clients = clients
         self._prefix = prefix
         self._unary = unary
@@ -196,6 +200,7 @@ class SingleCalls:
                 self.history[key].append(Operation(Kind.PUT, invoked, INFINITY, value=value))
             return None
         self.history[key].append(Operation(Kind.PUT, invoked, self._done("put"), value=value))
+        self.versions[key].append((time.monotonic(), "put", version))
         return version
 
     async def _delete(self, kv: Client[str], key: str) -> None:
@@ -222,6 +227,7 @@ class SingleCalls:
 
     def _saw(self, key: str, item: Item[str, bytes] | None, invoked: float, returned: float) -> None:
         self.history[key].append(Operation(Kind.GET, invoked, returned, observed=None if item is None else item.value))
+        self.versions[key].append((returned, "get", 0 if item is None else item.version))
 
     # -- the verdict ----------------------------------------------------------------------------------------------------
 
@@ -232,7 +238,10 @@ class SingleCalls:
             try:
                 if not is_linearizable(operations):
                     shown = "\n  ".join(map(str, shortest_bad_prefix(operations)[-12:]))
-                    found.append(f"{key} is not linearizable; the end of the shortest bad prefix:\n  {shown}")
+                    found.append(
+                        f"{key} is not linearizable; the end of the shortest bad prefix:\n  {shown}\n"
+                        f"  versions: {list(self.versions[key])}"
+                    )
             except TooHard as error:
                 found.append(f"{key}: the checker gave up: {error}")
         return found

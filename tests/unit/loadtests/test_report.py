@@ -4,9 +4,11 @@ import json
 import pytest
 
 pytest.importorskip("matplotlib", reason="drawn with the load extra: make amplification installs it")
+pytest.importorskip("psutil", reason="measured with the load extra: make amplification installs it")
 
 from fakes.load_runs import made_run
 
+from benchmarks import drawing
 from loadtests import charts, report, scenarios
 from loadtests.findings import Tables
 from loadtests.results import RunResult
@@ -94,8 +96,8 @@ def test_what_spoils_a_figure_is_told(run):
 def test_charts_follow_the_page_s_colours(run):
     svg = charts.latency_by_percentile(run.experiments[0], Tables())
     assert svg.startswith("<svg")
-    assert f"var(--ink, {charts.INK})" in svg
-    assert svg.replace(f"var(--ink, {charts.INK})", "").count(charts.INK) == 0
+    assert f"var(--ink, {drawing.INK})" in svg
+    assert svg.replace(f"var(--ink, {drawing.INK})", "").count(drawing.INK) == 0
     assert charts.COLOURS["none"] in svg
     assert charts.COLOURS["all"] in svg
 
@@ -106,7 +108,7 @@ def test_too_few_samples_still_make_a_page():
 
 
 def test_a_chart_stands_alone_with_its_colours(run):
-    svg = charts.standalone(charts.latency_by_percentile(run.experiments[0], Tables()))
+    svg = drawing.standalone(charts.latency_by_percentile(run.experiments[0], Tables()))
     assert "var(" not in svg
-    assert charts.INK in svg
+    assert drawing.INK in svg
     assert svg.count('fill="#ffffff"') == 1

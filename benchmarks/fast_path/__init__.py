@@ -1,0 +1,1 @@
+"""The fast path beside its peers: single operations, batches, durable writes, and the bare calls that bound them."""

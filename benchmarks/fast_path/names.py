@@ -1,0 +1,12 @@
+"""The names of the arms, as the report has them."""
+
+ROUTER = "kvshard"
+DIRECT = "kvshard direct"
+UNARY = "kvshard, unary Get"
+REDIS = "redis-py + hiredis"
+REDIS_PROXIED = "redis-py, twemproxy"
+REDIS_BENCHMARK = "redis-benchmark, twemproxy"
+ETCD = "etcd, grpc.aio"
+UNARY_ECHO = "bare unary echo"
+STREAM_ECHO = "bare stream echo"
+COLUMNS_ECHO = "stream echo of columns"
