@@ -7,6 +7,8 @@ write them, in order with all else that must be durable.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Final, cast
 
 from kvshard.errors import DataLoss, ErrorDetails, InvalidArgument, NotReady
 from kvshard.model import ShardRead, ShardReadReply, ShardScan, ShardScanReply
@@ -27,6 +29,8 @@ from leaf.replication.messages import DedupRecord, Entry
 from leaf.scan_reader import ScanReader
 from leaf.snapshots import SnapshotSource, StagedSnapshot
 from leaf.split_rows import SplitRows, SplitState
+
+_UNKNOWN: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,10 +317,10 @@ class ShardStore:
         self, shard: int, remembered: dict[bytes, Header | None] | None, collection_id: int, keys: Sequence[bytes]
     ) -> Sequence[Header | None]:
         if remembered:
-            try:
-                return list(map(remembered.pop, keys))
-            except KeyError:  # Not all are known. Those that are taken away by now are no loss: the engine holds them.
-                pass
+            # All of them are taken away, also when one is unknown: what stayed would be older than these entries.
+            known = list(map(remembered.pop, keys, repeat(_UNKNOWN)))
+            if _UNKNOWN not in known:
+                return cast("list[Header | None]", known)
         return self.headers(shard, collection_id, keys)
 
     def _filter(self, state: ShardState) -> Callable[[bytes], bool] | None:

@@ -193,7 +193,7 @@ class Lane:
         # Jitter between half and whole: callers that lost the same process must not come back in step.
         self._retry_at = self._clock.monotonic() + backoff * (0.5 + 0.5 * self._rng.random())
         self._last_error = error
-        _tell("lane unreachable", peer=self._peer, error=error.message, failures=self._failures)
+        _log.info("lane unreachable", peer=self._peer, error=error.message, failures=self._failures)
 
     def _on_session_broken(self, session: LaneSession, reason: str) -> None:
         """One that never answered counts as a failure: a process that accepts and drops must not be dialled without end."""
@@ -202,16 +202,10 @@ class Lane:
             return
         if session.has_answered:
             self._failures = 0
-            _tell("lane broke", peer=self._peer, reason=reason)
+            _log.info("lane broke", peer=self._peer, reason=reason)
         else:
             self._note_failure(Unavailable(f"{self._peer} ended the lane: {reason}"))
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "open" if self._session else "idle"
         return f"Lane({self._peer}, {state}, outstanding={self.outstanding})"
-
-
-def _tell(event: str, **fields: object) -> None:
-    """In the log, if this process has set one up: a client is a guest in somebody's program, and prints nothing there."""
-    if structlog.is_configured():
-        _log.info(event, **fields)

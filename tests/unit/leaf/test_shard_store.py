@@ -180,6 +180,26 @@ def test_wiping_removes_every_row_of_a_shard_and_no_other() -> None:
     assert len(gone) * 3 == len(before)
 
 
+def entry_of(seqno: int, *keys: bytes, value: bytes | None = b"v") -> Entry:
+    payload = WriteOperation(1, list(keys), [value] * len(keys))
+    return Entry(1, seqno, payload, keys_of(payload), size_of(payload), None, b"")
+
+
+def test_an_applied_entry_takes_every_header_of_its_keys_away_also_when_one_was_gone_already() -> None:
+    """Two writes with a key in common were in flight together: the first to be applied takes the common header away. What the
+    second leaves behind would be the state before it. A replica that applies a deletion with it would keep the row, and one
+    that has lost the primary's place reads no newer header before that."""
+    store = opened()
+    for keys in ([b"common"], [b"common", b"k"]):
+        store.remember(SHARD, 1, dict(zip(keys, store.headers(SHARD, 1, keys), strict=True)))
+    grow(store, [entry_of(1, b"common")])
+    grow(store, [entry_of(2, b"common", b"k")])
+    assert value_of(store) == b"v"
+    grow(store, [entry_of(3, b"k", value=None)])
+    assert value_of(store) is None
+    assert store.counts(SHARD, 1).documents == 1
+
+
 def test_headers_remembered_for_entries_taken_back_are_forgotten() -> None:
     store = opened()
     grow(store, [entry(1)])
