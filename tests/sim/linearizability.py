@@ -100,7 +100,7 @@ def is_linearizable(operations: Iterable[Operation], initial: Hashable = None, s
     known = sum(1 << index for index, each in enumerate(todo) if each.is_known)
     failed: set[tuple[int, Hashable]] = set()
     # A frame: operations done, state, candidates not yet tried.
-    stack = [(0, initial, _candidates(todo, 0, 0))]
+    stack = [(0, initial, _candidates(todo, 0, 0, initial))]
     steps = 0
     while stack:
         done, state, candidates = stack[-1]
@@ -114,7 +114,7 @@ def is_linearizable(operations: Iterable[Operation], initial: Hashable = None, s
             further = done | (1 << index)
             if (further, after) not in failed:
                 failed.add((further, after))  # Known or about to be: either way it need not be tried again.
-                stack.append((further, after, _candidates(todo, further, _first_open(further, count))))
+                stack.append((further, after, _candidates(todo, further, _first_open(further, count), after)))
                 break
         else:
             stack.pop()
@@ -128,10 +128,12 @@ def _first_open(done: int, count: int) -> int:
     return min(((~done) & (done + 1)).bit_length() - 1, count)
 
 
-def _candidates(todo: list[Operation], done: int, start: int) -> Iterable[int]:
+def _candidates(todo: list[Operation], done: int, start: int, state: Hashable) -> Iterable[int]:
     """Operations that may come next: not done, and invoked before every other one that is not done has returned.
 
     Of deletes without answer only the one invoked first: in an order that contains a later one it could stand in its place.
+    A read that may come next and fits the state comes next: wherever a legal order has it, it could as well stand here. Without
+    that, reads that overlap with each other and with writes multiply the orders to try.
     """
     found = []
     limit = INFINITY
@@ -146,6 +148,8 @@ def _candidates(todo: list[Operation], done: int, start: int) -> Iterable[int]:
             if has_open_delete:
                 continue
             has_open_delete = True
+        if operation.kind is Kind.GET and operation.observed == state:
+            return iter([index])
         found.append((operation.returned, index))
         if operation.returned < limit:
             limit = operation.returned
