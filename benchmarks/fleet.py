@@ -132,13 +132,14 @@ class Fleet:
         replicas: int = 3,
         router_port: int = 0,
         leaf_arguments: Sequence[str] = (),
+        router_arguments: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.names = [f"leaf-{number}" for number in range(1, leaves + 1)]
         self.coordinator_file = folder / "coordinator.db"
         self.coordinator = f"sqlite://{self.coordinator_file}"
         self.leaves = {name: self._leaf(name, leaf_arguments) for name in self.names}
-        router = ("--listen", f"127.0.0.1:{router_port}", *self._shared())
+        router = ("--listen", f"127.0.0.1:{router_port}", *self._shared(), *router_arguments)
         self.router = ServiceProcess(ROUTER, router, folder / "router.log")
         self.address = ""
         self._opened: Coordinator | None = None

@@ -10,7 +10,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 
 from kvshard.heap import settle_heap
+from kvshard.lane_arguments import add_lane_port
 from kvshard.limits import FAILURE_TIMEOUT_S, HEAL_AFTER_S
+from kvshard.rpc.lane_port import LanePort
 from kvshard.service_process import run_service
 from kvshard.telemetry import LOG_LEVELS, configure_logging
 from leaf.key_cache import CACHE_BYTES
@@ -32,6 +34,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--advertise", default="", metavar="HOST:PORT", help="where others reach it; absent: the address that it listens on"
     )
+    add_lane_port(parser)
     parser.add_argument("--join", action="store_true", help="become part of the cluster if its map does not have this leaf")
     parser.add_argument("--zone", help="failure zone; absent: as the map has it")
     parser.add_argument(
@@ -91,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         advertise=options.advertise,
         are_faults_allowed=options.allow_faults,
         cache_bytes=options.cache_mb * MIB,
+        lane_port=LanePort(options.lane_port, options.advertise_lane_port),
     )
 
     def serve(stop: asyncio.Event, on_ready: Callable[[str], None]) -> Coroutine[object, object, int | None]:

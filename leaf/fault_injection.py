@@ -15,7 +15,7 @@ from kvshard.faults import PAUSE, SLOW_FLOOR_S
 from kvshard.model import FaultOrder, FaultRecord, FaultReport
 from kvshard.rpc.codec import FAULT, READ, SCAN, SEARCH, WRITE, handler_of
 from kvshard.rpc.interference import Interference, LeaveUnanswered
-from kvshard.rpc.lane_server import Handler
+from kvshard.rpc.lane_handlers import Handler
 from leaf.faults import ActiveFault, Effect, Faults, PauseSchedule
 
 _NAMES = {READ.number: "read", SCAN.number: "scan", SEARCH.number: "search", WRITE.number: "write"}

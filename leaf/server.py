@@ -32,6 +32,7 @@ from kvshard.limits import (
 )
 from kvshard.rpc.channel import aio_server, bind
 from kvshard.rpc.codec import leaf_mark
+from kvshard.rpc.lane_port import ANY_PORT, LanePort
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.peer_stream import PeerServicer
 from kvshard.service_process import StopOrder
@@ -89,7 +90,7 @@ class LeafOptions:
 
     zone, weight None: as the map has them. is_joining: the leaf becomes part of the cluster if the map does not have it.
     advertise: host:port at which others reach it; empty: the address that it listens on. are_faults_allowed: faults may be
-    injected into it. cache_bytes: what the cache of keys may take; 0: there is none.
+    injected into it. cache_bytes: what the cache of keys may take; 0: there is none. lane_port: for lanes without gRPC.
     """
 
     id: str
@@ -106,11 +107,13 @@ class LeafOptions:
     advertise: str = ""
     are_faults_allowed: bool = False
     cache_bytes: int = CACHE_BYTES
+    lane_port: LanePort = ANY_PORT
 
     def check(self) -> None:
         """Raise InvalidArgument for what can be seen to be wrong before anything is touched."""
         check_length("failure-timeout", self.failure_timeout_s, FAILURE_TIMEOUT_MIN_S, FAILURE_TIMEOUT_MAX_S)
         check_length("heal-after", self.heal_after_s, HEAL_AFTER_MIN_S, HEAL_AFTER_MAX_S)
+        self.lane_port.check()
         host, _, port = self.advertise.rpartition(":")
         if self.advertise and not (host and port.isascii() and port.isdecimal() and 1 <= int(port) <= 65_535):
             raise InvalidArgument(f"--advertise must be HOST:PORT, not {self.advertise!r}", ErrorDetails(field="advertise"))
@@ -198,6 +201,7 @@ class LeafServer:
         self._balancer.start()  # First: to read its data may take a leaf longer than it would be missed without harm.
         self.driver.start()
         await self.driver.wait_open()
+        await self._lanes.listen(self.address, self._options.lane_port)
         await self._server.start()
         self._tasks.append(asyncio.create_task(self._housekeeper.run(), name="housekeeping"))
         self._tasks.append(asyncio.create_task(self._look_at_disk(), name="disk-look"))
@@ -241,6 +245,7 @@ class LeafServer:
         self._faults.close()
         await self._lanes.drain(STOP_GRACE_S)
         await self._server.stop(None)
+        await self._lanes.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

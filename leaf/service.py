@@ -12,7 +12,7 @@ from kvshard.clock import Clock
 from kvshard.errors import DeadlineExceeded, KvShardError
 from kvshard.model import LeafStatusReply, LeafStatusRequest, ShardRead, ShardScan, ShardSearch, ShardWrite
 from kvshard.rpc.codec import decode, encode
-from kvshard.rpc.lane_server import Handler, ImmediateHandler
+from kvshard.rpc.lane_handlers import Handler, ImmediateHandler
 from kvshard.telemetry import LeafMetrics, resident_bytes
 from kvshard.v1 import lane_pb2
 from leaf.driver import Driver

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 
 from kvshard.hedge_settings import AUTO, router_settings
+from kvshard.lane_arguments import add_lane_port
+from kvshard.rpc.lane_port import LanePort, text_of
 from kvshard.service_process import run_service
 from kvshard.tail.hedging import ATTEMPTS_MAX
 from kvshard.telemetry import LOG_LEVELS, configure_logging
@@ -24,6 +26,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="sqlite:///absolute/path/of/coordinator.db or etcd://host:port,host:port",
     )
     parser.add_argument("--listen", default="127.0.0.1:7700", metavar="HOST:PORT", help="port 0 takes a free one")
+    add_lane_port(parser)
     _add_hedging(parser)
     parser.add_argument(
         "--metrics-port",
@@ -93,7 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             on_ready(address)
 
         hedging = router_settings(options.hedge, options.hedge_budget, options.hedge_attempts)
-        router = RouterOptions(options.coordinator, options.listen, worker.metrics_port, hedging, worker.checked())
+        lanes = LanePort(options.lane_port, options.advertise_lane_port)
+        lanes.check()
+        place = worker.checked()
+        router = RouterOptions(
+            options.coordinator, options.listen, worker.metrics_port, hedging, place, lanes.shifted(place.number - 1)
+        )
         return run(router, stop, settle)
 
     return run_service("router", serve)
@@ -101,11 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _group_of(options: argparse.Namespace) -> GroupOptions:
     router_settings(options.hedge, options.hedge_budget, options.hedge_attempts)
+    LanePort(options.lane_port, options.advertise_lane_port).check()
     flags = [
         f"--coordinator={options.coordinator}",
         f"--hedge={options.hedge}",
         f"--hedge-budget={options.hedge_budget}",
         f"--hedge-attempts={options.hedge_attempts}",
+        f"--lane-port={text_of(options.lane_port)}",
+        f"--advertise-lane-port={options.advertise_lane_port}",
         f"--log-level={options.log_level}",
         *(["--log-json"] if options.log_json else []),
     ]

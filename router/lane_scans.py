@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.lane_messages import KeysScan, KeysScanReply
 from kvshard.rpc.codec import SCAN_KEYS, decode, encode
-from kvshard.rpc.lane_server import Handler
+from kvshard.rpc.lane_handlers import Handler
 from kvshard.scatter.ledger import ScanTimes
 from kvshard.scatter.requests import refuse
 from kvshard.scatter.scan import ScanOperation

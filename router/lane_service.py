@@ -11,7 +11,8 @@ from kvshard.clock import Clock
 from kvshard.errors import KvShardError
 from kvshard.lane_messages import KeysRead, KeysWrite
 from kvshard.rpc.codec import PING, READ_KEYS, SCAN_KEYS, WRITE_KEYS, decode, encode
-from kvshard.rpc.lane_server import Handler, LaneServicer
+from kvshard.rpc.lane_handlers import Handler
+from kvshard.rpc.lane_server import LaneServicer
 from kvshard.scatter.key_frames import FrameAccount, KeyFrames
 from router.calls import Calls
 from router.ledger_wire import detail_of_keys

@@ -19,6 +19,7 @@ from kvshard.errors import FailedPrecondition, KvShardError
 from kvshard.model import LeafStatusRequest
 from kvshard.rpc.channel import aio_server, bind
 from kvshard.rpc.lane_client import LaneLeafClient
+from kvshard.rpc.lane_port import ANY_PORT, LanePort
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.coverage import KnownCounts
@@ -93,15 +94,18 @@ class RouterServer:
         metrics: RouterMetrics,
         hedging: HedgeSettings = DEFAULT_HEDGING,
         worker: WorkerPlace = ALONE,
+        lane_port: LanePort = ANY_PORT,
     ) -> None:
         """Binds the port. Raises FailedPrecondition when it cannot be had. hedging: of reads that do not say it themselves.
 
-        worker: which of the processes it is that share the port; each has a port of its own too.
+        worker: which of the processes it is that share the port; each has a port of its own too. lane_port: for lanes without
+        gRPC.
         """
         self._maps = maps
         self._leaves = leaves
         self._clock = clock
         self._worker = worker
+        self._lane_port = lane_port
         self._began = clock.monotonic()
         self._server = aio_server(has_shared_port=worker.is_shared)
         self.address = bind(self._server, listen)
@@ -139,6 +143,7 @@ class RouterServer:
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         await self._set_health(is_serving=False)
         self._server.add_generic_rpc_handlers((self._arrivals.handler,))
+        await self._lanes.listen(self.address, self._lane_port)
         await self._server.start()
         self._tasks.append(asyncio.create_task(self._probe_leaves(), name="health-probe"))
         self._tasks.append(asyncio.create_task(self._arrivals.run(), name="arrival-probe"))
@@ -189,6 +194,8 @@ class RouterServer:
         if self._lanes is not None:  # Both at once: a lane is a call to the server, which waits for it.
             stopping.append(self._lanes.drain(STOP_GRACE_S))
         await asyncio.gather(*stopping)
+        if self._lanes is not None:
+            await self._lanes.close()
         await self._scatter.close()
 
     async def _probe_leaves(self) -> None:
@@ -231,7 +238,7 @@ class RouterServer:
 class RouterOptions:
     """How a router runs. metrics_port None: no metrics are served. hedging: of reads that do not say it themselves.
 
-    worker: which of the processes it is that share the port.
+    worker: which of the processes it is that share the port. lane_port: for lanes without gRPC.
     """
 
     coordinator: str
@@ -239,6 +246,7 @@ class RouterOptions:
     metrics_port: int | None = None
     hedging: HedgeSettings = DEFAULT_HEDGING
     worker: WorkerPlace = ALONE
+    lane_port: LanePort = ANY_PORT
 
 
 async def run(options: RouterOptions, stop: asyncio.Event, on_ready: Callable[[str], None]) -> None:
@@ -257,7 +265,7 @@ async def run(options: RouterOptions, stop: asyncio.Event, on_ready: Callable[[s
         stack.push_async_callback(leaves.close)
         metrics = RouterMetrics(registry)
         metrics.scrape(lambda: wasted_families(leaves.late))
-        server = RouterServer(options.listen, maps, leaves, clock, metrics, options.hedging, options.worker)
+        server = RouterServer(options.listen, maps, leaves, clock, metrics, options.hedging, options.worker, options.lane_port)
         stack.push_async_callback(server.stop)
         if options.metrics_port is not None:
             try:

@@ -7,6 +7,7 @@ import grpc.aio
 
 from kvshard.errors import FailedPrecondition
 from kvshard.limits import MESSAGE_MAX_BYTES
+from kvshard.rpc.keepalive import IMPATIENCE, PATIENCE, Keepalive
 
 METADATA_MAX_BYTES = 32 * 1024
 """Bound of headers and trailers: an error with its details (see status.py, which keeps them under 8 KiB) and room to spare."""
@@ -20,21 +21,15 @@ _BOTH_ENDS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_pings_without_data", 0),
 )
 
-_PATIENT: tuple[tuple[str, int], ...] = (
-    # A peer that vanished without closing (power, network) is noticed after 10 + 5 s. A paused process is only slow until then.
-    # The timeout is the ping's: grpcio 1.75 waits its default of 60 s for one, whatever the keepalive's own timeout says.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),
-)
 
-_IMPATIENT: tuple[tuple[str, int], ...] = (
-    # Between our own processes after 1 + 2 s: replicas that cannot hear each other, and writes that wait on a connection of
-    # which the leaf knows nothing any more, hold up a shard. Whoever is only slow is dialled anew, and nothing is done twice.
-    ("grpc.keepalive_time_ms", 1_000),
-    ("grpc.keepalive_timeout_ms", 2_000),
-    ("grpc.http2.ping_timeout_ms", 2_000),
-)
+def _keepalive_options(keepalive: Keepalive) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.keepalive_time_ms", int(keepalive.idle_s * 1000)),
+        ("grpc.keepalive_timeout_ms", int(keepalive.timeout_s * 1000)),
+        # The ping has a timeout of its own: grpcio 1.75 waits its default of 60 s, whatever the keepalive's one says.
+        ("grpc.http2.ping_timeout_ms", int(keepalive.timeout_s * 1000)),
+    )
+
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     *_BOTH_ENDS,
@@ -51,7 +46,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     *_BOTH_ENDS,
-    *_PATIENT,
+    *_keepalive_options(PATIENCE),
     # Accept the pings above, and such of clients that ping twice as often; else the server closes their connection.
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
@@ -65,7 +60,7 @@ def aio_channel(
 
     is_internal: between a cluster's own processes, where one that is gone is to be noticed soon.
     """
-    options = (*CHANNEL_OPTIONS, *(_IMPATIENT if is_internal else _PATIENT))
+    options = (*CHANNEL_OPTIONS, *_keepalive_options(IMPATIENCE if is_internal else PATIENCE))
     if credentials is not None:
         return grpc.aio.secure_channel(address, credentials, options=options)
     return grpc.aio.insecure_channel(address, options=options)

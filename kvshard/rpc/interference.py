@@ -6,10 +6,8 @@ force that is one attribute test a message and one a request.
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from kvshard.rpc.lane_server import Handler
+from kvshard.rpc.lane_handlers import Handler
 
 
 class LeaveUnanswered(Exception):

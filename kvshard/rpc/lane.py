@@ -1,7 +1,8 @@
 """The caller's end of a lane: many requests at once over one stream, answers matched by id.
 
 A `Lane` leads to one address. It connects on first use and again after a break, and it never queues for a process that is not
-there: while the back-off runs, calls fail at once with Unavailable. The stream itself is a `LaneSession`.
+there: while the back-off runs, calls fail at once with Unavailable. The stream itself is a `LaneSession`; it runs over a plain
+connection where the other end offers one that can be reached, else over gRPC.
 
 A process that serves no lanes, as one of an older version, or that takes only frames of another form, is told from one that
 cannot be reached: whoever knows another way to ask it must learn that this one will not open.
@@ -19,8 +20,14 @@ from kvshard.clock import Clock
 from kvshard.errors import DeadlineExceeded, ErrorDetails, InvalidArgument, KvShardError, Unavailable, Unimplemented
 from kvshard.rpc.channel import aio_channel
 from kvshard.rpc.codec import LANE_MARK, LEAF_MARK, PAYLOAD_MAX_BYTES, decode_error
-from kvshard.rpc.lane_session import LaneSession, LateAnswers, Outcome, Outlet, OutstandingCall, Stream
-from kvshard.v1 import lane_pb2, lane_pb2_grpc
+from kvshard.rpc.frames import Requests, ResponseFrame, Responses
+from kvshard.rpc.grpc_stream import Call, CallerStream
+from kvshard.rpc.keepalive import IMPATIENCE, PATIENCE
+from kvshard.rpc.lane_listener import OFFER, read_offer
+from kvshard.rpc.lane_session import LaneSession, LateAnswers, Outcome, Outlet, OutstandingCall
+from kvshard.rpc.message_stream import MessageStream
+from kvshard.rpc.tcp_stream import dial
+from kvshard.v1 import lane_pb2_grpc
 
 CONNECT_TIMEOUT_S = 1.0
 """A process nearby that has not accepted by then is down or hangs; the next attempt makes a new connection."""
@@ -79,7 +86,7 @@ class Lane:
 
     async def call(
         self, method: int, payload: bytes, deadline: float, *, is_write: bool = False, is_hedge: bool = False
-    ) -> lane_pb2.ResponseFrame:
+    ) -> ResponseFrame:
         """The answer. Raises the other end's error, or Unavailable, DeadlineExceeded, ResourceExhausted, and what no_lanes is.
 
         details.maybe_applied is set when a write was sent and its fate is unknown. Cancelling the call cancels it there too.
@@ -153,37 +160,56 @@ class Lane:
     async def _connect(self) -> None:
         """Install a session, or note the failure and until when not to try again. Raises nothing."""
         channel = aio_channel(self.address, is_internal=self._is_internal)
-        stream = lane_pb2_grpc.LanesStub(channel).Lane()
-        problem: KvShardError | None = Unavailable(f"cannot connect to {self._peer}: interrupted")
+        call = lane_pb2_grpc.LanesStub(channel).Lane()
+        stream: MessageStream[Responses, Requests] | None = None
+        problem: KvShardError = Unavailable(f"cannot connect to {self._peer}: interrupted")
+        is_plain = False
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                problem = await self._why_not_taken(stream)
+                found = await self._metadata(call)
+            stream = await self._plain(found.get(OFFER, ""))
+            is_plain = stream is not None
+            stream = stream or CallerStream(channel, call)
         except TimeoutError:
             problem = Unavailable(f"cannot connect to {self._peer}: no answer within {CONNECT_TIMEOUT_S:g} s")
+        except KvShardError as error:
+            problem = error
         finally:
-            if problem is not None:
-                stream.cancel()
+            if stream is None or is_plain:
+                call.cancel()
                 await channel.close()
-        if problem is not None:
+        if stream is None:
             self._note_failure(problem)
         else:
-            self._session = session = LaneSession(channel, stream, self._clock, self._peer, self._on_session_broken, self.late)
+            self._session = session = LaneSession(stream, self._clock, self._peer, self._on_session_broken, self.late)
             self._sessions.add(session)  # Until all of it has ended, which is after it broke.
             session.when_gone(self._sessions.discard)
 
-    async def _why_not_taken(self, stream: Stream) -> KvShardError | None:
-        """Why the other end has not taken the lane; None when it has."""
+    async def _metadata(self, call: Call) -> dict[str, str]:
+        """What the other end says of itself, if it has taken the lane. Raises a KvShardError if it has not."""
         name, form = LANE_MARK
-        metadata = dict(tuple(await stream.initial_metadata() or ()))
+        metadata = {key: str(value) for key, value in tuple(await call.initial_metadata() or ())}
         found = metadata.get(name)
         if found == form:
-            is_who_it_must_be = self._leaf_mark in ("", metadata.get(LEAF_MARK))
-            return None if is_who_it_must_be else Unavailable(f"cannot connect to {self._peer}: another process answers there")
+            if self._leaf_mark not in ("", metadata.get(LEAF_MARK)):
+                raise Unavailable(f"cannot connect to {self._peer}: another process answers there")
+            return metadata
         if found is not None:
-            return self._no_lanes(f"cannot connect to {self._peer}: its lanes have the form {found!r}, those of here {form!r}")
-        code, text = await stream.code(), await stream.details()
+            raise self._no_lanes(f"cannot connect to {self._peer}: its lanes have the form {found!r}, those of here {form!r}")
+        code, text = await call.code(), await call.details()
         cause = self._no_lanes if code is grpc.StatusCode.UNIMPLEMENTED else Unavailable
-        return cause(f"cannot connect to {self._peer}: {text or code}")
+        raise cause(f"cannot connect to {self._peer}: {text or code}")
+
+    async def _plain(self, text: str) -> MessageStream[Responses, Requests] | None:
+        """A plain connection to who made that offer; None where there is no way to it."""
+        offer = read_offer(text)
+        host = self.address.rpartition(":")[0].strip("[]")
+        if offer is None or not host:
+            return None
+        stream = await dial(host, offer.port, offer.ticket, IMPATIENCE if self._is_internal else PATIENCE)
+        if stream is None:
+            _log.info("no plain connection, the lane stays with gRPC", peer=self._peer, port=offer.port)
+        return stream
 
     def _note_failure(self, error: KvShardError) -> None:
         self._failures += 1

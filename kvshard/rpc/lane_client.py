@@ -37,12 +37,12 @@ from kvshard.rpc.codec import (
     decode_error,
     encode,
 )
+from kvshard.rpc.frames import ResponseFrame
 from kvshard.rpc.lane import Lane
 from kvshard.rpc.lane_choice import is_bulk
 from kvshard.rpc.lane_pair import LanePair
 from kvshard.rpc.lane_session import LateAnswers, Outcome
 from kvshard.rpc.leaf_client import Answer, Heard, LeafClient, ReadRequest, TakeBack
-from kvshard.v1 import lane_pb2
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -73,7 +73,7 @@ class _AnswerOutlet:
             _log.exception("an answer could not be taken in", reply=self._reply.__name__)
 
 
-def _answer_of(reply: type[ReplyT], frame: lane_pb2.ResponseFrame) -> Answer[ReplyT] | KvShardError:
+def _answer_of(reply: type[ReplyT], frame: ResponseFrame) -> Answer[ReplyT] | KvShardError:
     if frame.is_error:
         return decode_error(frame.payload)
     try:

@@ -1,6 +1,6 @@
 """One stream of a lane, at the caller's end: frames out, answers in, and what becomes of the requests when it breaks.
 
-What was never handed to gRPC is known not to have been done; of a write that was, only the answer tells.
+What was never handed to the stream is known not to have been done; of a write that was, only the answer tells.
 A session is never used again after it broke.
 """
 
@@ -10,13 +10,11 @@ from collections.abc import Callable
 from math import inf
 from typing import Protocol, TypeAlias
 
-import grpc
-import grpc.aio
-
 from kvshard.clock import Clock
 from kvshard.errors import DeadlineExceeded, ErrorDetails, KvShardError, ResourceExhausted, Unavailable
 from kvshard.rpc.codec import CANCEL, MESSAGE_BYTES, MESSAGE_FRAMES
-from kvshard.v1 import lane_pb2
+from kvshard.rpc.frames import RequestFrame, Requests, ResponseFrame, Responses
+from kvshard.rpc.message_stream import MessageStream
 
 MAX_OUTSTANDING = 1_024
 """Requests on one lane without an answer. More would wait at the other end anyway, where they cannot be taken back."""
@@ -31,16 +29,13 @@ REFUSED_RETRY_MS = 100
 """A lane that is so full moves only when its other end does."""
 
 MAX_UNSENT_BYTES = 64 * 1024 * 1024
-"""Requests not yet handed to gRPC: two of the largest batches. Who does not read stops its callers here."""
+"""Requests not yet handed to the stream: two of the largest batches. Who does not read stops its callers here."""
 
-Outcome: TypeAlias = lane_pb2.ResponseFrame | KvShardError
+Outcome: TypeAlias = ResponseFrame | KvShardError
 """What becomes of a call. Errors are results, not exceptions: a caller that has gone leaves no "never retrieved" behind."""
 
 EXPIRY_SLACK_S = 0.001
 """Calls that expire within so long of a timer expire with it: the event loop counts whole milliseconds, and may be early."""
-
-_CANCEL = lane_pb2.LaneMethod.ValueType(CANCEL)
-Stream: TypeAlias = "grpc.aio.StreamStreamCall[lane_pb2.LaneRequest, lane_pb2.LaneResponse]"
 
 
 class LateAnswers:
@@ -77,7 +72,7 @@ class Outlet(Protocol):
 
 
 class OutstandingCall:
-    """A request without an answer yet. is_sent: handed to gRPC. outlet: gets its outcome."""
+    """A request without an answer yet. is_sent: handed to the stream. outlet: gets its outcome."""
 
     __slots__ = ("deadline", "is_hedge", "is_sent", "is_write", "method", "outlet", "payload")
 
@@ -102,8 +97,7 @@ class LaneSession:
 
     def __init__(
         self,
-        channel: grpc.aio.Channel,
-        stream: Stream,
+        stream: MessageStream[Responses, Requests],
         clock: Clock,
         peer: str,
         on_broken: "Callable[[LaneSession, str], None]",
@@ -112,7 +106,6 @@ class LaneSession:
         self.calls: dict[int, OutstandingCall] = {}
         self.has_answered = False
         self.has_ended = False
-        self._channel = channel
         self._stream = stream
         self._clock = clock
         self._peer = peer
@@ -121,12 +114,12 @@ class LaneSession:
         self._last_id = 0
         self._outbox: deque[int] = deque()
         self._unsent_bytes = 0
-        self._has_output = asyncio.Event()
+        self._is_flush_due = False
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
-        self._task = asyncio.create_task(self._run())
+        stream.begin(self)
 
     def has_room(self, size: int) -> bool:
         """True when a request of that size may be submitted at once."""
@@ -138,7 +131,7 @@ class LaneSession:
         self.calls[id] = call
         self._outbox.append(id)
         self._unsent_bytes += len(call.payload)
-        self._has_output.set()
+        self._flush_soon()
         if call.deadline < self._timer_at:
             self._set_timer(call.deadline)
         return id
@@ -172,7 +165,7 @@ class LaneSession:
             return None
         if call.is_sent:
             self._outbox.append(-id)
-            self._has_output.set()
+            self._flush_soon()
         else:
             self._unsent_bytes -= len(call.payload)
         self._wake_waiter()
@@ -202,13 +195,13 @@ class LaneSession:
             raise Unavailable(f"the lane to {self._peer} broke before the request was sent")
 
     def when_gone(self, tell: "Callable[[LaneSession], None]") -> None:
-        """Call it when the stream has ended and nothing of it runs any more."""
-        self._task.add_done_callback(lambda _: tell(self))
+        """Call it when the stream has ended and nothing of it is left."""
+        self._stream.gone.add_done_callback(lambda _: tell(self))
 
     async def close(self) -> None:
         """End the stream and wait until all of it is gone. Outstanding calls fail with Unavailable."""
-        self._stream.cancel()
-        await asyncio.wait((self._task,))
+        self._stream.abort()
+        await asyncio.wait((self._stream.gone,))
 
     def _fits(self, size: int) -> bool:
         has_bytes = self._unsent_bytes == 0 or self._unsent_bytes + size <= MAX_UNSENT_BYTES
@@ -220,22 +213,8 @@ class LaneSession:
             if not waiter.done() and (self.has_ended or self._fits(size)):
                 waiter.set_result(None)
 
-    async def _run(self) -> None:
-        writer = asyncio.create_task(self._write())
-        reason = "closed"
-        try:
-            await self._read()
-            reason = "its other end ended the stream"
-        except grpc.aio.AioRpcError as error:
-            reason = error.details() or error.code().name
-        finally:
-            self._end(reason)
-            self._stream.cancel()
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
-            await self._channel.close()
-
-    def _end(self, reason: str) -> None:
+    def on_end(self, reason: str) -> None:
+        """The stream has ended."""
         self.has_ended = True
         if self._timer is not None:
             self._timer.cancel()
@@ -247,45 +226,45 @@ class LaneSession:
         self._wake_waiter()
         self._on_broken(self, reason)
 
-    async def _read(self) -> None:
-        while True:
-            message = await self._stream.read()
-            if not isinstance(message, lane_pb2.LaneResponse):
-                return
-            self.has_answered = True
-            for frame in message.frames:
-                call = self.calls.pop(frame.id, None)
-                if call is None:
-                    self._late.note(frame.service_us)
-                elif not call.outlet.done():
-                    call.outlet.set_result(frame)
+    def on_message(self, message: Responses) -> None:
+        """Hand the answers out."""
+        self.has_answered = True
+        calls = self.calls
+        for frame in message.frames:
+            call = calls.pop(frame.id, None)
+            if call is None:
+                self._late.note(frame.service_us)
+            elif not call.outlet.done():
+                call.outlet.set_result(frame)
+        if self._waiters:
             self._wake_waiter()
 
-    async def _write(self) -> None:
-        """Sends what is in the outbox when its turn comes: everything that the last pass of the event loop produced."""
-        try:
-            while True:
-                message = self._next_message()
-                if message is not None:
-                    await self._stream.write(message)
-                else:
-                    self._has_output.clear()
-                    await self._has_output.wait()
-        finally:
-            # Without a writer the stream is of no use; the reader sees its end and fails the calls.
-            self._stream.cancel()
+    def on_writable(self) -> None:
+        """The stream takes messages again."""
+        self._flush()
 
-    def _next_message(self) -> lane_pb2.LaneRequest | None:
-        """The next frames; None when there are none."""
+    def _flush_soon(self) -> None:
+        """In the next pass of the event loop, together with what else this one produces."""
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Send what is in the outbox."""
+        self._is_flush_due = False
+        stream = self._stream
+        while self._outbox and stream.is_writable and not self.has_ended:
+            message = self._next_message()
+            if message is not None:
+                stream.write(message)
+
+    def _next_message(self) -> Requests | None:
+        """The next frames; None when all of them were taken back."""
         outbox, calls = self._outbox, self.calls
-        if not outbox:
-            return None
-        message = lane_pb2.LaneRequest()
-        add = message.frames.add
+        frames: list[RequestFrame] = []
         now = self._clock.monotonic()
-        message.sent_us = int(now * 1e6)
-        size = count = 0
-        while outbox and count < MESSAGE_FRAMES:
+        size = 0
+        while outbox and len(frames) < MESSAGE_FRAMES:
             id = outbox[0]
             call = calls.get(id)
             if call is not None:
@@ -295,15 +274,14 @@ class LaneSession:
                 size += length
                 call.is_sent = True
                 timeout_us = max(0, int((call.deadline - now) * 1e6))
-                add(id=id, method=call.method, timeout_us=timeout_us, payload=call.payload, is_hedge=call.is_hedge)
-                count += 1
+                frames.append(RequestFrame(id, call.method, timeout_us, call.payload, call.is_hedge))
             elif id < 0:
-                add(id=-id, method=_CANCEL)
-                count += 1
+                frames.append(RequestFrame(-id, CANCEL, 0, b""))
             outbox.popleft()
         self._unsent_bytes -= size
-        self._wake_waiter()
-        return message if count else None
+        if self._waiters:
+            self._wake_waiter()
+        return Requests(frames, int(now * 1e6)) if frames else None
 
     def __repr__(self) -> str:
         state = "ended" if self.has_ended else "open"

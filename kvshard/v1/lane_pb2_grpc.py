@@ -47,7 +47,8 @@ class LanesServicer(object):
     """
 
     def Lane(self, request_iterator, context):
-        """A lane: one long-lived stream that carries many requests at once, in both directions out of order.
+        """A lane: one long-lived stream that carries many requests at once, in both directions out of order. Its initial
+        metadata may offer a port and a ticket (kvshard-lane-tcp); the same frames then go over a plain connection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

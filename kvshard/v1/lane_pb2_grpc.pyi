@@ -36,7 +36,9 @@ class LanesStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LanesAsyncStub: ...
     Lane: _grpc.StreamStreamMultiCallable[_lane_pb2.LaneRequest, _lane_pb2.LaneResponse]
-    """A lane: one long-lived stream that carries many requests at once, in both directions out of order."""
+    """A lane: one long-lived stream that carries many requests at once, in both directions out of order. Its initial
+    metadata may offer a port and a ticket (kvshard-lane-tcp); the same frames then go over a plain connection.
+    """
 
 @_typing.type_check_only
 class LanesAsyncStub(LanesStub):
@@ -44,7 +46,9 @@ class LanesAsyncStub(LanesStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Lane: _aio.StreamStreamMultiCallable[_lane_pb2.LaneRequest, _lane_pb2.LaneResponse]  # type: ignore[assignment]
-    """A lane: one long-lived stream that carries many requests at once, in both directions out of order."""
+    """A lane: one long-lived stream that carries many requests at once, in both directions out of order. Its initial
+    metadata may offer a port and a ticket (kvshard-lane-tcp); the same frames then go over a plain connection.
+    """
 
 class LanesServicer(metaclass=_abc_1.ABCMeta):
     """Served by routers and by leaves; which methods a lane carries depends on whom it leads to."""
@@ -55,6 +59,8 @@ class LanesServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_lane_pb2.LaneRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_lane_pb2.LaneResponse], _abc.AsyncIterator[_lane_pb2.LaneResponse]]:
-        """A lane: one long-lived stream that carries many requests at once, in both directions out of order."""
+        """A lane: one long-lived stream that carries many requests at once, in both directions out of order. Its initial
+        metadata may offer a port and a ticket (kvshard-lane-tcp); the same frames then go over a plain connection.
+        """
 
 def add_LanesServicer_to_server(servicer: LanesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,6 +1,6 @@
 """A cluster of real processes whose network, disks and coordinator can be made bad.
 
-Each leaf stands behind a proxy of its own, whose address is the one in the map: router and leaves reach it only through that.
+Each leaf stands behind proxies of its own, whose address is the one in the map: router and leaves reach it only through these.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 
 from harness.cluster import free_port
-from harness.fault_proxy import Direction, Fault, FaultProxy, Mode
+from harness.fault_doors import FaultDoors
+from harness.fault_proxy import Direction, Fault, Mode
 from harness.socket_owner import owner_of
 
 from benchmarks.fleet import ROUTER, Fleet
@@ -34,17 +35,13 @@ class FaultyCluster(Fleet):
 
     def __init__(self, folder: pathlib.Path, *, shards: int = 4, extra: Sequence[str] = ()) -> None:
         names = [f"leaf-{number}" for number in (1, 2, 3)]
-        self.proxies = {name: FaultProxy(self._who) for name in names}
-        self._ports = {name: (free_port(), free_port()) for name in names}
-        for name, proxy in self.proxies.items():
-            proxy.port, port = self._ports[name]
-            proxy.upstream = ("127.0.0.1", port)
+        self.proxies = {name: FaultDoors(self._who) for name in names}
         timeout = ("--failure-timeout", str(FAILURE_TIMEOUT_S))
         super().__init__(folder, shards=shards, router_port=free_port(), leaf_arguments=(*timeout, *extra))
 
     def listen_arguments(self, name: str) -> tuple[str, ...]:
-        at, port = self._ports[name]
-        return ("--listen", f"127.0.0.1:{port}", "--advertise", f"127.0.0.1:{at}")
+        doors = self.proxies[name]
+        return ("--listen", f"127.0.0.1:{doors.ports[0]}", "--advertise", doors.address, *doors.lane_arguments)
 
     def _who(self, local: int, remote: int) -> str:
         return owner_of(local, remote, {name: each.pid for name, each in self.processes.items() if each.is_running})
@@ -63,7 +60,7 @@ class FaultyCluster(Fleet):
 
     def direct_address(self, leaf: str) -> str:
         """Where the leaf listens itself, past its proxy."""
-        return f"127.0.0.1:{self._ports[leaf][1]}"
+        return f"127.0.0.1:{self.proxies[leaf].ports[0]}"
 
     # -- the network ----------------------------------------------------------------------------------------------------
 

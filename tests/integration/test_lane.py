@@ -1,4 +1,7 @@
-"""Lanes over real gRPC on loopback: what arrives, what is cancelled, what breaks, and what is known about it afterwards."""
+"""Lanes on loopback, over real gRPC and over plain connections.
+
+What arrives, what is cancelled, what breaks, and what is known about it afterwards.
+"""
 
 import asyncio
 import socket
@@ -25,19 +28,33 @@ from kvshard.errors import (
 from kvshard.model import LeafStatusRequest, ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
 from kvshard.rpc.channel import aio_channel, aio_server, bind
 from kvshard.rpc.codec import PAYLOAD_MAX_BYTES, READ, WRITE, decode, decode_error, encode, handler_of, immediate_handler_of
+from kvshard.rpc.grpc_stream import CallerStream
 from kvshard.rpc.lane import Lane
 from kvshard.rpc.lane_admission import LaneAdmission
 from kvshard.rpc.lane_client import LaneLeafClient
+from kvshard.rpc.lane_port import NO_PORT, LanePort
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.lane_session import MAX_OUTSTANDING, MAX_WAITING_BYTES
 from kvshard.rpc.status import abort, error_from_rpc
+from kvshard.rpc.tcp_stream import DialledStream
 from kvshard.v1 import lane_pb2, lane_pb2_grpc
 
 CLOCK = SystemClock()
 
+TRANSPORTS = {"grpc": LanePort(NO_PORT), "tcp": LanePort()}
+
+
+@pytest.fixture(autouse=True, params=[*TRANSPORTS])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs over each of them."""
+    monkeypatch.setattr(Leaf, "lane_port", TRANSPORTS[request.param])
+    return str(request.param)
+
 
 class Leaf:
     """A leaf whose reads echo the keys, whose writes wait for `go`, and that notes what happens to its handlers."""
+
+    lane_port = LanePort()
 
     def __init__(self, **options: Any) -> None:
         self.go = asyncio.Event()
@@ -53,7 +70,12 @@ class Leaf:
 
     async def start(self, listen: str = "127.0.0.1:0") -> None:
         self.address = bind(self.server, listen)
+        await self.servicer.listen(self.address, self.lane_port)
         await self.server.start()
+
+    async def die(self) -> None:
+        """Drop every connection."""
+        await asyncio.gather(self.servicer.close(), self.server.stop(None))
 
     async def read(self, request: ShardRead, deadline: float) -> ShardReadReply:
         self.deadlines.append(deadline)
@@ -81,7 +103,7 @@ async def running(leaf: Leaf, listen: str = "127.0.0.1:0") -> AsyncIterator[Leaf
         yield leaf
     finally:
         await leaf.servicer.drain(0.0)
-        await leaf.server.stop(None)
+        await leaf.die()
 
 
 @asynccontextmanager
@@ -288,7 +310,7 @@ class TestBreaking:
             writing = asyncio.create_task(client.write("leaf-1", write(), soon()))
             await first.began.get()
             await client.read("leaf-1", read(), soon())
-            await first.server.stop(None)
+            await first.die()
             with pytest.raises(Unavailable, match="broke") as caught:
                 await writing
             assert caught.value.details.maybe_applied
@@ -304,7 +326,7 @@ class TestBreaking:
             async with running(Leaf(), address):
                 await until_reachable(lambda: lane.call(READ.number, encode(read()), soon()))
                 sessions.add(lane._session)
-            await asyncio.gather(*(session._task for session in sessions))
+            await asyncio.gather(*(session._stream.gone for session in sessions))
         assert len(sessions) == 3
         assert lane._sessions == set()
         await lane.close()
@@ -345,6 +367,14 @@ class TestBreaking:
         finally:
             await client.close()
             await server.stop(None)
+
+    async def test_runs_over_what_its_leaf_offers(self, leaf: Leaf, transport: str) -> None:
+        lane = Lane(leaf.address, CLOCK)
+        await lane.call(READ.number, encode(read()), soon())
+        assert lane._session is not None
+        wanted = CallerStream if transport == "grpc" else DialledStream
+        assert isinstance(lane._session._stream, wanted)
+        await lane.close()
 
     async def test_callers_share_one_connection_attempt(self, leaf: Leaf) -> None:
         async with client_of(leaf) as client:
@@ -414,7 +444,7 @@ class TestBounds:
         ]
         for _ in range(MAX_OUTSTANDING):
             await leaf.began.get()
-        await leaf.server.stop(None)
+        await leaf.die()
         errors = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(error, Unavailable) for error in errors)
         applied = [error.details.maybe_applied for error in errors if isinstance(error, Unavailable)]

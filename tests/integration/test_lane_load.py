@@ -9,7 +9,7 @@ import pytest
 
 from kvshard.clock import SystemClock
 from kvshard.errors import ResourceExhausted
-from kvshard.rpc import lane_server
+from kvshard.rpc import lane_connection
 from kvshard.rpc.channel import aio_channel, aio_server, bind
 from kvshard.rpc.codec import decode_error
 from kvshard.rpc.lane_admission import LaneAdmission
@@ -159,7 +159,7 @@ class TestTimeInBuffers:
             assert leaf.began == [b"1"]
 
     async def test_what_lay_for_long_waits_for_what_takes_it_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lane_server, "HOLD_S", 1.0)  # this process may be as late as it likes
+        monkeypatch.setattr(lane_connection, "HOLD_S", 1.0)  # this process may be as late as it likes
         async with calling(leaf := Leaf()) as caller:
             await caller.send((1, READ), sent_s=CLOCK.monotonic())
             await caller.answers(1)

@@ -11,6 +11,7 @@ from kvshard.errors import DeadlineExceeded, ResourceExhausted, Unavailable
 from kvshard.model import ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
 from kvshard.rpc.channel import aio_channel, aio_server, bind
 from kvshard.rpc.codec import READ, WRITE, encode, handler_of
+from kvshard.rpc.grpc_stream import CallerStream
 from kvshard.rpc.lane import Lane
 from kvshard.rpc.lane_choice import SMALL_MAX_BYTES
 from kvshard.rpc.lane_client import LaneLeafClient
@@ -109,13 +110,14 @@ class TestTwoLanes:
         session = pair.bulk._session
         assert session is not None
         is_read = asyncio.Event()
-        taken = session._stream.read
+        assert isinstance(session._stream, CallerStream)
+        taken = session._stream._call.read
 
         async def read_late() -> object:
             await is_read.wait()
             return await taken()
 
-        session._stream.read = read_late  # type: ignore[method-assign]
+        session._stream._call.read = read_late  # type: ignore[method-assign]
         first = asyncio.create_task(pair.bulk.call(READ.number, encode(read()), soon()))  # Its answer ends the read under way.
         await first
         big = [asyncio.create_task(pair.bulk.call(READ.number, encode(read(size=2_000_000)), soon())) for _ in range(8)]

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from harness.cluster import free_port
-from harness.fault_proxy import FaultProxy
+from harness.fault_doors import FaultDoors
 from harness.single_calls import CALLERS, SingleCalls, single_calls
 
 from benchmarks.fleet import Fleet, ServiceProcess
@@ -33,21 +33,26 @@ ROUTER_MAX_MB = 200.0
 
 
 class TwoRouters(Fleet):
-    """Three leaves and two routers, the first one behind a proxy."""
+    """Three leaves and two routers, the first one behind proxies."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         arguments = ("--failure-timeout", str(FAILURE_TIMEOUT_S))
-        self.ports = free_port(), free_port()
-        super().__init__(folder, shards=4, router_port=self.ports[0], leaf_arguments=arguments)
-        listen = ("--listen", f"127.0.0.1:{self.ports[1]}", "--coordinator", self.coordinator)
+        self.proxy = FaultDoors()
+        self.second_port = free_port()
+        super().__init__(
+            folder,
+            shards=4,
+            router_port=self.proxy.ports[0],
+            leaf_arguments=arguments,
+            router_arguments=self.proxy.lane_arguments,
+        )
+        listen = ("--listen", f"127.0.0.1:{self.second_port}", "--coordinator", self.coordinator)
         self.second = ServiceProcess("router", listen, folder / "second-router.log")
-        self.proxy = FaultProxy()
-        self.proxy.upstream = ("127.0.0.1", self.ports[0])
 
     @property
     def addresses(self) -> list[str]:
         """Of the routers, as clients know them."""
-        return [self.proxy.address, f"127.0.0.1:{self.ports[1]}"]
+        return [self.proxy.address, f"127.0.0.1:{self.second_port}"]
 
     async def start(self) -> "TwoRouters":
         await super().start()

@@ -59,6 +59,8 @@ PURE = (
     "kvshard.client.scan_token",
     "kvshard.rpc.lane_admission",
     "kvshard.rpc.lane_choice",
+    "kvshard.rpc.lane_port",
+    "kvshard.rpc.keepalive",
     "router.admission",
     "kvshard.scatter.columns",
     "kvshard.scatter.merge",
@@ -96,7 +98,8 @@ IMPURE_STDLIB = {"asyncio", "time", "socket", "threading", "subprocess", "sqlite
 TASK_OWNERS = (
     "kvshard.tail.executor",
     "kvshard.rpc.lane",
-    "kvshard.rpc.lane_session",
+    "kvshard.rpc.grpc_stream",
+    "kvshard.rpc.lane_connection",
     "kvshard.rpc.lane_server",
     "kvshard.rpc.lane_client",
     "kvshard.coordination.mapstore",

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from kvshard.errors import InvalidArgument
+from kvshard.rpc.lane_port import NO_PORT, LanePort
 from leaf.__main__ import parse
 from leaf.server import CACHE_MAX_BYTES, LeafOptions
 
@@ -51,3 +52,14 @@ def test_the_command_line() -> None:
     assert (parsed.advertise, parsed.failure_timeout, parsed.allow_faults, parsed.cache_mb) == ("h:1", 0.5, True, 0)
     parsed = parse(PLACE)
     assert (parsed.advertise, parsed.failure_timeout, parsed.allow_faults, parsed.cache_mb) == ("", 1.5, False, 64)
+
+
+def test_where_lanes_are_taken() -> None:
+    parsed = parse([*PLACE, "--lane-port", "7800", "--advertise-lane-port", "9800"])
+    assert (parsed.lane_port, parsed.advertise_lane_port) == (7800, 9800)
+    assert parse([*PLACE, "--lane-port", "off"]).lane_port == NO_PORT
+    assert (parse(PLACE).lane_port, parse(PLACE).advertise_lane_port) == (0, 0)
+    with pytest.raises(InvalidArgument, match="--lane-port"):
+        replace(options(), lane_port=LanePort(65_536)).check()
+    with pytest.raises(SystemExit, match="2"):
+        parse([*PLACE, "--lane-port", "on"])

@@ -1,0 +1,197 @@
+"""Lanes on plain connections: who is let in, what damaged bytes do, and how an end that is gone without a word is noticed."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import uvloop
+from harness.fault_doors import FaultDoors
+
+from kvshard.clock import SystemClock
+from kvshard.errors import FailedPrecondition, Unavailable
+from kvshard.rpc.channel import aio_channel, aio_server, bind
+from kvshard.rpc.codec import LANE_MARK, PING
+from kvshard.rpc.grpc_stream import CallerStream
+from kvshard.rpc.keepalive import Keepalive
+from kvshard.rpc.lane import Lane
+from kvshard.rpc.lane_listener import OFFER, Offer, read_offer
+from kvshard.rpc.lane_port import ANY_PORT, NO_PORT, LanePort
+from kvshard.rpc.lane_server import LaneServicer
+from kvshard.rpc.tcp_stream import GREETING, WELCOME, DialledStream, dial
+from kvshard.v1 import lane_pb2_grpc
+
+CLOCK = SystemClock()
+ECHO = 1
+QUICK = Keepalive(0.05, 0.1)
+
+
+async def echo(payload: bytes, deadline: float) -> bytes:
+    return payload
+
+
+@contextlib.asynccontextmanager
+async def serving(where: LanePort = ANY_PORT, listen: str = "127.0.0.1:0") -> AsyncIterator[tuple[LaneServicer, str]]:
+    """A process whose method ECHO gives back what it gets."""
+    servicer, server = LaneServicer({ECHO: echo, PING: echo}, CLOCK), aio_server()
+    lane_pb2_grpc.add_LanesServicer_to_server(servicer, server)
+    address = bind(server, listen)
+    await servicer.listen(address, where)
+    await server.start()
+    try:
+        yield servicer, address
+    finally:
+        await servicer.drain(0.0)
+        await asyncio.gather(servicer.close(), server.stop(None))
+
+
+@contextlib.asynccontextmanager
+async def lane_to(address: str) -> AsyncIterator[Lane]:
+    lane = Lane(address, CLOCK)
+    try:
+        yield lane
+    finally:
+        await lane.close()
+
+
+async def ask(lane: Lane, payload: bytes = b"hello") -> bytes:
+    return (await lane.call(ECHO, payload, CLOCK.monotonic() + 10.0)).payload
+
+
+async def offer_of(address: str) -> Offer:
+    async with aio_channel(address) as channel:
+        stream = lane_pb2_grpc.LanesStub(channel).Lane()
+        metadata = dict(tuple(await stream.initial_metadata() or ()))
+        stream.cancel()
+    offer = read_offer(str(metadata[OFFER]))
+    assert metadata[LANE_MARK[0]] == LANE_MARK[1]
+    assert offer is not None
+    return offer
+
+
+def transport_of(lane: Lane) -> type:
+    assert lane._session is not None
+    return type(lane._session._stream)
+
+
+class TestWays:
+    async def test_the_plain_one_is_taken_where_there_is_one(self) -> None:
+        async with serving() as (_, address), lane_to(address) as lane:
+            assert await ask(lane) == b"hello"
+            assert transport_of(lane) is DialledStream
+
+    def test_it_is_under_uvloop_too(self) -> None:
+        async def run() -> tuple[bytes, type]:
+            async with serving() as (_, address), lane_to(address) as lane:
+                return await ask(lane, bytes(3_000_000)), transport_of(lane)
+
+        assert uvloop.run(run()) == (bytes(3_000_000), DialledStream)
+
+    async def test_grpc_where_there_is_none(self) -> None:
+        async with serving(LanePort(NO_PORT)) as (_, address), lane_to(address) as lane:
+            assert await ask(lane) == b"hello"
+            assert transport_of(lane) is CallerStream
+
+    async def test_grpc_where_it_leads_nowhere(self) -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))  # It does not listen: connections are refused.
+            nowhere = LanePort(advertised=unused.getsockname()[1])
+            async with serving(nowhere) as (_, address), lane_to(address) as lane:
+                assert await ask(lane) == b"hello"
+                assert transport_of(lane) is CallerStream
+
+    async def test_grpc_where_it_leads_to_somebody_else(self) -> None:
+        """As behind one address that several processes share."""
+        async with serving() as (other, other_address):
+            port = (await offer_of(other_address)).port
+            async with serving(LanePort(advertised=port)) as (_, address), lane_to(address) as lane:
+                assert await ask(lane) == b"hello"
+                assert transport_of(lane) is CallerStream
+            assert "lanes=0" in repr(other)
+
+    async def test_over_ipv6(self) -> None:
+        try:
+            with socket.socket(socket.AF_INET6) as probe:
+                probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6 loopback")
+        async with serving(listen="[::1]:0") as (_, address), lane_to(address) as lane:
+            assert await ask(lane) == b"hello"
+            assert transport_of(lane) is DialledStream
+
+    async def test_a_port_in_use_is_said_so(self) -> None:
+        servicer = LaneServicer({ECHO: echo}, CLOCK)
+        with (
+            socket.create_server(("127.0.0.1", 0)) as taken,
+            pytest.raises(FailedPrecondition, match="cannot serve lanes on port"),
+        ):
+            await servicer.listen("127.0.0.1:1", LanePort(taken.getsockname()[1]))
+
+
+class TestTheDoor:
+    async def test_nobody_is_served_without_the_ticket(self) -> None:
+        async with serving() as (servicer, address):
+            offer = await offer_of(address)
+            assert await dial("127.0.0.1", offer.port, b"f" * len(offer.ticket), QUICK) is None
+            assert "lanes=0" in repr(servicer)
+
+    @pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\nHost: x\r\nUser-Agent: somebody\r\n\r\n", bytes(200)])
+    async def test_who_speaks_another_language_is_shown_out(self, said: bytes) -> None:
+        async with serving() as (_, address):
+            reader, writer = await asyncio.open_connection("127.0.0.1", (await offer_of(address)).port)
+            writer.write(said)
+            with contextlib.suppress(ConnectionResetError):  # What the system makes of it, if not everything was read.
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+
+    async def test_damaged_bytes_end_the_lane_and_nothing_else(self) -> None:
+        async with serving() as (_, address), lane_to(address) as lane:
+            await ask(lane)
+            offer = await offer_of(address)
+            reader, writer = await asyncio.open_connection("127.0.0.1", offer.port)
+            writer.write(GREETING + offer.ticket)
+            assert await reader.readexactly(len(WELCOME)) == WELCOME
+            writer.write(b"\x00\x00\x00\x02\xc1\xc1")
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
+            assert await ask(lane) == b"hello"
+
+    async def test_a_greeting_in_pieces(self) -> None:
+        async with serving() as (_, address):
+            offer = await offer_of(address)
+            reader, writer = await asyncio.open_connection("127.0.0.1", offer.port)
+            for byte in GREETING + offer.ticket:
+                writer.write(bytes([byte]))
+                await writer.drain()
+            assert await asyncio.wait_for(reader.readexactly(len(WELCOME)), 5) == WELCOME
+            writer.close()
+
+
+class TestAnEndThatIsGone:
+    async def test_a_silent_one_is_given_up_soon_and_dialled_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("kvshard.rpc.lane.PATIENCE", QUICK)
+        doors = FaultDoors()
+        async with serving(LanePort(doors.ports[1], doors.lane_port), f"127.0.0.1:{doors.ports[0]}"):
+            await doors.start()
+            async with lane_to(doors.address) as lane:
+                await ask(lane)
+                assert transport_of(lane) is DialledStream
+                doors.half_open()
+                began = time.monotonic()
+                with pytest.raises(Unavailable, match=r"nothing was heard of it for 0\.15 s"):
+                    await ask(lane)
+                assert time.monotonic() - began < 5.0
+                assert await ask(lane) == b"hello"
+            await doors.close()
+
+    async def test_an_idle_one_that_answers_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("kvshard.rpc.lane.PATIENCE", QUICK)
+        async with serving() as (_, address), lane_to(address) as lane:
+            await ask(lane)
+            session = lane._session
+            await asyncio.sleep(6 * (QUICK.idle_s + QUICK.timeout_s))
+            assert lane._session is session
+            assert await ask(lane) == b"hello"
