@@ -51,7 +51,7 @@ from router.reads import Reads
 from router.search import SearchOperation
 from router.service import KVService, SearchService
 from router.siblings import Siblings
-from router.tail_metrics import hedging_families, wasted_families
+from router.tail_metrics import hedging_families, lane_families, wasted_families
 
 PROBE_INTERVAL_S = 1.0
 """Between two looks at whether a leaf answers; a load balancer's own checks are not finer."""
@@ -265,6 +265,7 @@ async def run(options: RouterOptions, stop: asyncio.Event, on_ready: Callable[[s
         stack.push_async_callback(leaves.close)
         metrics = RouterMetrics(registry)
         metrics.scrape(lambda: wasted_families(leaves.late))
+        metrics.scrape(lambda: lane_families(leaves.lanes_by_transport()))
         server = RouterServer(options.listen, maps, leaves, clock, metrics, options.hedging, options.worker, options.lane_port)
         stack.push_async_callback(server.stop)
         if options.metrics_port is not None:

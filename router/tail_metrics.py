@@ -3,7 +3,7 @@
 May live here: which figure has which metric's name. The scraper is a thread of its own, so everything is read by copies.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from kvshard.rpc.lane_session import LateAnswers
 from kvshard.tail.defences import TailCounters
@@ -79,6 +79,14 @@ def wasted_families(late: LateAnswers) -> Iterator[ScrapedFamily]:
         ("wasted_leaf_seconds", "Work of leaves on answers to requests that had been taken back.", late.service_s),
     ):
         yield ScrapedFamily(f"kvshard_router_{name}_total", help_, (), [((), value)], is_counter=True)
+
+
+def lane_families(lanes: Mapping[str, int]) -> Iterator[ScrapedFamily]:
+    """Lanes to leaves by what they run over."""
+    help_ = "Open lanes to leaves, by what they run over: plain connections, or gRPC streams where those do not get through."
+    yield ScrapedFamily(
+        "kvshard_router_lanes", help_, ("transport",), [((name,), float(count)) for name, count in lanes.items()]
+    )
 
 
 def _hold_out_families(counters: TailCounters) -> Iterator[ScrapedFamily]:

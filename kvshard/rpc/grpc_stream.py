@@ -27,6 +27,8 @@ _log = structlog.get_logger(__name__)
 class _GrpcStream(MessageStream[InT, OutT]):
     """What both ends have in common. read: the next message, None at the end. write: send one, return when it was taken."""
 
+    transport = "grpc"
+
     def __init__(self, read: Callable[[], Awaitable[InT | None]], write: Callable[[OutT], Awaitable[None]]) -> None:
         super().__init__()
         self._next: Callable[[], Awaitable[InT | None]] = read

@@ -84,6 +84,11 @@ class Lane:
         """Requests without an answer."""
         return len(self._session.calls) if self._session is not None else 0
 
+    @property
+    def transport(self) -> str:
+        """What it runs over; empty while it is not open."""
+        return self._session.transport if self._session is not None else ""
+
     async def call(
         self, method: int, payload: bytes, deadline: float, *, is_write: bool = False, is_hedge: bool = False
     ) -> ResponseFrame:

@@ -43,6 +43,7 @@ from kvshard.rpc.lane_choice import is_bulk
 from kvshard.rpc.lane_pair import LanePair
 from kvshard.rpc.lane_session import LateAnswers, Outcome
 from kvshard.rpc.leaf_client import Answer, Heard, LeafClient, ReadRequest, TakeBack
+from kvshard.rpc.message_stream import TRANSPORTS
 
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
@@ -155,6 +156,11 @@ class LaneLeafClient(LeafClient):
             return decode(FAULT.reply, (await lane.call(FAULT.number, encode(order), deadline)).payload)
         finally:
             await lane.close()
+
+    def lanes_by_transport(self) -> dict[str, int]:
+        """Lanes that are open, by what they run over."""
+        lanes = [lane for pair in list(self._lanes.values()) for lane in (pair.small, pair.bulk)]
+        return {transport: sum(lane.transport == transport for lane in lanes) for transport in TRANSPORTS}
 
     async def close(self) -> None:
         """Close every lane; outstanding calls fail with Unavailable."""

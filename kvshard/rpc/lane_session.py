@@ -106,6 +106,7 @@ class LaneSession:
         self.calls: dict[int, OutstandingCall] = {}
         self.has_answered = False
         self.has_ended = False
+        self.transport = stream.transport
         self._stream = stream
         self._clock = clock
         self._peer = peer

@@ -3,13 +3,16 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from kvshard.rpc.frames import Requests, Responses
 
 InT = TypeVar("InT", Requests, Responses)
 OutT = TypeVar("OutT", Requests, Responses)
 ReceivedT = TypeVar("ReceivedT", bound=Requests | Responses, contravariant=True)
+
+
+TRANSPORTS: Final = ("tcp", "grpc")
 
 
 class Receiver(Protocol[ReceivedT]):
@@ -29,12 +32,13 @@ class Receiver(Protocol[ReceivedT]):
 
 
 class MessageStream(ABC, Generic[InT, OutT]):
-    """One stream. gone: done when nothing of it is left.
+    """One stream. gone: done when nothing of it is left. transport: what it runs over, one of TRANSPORTS.
 
     is_writable: it takes a message now; else `on_writable` is called later. Whoever writes regardless fills the memory.
     """
 
     is_writable = True
+    transport = ""
 
     def __init__(self) -> None:
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()

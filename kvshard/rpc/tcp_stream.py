@@ -48,6 +48,8 @@ _log = structlog.get_logger(__name__)
 class TcpStream(MessageStream[InT, OutT], asyncio.Protocol):
     """One connection, of either end. Before the first message each end expects certain bytes of the other one."""
 
+    transport = "tcp"
+
     def __init__(self, kind: type[InT], expected: Callable[[bytes], bool], expected_bytes: int) -> None:
         super().__init__()
         self.has_greeted = False

@@ -14,13 +14,12 @@ from kvshard.clock import SystemClock
 from kvshard.errors import FailedPrecondition, Unavailable
 from kvshard.rpc.channel import aio_channel, aio_server, bind
 from kvshard.rpc.codec import LANE_MARK, PING
-from kvshard.rpc.grpc_stream import CallerStream
 from kvshard.rpc.keepalive import Keepalive
 from kvshard.rpc.lane import Lane
 from kvshard.rpc.lane_listener import OFFER, Offer, read_offer
 from kvshard.rpc.lane_port import ANY_PORT, NO_PORT, LanePort
 from kvshard.rpc.lane_server import LaneServicer
-from kvshard.rpc.tcp_stream import GREETING, WELCOME, DialledStream, dial
+from kvshard.rpc.tcp_stream import GREETING, WELCOME, dial
 from kvshard.v1 import lane_pb2_grpc
 
 CLOCK = SystemClock()
@@ -71,28 +70,23 @@ async def offer_of(address: str) -> Offer:
     return offer
 
 
-def transport_of(lane: Lane) -> type:
-    assert lane._session is not None
-    return type(lane._session._stream)
-
-
 class TestWays:
     async def test_the_plain_one_is_taken_where_there_is_one(self) -> None:
         async with serving() as (_, address), lane_to(address) as lane:
             assert await ask(lane) == b"hello"
-            assert transport_of(lane) is DialledStream
+            assert lane.transport == "tcp"
 
     def test_it_is_under_uvloop_too(self) -> None:
-        async def run() -> tuple[bytes, type]:
+        async def run() -> tuple[bytes, str]:
             async with serving() as (_, address), lane_to(address) as lane:
-                return await ask(lane, bytes(3_000_000)), transport_of(lane)
+                return await ask(lane, bytes(3_000_000)), lane.transport
 
-        assert uvloop.run(run()) == (bytes(3_000_000), DialledStream)
+        assert uvloop.run(run()) == (bytes(3_000_000), "tcp")
 
     async def test_grpc_where_there_is_none(self) -> None:
         async with serving(LanePort(NO_PORT)) as (_, address), lane_to(address) as lane:
             assert await ask(lane) == b"hello"
-            assert transport_of(lane) is CallerStream
+            assert lane.transport == "grpc"
 
     async def test_grpc_where_it_leads_nowhere(self) -> None:
         with socket.socket() as unused:
@@ -100,7 +94,7 @@ class TestWays:
             nowhere = LanePort(advertised=unused.getsockname()[1])
             async with serving(nowhere) as (_, address), lane_to(address) as lane:
                 assert await ask(lane) == b"hello"
-                assert transport_of(lane) is CallerStream
+                assert lane.transport == "grpc"
 
     async def test_grpc_where_it_leads_to_somebody_else(self) -> None:
         """As behind one address that several processes share."""
@@ -108,7 +102,7 @@ class TestWays:
             port = (await offer_of(other_address)).port
             async with serving(LanePort(advertised=port)) as (_, address), lane_to(address) as lane:
                 assert await ask(lane) == b"hello"
-                assert transport_of(lane) is CallerStream
+                assert lane.transport == "grpc"
             assert "lanes=0" in repr(other)
 
     async def test_over_ipv6(self) -> None:
@@ -119,7 +113,7 @@ class TestWays:
             pytest.skip("this machine has no IPv6 loopback")
         async with serving(listen="[::1]:0") as (_, address), lane_to(address) as lane:
             assert await ask(lane) == b"hello"
-            assert transport_of(lane) is DialledStream
+            assert lane.transport == "tcp"
 
     async def test_a_port_in_use_is_said_so(self) -> None:
         servicer = LaneServicer({ECHO: echo}, CLOCK)
@@ -178,7 +172,7 @@ class TestAnEndThatIsGone:
             await doors.start()
             async with lane_to(doors.address) as lane:
                 await ask(lane)
-                assert transport_of(lane) is DialledStream
+                assert lane.transport == "tcp"
                 doors.half_open()
                 began = time.monotonic()
                 with pytest.raises(Unavailable, match=r"nothing was heard of it for 0\.15 s"):

@@ -32,7 +32,7 @@ from kvshard.telemetry import (
 from leaf.cache_metrics import cache_families
 from leaf.key_cache import KeyCache
 from router.amplification import Amplification
-from router.tail_metrics import amplification_families, hedging_families, wasted_families
+from router.tail_metrics import amplification_families, hedging_families, lane_families, wasted_families
 
 
 @pytest.fixture
@@ -51,6 +51,7 @@ def registry():
     router.scrape(lambda: amplification_families(amplification, 1001.0))
     router.scrape(lambda: hedging_families(TailCounters()))
     router.scrape(lambda: wasted_families(LateAnswers()))
+    router.scrape(lambda: lane_families({"tcp": 6, "grpc": 0}))
     leaf.requests.labels("read", "OK").inc()
     leaf.request_seconds.labels("read").observe(0.0001)
     leaf.queue_depth.set(3)
@@ -77,6 +78,7 @@ def test_the_names_are_the_documented_ones(registry):
         "kvshard_router_arrival_wait_seconds",
         "kvshard_router_calls_in_flight",
         "kvshard_router_refused_share",
+        "kvshard_router_lanes",
         "kvshard_router_late_answers",
         "kvshard_router_requests",
         "kvshard_router_wasted_leaf_seconds",
