@@ -22,7 +22,7 @@ from kvshard import Client
 from kvshard.clock import SystemClock
 from kvshard.errors import NotReady, StaleEpoch
 from kvshard.model import ShardRead, ShardWrite
-from kvshard.rpc.channel import aio_channel
+from kvshard.rpc.keepalive import PATIENCE
 from kvshard.rpc.lane_client import LaneLeafClient
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -91,7 +91,7 @@ async def test_kill_9_of_a_primary(cluster: FaultyCluster) -> None:
 async def test_a_primary_paused_for_longer_than_every_lease(cluster: FaultyCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was asked of it meanwhile waits in its sockets: the first thing it does when it goes on is to answer."""
     # A patient connection: one of the router's kind would be given up during the pause.
-    monkeypatch.setattr("kvshard.rpc.lane.aio_channel", lambda address, is_internal: aio_channel(address))
+    monkeypatch.setattr("kvshard.rpc.lane.IMPATIENCE", PATIENCE)
     leaf = await cluster.primary(0)
     before = await cluster.map()
     led = [shard for shard, config in before.shards.items() if config.primary == leaf]
