@@ -12,8 +12,10 @@ import time
 PARTS = {
     "foundation": ("benchmarks.foundation", "what an idle cluster takes, batches and searches on three replicas, a leg's cost"),
     "fast-path": ("benchmarks.fast_path", "single operations and batches beside redis, twemproxy, etcd and a bare echo"),
+    "router-path": ("benchmarks.router_path", "what requests and their legs cost the router in Python, without a wire"),
     "ycsb": ("benchmarks.ycsb", "the YCSB core workloads A to F against kvshard, redis and etcd"),
     "leaf-footprint": ("benchmarks.leaf_footprint", "disk and memory of a leaf with a million keys"),
+    "leaf-path": ("benchmarks.leaf_path", "processor time of reads and writes at a leaf, without transport"),
     "leg-scaling": ("benchmarks.leg_scaling", "what a leg of a search costs the router as shards grow from 4 to 64"),
     "scan-memory": ("benchmarks.scan_memory", "memory and rate of scans through the router"),
 }

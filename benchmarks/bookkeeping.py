@@ -26,7 +26,7 @@ BOUND_US = 60.0
 _ANSWER = Answer(ShardReadReply([b"v"], [1], documents=3), queue_us=5, service_us=30, in_flight=1)
 
 
-class _FixedMap:
+class FixedMap:
     """A map that does not change."""
 
     has_map = True
@@ -48,9 +48,11 @@ class _FixedMap:
         self.current = ClusterMap(1, 0, leaves, shards, {DEFAULT_COLLECTION.name: DEFAULT_COLLECTION})
 
     async def refresh(self) -> ClusterMap:
+        """There is no newer one."""
         return self.current
 
     async def wait_newer(self, version: int, timeout: float) -> ClusterMap:
+        """There is no newer one."""
         return self.current
 
 
@@ -78,7 +80,7 @@ async def _ping(leaf: str, deadline: float) -> None:
 async def bookkeeping() -> list[Figure]:
     """Per leg, p50, beyond what bare tasks take: with every defence, and with none (no hedging, replicas by chance)."""
     clock = SystemClock()
-    scatter = Scatter(_FixedMap(), clock, RouterMetrics(CollectorRegistry()), _ping)
+    scatter = Scatter(FixedMap(), clock, RouterMetrics(CollectorRegistry()), _ping)
     requests = [ShardRead(shard, 1, 1, [b"k"]) for shard in range(LEGS)]
 
     async def bare() -> None:

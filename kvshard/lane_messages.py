@@ -2,7 +2,8 @@
 
 The lane (`kvshard/rpc/lane.py`) carries these dataclasses as msgpack maps: columns (parallel lists) where the public methods
 have protobuf messages. What is rare travels as the public message itself, in bytes. A field may be added with a default; none
-may be renamed or change its meaning, since the two ends may run different versions.
+may be renamed or change its meaning, since the two ends may run different versions. They are not
+frozen, for the reason that `kvshard/model.py` gives; nobody changes one.
 
 Pure: imports only the standard library and other pure files.
 """
@@ -10,7 +11,7 @@ Pure: imports only the standard library and other pure files.
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KeysRead:
     """Read keys of a collection. options: a `ReadOptions` message; empty: the service's defaults.
 
@@ -24,7 +25,7 @@ class KeysRead:
     is_each_alone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KeysReadReply:
     """Columns parallel to the keys. values: None where the key is absent or failed; versions: 0 likewise.
 
@@ -38,7 +39,7 @@ class KeysReadReply:
     rest: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KeysWrite:
     """Write keys of a collection, in order. Columns parallel to the keys; an optional column is empty when unused.
 
@@ -56,7 +57,7 @@ class KeysWrite:
     is_each_alone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KeysWriteReply:
     """Columns parallel to the keys. versions: the new version, 0 where it failed or deleted an absent key. existed: the key was
     there before. rest: a `BatchWriteResponse` message without these columns: failures, watermarks; empty: neither."""

@@ -41,6 +41,9 @@ COLLECTION_NAME_MAX_CHARS = 64
 SCHEMA_MAX_FIELDS = 256
 """Each field is a set of files in every index segment of every shard."""
 
+CACHE_MAX_MB = 64 * 1024
+"""Of one leaf's cache of keys. A leaf uses one core; where so much memory is left for each, more leaves are the better use."""
+
 FAILURE_TIMEOUT_S = 1.5
 """Default of the failure timeout, which all timings of replication derive from: long against a pause of the interpreter or a
 slow fsync, short against a caller's patience."""

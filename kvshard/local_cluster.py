@@ -24,6 +24,7 @@ from kvshard.coordination.mapwriter import PREFIX as MAP_PREFIX
 from kvshard.errors import DataLoss, ErrorDetails, FailedPrecondition, InvalidArgument, Unavailable
 from kvshard.hedge_settings import AUTO, router_settings
 from kvshard.limits import (
+    CACHE_MAX_MB,
     FAILURE_TIMEOUT_MAX_S,
     FAILURE_TIMEOUT_MIN_S,
     FAILURE_TIMEOUT_S,
@@ -56,7 +57,8 @@ class ClusterPlan:
     metrics_port: the router's, each worker of which has one; the leaves take the ports after them. None: no metrics. port 0:
     any free one. coordinator: URL of the coordinator; None: the embedded one, in the data directory. heal_after_s,
     failure_timeout_s: of the leaves. are_faults_allowed: faults may be injected into the leaves. hedge, hedge_budget,
-    hedge_attempts: the router's flags. workers: router processes that share the port.
+    hedge_attempts: the router's flags. workers: router processes that share the port. cache_mb: of each leaf's cache of keys;
+    0: there is none; None: what a leaf has by itself.
     """
 
     data_dir: Path
@@ -75,6 +77,7 @@ class ClusterPlan:
     hedge_budget: str = AUTO
     hedge_attempts: int = ATTEMPTS_MAX
     workers: int = 1
+    cache_mb: int | None = None
 
     def check(self) -> None:
         """Raise InvalidArgument for what can be seen to be wrong before anything is touched."""
@@ -84,6 +87,7 @@ class ClusterPlan:
         _check_range("replicas", self.replicas, 1, self.leaves or LEAVES_MAX)
         check_workers(self.workers)
         _check_range("metrics-port", self.metrics_port, 1, 65_535 - LEAVES_MAX - WORKERS_MAX)
+        _check_range("cache-mb", self.cache_mb, 0, CACHE_MAX_MB)
         check_length("heal-after", self.heal_after_s, HEAL_AFTER_MIN_S, HEAL_AFTER_MAX_S)
         check_length("failure-timeout", self.failure_timeout_s, FAILURE_TIMEOUT_MIN_S, FAILURE_TIMEOUT_MAX_S)
         router_settings(self.hedge, self.hedge_budget, self.hedge_attempts)
@@ -293,6 +297,8 @@ def child_specs(
         flags += ("--heal-after", f"{plan.heal_after_s:g}")
     if plan.failure_timeout_s != FAILURE_TIMEOUT_S:
         flags += ("--failure-timeout", f"{plan.failure_timeout_s:g}")
+    if plan.cache_mb is not None:
+        flags += ("--cache-mb", str(plan.cache_mb))
     for number, leaf in enumerate(leaves):
         place = ("--id", leaf, "--data-dir", str(root / leaf), "--listen", f"{HOST}:0")
         command = (*python, "leaf", *place, *shared, *metrics(plan.workers + number), *flags)

@@ -16,19 +16,27 @@ RESERVE_BYTES: Final = 64 * 1024 * 1024
 WRITE_AMPLIFICATION: Final = 2
 """Every byte is written to the engine's log twice, as an entry and as a value, before anything is freed again."""
 
+ROOMY_FACTOR: Final = 2
+"""So many times the reserve must be free before a leaf that was short of it leads again: at the edge shards would else be
+handed to and fro with every probe."""
+
 PROBE_INTERVAL_S: Final = 1.0
 RETRY_AFTER_MS: Final = 1_000
 """No sooner can the answer change than with the next probe."""
 
 
 class DiskGuard:
-    """Refuses writes while the disk is almost full; recovers by itself. free_bytes: asks the file system."""
+    """Refuses writes while the disk is almost full; recovers by itself. free_bytes: asks the file system.
+
+    is_low: as of the last probe, there was no room for writes, and has not been much of it since.
+    """
 
     def __init__(self, free_bytes: Callable[[], int], reserve: int = RESERVE_BYTES) -> None:
         self._free_bytes = free_bytes
         self._reserve = reserve
         self._free_at_probe = 0
         self._written = 0
+        self.is_low = False
         self.probe()
 
     def __repr__(self) -> str:
@@ -46,6 +54,10 @@ class DiskGuard:
         except OSError:
             return
         self._written = 0
+        if self._free_at_probe < self._reserve:
+            self.is_low = True
+        elif self._free_at_probe >= ROOMY_FACTOR * self._reserve:
+            self.is_low = False
 
     def refusal(self, size: int, pending: int) -> ResourceExhausted | None:
         """Why a write of so many bytes cannot be taken, with `pending` others under way; None when it can."""

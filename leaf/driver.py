@@ -26,7 +26,7 @@ from leaf.errands import Errands
 from leaf.hosting import Hosting, Index, Maps
 from leaf.operations import Names, Split
 from leaf.refusals import RETRY_AFTER_MS, storage_failed
-from leaf.replica import Evaluate, OpenSnapshot, Outcome, Replica, Served, Written
+from leaf.replica import Caller, Evaluate, OpenSnapshot, Outcome, Replica, Served, Written
 from leaf.replica_status import status_of
 from leaf.replication import actions as act
 from leaf.replication import events as ev
@@ -214,26 +214,25 @@ class Driver:
             if replica.is_primary and replica.machine is not None and replica.machine.is_dividing:
                 self.splitter.wake()  # Another replica may have told that it has divided off what leaves.
 
-    def _call(self, replica: Replica) -> tuple[int, asyncio.Future[Outcome]]:
+    def _call(self, replica: Replica) -> tuple[int, Caller]:
         """A new call. Raises why the replica takes none: it would never be answered."""
         replica.opened()
         if replica.error is not None:
             raise replica.error
         token = next(self._tokens)
-        caller: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        caller: Caller = asyncio.get_running_loop().create_future()
         replica.callers[token] = caller
         return token, caller
 
-    async def _await(self, replica: Replica, token: int, caller: asyncio.Future[Outcome], deadline: float) -> Outcome | None:
+    async def _await(self, replica: Replica, token: int, caller: Caller, deadline: float) -> Outcome | None:
         """The outcome; None when the deadline passes first."""
+        loop = asyncio.get_running_loop()
+        # As `asyncio.timeout` does, in a third of the time: nothing here has to cancel a task.
+        timer = loop.call_later(max(0.0, deadline - self.clock.monotonic()), _expire, caller)
         try:
-            if caller.done():
-                return caller.result()
-            async with asyncio.timeout(max(0.0, deadline - self.clock.monotonic())):
-                return await caller
-        except TimeoutError:
-            return None
+            return await caller
         finally:
+            timer.cancel()
             if replica.callers.pop(token, None) is not None and not self._is_closing:
                 self._step(replica, ev.Cancel(token))
 
@@ -279,6 +278,12 @@ class Driver:
         """The child's data, of a split that the replica has applied, is whole on the disk; None: the map knows the child."""
         self._step(replica, ev.Divided(child))
         self.splitter.wake()
+
+    def note_disk(self) -> None:
+        """The disk was looked at. Where it has no room replicas do not lead if others can: they would only refuse writes."""
+        for replica in self.replicas.values():
+            if replica.machine is not None:
+                replica.machine.is_full = self.guard.is_low
 
     def look_at_places(self) -> None:
         """What hosting waits for may have come."""
@@ -443,3 +448,8 @@ class Driver:
             replica.abandon(storage_failed(shard, reason, maybe_applied=True))
             self.fail(replica, storage_failed(shard, reason))
         self._hosting.give_up()
+
+
+def _expire(caller: Caller) -> None:
+    if not caller.done():
+        caller.set_result(None)

@@ -41,6 +41,7 @@ class Housekeeper:
             is_behind = False
             try:
                 await asyncio.to_thread(self._driver.guard.probe)
+                self._driver.note_disk()
                 is_behind = await self.turn()
             except StorageError as error:
                 self._driver.committer.fail(str(error))

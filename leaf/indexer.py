@@ -123,7 +123,7 @@ class Indexer:
     def notify(self, shard: int, applied_seqno: int) -> None:
         """The shard has applied entries through this seqno. Cheap; called after each apply."""
         self._applied[shard] = applied_seqno
-        if shard not in self._news:
+        if self._slots and shard not in self._news:  # Without an index the task would wake for nothing, at every write.
             self._news.add(shard)
             self._wake.set()
 

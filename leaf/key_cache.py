@@ -131,6 +131,20 @@ class KeyCache:
         tables = [each.tables[place] for each in (self._young, self._old) if place in each.tables]
         return any(not table.values.keys().isdisjoint(keys) for table in tables)
 
+    def find_all(self, shard: int, collection_id: int, keys: Sequence[bytes]) -> tuple[list[bytes | None], list[int]] | None:
+        """(values, versions), parallel to the keys, where every one of them was read lately and none there expires; None: look
+        them up. The common case of a read, in a third of the time of `look_up`. Those found count as used, and as hits.
+        """
+        table = self._young.tables.get((shard, collection_id))
+        if table is None or table.expiries:
+            return None
+        try:
+            values: list[bytes | None] = list(map(table.values.__getitem__, keys))
+        except KeyError:
+            return None
+        self.hits += len(values)
+        return values, list(map(table.versions.__getitem__, keys))
+
     def look_up(self, shard: int, collection_id: int, keys: Sequence[bytes]) -> Found:
         """What the cache has of these keys. Those that are found count as used."""
         young = self._young.tables.get((shard, collection_id))

@@ -17,6 +17,7 @@ scans) never has to hold many large values.
 Pure: imports only the standard library.
 """
 
+from collections.abc import Callable
 from struct import Struct
 from typing import Final, Protocol, TypeAlias, cast
 
@@ -164,9 +165,8 @@ def unpack_number(row: bytes) -> int:
     return number
 
 
-def header_of(row: bytes) -> Header:
-    """The header of a row of tag v."""
-    return cast(Header, _HEADER.unpack_from(row))
+header_of: Final = cast("Callable[[bytes], Header]", _HEADER.unpack_from)
+"""The header of a row of tag v. Without a function around it: a thousand are read for a batch of writes."""
 
 
 def value_prefix(shard: int, collection_id: int) -> bytes:

@@ -202,7 +202,8 @@ def _apply_plain(
         return None
     sizes = list(map(len, values))
     replaced = [(key, old) for key, old in zip(keys, map(seen.get, keys), strict=True) if old]
-    if max(sizes, default=0) > INLINE_MAX_BYTES or any(old[1] != NEVER or old[2] > INLINE_MAX_BYTES for _, old in replaced):
+    odd = [old for _, old in replaced if old[1] != NEVER or old[2] > INLINE_MAX_BYTES]
+    if odd or max(sizes, default=0) > INLINE_MAX_BYTES:
         return None
     headers = {size: (seqno, NEVER, size) for size in sizes}
     heads = {size: pack_header(*header) for size, header in headers.items()}

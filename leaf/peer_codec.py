@@ -79,8 +79,8 @@ def _fields(message: Message, encode_entry: EncodeEntry) -> list[object]:
             return [epoch, committed]
         case Prepare(epoch, prev_epoch, prev_seqno, entries, committed):
             return [epoch, prev_epoch, prev_seqno, [encode_entry(entry) for entry in entries], committed]
-        case BeaconAck(epoch, sent_at, clock, acked, is_stopping, ready_for, divided_off):
-            return [epoch, sent_at, clock, acked, is_stopping, ready_for, divided_off]
+        case BeaconAck(epoch, sent_at, clock, acked, is_stopping, ready_for, divided_off, is_full):
+            return [epoch, sent_at, clock, acked, is_stopping, ready_for, divided_off, is_full]
         case Beacon(epoch, sent_at, committed, echo, grants_lease, config):
             data = clustermap_text.shard_data(config) if config is not None else None
             return [epoch, sent_at, committed, echo, grants_lease, data]
@@ -110,8 +110,8 @@ def _message(kind: type[Message], fields: list[Any], decode_entry: DecodeEntry) 
         return Prepare(epoch, prev_epoch, prev_seqno, tuple(map(decode_entry, rows)), committed)
     if kind is BeaconAck:
         epoch, sent_at, clock, acked, *more = fields
-        is_stopping, ready_for, divided_off = [*more, *(False, None, None)[len(more) :]][:3]
-        return BeaconAck(epoch, sent_at, Echo(*clock), acked, is_stopping, ready_for, divided_off)
+        is_stopping, ready_for, divided_off, is_full = [*more, *(False, None, None, False)[len(more) :]][:4]
+        return BeaconAck(epoch, sent_at, Echo(*clock), acked, is_stopping, ready_for, divided_off, is_full)
     if kind is Beacon:
         epoch, sent_at, committed, echo, grants_lease, data, *_ = fields
         return Beacon(epoch, sent_at, committed, Echo(*echo) if echo else None, grants_lease, _config(data))

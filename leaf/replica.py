@@ -32,6 +32,8 @@ class Served(NamedTuple):
 
 
 Outcome: TypeAlias = Written | Served
+Caller: TypeAlias = "asyncio.Future[Outcome | None]"
+"""Who waits for an outcome. None: the deadline came first."""
 Evaluate: TypeAlias = Callable[[int], Propose | Conclude]
 """token -> the write, evaluated against the latest state. May raise KvShardError; then nothing is written."""
 
@@ -55,7 +57,7 @@ class Replica:
         self.number = number
         self.machine: ReplicationMachine | None = None
         self.error: KvShardError | None = None
-        self.callers: dict[int, asyncio.Future[Outcome]] = {}
+        self.callers: dict[int, Caller] = {}
         self.evaluations: dict[int, Evaluate] = {}
         self.snapshots: dict[int, OpenSnapshot] = {}
         self.staged: StagedSnapshot | None = None

@@ -7,7 +7,6 @@ that rests on it happens without awaiting, so no other request comes between.
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from math import inf
@@ -41,6 +40,7 @@ from kvshard.model import (
     ShardSearchReply,
     ShardWrite,
     ShardWriteReply,
+    changed,
 )
 from kvshard.rpc.request_times import note_wait
 from kvshard.schema import validate_document
@@ -54,6 +54,7 @@ from leaf.refusals import RETRY_AFTER_MS, error_of, storage_failed
 from leaf.replica import Replica, Served, Written
 from leaf.replication.actions import Reason
 from leaf.replication.events import Conclude, Propose
+from leaf.replication.machine import ReadNow
 from leaf.replication.messages import RequestId
 from leaf.write_plan import Validate, WritePlan, check_key, check_request, invalid_keys, plan_write
 from leaf.write_result import decode_part, encode_result
@@ -70,15 +71,12 @@ class Requests:
         self._store = driver.store
         self._clock = driver.clock
 
-    def is_ready(self, request: ShardRead | ShardScan) -> bool:
-        """Whether the request may be served at once, without looking for a newer map."""
+    def _ready(self, request: ShardRead | ShardScan) -> Replica | None:
+        """The replica that may serve the request at once, without a look for a newer map; None: `prepare` has to look first."""
         replica = self._driver.replicas.get(request.shard)
-        return (
-            replica is not None
-            and replica.machine is not None
-            and request.epoch <= replica.epoch
-            and self._driver.collection(request.collection_id) is not None
-        )
+        if replica is None or replica.machine is None or request.epoch > replica.machine.epoch:
+            return None
+        return replica if self._driver.collection(request.collection_id) is not None else None
 
     async def prepare(self, request: ShardRead | ShardScan | ShardWrite | ShardSearch) -> Collection:
         """Look for a newer map if the request knows more than this leaf. Returns the request's collection."""
@@ -103,21 +101,34 @@ class Requests:
         replica.opened()
         return replica
 
-    def _may_read(self, shard: int, keys: Iterable[tuple[int, bytes]] | None, is_stale_ok: bool) -> Served | None:
-        """What is read if that may be now; None: the read must wait. Raises why this replica does not serve it."""
-        replica = self._replica(shard)
+    def _may_read(
+        self, replica: Replica, keys: Iterable[tuple[int, bytes]] | None, is_stale_ok: bool, now: float
+    ) -> Served | ReadNow | None:
+        """What is read if that may be now; None: the read must wait. Raises why this replica does not serve it.
+
+        now: a reading of the clock since the request came.
+        """
         if replica.serves_though_failed:
             return Served(replica.applied, 0.0)
         if replica.error is not None:
             raise replica.error
-        allowed = replica.opened().try_read(keys, not is_stale_ok, self._clock.monotonic())
+        allowed = replica.opened().try_read(keys, not is_stale_ok, now)
         if isinstance(allowed, Reason):
-            raise error_of(allowed, shard)
-        return Served(allowed.seqno, allowed.age_s) if allowed is not None else None
+            raise error_of(allowed, replica.shard)
+        return allowed
+
+    def read_now(self, request: ShardRead, now: float, deadline: float) -> ShardReadReply | None:
+        """Answer a read, or None when that takes `prepare` and `read_later`. now: a reading of the clock since it came."""
+        replica = self._ready(request)
+        return self._read_at(replica, request, now, deadline) if replica is not None else None
 
     def read(self, request: ShardRead, deadline: float = inf) -> ShardReadReply | None:
-        """Answer a read, or None when it must wait (`read_later`); `prepare` or `is_ready` came before."""
-        served = self._may_read(request.shard, zip(repeat(request.collection_id), request.keys), request.is_stale_ok)
+        """Answer a read, or None when it must wait (`read_later`); `prepare` came before."""
+        return self._read_at(self._replica(request.shard), request, self._clock.monotonic(), deadline)
+
+    def _read_at(self, replica: Replica, request: ShardRead, now: float, deadline: float) -> ShardReadReply | None:
+        names = zip(repeat(request.collection_id), request.keys)
+        served = self._may_read(replica, names, request.is_stale_ok, now)
         return self._read(request, served, deadline) if served is not None else None
 
     async def read_later(self, request: ShardRead, deadline: float) -> ShardReadReply:
@@ -138,20 +149,27 @@ class Requests:
         finally:
             note_wait(self._clock.monotonic() - began)
 
-    def _read(self, request: ShardRead, served: Served, deadline: float) -> ShardReadReply:
-        if len(request.keys) > BATCH_MAX_KEYS:
-            message = f"a read may have at most {BATCH_MAX_KEYS} keys, not {len(request.keys)}"
-            raise InvalidArgument(message, ErrorDetails(field="keys", limit=BATCH_MAX_KEYS))
-        check = partial(self._check_deadline, deadline)
-        try:
-            reply = self._store.read(request, self._clock.wall_ms(), check, seqno=served.seqno, age_ms=_age_ms(served))
-        except StorageError as error:
-            raise storage_failed(request.shard, str(error)) from error
+    def _read(self, request: ShardRead, served: Served | ReadNow, deadline: float) -> ShardReadReply:
+        seqno, age_ms = served.seqno, _age_ms(served)
+        reply = self._store.read_cached(request, seqno, age_ms)
+        if reply is not None:
+            return reply  # What is in the cache is there, and has not left the shard.
+        reply = self._read_stored(request, seqno, age_ms, deadline)
         for index, moved in self._departed(request).items():
             reply.values[index], reply.versions[index], reply.errors[index] = None, ABSENT, moved
         if not all(reply.versions):  # A key that cannot be is always absent.
             reply.errors.update(_illegal(request.keys))
         return reply
+
+    def _read_stored(self, request: ShardRead, seqno: int, age_ms: int, deadline: float) -> ShardReadReply:
+        if len(request.keys) > BATCH_MAX_KEYS:
+            message = f"a read may have at most {BATCH_MAX_KEYS} keys, not {len(request.keys)}"
+            raise InvalidArgument(message, ErrorDetails(field="keys", limit=BATCH_MAX_KEYS))
+        check = partial(self._check_deadline, deadline)
+        try:
+            return self._store.read(request, self._clock.wall_ms(), check, seqno=seqno, age_ms=age_ms)
+        except StorageError as error:
+            raise storage_failed(request.shard, str(error)) from error
 
     def _check_deadline(self, deadline: float) -> None:
         if self._clock.monotonic() >= deadline:
@@ -180,9 +198,17 @@ class Requests:
         if not splits.is_counted:  # How much of what is counted has left shows when it is copied, or removed.
             raise NotReady(f"the replica of shard {request.shard} does not know yet how much has left it", details)
 
+    def scan_now(self, request: ShardScan, now: float) -> ShardScanReply | None:
+        """Answer a scan with one chunk, or None when that takes `prepare` and `scan_later`. now: as in `read_now`."""
+        replica = self._ready(request)
+        return self._scan_at(replica, request, now) if replica is not None else None
+
     def scan(self, request: ShardScan) -> ShardScanReply | None:
-        """Answer a scan with one chunk, or None when it must wait (`scan_later`); `prepare` or `is_ready` came before."""
-        served = self._may_read(request.shard, None, request.is_stale_ok)
+        """Answer a scan with one chunk, or None when it must wait (`scan_later`); `prepare` came before."""
+        return self._scan_at(self._replica(request.shard), request, self._clock.monotonic())
+
+    def _scan_at(self, replica: Replica, request: ShardScan, now: float) -> ShardScanReply | None:
+        served = self._may_read(replica, None, request.is_stale_ok, now)
         return self._scan(request, served) if served is not None else None
 
     async def scan_later(self, request: ShardScan, deadline: float) -> ShardScanReply:
@@ -192,7 +218,7 @@ class Requests:
             reply = self._scan(request, await self._wait_readable(request, None, deadline))
         return reply
 
-    def _scan(self, request: ShardScan, served: Served) -> ShardScanReply:
+    def _scan(self, request: ShardScan, served: Served | ReadNow) -> ShardScanReply:
         self._check_cuts(request)
         try:
             return self._store.scan(request, self._clock.wall_ms(), seqno=served.seqno, age_ms=_age_ms(served))
@@ -229,7 +255,7 @@ class Requests:
         reply = plan.reply if plan is not None else self._repeated(request, written)
         if request.wait_for_refresh and collection.schema:
             await self._refreshed(request.shard, written.seqno or replica.applied, deadline)
-        return replace(reply, seqno=written.seqno)
+        return changed(reply, seqno=written.seqno)
 
     def _repeated(self, request: ShardWrite, written: Written) -> ShardWriteReply:
         """What became of a write when it came first, perhaps in other parts than now. Raises InvalidArgument, DataLoss."""
@@ -238,7 +264,7 @@ class Requests:
         positions, total = (request.positions, request.total) if request.positions else (range(count), count)
         reply, unknown = decode_part(written.result, written.seqno, positions, total)
         if unknown:
-            departed = self._departed(replace(request, cuts=None))
+            departed = self._departed(changed(request, cuts=None))
             if not departed.keys() >= set(unknown):
                 text = "the request id was used before, for a write of other keys"
                 raise InvalidArgument(text, ErrorDetails(field="number"))
@@ -289,12 +315,13 @@ class Requests:
         if not collection.schema:
             text = f"collection {collection.name!r} has no schema, so it cannot be searched"
             raise FailedPrecondition(text, ErrorDetails(field="collection"))
+        replica, now = self._replica(request.shard), self._clock.monotonic()
         if request.refresh:
             # What is acknowledged must be seen; a secondary may not know yet that it is committed.
-            if self._may_read(request.shard, None, False) is None:
+            if self._may_read(replica, None, False, now) is None:
                 await self._driver.wait_readable(request.shard, None, True, deadline)
         else:
-            self._may_read(request.shard, (), False)
+            self._may_read(replica, (), False, now)
         self._check_cuts(request)
         if request.min_seqno:
             await self._indexed(request, deadline)
@@ -315,7 +342,7 @@ def _moved(shard: int) -> ShardMoved:
     return ShardMoved(f"a split of shard {shard} has given this to another shard", ErrorDetails(shards=(shard,)))
 
 
-def _age_ms(served: Served) -> int:
+def _age_ms(served: Served | ReadNow) -> int:
     return UNKNOWN_AGE if served.age_s is None else int(served.age_s * 1_000)
 
 

@@ -22,6 +22,7 @@ from kvshard.coordination.mapstore import MapStore
 from kvshard.coordination.mapwriter import unknown_leaf
 from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
 from kvshard.limits import (
+    CACHE_MAX_MB,
     FAILURE_TIMEOUT_MAX_S,
     FAILURE_TIMEOUT_MIN_S,
     FAILURE_TIMEOUT_S,
@@ -72,9 +73,6 @@ DISK_LOOK_INTERVAL_S: Final = 5.0
 """Between two walks over the data directory, for status and metrics."""
 
 MIB: Final = 1024 * 1024
-CACHE_MAX_BYTES: Final = 64 * 1024 * MIB
-"""A leaf uses one core; where so much memory is left for each, more leaves are the better use of it."""
-
 SERVICE: Final = lane_pb2.DESCRIPTOR.services_by_name["Lanes"].full_name
 
 _LEAF_ID: Final = b"leaf-id"
@@ -117,9 +115,9 @@ class LeafOptions:
         host, _, port = self.advertise.rpartition(":")
         if self.advertise and not (host and port.isascii() and port.isdecimal() and 1 <= int(port) <= 65_535):
             raise InvalidArgument(f"--advertise must be HOST:PORT, not {self.advertise!r}", ErrorDetails(field="advertise"))
-        if not 0 <= self.cache_bytes <= CACHE_MAX_BYTES:
-            text = f"--cache-mb must be 0 to {CACHE_MAX_BYTES // MIB}, not {self.cache_bytes / MIB:g}"
-            raise InvalidArgument(text, ErrorDetails(field="cache-mb", limit=CACHE_MAX_BYTES // MIB))
+        if not 0 <= self.cache_bytes <= CACHE_MAX_MB * MIB:
+            text = f"--cache-mb must be 0 to {CACHE_MAX_MB}, not {self.cache_bytes / MIB:g}"
+            raise InvalidArgument(text, ErrorDetails(field="cache-mb", limit=CACHE_MAX_MB))
 
 
 class LeafServer:

@@ -10,7 +10,16 @@ from typing import TypeVar
 
 from kvshard.clock import Clock
 from kvshard.errors import DeadlineExceeded, KvShardError
-from kvshard.model import LeafStatusReply, LeafStatusRequest, ShardRead, ShardScan, ShardSearch, ShardWrite
+from kvshard.model import (
+    LeafStatusReply,
+    LeafStatusRequest,
+    ShardRead,
+    ShardReadReply,
+    ShardScan,
+    ShardScanReply,
+    ShardSearch,
+    ShardWrite,
+)
 from kvshard.rpc.codec import decode, encode
 from kvshard.rpc.lane_handlers import Handler, ImmediateHandler
 from kvshard.telemetry import LeafMetrics, resident_bytes
@@ -20,6 +29,8 @@ from leaf.requests import Requests
 
 T = TypeVar("T")
 Status = Callable[[], Awaitable[LeafStatusReply]]
+ServeNow = Callable[[bytes, float, float], ShardReadReply | ShardScanReply | None]
+"""(payload, now, absolute deadline) -> the reply; None: it cannot be given without awaiting. Raises KvShardError."""
 
 _READ = int(lane_pb2.LANE_METHOD_READ)
 _WRITE = int(lane_pb2.LANE_METHOD_WRITE)
@@ -57,7 +68,7 @@ class LeafService:
 
     def note_refused(self, method: int, error: KvShardError) -> None:
         """The lane server has not taken a request."""
-        self._metrics.requests.labels(_NAMES.get(method, "other"), error.reason).inc()
+        self._metrics.requests.labels(_NAMES.get(method, "other"), error.reason).count += 1
 
     def hedge_refusal(self, method: int) -> KvShardError | None:
         """Why a hedge of this method cannot be taken now; None when it can."""
@@ -82,38 +93,36 @@ class LeafService:
 
         return handle
 
-    def _immediate(self, method: int, serve: ImmediateHandler) -> ImmediateHandler:
+    def _immediate(self, method: int, serve: ServeNow) -> ImmediateHandler:
+        monotonic, ok, seconds = self._clock.monotonic, self._ok[method], self._seconds[method]
+
         def handle(payload: bytes, deadline: float) -> bytes | None:
-            started = self._clock.monotonic()
+            started = monotonic()
             try:
-                reply = serve(payload, deadline)
+                reply = serve(payload, started, deadline)
             except KvShardError as error:
                 self._count(method, error.reason, started)
                 if isinstance(error, DeadlineExceeded):
-                    self._metrics.wasted_seconds.inc(self._clock.monotonic() - started)
+                    self._metrics.wasted_seconds.inc(monotonic() - started)
                 raise
-            if reply is not None:
-                self._count(method, "OK", started)
-            return reply
+            if reply is None:
+                return None
+            answer = encode(reply)
+            ok.count += 1
+            seconds.observe(monotonic() - started)
+            return answer
 
         return handle
 
     def _count(self, method: int, code: str, started: float) -> None:
-        if code == "OK":
-            self._ok[method].inc()
-        else:
-            self._metrics.requests.labels(_NAMES[method], code).inc()
+        self._metrics.requests.labels(_NAMES[method], code).count += 1
         self._seconds[method].observe(self._clock.monotonic() - started)
 
-    def _read_now(self, payload: bytes, deadline: float) -> bytes | None:
-        request = decode(ShardRead, payload)
-        reply = self._requests.read(request, deadline) if self._requests.is_ready(request) else None
-        return encode(reply) if reply is not None else None
+    def _read_now(self, payload: bytes, started: float, deadline: float) -> ShardReadReply | None:
+        return self._requests.read_now(decode(ShardRead, payload), started, deadline)
 
-    def _scan_now(self, payload: bytes, deadline: float) -> bytes | None:
-        request = decode(ShardScan, payload)
-        reply = self._requests.scan(request) if self._requests.is_ready(request) else None
-        return encode(reply) if reply is not None else None
+    def _scan_now(self, payload: bytes, started: float, deadline: float) -> ShardScanReply | None:
+        return self._requests.scan_now(decode(ShardScan, payload), started)
 
     async def _read(self, payload: bytes, deadline: float) -> bytes:
         request = decode(ShardRead, payload)

@@ -16,6 +16,7 @@ from benchmarks.figures import show
 from loadtests import charts, report
 from loadtests.findings import Tables
 from loadtests.plan import Plan
+from loadtests.prediction import predict_again
 from loadtests.results import RunResult
 from loadtests.runner import run
 from loadtests.scenarios import EXPERIMENTS, QUICK_ROUNDS, Experiment, quick
@@ -76,7 +77,9 @@ def _only(chosen: Sequence[Experiment], wanted: Sequence[str]) -> list[Experimen
 
 
 @app.command(name="report")
-def report_again(source: pathlib.Path, target: pathlib.Path | None = None, svg_file: pathlib.Path | None = None) -> int:
+def report_again(
+    source: pathlib.Path, target: pathlib.Path | None = None, svg_file: pathlib.Path | None = None, predict: bool = False
+) -> int:
     """Make the page of a run anew from the JSON that it has written.
 
     Parameters
@@ -87,8 +90,13 @@ def report_again(source: pathlib.Path, target: pathlib.Path | None = None, svg_f
         Files to write, without their suffix; default: beside the source.
     svg_file
         Write the first experiment's latency by percentile there too.
+    predict
+        Predict the cells anew, by the what-if model as it is now; seconds a cell.
     """
     result = RunResult.read(source)
+    if predict:
+        for experiment in result.experiments:
+            predict_again(experiment, result.seed)
     if svg_file is not None:
         svg_file.write_text(drawing.standalone(charts.latency_by_percentile(result.experiments[0], Tables())))
     return _report(result, target or source.with_suffix(""))

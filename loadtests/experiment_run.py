@@ -15,7 +15,8 @@ from loadtests.control import DirectCaller
 from loadtests.injection import in_force
 from loadtests.openloop import OpenLoop
 from loadtests.plan import SETTLE_S, WARM_UP_S, Plan, seconds_of
-from loadtests.prediction import REFERENCE_S, Reference, add_predictions, is_predicted, timed_call
+from loadtests.prediction import add_predictions, choices_of, timed_call
+from loadtests.reference import Reference
 from loadtests.results import CellResult, ExperimentResult, ExtraPoint
 from loadtests.scenarios import DIRECT_NONE, NONE, Cell, Experiment, kinds_of
 from loadtests.tally import Tally
@@ -24,6 +25,13 @@ from loadtests.workloads import WORKLOADS, ReadCall
 
 POLL_S = 1.0
 """Between two looks at the router's counters."""
+
+REFERENCE_PART = 0.5
+"""Of a block's length, for a reference block: there is one of each choice before and after every turn of the cells, so that it
+meets what they meet, the machine's moods among it."""
+
+SLEEPS = 30
+"""For the mean of what an injected delay takes: timers are late by up to a millisecond; it is known within a tenth of one."""
 
 STATUS_TIMEOUT_S = 2.0
 FIRST_LEAF = "leaf-1"
@@ -83,7 +91,7 @@ class ExperimentRun:
         self._rng = random.Random(f"{plan.seed}:{experiment.name}")
         self._kinds = kinds_of(experiment)
         self._caller: DirectCaller | None = None
-        self._reference = Reference()
+        self._references = {choice: Reference(tuple(bench.fleet.names)) for choice in choices_of(experiment)}
 
     async def run(self) -> ExperimentResult:
         """Calibrate, and measure every cell."""
@@ -109,35 +117,46 @@ class ExperimentRun:
             ]
             pairs = list(zip(experiment.cells, results, strict=True))
             rounds = self._plan.rounds_of(experiment, found.rate)
-            self._log(f"  {2 * rounds} blocks of each of {len(pairs)} cells: {seconds_of(experiment, rounds) / 60:.1f} minutes")
-            await self._reference_block(found)
+            references_s = (2 * rounds + 1) * len(self._references) * REFERENCE_PART * experiment.block_s
+            minutes = (seconds_of(experiment, rounds) + references_s) / 60
+            self._log(f"  {2 * rounds} blocks of each of {len(pairs)} cells: {minutes:.1f} minutes")
+            await self._time_sleeps(found.leg_p50_s)
+            await self._reference_blocks(found)
             for _ in range(rounds):
-                for cell, result in [*pairs, *reversed(pairs)]:
-                    await self._block(cell, result, found)
-            await self._reference_block(found)
+                for turn in (pairs, pairs[::-1]):
+                    for cell, result in turn:
+                        await self._block(cell, result, found)
+                    await self._reference_blocks(found)
         made = ExperimentResult(
             experiment.name, experiment.title, experiment.workload, found.rate, found.leg_p50_s, experiment.deadline_s,
             sorted(fan_out for fan_out, _ in experiment.fan_outs), results, list(experiment.notes),
+            len(self._bench.fleet.leaves), REPLICAS, self._references,
         )  # fmt: skip
-        reference, leaves = self._reference, len(self._bench.fleet.leaves)
-        options = {"leaves": leaves, "replicas": REPLICAS, "seed": self._plan.seed}
-        await asyncio.to_thread(add_predictions, experiment, made, reference, **options)
+        await asyncio.to_thread(add_predictions, experiment, made, self._plan.seed)
         return made
 
-    async def _reference_block(self, found: Calibration) -> None:
-        """See `prediction`: the same legs a second as in the cells, all of them of requests to every shard."""
+    async def _time_sleeps(self, leg_p50_s: float) -> None:
+        """What the delays take that are injected: leaves sleep for them, on an event loop like this one."""
+        faults = [fault for cell in self._experiment.cells for fault in cell.condition.faults if fault.kind == "delay"]
+        for wanted in {round(fault.seconds(leg_p50_s), 6) for fault in faults}:
+            began = time.monotonic()
+            for _ in range(SLEEPS):
+                await asyncio.sleep(wanted)
+            taken = (time.monotonic() - began) / SLEEPS
+            for reference in self._references.values():
+                reference.slept[wanted] = taken
+
+    async def _reference_blocks(self, found: Calibration) -> None:
+        """See `reference`: the same legs a second as in the cells, all of them of requests to every shard."""
         experiment = self._experiment
-        if not any(is_predicted(experiment, cell) for cell in experiment.cells):
-            return
         widest = max(fan_out for fan_out, _ in experiment.fan_outs)
         weights = sum(weight for _, weight in experiment.fan_outs)
         rate = found.rate * sum(fan_out * weight for fan_out, weight in experiment.fan_outs) / weights / widest
-        arrivals = schedule(Steady(rate, REFERENCE_S), [(str(widest), 1.0)], self._rng)
-        bench, deadline_s = self._bench, experiment.deadline_s
-        call = timed_call(
-            bench.client, bench.corpus, experiment.workload, self._reference, max(deadline_s, 1.0), time.monotonic
-        )
-        await OpenLoop(arrivals, call, deadline_s=max(deadline_s, 1.0)).run()
+        bench, deadline_s = self._bench, max(experiment.deadline_s, 1.0)
+        for choice, reference in self._references.items():
+            arrivals = schedule(Steady(rate, REFERENCE_PART * experiment.block_s), [(str(widest), 1.0)], self._rng)
+            call = timed_call(bench.client, bench.corpus, experiment.workload, choice, reference, deadline_s)
+            await OpenLoop(arrivals, call, deadline_s=deadline_s).run()
 
     async def _calibrate(self) -> Calibration:
         kinds = self._kinds if any(kind == "1" for kind, _ in self._kinds) else [*self._kinds, ("1", 0.05)]
@@ -162,7 +181,7 @@ class ExperimentRun:
         counters = _Counters(self._bench.client, self._caller)
         bench = self._bench
         wasted_before = await bench.fleet.wasted_s()
-        async with in_force(condition, bench.fleet, bench.client, seconds=whole, leg_p50_s=found.leg_p50_s):
+        async with in_force(condition, bench.fleet, bench.client, seconds=whole, leg_p50_s=found.leg_p50_s) as pauses:
             usage = asyncio.create_task(self._measured_usage(warm_up, self._experiment.block_s))
             running = asyncio.create_task(loop.run())
             await asyncio.sleep(0)
@@ -176,7 +195,9 @@ class ExperimentRun:
                     task.cancel()
                 await asyncio.gather(usage, running, polling, return_exceptions=True)
         result.wasted_s = (result.wasted_s or 0.0) + await bench.fleet.wasted_s() - wasted_before
-        self._add(result, tally, counters, arrivals, warm_up)
+        begin, end = loop.started_at + warm_up, loop.started_at + whole
+        seen = ((leaf, max(start, begin) - begin, min(stop, end) - begin) for leaf, start, stop in pauses)
+        self._add(result, tally, counters, arrivals, warm_up, [each for each in seen if each[1] < each[2]])
         p99 = tally.latency((self._kinds[0][0],)).quantile(0.99) or 0.0
         extra = result.extra_part
         self._log(
@@ -191,9 +212,18 @@ class ExperimentRun:
         await asyncio.sleep(seconds)
         return self._bench.meter.stop()
 
-    def _add(self, result: CellResult, tally: Tally, counters: _Counters, arrivals: Sequence[Arrival], warm_up: float) -> None:
+    def _add(
+        self,
+        result: CellResult,
+        tally: Tally,
+        counters: _Counters,
+        arrivals: Sequence[Arrival],
+        warm_up: float,
+        pauses: Sequence[tuple[int, float, float]],
+    ) -> None:
         after_s = result.measured_s
         result.tally.append(tally, after_s)
+        result.pauses = (result.pauses or []) + [(leaf, after_s + start, after_s + stop) for leaf, start, stop in pauses]
         instants = [arrival.at for arrival in arrivals]
         legs = [int(arrival.kind) for arrival in arrivals]
         sums = [0]

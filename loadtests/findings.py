@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from benchmarks.figures import Figure
+from loadtests.agreement import off_by
 from loadtests.results import CellResult, ExperimentResult, RunResult
 from loadtests.statistics import Estimate, SliceTable, is_enough, quantile, ratio
 
@@ -100,7 +101,7 @@ def findings(run: RunResult, tables: Tables) -> list[Finding]:
     """All that the run has measured, in the order of its experiments."""
     makers = (_pauses, _healthy, _slow_requests, _one_slow, _all_slow, _throttled, _overload, _shifted, _deadlines, _control)
     found = [each for experiment in run.experiments for maker in makers for each in maker(experiment, tables)]
-    return [*found, *_predictions(run), *_wasted(run), *_bookkeeping(run)]
+    return [*found, *_predictions(run, tables), *_wasted(run), *_bookkeeping(run)]
 
 
 def _bare(value: float, samples: int) -> Estimate:
@@ -257,18 +258,26 @@ def _control(experiment: ExperimentResult, tables: Tables) -> Iterator[Finding]:
             yield Finding(experiment.name, name, estimate, "x", 1.0, 1.0, note=note)
 
 
-def _predictions(run: RunResult) -> Iterator[Finding]:
-    misses = []
+def _predictions(run: RunResult, tables: Tables) -> Iterator[Finding]:
+    """See `agreement`."""
+    misses: list[tuple[float, str]] = []
+    unsure: list[str] = []
     for experiment in run.experiments:
         for cell in experiment.cells:
-            measured = cell.latency(experiment.widest)
-            value = measured.quantile(0.99)
-            if cell.prediction is not None and value and is_enough(measured.count, 0.99):
-                misses.append((abs(cell.prediction["p99"] / value - 1), f"{experiment.name} {cell.name}"))
+            measured = tables.quantile(cell, experiment.widest, 0.99)
+            if cell.prediction is None or measured is None:
+                continue
+            name, off = f"{experiment.name} {cell.name}", off_by(cell.prediction["p99"], measured)
+            if off is None:
+                unsure.append(f"{name} ({1e3 * measured.low:.3g} to {1e3 * measured.high:.3g} ms)")
+            else:
+                misses.append((off, name))
     if misses:
         worst, where = max(misses)
         estimate = _bare(100 * worst, len(misses))
-        note = f"worst: {where}; n counts cells"
+        note = f"worst: {where}; n counts cells that can tell"
+        if unsure:
+            note += f"; known too little to tell: {', '.join(unsure)}"
         yield Finding("what-if", "predicted / measured p99, farthest off", estimate, "%", 25.0, 10.0, note=note)
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from string import Template
 
 from loadtests import charts
+from loadtests.agreement import is_known, off_by
 from loadtests.calibration import TARGET_PART
 from loadtests.findings import Finding, Tables, findings
 from loadtests.results import CellResult, ExperimentResult, RunResult
 from loadtests.scenarios import WORKLOADS
-from loadtests.statistics import Estimate, is_enough
+from loadtests.statistics import Estimate
 from loadtests.usage import OTHERS_MAX
 
 _Cells = Sequence[tuple[ExperimentResult, CellResult]]
@@ -52,7 +53,7 @@ def page(run: RunResult, found: Sequence[Finding], tables: Tables) -> str:
         heads="".join(_heads(run, tables)),
         experiments="".join(_experiment(experiment, found, tables) for experiment in run.experiments),
         overall=_overall(run, found),
-        predictions=_predictions(run),
+        predictions=_predictions(run, tables),
         health=_health(run),
         target=f"{TARGET_PART:.0%}",
     )
@@ -197,45 +198,56 @@ def _cells(experiment: ExperimentResult, tables: Tables) -> str:
 def _percentile(estimate: Estimate | None) -> str:
     if estimate is None:
         return '<span class="interval">too few</span>'
-    interval = f"{milliseconds(estimate.low)} &ndash; {milliseconds(estimate.high)}"
-    return f'{milliseconds(estimate.value)}<br><span class="interval">{interval}</span>'
+    return f"{milliseconds(estimate.value)}{_between(estimate)}"
 
 
-def _predictions(run: RunResult) -> str:
+def _between(estimate: Estimate) -> str:
+    return f'<br><span class="interval">{milliseconds(estimate.low)} &ndash; {milliseconds(estimate.high)}</span>'
+
+
+def _predictions(run: RunResult, tables: Tables) -> str:
     if not any(cell.prediction for experiment in run.experiments for cell in experiment.cells):
         return ""
     rows = []
     for experiment in run.experiments:
         for cell in experiment.cells:
             if cell.prediction is not None:
-                rows.append(_prediction_row(experiment, cell))
+                rows.append(_prediction_row(experiment, cell, tables))
     heads = ["cell", *(f"{name}, ms: predicted / measured" for _, name in FRACTIONS if name != "p90"), "extra, %", "n"]
     caption = "Predicted over measured, widest requests. Colours as above; the band is a quarter to either side."
     return (
         "<h2>Prediction and measurement</h2><p>The what-if model runs the router's own policy code on virtual time. It knows "
-        "the latency of requests in the healthy cluster and the faults, nothing of what was measured under them.</p>"
+        "the latency of requests in the healthy cluster and the faults, of pauses when they were; nothing of what was measured "
+        "under them. A cell whose own interval is wider than a quarter to either side cannot tell whether a prediction inside "
+        "of it is right.</p>"
         + _figure(charts.prediction_against_measurement(run.experiments), caption, "narrow")
         + f'<div class="wide">{_table(heads, rows)}</div>'
     )
 
 
-def _prediction_row(experiment: ExperimentResult, cell: CellResult) -> list[str]:
+def _prediction_row(experiment: ExperimentResult, cell: CellResult, tables: Tables) -> list[str]:
     assert cell.prediction is not None, "only of a cell that was predicted"
-    measured = cell.latency(experiment.widest)
     values = []
     for fraction, name in FRACTIONS:
-        if name == "p90":
-            continue
-        value = measured.quantile(fraction) if is_enough(measured.count, fraction) else None
-        shown = "too few" if value is None else f"{milliseconds(value)} ({cell.prediction[name] / value - 1:+.0%})"
-        values.append(f"{milliseconds(cell.prediction[name])} / {shown}")
+        if name != "p90":
+            values.append(_predicted(cell.prediction[name], tables.quantile(cell, experiment.widest, fraction)))
     extra = f"{100 * cell.prediction['extra']:.2g} / {100 * cell.extra_part:.2g}"
     return [
         html.escape(f"{experiment.workload}, {cell.condition_title}: {cell.arm_title}"),
         *values,
         extra,
-        f"{measured.count:,}",
+        f"{cell.latency(experiment.widest).count:,}",
     ]
+
+
+def _predicted(predicted: float, measured: Estimate | None) -> str:
+    if measured is None:
+        return f"{milliseconds(predicted)} / too few"
+    off = off_by(predicted, measured)
+    said = "cannot tell" if off is None else f"{predicted / measured.value - 1:+.0%}"
+    if off is not None and not is_known(measured):
+        said += f", {off:.0%} outside"
+    return f"{milliseconds(predicted)} / {milliseconds(measured.value)} ({said}){_between(measured)}"
 
 
 def _health(run: RunResult) -> str:

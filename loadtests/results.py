@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvshard.tail.histogram import LogHistogram
+from loadtests.reference import Reference
 from loadtests.tally import Tally
 from loadtests.usage import Usage, mean
 
@@ -32,7 +33,8 @@ class CellResult:
 
     blocks: how many. measured_s: their length without warm-up. extra: hedges over time. slow_leaf_share: of the first attempts
     of the measured time, the part that the first leaf got, block by block; a fair share is 1 / leaves. wasted_s: service time
-    that went into answers nobody used. prediction: of the what-if model, as "p50", "p99", "p99.9" (seconds) and "extra".
+    that went into answers nobody used. pauses: (leaf from 0, start, end) of those that were injected, on the clock of the
+    tally's slices; None: not noted. prediction: of the what-if model, as "p50", "p99", "p99.9" (seconds) and "extra".
     """
 
     condition: str
@@ -48,6 +50,7 @@ class CellResult:
     extra: list[ExtraPoint] = field(default_factory=list)
     slow_leaf_share: list[float] = field(default_factory=list)
     wasted_s: float | None = None
+    pauses: list[tuple[int, float, float]] | None = None
     prediction: dict[str, float] | None = None
 
     @property
@@ -84,6 +87,7 @@ class CellResult:
             "extra": [[point.at, point.legs, point.hedges] for point in self.extra],
             "slow_leaf_share": self.slow_leaf_share,
             "wasted_s": self.wasted_s,
+            "pauses": self.pauses,
             "prediction": self.prediction,
             "tally": self.tally.as_record(),
         }
@@ -92,7 +96,9 @@ class CellResult:
     def from_record(cls, record: Mapping[str, Any]) -> "CellResult":
         """What `as_record` wrote. Raises KeyError, TypeError, ValueError for anything else."""
         plain = {name: record[name] for name in _PLAIN_FIELDS}
+        pauses = record.get("pauses")  # Older runs did not note them.
         return cls(
+            pauses=pauses if pauses is None else [(int(leaf), float(start), float(end)) for leaf, start, end in pauses],
             tally=Tally.from_record(record["tally"]),
             usages=[Usage(**usage) for usage in record["usages"]],
             extra=[ExtraPoint(*point) for point in record["extra"]],
@@ -108,7 +114,10 @@ _PLAIN_FIELDS = (
 
 @dataclass(slots=True)
 class ExperimentResult:
-    """An experiment. rate: requests a second. leg_p50_s: what a lone leg took in the calibration. fan_outs: the kinds."""
+    """An experiment. rate: requests a second. leg_p50_s: what a lone leg took in the calibration. fan_outs: the kinds.
+
+    leaves, replicas: of the cluster. references: from which the cells were predicted, by choice of the replica.
+    """
 
     name: str
     title: str
@@ -119,6 +128,9 @@ class ExperimentResult:
     fan_outs: list[int]
     cells: list[CellResult]
     notes: list[str] = field(default_factory=list)
+    leaves: int = 0
+    replicas: int = 0
+    references: dict[str, Reference] = field(default_factory=dict)
 
     def cell(self, condition: str, arm: str) -> CellResult | None:
         """A cell; None when it was not measured."""
@@ -132,16 +144,20 @@ class ExperimentResult:
     def as_record(self) -> dict[str, Any]:
         """Plain data for JSON."""
         plain = {name: getattr(self, name) for name in _EXPERIMENT_FIELDS}
-        return {**plain, "cells": [cell.as_record() for cell in self.cells]}
+        references = {choice: reference.as_record() for choice, reference in self.references.items()}
+        return {**plain, "references": references, "cells": [cell.as_record() for cell in self.cells]}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "ExperimentResult":
         """What `as_record` wrote."""
         cells = [CellResult.from_record(cell) for cell in record["cells"]]
-        return cls(cells=cells, **{name: record[name] for name in _EXPERIMENT_FIELDS})
+        found = record.get("references", {})
+        references = {str(choice): Reference.from_record(reference) for choice, reference in found.items()}
+        plain = {name: record[name] for name in _EXPERIMENT_FIELDS if name in record}  # Older runs knew less.
+        return cls(cells=cells, references=references, **plain)
 
 
-_EXPERIMENT_FIELDS = ("name", "title", "workload", "rate", "leg_p50_s", "deadline_s", "fan_outs", "notes")
+_EXPERIMENT_FIELDS = ("name", "title", "workload", "rate", "leg_p50_s", "deadline_s", "fan_outs", "notes", "leaves", "replicas")
 
 
 @dataclass(slots=True)

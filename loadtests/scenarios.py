@@ -161,8 +161,7 @@ WORKLOADS = {"point-batch": "a batch of one key from every shard", "search": "a 
 def pauses(workload: str, *, with_parts: bool = False) -> Experiment:
     """Pauses of all leaves against none, under no and all defences. with_parts: under each defence alone too."""
     arms = (NONE, CHOICE, HEDGE, ALL) if with_parts else (NONE, ALL)
-    cells = [Cell(HEALTHY, arm) for arm in (NONE, ALL)]
-    cells += [Cell(condition, arm) for condition in (PAUSES_HALF, PAUSES_TWO) for arm in arms]
+    cells = [Cell(condition, arm) for condition in (HEALTHY, PAUSES_HALF, PAUSES_TWO) for arm in arms]
     return Experiment(f"pauses-{workload}", f"Pauses: {WORKLOADS[workload]}", workload, tuple(cells), MIXED_FAN_OUTS)
 
 

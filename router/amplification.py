@@ -66,7 +66,7 @@ class _Window:
 
     def snapshot(self, now: float) -> LogHistogram:
         """A copy; safe in another thread than that which records, since it changes nothing."""
-        return LogHistogram() if now - self._last > SLICE_S * SLICES else self._histogram.sum.copy()
+        return LogHistogram() if now - self._last > SLICE_S * SLICES else self._histogram.snapshot()
 
 
 class Amplification:
@@ -75,18 +75,25 @@ class Amplification:
     def __init__(self) -> None:
         self._gathered: dict[tuple[str, str], _Window] = {}
         self._legs: dict[str, _Window] = {}
+        self._windows: dict[tuple[str, int], tuple[_Window, _Window]] = {}
 
     def record(self, method: str, fan_out: int, answered_s: float, legs_us: Sequence[int], now: float) -> None:
         """A read has ended: how long its caller waited, and how long each of its legs took."""
-        key = (method, fan_out_class(fan_out))
-        window = self._gathered.get(key)
-        if window is None:
-            window = self._gathered[key] = _Window()
-        window.record(answered_s, now)
-        legs = self._legs.get(method)
-        if legs is None:
-            legs = self._legs[method] = _Window()
-        legs.record_all([leg_us / 1_000_000 for leg_us in legs_us], now)
+        windows = self._windows.get((method, fan_out))
+        if windows is None:
+            windows = self._windows_of(method, fan_out)
+        gathered, legs = windows
+        gathered.record(answered_s, now)
+        if len(legs_us) == 1:
+            legs.record(legs_us[0] * 1e-6, now)
+        else:
+            legs.record_all([leg_us * 1e-6 for leg_us in legs_us], now)
+
+    def _windows_of(self, method: str, fan_out: int) -> tuple[_Window, _Window]:
+        """Of the gathered answers and of the legs. There are at most as many fan-outs of a method as shards."""
+        gathered = self._gathered.setdefault((method, fan_out_class(fan_out)), _Window())
+        found = self._windows[method, fan_out] = (gathered, self._legs.setdefault(method, _Window()))
+        return found
 
     def gathered(self, now: float) -> list[GatheredTail]:
         """What the window holds, by method and class."""

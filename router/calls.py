@@ -1,8 +1,8 @@
 """What every call of every service has in common: its deadline, its metrics, its log line, and errors made into statuses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 import grpc.aio
@@ -12,7 +12,7 @@ from kvshard.clock import Clock
 from kvshard.errors import ErrorRecord, Internal, KvShardError, error_of
 from kvshard.rpc import status
 from kvshard.tail.deadlines import leg_deadline
-from kvshard.telemetry import RouterMetrics
+from kvshard.telemetry import Durations, RouterMetrics, Tally
 from router.admission import RouterAdmission
 
 DEFAULT_TIMEOUT_S = 10.0
@@ -68,6 +68,13 @@ class LogBudget:
         return False
 
 
+class _Usual(NamedTuple):
+    """What counts the calls of one method that are answered without an error."""
+
+    answered: Tally
+    seconds: Durations
+
+
 class Calls:
     """Wraps the handling of calls. One for all services of a router. admission: takes them in."""
 
@@ -75,7 +82,8 @@ class Calls:
         self.clock = clock
         self.admission = admission or RouterAdmission(Random())
         self._metrics = metrics
-        self._counters: dict[tuple[str, str], Callable[[float], None]] = {}
+        self._usual: dict[str, _Usual] = {}
+        self._counters: dict[tuple[str, str], Tally] = {}
         self._histograms: dict[str, Callable[[float, int], None]] = {}
         self._budget = LogBudget(LOG_LINES_PER_S)
 
@@ -114,36 +122,70 @@ class Calls:
         """
         return Frame(self, counts, size)
 
-    async def end(self, call: "Call", error: BaseException | None) -> None:
-        """Account for a call that has ended; an error ends it with a status, so this then raises."""
-        code, told = self._outcome(call.method, error, call.context)
+    def end(self, call: "Call", error: BaseException | None) -> KvShardError | None:
+        """Account for a call that has ended. Returns the error that its caller is to be told; None: none."""
         elapsed = self.clock.monotonic() - call.began
+        if error is None and elapsed < SLOW_CALL_S:
+            self._answered(call.method, 1, elapsed)
+            return None
+        code, told = self._outcome(call.method, error, call.context)
         self._count(call.method, code, 1)
         self._observe(call.method, elapsed, 1)
         if told is not None:
             self._log_failure(call.method, code, told, elapsed, call.context)
-            await status.abort(call.context, told)
-        elif elapsed >= SLOW_CALL_S and error is None and not call.is_stream:
+        elif error is None and not call.is_stream:
             self._log("info", "slow call", call.method, call.context, elapsed)
+        return told
 
-    def end_frame(self, frame: "Frame", error: BaseException | None) -> KvShardError | None:
-        """Account for the calls of a frame that has ended. Returns the error that its sender is told; None: none."""
-        method = next(iter(frame.counts), "")
+    def take_frame(self, counts: Mapping[str, int], size: int, began: float) -> None:
+        """A frame is taken in; `end_frame` follows. Raises ResourceExhausted when it is refused."""
+        admission = self.admission
+        refusal = admission.refusal(size)
+        if refusal is not None:
+            self._end_frame(counts, began, (), refusal)
+            raise refusal
+        admission.enter(size)
+
+    def end_frame(
+        self,
+        counts: Mapping[str, int],
+        size: int,
+        began: float,
+        failed: Sequence[tuple[str, ErrorRecord]],
+        error: BaseException | None,
+    ) -> None:
+        """Account for the calls of a frame that has ended. Raises the error that its sender is told, where that is another."""
+        self.admission.leave(size)
+        told = self._end_frame(counts, began, failed, error)
+        if told is not None and told is not error:
+            raise told from error
+
+    def _end_frame(
+        self, counts: Mapping[str, int], began: float, failed: Sequence[tuple[str, ErrorRecord]], error: BaseException | None
+    ) -> KvShardError | None:
+        elapsed = self.clock.monotonic() - began
+        if error is None and not failed and elapsed < SLOW_CALL_S:
+            for name, calls in counts.items():
+                if calls:
+                    self._answered(name, calls, elapsed)
+            return None
+        method = next(iter(counts), "")
         code, told = self._outcome(method, error, None)
-        elapsed = self.clock.monotonic() - frame.began
-        others = dict(frame.counts)
-        for name, record in frame.failed:
-            self._count(name, code_name(record), 1)
-            others[name] -= 1
+        others = counts
+        if failed:
+            others = dict(counts)
+            for name, record in failed:
+                self._count(name, code_name(record), 1)
+                others[name] -= 1
         for name, calls in others.items():
             if calls:
                 self._count(name, code, calls)
-            self._observe(name, elapsed, frame.counts[name])
+            self._observe(name, elapsed, counts[name])
         if told is not None:
             self._log_failure(method, code, told, elapsed, None)
-        elif frame.failed:
-            name, record = frame.failed[0]
-            self._log_failure(name, code_name(record), error_of(record), elapsed, None, calls=len(frame.failed))
+        elif failed:
+            name, record = failed[0]
+            self._log_failure(name, code_name(record), error_of(record), elapsed, None, calls=len(failed))
         elif elapsed >= SLOW_CALL_S and error is None:
             self._log("info", "slow call", method, None, elapsed)
         return told
@@ -163,11 +205,20 @@ class Calls:
             return "INTERNAL", Internal(f"{type(error).__name__}: {error}")
         return "CANCELLED", None
 
+    def _answered(self, method: str, calls: int, elapsed: float) -> None:
+        """So many calls were answered as most are: without an error, and after so short a time that nobody logs them."""
+        usual = self._usual.get(method)
+        if usual is None:
+            usual = _Usual(self._metrics.requests.labels(method, "OK"), self._metrics.request_seconds.labels(method))
+            self._usual[method] = usual
+        usual.answered.count += calls
+        usual.seconds.observe(elapsed, calls)
+
     def _count(self, method: str, code: str, calls: int) -> None:
         count = self._counters.get((method, code))
         if count is None:
-            count = self._counters[method, code] = self._metrics.requests.labels(method, code).inc
-        count(calls)
+            count = self._counters[method, code] = self._metrics.requests.labels(method, code)
+        count.count += calls
 
     def _observe(self, method: str, elapsed: float, calls: int) -> None:
         observe = self._histograms.get(method)
@@ -206,18 +257,31 @@ class Call:
 
     async def __aenter__(self) -> None:
         """The call begins, or is refused."""
-        if self._size is None:
-            return
-        refusal = self._calls.admission.refusal(self._size)
+        refusal = self.take()
         if refusal is not None:
-            await self._calls.end(self, refusal)
-        self._calls.admission.enter(self._size)
+            await status.abort(self.context, refusal)
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """The call has ended."""
+        told = self.leave(error)
+        if told is not None:
+            await status.abort(self.context, told)
+
+    def take(self) -> KvShardError | None:
+        """Take the call in. Returns why it is not taken, which its caller must be told; None: it is, and `leave` follows."""
+        if self._size is None:
+            return None
+        refusal = self._calls.admission.refusal(self._size)
+        if refusal is None:
+            self._calls.admission.enter(self._size)
+            return None
+        return self._calls.end(self, refusal)
+
+    def leave(self, error: BaseException | None) -> KvShardError | None:
+        """It has ended. Returns what its caller must be told; None: nothing."""
         if self._size is not None:
             self._calls.admission.leave(self._size)
-        await self._calls.end(self, error)
+        return self._calls.end(self, error)
 
 
 class Frame:
@@ -238,19 +302,12 @@ class Frame:
 
     def __enter__(self) -> "Frame":
         """The frame is taken in. Raises ResourceExhausted when it is refused."""
-        refusal = self._calls.admission.refusal(self._size)
-        if refusal is not None:
-            self._calls.end_frame(self, refusal)
-            raise refusal
-        self._calls.admission.enter(self._size)
+        self._calls.take_frame(self.counts, self._size, self.began)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """The frame has ended."""
-        self._calls.admission.leave(self._size)
-        told = self._calls.end_frame(self, error)
-        if told is not None and told is not error:
-            raise told from error
+        self._calls.end_frame(self.counts, self._size, self.began, self.failed, error)
 
 
 def code_name(error: KvShardError | ErrorRecord) -> str:

@@ -10,10 +10,11 @@ from typing import Generic, TypeVar
 from kvshard.clock import Clock
 from kvshard.clustermap import DEFAULT_COLLECTION
 from kvshard.errors import ErrorRecord, KvShardError
+from kvshard.rpc import status
 from kvshard.scatter.ledger import ReadTimes, ScanTimes
 from kvshard.telemetry import RouterMetrics
 from router.amplification import Amplification, fan_out_class
-from router.calls import Call, Calls, Context, Frame, code_name
+from router.calls import Call, Calls, Context, code_name
 from router.slowlog import LEGS_MAX, UNASKED_MIN_S, SlowLog, SlowRead
 from router.tail_metrics import amplification_families
 
@@ -29,7 +30,7 @@ class Reads:
         self.clock = clock
         self._calls = calls
         self._metrics = metrics
-        self._histograms: dict[tuple[str, str], Callable[[float], None]] = {}
+        self._histograms: dict[tuple[str, int], Callable[[float], None]] = {}
         metrics.scrape(lambda: amplification_families(self.amplification, clock.monotonic()))
 
     def read(self, method: str, context: Context, size: int, collection: str, detail: Callable[[], str]) -> "Read[ReadTimes]":
@@ -38,12 +39,11 @@ class Reads:
 
     def frame(self, method: str, calls: int, size: int, collection: str, detail: Callable[[], str]) -> "ReadFrame":
         """The same for a frame of a lane: a batch, or so many reads of single keys."""
-        frame = self._calls.frame({method: calls}, size)
-        return ReadFrame(self, frame, method, ReadTimes(self.clock.monotonic()), collection, detail)
+        return ReadFrame(self, self._calls, method, calls, size, ReadTimes(self.clock.monotonic()), collection, detail)
 
     def scan_frame(self, size: int, collection: str, detail: Callable[[], str], times: ScanTimes) -> "ReadFrame":
         """The same for a frame that asks for a page of a scan."""
-        return ReadFrame(self, self._calls.frame({"Scan": 1}, size), "Scan", times, collection, detail)
+        return ReadFrame(self, self._calls, "Scan", 1, size, times, collection, detail)
 
     def scan(self, context: Context, size: int, collection: str, detail: Callable[[], str]) -> "Read[ScanTimes]":
         """The same for a scan."""
@@ -57,7 +57,8 @@ class Reads:
         if times.fan_out:
             answered_s = times.answered_in_s(now)
             self.amplification.record(method, times.fan_out, answered_s, times.leg_times_us(), now)
-            self._observe(method, times.fan_out, answered_s)
+            if times.fan_out > 1 or method != "Get":  # Else it is one leg, and `request_seconds` has it.
+                self._observe(method, times.fan_out, answered_s)
         elif took_s < UNASKED_MIN_S:
             return
         if self.slow.wants(method, took_s, now):
@@ -67,12 +68,10 @@ class Reads:
             self.slow.add(slow, took_s, now)
 
     def _observe(self, method: str, fan_out: int, seconds: float) -> None:
-        if method == "Get" and fan_out == 1:
-            return  # It is one leg, and `request_seconds` has it.
-        key = (method, fan_out_class(fan_out))
-        observe = self._histograms.get(key)
+        observe = self._histograms.get((method, fan_out))
         if observe is None:
-            observe = self._histograms[key] = self._metrics.gathered_seconds.labels(*key).observe
+            observe = self._metrics.gathered_seconds.labels(method, fan_out_class(fan_out)).observe
+            self._histograms[method, fan_out] = observe
         observe(seconds)
 
 
@@ -95,25 +94,41 @@ class Read(Generic[TimesT]):
 
     async def __aenter__(self) -> TimesT:
         """The read begins."""
-        await self._call.__aenter__()
+        refusal = self._call.take()
+        if refusal is not None:
+            await status.abort(self._call.context, refusal)
         return self.times
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """The read has ended."""
         self._reads.end(self, error)
-        await self._call.__aexit__(kind, error, trace)
+        told = self._call.leave(error)
+        if told is not None:
+            await status.abort(self._call.context, told)
 
 
 class ReadFrame:
-    """The context of one frame of reads. times: its account."""
+    """The context of one frame of reads, as `Frame` is that of others: built as one, since nearly every read is in such a
+    frame. times: its account."""
 
-    __slots__ = ("_frame", "_reads", "collection", "detail", "method", "times")
+    __slots__ = ("_calls", "_counts", "_failed", "_reads", "_size", "collection", "detail", "method", "times")
 
     def __init__(
-        self, reads: Reads, frame: Frame, method: str, times: ReadTimes, collection: str, detail: Callable[[], str]
+        self,
+        reads: Reads,
+        calls: Calls,
+        method: str,
+        count: int,
+        size: int,
+        times: ReadTimes,
+        collection: str,
+        detail: Callable[[], str],
     ) -> None:
         self._reads = reads
-        self._frame = frame
+        self._calls = calls
+        self._counts = {method: count}
+        self._size = size
+        self._failed: list[tuple[str, ErrorRecord]] = []
         self.method = method
         self.times = times
         self.collection = collection
@@ -121,17 +136,17 @@ class ReadFrame:
 
     def failed(self, failures: Iterable[tuple[int, ErrorRecord]]) -> None:
         """Reads of the frame have failed alone."""
-        self._frame.failed += [(self.method, record) for _, record in failures]
+        self._failed += [(self.method, record) for _, record in failures]
 
     def __enter__(self) -> "ReadFrame":
         """The reads begin. Raises ResourceExhausted when they are refused."""
-        self._frame.__enter__()
+        self._calls.take_frame(self._counts, self._size, self.times.began)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """The reads have ended."""
         self._reads.end(self, error)
-        self._frame.__exit__(kind, error, trace)
+        self._calls.end_frame(self._counts, self._size, self.times.began, self._failed, error)
 
 
 def code_of(error: BaseException | None) -> str:

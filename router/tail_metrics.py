@@ -90,7 +90,7 @@ def lane_families(lanes: Mapping[str, int]) -> Iterator[ScrapedFamily]:
 
 
 def _hold_out_families(counters: TailCounters) -> Iterator[ScrapedFamily]:
-    held_out, hedged = counters.held_out.sum.copy(), counters.hedgeable.sum.copy()
+    held_out, hedged = counters.held_out.snapshot(), counters.hedgeable.snapshot()
     rows, saved = [], []
     for figure in ("mean", "p99"):
         without, with_hedges = _figure(held_out, figure), _figure(hedged, figure)

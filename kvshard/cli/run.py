@@ -80,6 +80,7 @@ def up(
     coordinator: str | None = None,
     heal_after: float = HEAL_AFTER_S,
     failure_timeout: float = FAILURE_TIMEOUT_S,
+    cache_mb: int | None = None,
     allow_faults: Annotated[bool, Parameter(negative="")] = False,
     log_json: Annotated[bool, Parameter(negative="")] = False,
     verbose: Annotated[bool, Parameter(negative="")] = False,
@@ -109,6 +110,8 @@ def up(
         Seconds that a leaf may be missing before what it held is made anew on other leaves.
     failure_timeout
         Seconds without a sign of a primary after which it is replaced.
+    cache_mb
+        Memory for each leaf's cache of keys, in MB; 0 for none; 64 if not given.
     allow_faults
         Let `kvshard fault` make leaves slow, pause them and more, for tests.
     log_json
@@ -124,9 +127,8 @@ def up(
 
     configure_logging("info" if verbose else "warning", as_json=log_json)
     try:
-        level, rest = "info", (heal_after, failure_timeout, allow_faults)
-        places = (data_dir, leaves, shards, replicas, port, metrics_port, log_json, level, coordinator)
-        plan = ClusterPlan(*places, *rest, **asdict(router))
+        places = (data_dir, leaves, shards, replicas, port, metrics_port, log_json, "info", coordinator)
+        plan = ClusterPlan(*places, heal_after, failure_timeout, allow_faults, **asdict(router), cache_mb=cache_mb)
         cluster = LocalCluster(plan, SystemClock(), report_line, echo_line if verbose else None)
         return asyncio.run(with_cluster(cluster, lambda: _serve(cluster), interrupted=0))
     except (KvShardError, StartFailed) as error:

@@ -80,9 +80,14 @@ class Window:
     def places(self, bucket: int | None, now: float) -> int:
         """How many frames may be sent now."""
         self._look(now)
-        free = min(IN_FLIGHT_FEW - len(self._young), IN_FLIGHT_MOST - len(self))
-        if free <= 0:
-            free = int(len(self) < IN_FLIGHT_MOST and now - self._last_sent >= GAP_S)
+        young = len(self._young)
+        if not self._late and young < IN_FLIGHT_FEW:  # The usual case.
+            free = IN_FLIGHT_FEW - young
+        else:
+            in_flight = young + len(self._late)
+            free = min(IN_FLIGHT_FEW - young, IN_FLIGHT_MOST - in_flight)
+            if free <= 0:
+                free = int(in_flight < IN_FLIGHT_MOST and now - self._last_sent >= GAP_S)
         return free if bucket is None else min(free, BUCKET_FRAMES - self._counts.get(bucket, 0))
 
     def is_full_for(self, bucket: int | None) -> bool:

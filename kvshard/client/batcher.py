@@ -13,14 +13,15 @@ wanted; it needs no place in the window then, and nobody whose key was answered 
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from kvshard.client.batch_retry import why_to_pause
 from kvshard.client.batching import Batching, Caller, Frame
 from kvshard.client.frame_slices import FrameSlices
-from kvshard.client.retries import may_retry
+from kvshard.client.retries import may_retry, told
 from kvshard.client.routers import closed_during_call
 from kvshard.errors import Cancelled, DeadlineExceeded, Internal, KvShardError
+from kvshard.lane_messages import KeysReadReply
 
 if TYPE_CHECKING:
     from kvshard.client.key_calls import KeyCalls
@@ -36,6 +37,15 @@ FrameT = TypeVar("FrameT", bound=Frame)
 _NEVER = float("inf")
 
 
+class Begun(NamedTuple):
+    """A sending that was made without a task, and what came of it: at which router, from when on, and the end of its slice."""
+
+    router: int
+    began: float
+    until: float
+    outcome: KeysReadReply | KvShardError
+
+
 class Batcher(ABC, Generic[FrameT]):
     """Carries the frames of a `Batching`. It starts a task for each frame, keeps it, and cancels and awaits it at the end."""
 
@@ -45,6 +55,7 @@ class Batcher(ABC, Generic[FrameT]):
         self._now = calls.connection.clock.monotonic
         self._batching = batching
         self._slices = slices
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._is_due = False
         self._is_blocked = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,9 +69,13 @@ class Batcher(ABC, Generic[FrameT]):
     def forget(self, future: asyncio.Future[Any]) -> None:
         """The caller has stopped waiting, since its task was cancelled."""
         if future.cancelled():
-            frame = self._batching.forget(future)
-            if frame is not None:
-                self._give_up(frame)
+            self.give_up(future)
+
+    def give_up(self, caller: Caller) -> None:
+        """A caller who had no outcome yet does not want one any more; it is done already."""
+        frame = self._batching.forget(caller)
+        if frame is not None:
+            self._give_up(frame)
 
     async def close(self) -> None:
         """Take everything back; callers get Cancelled. A second close does nothing."""
@@ -74,6 +89,13 @@ class Batcher(ABC, Generic[FrameT]):
             self._drop(frame)
         for caller in self._batching.clear():
             _fail(caller, self._cancelled())
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the client. It is looked up once: each look-up asks the kernel for the process's id."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            loop = self._loop = asyncio.get_running_loop()
+        return loop
 
     def _added(self, deadline: float, now: float) -> None:
         """A call has been added: see that it is sent, and that it does not wait beyond its deadline."""
@@ -89,9 +111,13 @@ class Batcher(ABC, Generic[FrameT]):
             return
         if self._batching.may_send(now):
             self._is_due = True
-            self._start(self._send(), self._on_sender_ended)
+            self._begin_sending()
         else:
             self._wait_for_a_place(now)
+
+    def _begin_sending(self) -> None:
+        """Have sent, in the next pass of the event loop, what this one brings."""
+        self._start(self._send(), self._on_sender_ended)
 
     def _wait_for_a_place(self, now: float) -> None:
         """Until a frame has ended, or the timer goes off."""
@@ -102,24 +128,28 @@ class Batcher(ABC, Generic[FrameT]):
 
     async def _send(self) -> None:
         """Everything that the last pass of the event loop brought. This task carries one of the frames."""
-        self._is_due = False
-        now = self._now()
-        frames = self._batching.take(now)
+        frames = self._take(self._now())
         for frame in frames[1:]:
             self._start_carrying(frame)
-        if self._batching.has_backlog and not self._batching.may_send(now):
-            self._wait_for_a_place(now)
         if frames:
             await self._carry(frames[0])
 
-    async def _carry(self, frame: FrameT) -> None:
-        """Send a frame until each of its callers has an outcome."""
+    def _take(self, now: float) -> list[FrameT]:
+        """The frames that have to be carried now, each by a task."""
+        self._is_due = False
+        frames = self._batching.take(now)
+        if self._batching.has_backlog and not self._batching.may_send(now):
+            self._wait_for_a_place(now)
+        return frames
+
+    async def _carry(self, frame: FrameT, begun: Begun | None = None) -> None:
+        """Send a frame until each of its callers has an outcome. begun: the first sending, which is over."""
         self._carriers[frame] = asyncio.current_task()
         try:
             if self._has_lost_callers(frame):
                 self._keep_live(frame)
             if frame.live > 0:
-                await self._rounds(frame)
+                await self._rounds(frame, begun)
         except asyncio.CancelledError:
             self._fail_all(frame, self._cancelled())
             raise
@@ -130,16 +160,21 @@ class Batcher(ABC, Generic[FrameT]):
             self._batching.end(frame)
             self._go_on(self._now())
 
-    async def _rounds(self, frame: FrameT) -> None:
+    async def _rounds(self, frame: FrameT, begun: Begun | None = None) -> None:
         connection, attempts = self._connection, 0
         while True:
             attempts += 1
-            router: int | None = connection.current
-            began = self._now()
-            until = self._slice_of(frame, attempts, began)
+            router: int | None
+            if begun is not None:
+                router, began, until, outcome = begun
+                sending, begun = self._finish(frame, outcome), None
+            else:
+                router, began = connection.current, self._now()
+                until = self._slice_of(frame, attempts, began)
+                sending = self._attempt(frame, until)
             frame.is_out = True
             try:
-                failed = await self._attempt(frame, until)
+                failed = await sending
             except KvShardError as error:
                 failed = dict.fromkeys(range(len(frame.keys)), error)
             else:
@@ -177,6 +212,10 @@ class Batcher(ABC, Generic[FrameT]):
     async def _attempt(self, frame: FrameT, deadline: float) -> dict[int, KvShardError]:
         """Send a frame once, and tell the callers who have a result; the others by index, ascending, with their errors."""
 
+    async def _finish(self, frame: FrameT, outcome: KeysReadReply | KvShardError) -> dict[int, KvShardError]:
+        """The same of a sending that is over already."""
+        raise NotImplementedError(f"{type(self).__name__} begins no sending without a task")
+
     def _error_for(self, frame: FrameT, index: int, error: KvShardError) -> KvShardError:
         """What an error of its key means for a caller."""
         return error
@@ -199,14 +238,22 @@ class Batcher(ABC, Generic[FrameT]):
         again_at = self._now() + (delay or 0.0)
         kept: list[int] = []
         for index, error in failed.items():
-            if frame.callers[index].done():
+            caller = frame.callers[index]
+            if caller.done():
                 continue
             if (index in passing or index in cut) and again_at < frame.deadlines[index]:
                 kept.append(index)
+                if index in passing:
+                    frame.causes[caller] = error
             else:
-                _fail(frame.callers[index], self._error_for(frame, index, error))
+                self._fail_one(frame, index, error)
         self._batching.keep(frame, kept)
         return delay if kept else None
+
+    def _fail_one(self, frame: FrameT, index: int, error: KvShardError) -> None:
+        """Give a caller the error that its call has failed with in the end."""
+        caller = frame.callers[index]
+        _fail(caller, self._error_for(frame, index, told(error, frame.causes.get(caller))))
 
     def _fail_all(self, frame: FrameT, error: KvShardError) -> None:
         for index, caller in enumerate(frame.callers):
@@ -220,7 +267,7 @@ class Batcher(ABC, Generic[FrameT]):
             task.cancel()
 
     def _start(self, work: Coroutine[object, object, None], on_end: Callable[[asyncio.Task[None]], object]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._own_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(on_end)
@@ -250,7 +297,7 @@ class Batcher(ABC, Generic[FrameT]):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_later(max(LOOK_AGAIN_MIN_S, at - now), self._on_timer)
+        self._timer = self._own_loop().call_later(max(LOOK_AGAIN_MIN_S, at - now), self._on_timer)
 
     def _on_timer(self) -> None:
         """Deadlines have passed, or calls that found no place may have one now."""
@@ -270,7 +317,7 @@ class Batcher(ABC, Generic[FrameT]):
                 _fail(caller, DeadlineExceeded("the timeout passed before the call was sent"))
             else:
                 touched[frame] = None
-                _fail(caller, self._error_for(frame, index, DeadlineExceeded("no answer within the timeout")))
+                self._fail_one(frame, index, DeadlineExceeded("no answer within the timeout"))
         for frame in touched:
             if frame.live <= 0:
                 self._give_up(frame)

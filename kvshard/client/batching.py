@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 
 from kvshard.client.batch_window import Window, bucket_of
-from kvshard.errors import ErrorDetails, ResourceExhausted
+from kvshard.errors import ErrorDetails, KvShardError, ResourceExhausted
 from kvshard.lane_messages import KeysRead
 
 FRAME_KEYS_MAX = 1_000
@@ -63,9 +63,10 @@ class Frame:
     """Calls that travel together; the columns are parallel. bucket: of all keys, None: of any.
 
     live: callers that still wait. is_out: a sending is under way. After `keep` the frame is what is left to be sent again.
+    causes: what the earlier sendings of callers failed with.
     """
 
-    __slots__ = ("_members", "bucket", "callers", "collection", "deadlines", "is_out", "keys", "live")
+    __slots__ = ("_members", "bucket", "callers", "causes", "collection", "deadlines", "is_out", "keys", "live")
 
     def __init__(
         self, collection: str, bucket: int | None, keys: list[bytes], callers: list[Caller], deadlines: list[float]
@@ -77,6 +78,7 @@ class Frame:
         self.deadlines = deadlines
         self.live = len(callers)
         self.is_out = False
+        self.causes: dict[Caller, KvShardError] = {}
         self._members: set[Caller] | None = None
 
     def __repr__(self) -> str:
@@ -167,6 +169,10 @@ class ReadQueue(Queue):
 
     def cut(self, keys: int) -> ReadFrame:
         """The frame of the first so many calls."""
+        if keys >= len(self.keys):  # All of it: the columns themselves, without a copy.
+            columns = self.keys, self.callers, self.deadlines
+            self.keys, self.callers, self.deadlines = [], [], []
+            return ReadFrame(self.collection, self.options, self.bucket, *columns)
         frame = ReadFrame(
             self.collection, self.options, self.bucket, self.keys[:keys], self.callers[:keys], self.deadlines[:keys]
         )
@@ -250,15 +256,15 @@ class Batching(ABC, Generic[QueueT, FrameT]):
         while self._queues:
             name = next(iter(self._queues))
             queue = self._queues.pop(name)
-            places = self.window.places(name[2], now)
-            if not len(queue):
+            places, waiting = self.window.places(name[2], now), len(queue)
+            if not waiting:
                 continue
             if places <= 0:
                 blocked[name] = queue
                 continue
-            share = -(-len(queue) // places)
-            frame = self._cut(queue, min(max(share, FRAME_KEYS_SPREAD), self._frame_keys_max(name)))
-            if len(queue):
+            share = max(-(-waiting // places), FRAME_KEYS_SPREAD)
+            frame = self._cut(queue, min(share, self._frame_keys_max(name)))
+            if len(frame.keys) < waiting:
                 self._queues[name] = queue  # Behind the others: its turn comes again when they had theirs.
             self.window.sent(frame, name[2], now)
             self.frames[frame] = None
@@ -352,7 +358,9 @@ class ReadBatching(Batching[ReadQueue, ReadFrame]):
 
     def add(self, collection: str, options: bytes, key: bytes, caller: Caller, deadline: float) -> None:
         """A call is made. Raises ResourceExhausted."""
-        queue = self._queue_of(collection, options, key)
+        queue = None if self._is_careful else self._queues.get((collection, options, None))
+        if queue is None:
+            queue = self._queue_of(collection, options, key)
         if len(queue.keys) >= CALLS_WAITING_MAX:
             raise too_many_waiting()
         queue.keys.append(key)
@@ -367,7 +375,10 @@ class ReadBatching(Batching[ReadQueue, ReadFrame]):
         if not found:
             return
         size = sum(found) / len(found)
-        known = self._value_bytes.get(collection, size)
+        known = self._value_bytes.get(collection)
+        if known == size:
+            return
+        known = size if known is None else known
         if len(self._value_bytes) >= COLLECTIONS_MEASURED:
             self._value_bytes.clear()
         self._value_bytes[collection] = known + SIZE_WEIGHT * (size - known)

@@ -3,7 +3,6 @@
 Pure: imports only the standard library and other pure files.
 """
 
-import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -23,15 +22,23 @@ def invalid(message: str, field: str, limit: int | None = None) -> InvalidArgume
 def key_bytes(key: str | bytes, field: str = "key") -> bytes:
     """The key as it travels: str as UTF-8; bytes that were no UTF-8 come back as they were read (surrogateescape)."""
     if isinstance(key, str):
+        text = key
         try:
-            key = key.encode("utf-8", "surrogateescape")
+            key = text.encode()
         except UnicodeEncodeError:
-            raise invalid(f"key {key!r} cannot be written as UTF-8", field) from None
+            key = _escaped(text, field)
     elif not isinstance(key, bytes):
         raise invalid(f"a key is str or bytes, not {type(key).__name__}", field)
     if not 0 < len(key) <= KEY_MAX_BYTES:
         raise invalid(f"a key has 1 to {KEY_MAX_BYTES:,} bytes, this one {len(key):,}", field, KEY_MAX_BYTES)
     return key
+
+
+def _escaped(key: str, field: str) -> bytes:
+    try:
+        return key.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise invalid(f"key {key!r} cannot be written as UTF-8", field) from None
 
 
 def keys_bytes(keys: Iterable[str | bytes]) -> list[bytes]:
@@ -40,18 +47,22 @@ def keys_bytes(keys: Iterable[str | bytes]) -> list[bytes]:
     Keys of one type are looked at all together, which takes a tenth of the time of one after the other.
     """
     given = list(keys)
-    kinds = set(map(type, given))
-    wire: list[bytes] = []
-    if kinds == {bytes}:
-        wire = cast(list[bytes], given)
-    elif kinds == {str}:
-        with contextlib.suppress(UnicodeEncodeError):
-            wire = list(map(str.encode, cast(list[str], given)))
+    wire = _all_bytes(given)
     if wire:
-        lengths = list(map(len, wire))
-        if min(lengths) > 0 and max(lengths) <= KEY_MAX_BYTES:
+        lengths = set(map(len, wire))
+        if 0 not in lengths and max(lengths) <= KEY_MAX_BYTES:
             return wire
     return [key_bytes(key, f"keys[{index}]") for index, key in enumerate(given)]
+
+
+def _all_bytes(given: list[str | bytes]) -> list[bytes]:
+    """The keys as bytes if they are all of one type, and UTF-8 where they are text; else empty."""
+    if given and type(given[0]) is str:
+        try:
+            return list(map(str.encode, cast(list[str], given)))
+        except (TypeError, UnicodeEncodeError):  # What is no str says so by itself.
+            return []
+    return cast(list[bytes], given) if set(map(type, given)) == {bytes} else []
 
 
 def range_bytes(bound: str | bytes | None, field: str) -> bytes:
@@ -127,7 +138,8 @@ def batches(keys: Sequence[bytes], values: Sequence[bytes] | None = None) -> lis
     """Cut a batch, in order, into pieces of which each keeps within the service's limits."""
     if values is None:
         return [slice(start, start + BATCH_MAX_KEYS) for start in range(0, len(keys), BATCH_MAX_KEYS)]
-    if len(keys) <= BATCH_MAX_KEYS and sum(map(len, keys)) + sum(map(len, values)) <= BATCH_MAX_BYTES:
+    # The usual case. However long the keys may be, they fit, so that they need not be measured.
+    if len(keys) <= BATCH_MAX_KEYS and len(keys) * KEY_MAX_BYTES + sum(map(len, values)) <= BATCH_MAX_BYTES:
         return [slice(0, len(keys))] if keys else []
     pieces: list[slice] = []
     start, size = 0, 0

@@ -26,10 +26,9 @@ from kvshard.rpc.convert import cluster_map_from_proto, leaf_from_proto, shard_f
 from kvshard.v1 import cluster_pb2
 
 if TYPE_CHECKING:
-    from kvshard.client.direct import Direct
-    from kvshard.tail.status import TailStatus
+    from kvshard.client.direct import Direct, RouterView
 
-ASK_TAIL_TIMEOUT_S = 2.0
+ASK_ROUTER_TIMEOUT_S = 2.0
 """A router answers its status within a second, whatever its leaves do."""
 
 SLOW_READS_MAX = 1_000
@@ -115,14 +114,14 @@ class Client(Keyspace[K, bytes]):
 
     def _go_direct(self, connection: Connection) -> "Direct":
         # Here, since a client that is not direct needs nothing of what a router does.
-        from kvshard.client.direct import over_lanes
+        from kvshard.client.direct import over_lanes, view_of
         from kvshard.client.direct_scan import DirectScans
         from kvshard.client.scan_source import RouterScans
 
-        async def ask_tail() -> "TailStatus | None":
-            return (await self.status(timeout=ASK_TAIL_TIMEOUT_S)).tail
+        async def ask_router() -> "RouterView":
+            return view_of(await self.status(timeout=ASK_ROUTER_TIMEOUT_S))
 
-        direct = over_lanes(connection.addresses, connection.keys.transport, ask_tail, connection.clock)
+        direct = over_lanes(connection.addresses, connection.keys.transport, ask_router, connection.clock)
         connection.keys.transport = direct
         routers = RouterScans(connection)
         connection.scan_source = DirectScans(direct, routers, connection.clock, connection.streams.add)

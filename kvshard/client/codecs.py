@@ -35,8 +35,11 @@ def key_decoder(keys: type[K]) -> Callable[[bytes], K]:
 
 
 def _text_key(key: bytes) -> str:
-    # Keys that are no UTF-8 come out with surrogates, and `checks.key_bytes` turns those back into the same bytes.
-    return key.decode("utf-8", "surrogateescape")
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        # Keys that are no UTF-8 come out with surrogates, and `checks.key_bytes` turns those back into the same bytes.
+        return key.decode("utf-8", "surrogateescape")
 
 
 _encode_json = msgspec.json.Encoder().encode

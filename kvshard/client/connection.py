@@ -13,7 +13,7 @@ from weakref import WeakSet
 import grpc
 
 from kvshard.client.key_calls import KeyCalls
-from kvshard.client.retries import RetryPolicy, retry_delay
+from kvshard.client.retries import RetryPolicy, retry_delay, told
 from kvshard.client.router_lanes import LANES, RouterLanes
 from kvshard.client.routers import Routers, RouterStubs, UnaryMethod
 from kvshard.clock import Clock, SystemClock
@@ -91,6 +91,7 @@ class Connection:
     ) -> ResponseT:
         """Make a call and, where that is safe, make it again until the deadline. Raises a KvShardError."""
         attempts = 0
+        error: KvShardError | None = None
         while True:
             attempts += 1
             router = self.current
@@ -98,7 +99,7 @@ class Connection:
             try:
                 return await self.routers.call(method, request, timeout=left, is_write=not is_repeatable)
             except KvShardError as raised:
-                error = raised
+                error = told(raised, error)
             await self.pause_or_raise(error, router, is_repeatable=is_repeatable, attempts=attempts, deadline=deadline)
 
     def delay_after(

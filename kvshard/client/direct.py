@@ -10,8 +10,9 @@ could answer can be reached from here, and for what failed here. Which that is s
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
@@ -20,6 +21,7 @@ import structlog
 from kvshard.client.direct_path import DirectPath, is_for_a_router
 from kvshard.client.direct_status import Detour, DirectStatus
 from kvshard.client.map_watch import MapWatch
+from kvshard.client.status import ClusterStatus
 from kvshard.client.transport import KeyTransport
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap
@@ -49,8 +51,22 @@ MAP_WAIT_S = 60.0
 
 log = structlog.get_logger(__name__)
 
-AskTail = Callable[[], Awaitable[TailStatus | None]]
-"""What a router does against slow leaves; raises a KvShardError."""
+
+@dataclass(frozen=True, slots=True)
+class RouterView:
+    """What a router tells a direct client that begins.
+
+    tail: what it does against slow leaves, None where it does not say. committed: seqnos that shards had committed by then.
+    Without them a direct client would know only of the shards that it has talked to; a busy shard that gets the first write of
+    such a client twice, since the first answer was lost, would have to refuse it as too old.
+    """
+
+    tail: TailStatus | None = None
+    committed: Mapping[int, int] = field(default_factory=dict)
+
+
+AskRouter = Callable[[], Awaitable[RouterView]]
+"""Raises a KvShardError."""
 
 
 class FollowedMaps(MapSource, Protocol):
@@ -74,7 +90,7 @@ class FollowedMaps(MapSource, Protocol):
         ...
 
 
-def over_lanes(addresses: Sequence[str], router: KeyTransport, ask_tail: AskTail, clock: Clock) -> "Direct":
+def over_lanes(addresses: Sequence[str], router: KeyTransport, ask_router: AskRouter, clock: Clock) -> "Direct":
     """A direct transport to real leaves, by the map of the routers at these addresses."""
     rng = Random()
     maps = MapWatch(addresses, clock, rng)
@@ -86,14 +102,14 @@ def over_lanes(addresses: Sequence[str], router: KeyTransport, ask_tail: AskTail
             lambda leaf: maps.current.leaf_address(leaf), clock, rng, mark_of=lambda leaf: leaf_mark(cluster_id, leaf)
         )
 
-    return Direct(router, maps, new_leaves, ask_tail, clock, rng)
+    return Direct(router, maps, new_leaves, ask_router, clock, rng)
 
 
 class Direct(KeyTransport):
     """Carries keys to the leaves, or else through `router`, which is closed together with this.
 
-    maps: follows the cluster map; closed together with this, too. new_leaves: makes what asks the leaves of that map. ask_tail:
-    how a router hedges; this does it alike. Begins at the first request, or at `start`.
+    maps: follows the cluster map; closed together with this, too. new_leaves: makes what asks the leaves of that map.
+    ask_router: how it hedges, this does it alike; and what it knows of the shards. Begins at the first request, or at `start`.
     """
 
     def __init__(
@@ -101,14 +117,14 @@ class Direct(KeyTransport):
         router: KeyTransport,
         maps: FollowedMaps,
         new_leaves: Callable[[], LeafClient],
-        ask_tail: AskTail,
+        ask_router: AskRouter,
         clock: Clock,
         rng: Random | None = None,
     ) -> None:
         self._router = router
         self._maps = maps
         self._new_leaves = new_leaves
-        self._ask_tail = ask_tail
+        self._ask_router = ask_router
         self._clock = clock
         self._rng = rng or Random()
         maps.subscribe(self._on_map)
@@ -254,13 +270,16 @@ class Direct(KeyTransport):
             if not self._maps.has_map:
                 log.warning("no router has sent the cluster map yet", waited_s=MAP_WAIT_S)
         try:
-            self._settings = settings_of(await self._ask_tail())
+            view = await self._ask_router()
         except KvShardError as error:
-            self._settings = HedgeSettings()
+            view = RouterView()
             log.info("how routers hedge is not known", error=error.message)
+        self._settings = settings_of(view.tail)
         if not self._maps.cluster_id:
             log.info("the routers are too old for a direct client: they do not tell which cluster they serve")
         self._on_map(self._maps.current)
+        if self._path is not None:
+            self._path.learn(view.committed)
 
     def _on_map(self, cluster_map: ClusterMap) -> None:
         cluster_id = self._maps.cluster_id
@@ -313,6 +332,15 @@ def _in_part(reply: KeysWriteReply, failures: Sequence[tuple[int, ErrorRecord]])
 def _for_a_router(failures: Sequence[tuple[int, ErrorRecord]]) -> list[KvShardError]:
     """The failures of keys to which a router may have another answer."""
     return [error for error in (error_of(record) for _, record in failures) if is_for_a_router(error)]
+
+
+def view_of(status: ClusterStatus) -> RouterView:
+    """What a direct client takes from a router's status. A shard has committed what any of its replicas knows to be."""
+    committed: dict[int, int] = {}
+    for leaf in status.leaves:
+        for replica in leaf.replicas:
+            committed[replica.shard] = max(replica.committed, committed.get(replica.shard, 0))
+    return RouterView(status.tail, committed)
 
 
 def settings_of(tail: TailStatus | None) -> HedgeSettings:

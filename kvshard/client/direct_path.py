@@ -4,7 +4,7 @@ Here is what is put together, and which requests may take the way. What becomes 
 `direct`'s business.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 
 from kvshard.client.direct_probe import ReachProbe
@@ -75,6 +75,11 @@ class DirectPath:
         addresses = {leaf: cluster_map.leaf_address(leaf) or "" for leaf in sorted(holders)}
         self._reach.install(addresses, self._clock.monotonic())
         self._probe.wake()
+
+    def learn(self, committed: Mapping[int, int]) -> None:
+        """Shards had committed these seqnos before now."""
+        for shard, seqno in committed.items():
+            self._scatter.heard.committed.learn(shard, seqno)
 
     async def close(self) -> None:
         """Close the connections; requests under way fail with Unavailable."""

@@ -8,7 +8,6 @@ from kvshard.client.batch_results import DeleteResults, GetResults, PutResults, 
 from kvshard.client.batch_retry import Written
 from kvshard.client.checks import (
     batches,
-    check_condition,
     check_timeout,
     key_bytes,
     keys_bytes,
@@ -19,10 +18,10 @@ from kvshard.client.connection import Connection
 from kvshard.client.options import ReadOptions, ReadOverrides
 from kvshard.client.results import Coverage, Item, K, ReadState, Timing, V
 from kvshard.client.scan import Scan, ScanRange
+from kvshard.client.single_calls import SingleCalls, condition_of
 from kvshard.client.wire import add_coverage, add_timing, coverage_of, failures_of, read_rest, state_of, timing_of
 from kvshard.errors import KvShardError
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite
-from kvshard.model import ABSENT
 from kvshard.v1 import kv_pb2, types_pb2
 
 OutcomeT = TypeVar("OutcomeT", int, bool)
@@ -30,11 +29,6 @@ Items: TypeAlias = Mapping[str, V] | Mapping[bytes, V] | Iterable[tuple[str | by
 """What put_many takes: values by key, or pairs, of which a key may occur in several."""
 
 _NOTHING_ASKED = Coverage(True, 0, 0, 1.0, 0, 0)
-
-
-def _condition(if_version: int | None, if_absent: bool) -> int | None:
-    check_condition(if_version, if_absent)
-    return ABSENT if if_absent else if_version
 
 
 class _Gathered(Generic[V]):
@@ -66,9 +60,11 @@ class Keyspace(Generic[K, V]):
         self._keys: type[K] = keys
         self._decode_key = key_decoder(keys)
         self._values = values
+        self._now = connection.clock.monotonic
         self._options = options or ReadOptions()
         self._wire_options = self._options.to_wire()  # Of a search.
         self._defaults = _travelling(self._options)
+        self._single = SingleCalls(connection, name, self._defaults, keys, values)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._name!r}, {self._connection!r})"
@@ -102,7 +98,7 @@ class Keyspace(Generic[K, V]):
         says details.maybe_applied.
         """
         wire, encoded = key_bytes(key), self._values.encode(value)
-        done = await self._write(wire, encoded, ttl_milliseconds(ttl), _condition(if_version, if_absent), refresh, timeout)
+        done = await self._write(wire, encoded, ttl_milliseconds(ttl), condition_of(if_version, if_absent), refresh, timeout)
         return done[0]
 
     async def get(self, key: str | bytes, **read: Unpack[ReadOverrides]) -> Item[K, V] | None:
@@ -112,7 +108,7 @@ class Keyspace(Generic[K, V]):
         if read:
             options = self._options.overridden(read)
             encoded, is_gathered, timeout = _travelling(options)
-        now = self._connection.clock.monotonic()
+        now = self._now()
         if not is_gathered:
             return self._item_of(wire, *await self._read_alone(wire, encoded, now + timeout))
         reads = self._connection.keys.reads
@@ -122,9 +118,7 @@ class Keyspace(Generic[K, V]):
         except asyncio.CancelledError:
             reads.forget(future)
             raise
-        if found is None:
-            return None
-        return Item(self._decode_key(wire), self._values.decode(found[0]), found[1], found[2])
+        return self._single.item(key, wire, found)
 
     async def explain_get(self, key: str | bytes, **read: Unpack[ReadOverrides]) -> tuple[Item[K, V] | None, Timing]:
         """Read a key and tell where the time went, also when it is absent."""
@@ -154,7 +148,7 @@ class Keyspace(Generic[K, V]):
         self, key: str | bytes, *, if_version: int | None = None, refresh: bool = False, timeout: float | None = None
     ) -> bool:
         """Delete a key; True if it was there. if_version: only if it has this version, VersionConflict otherwise."""
-        return (await self._write(key_bytes(key), None, 0, _condition(if_version, False), refresh, timeout))[1]
+        return (await self._write(key_bytes(key), None, 0, condition_of(if_version, False), refresh, timeout))[1]
 
     async def _write(
         self,
@@ -166,7 +160,7 @@ class Keyspace(Generic[K, V]):
         timeout: float | None,
     ) -> tuple[int, bool]:
         """A put, or a delete (None), beside those of other callers: its version, and whether the key was there."""
-        now = self._connection.clock.monotonic()
+        now = self._now()
         deadline = now + (self._options.timeout if timeout is None else check_timeout(timeout))
         writes = self._connection.keys.writes
         future = writes.write(
@@ -225,7 +219,7 @@ class Keyspace(Generic[K, V]):
         """
         given, values = _columns_of(items)
         keys, encoded = keys_bytes(given), self._values.encode_all(values)
-        ttl_ms, condition = ttl_milliseconds(ttl), _condition(None, if_absent)
+        ttl_ms, condition = ttl_milliseconds(ttl), condition_of(None, if_absent)
         requests = []
         for piece in batches(keys, encoded):
             count = piece.stop - piece.start

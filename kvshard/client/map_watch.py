@@ -79,6 +79,7 @@ class MapWatch:
         """Stop following; those who wait get what is known, or Unavailable."""
         self._is_closed = True
         tasks = [*self._reads, *(() if self._follower is None else (self._follower,))]
+        self._follower = None  # Its cancellation's traceback holds the stream, and this one.
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

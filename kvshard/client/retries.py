@@ -18,7 +18,7 @@ Pure: imports only the standard library and other pure files.
 
 from dataclasses import dataclass
 
-from kvshard.errors import KvShardError, ResourceExhausted, Unavailable
+from kvshard.errors import DeadlineExceeded, KvShardError, ResourceExhausted, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,16 @@ def may_retry(error: KvShardError, *, is_repeatable: bool) -> bool:
     if isinstance(error, ResourceExhausted):
         return error.details.retry_after_ms is not None
     return isinstance(error, Unavailable) and error.is_retryable
+
+
+def told(error: KvShardError, before: KvShardError | None) -> KvShardError:
+    """What a repeated call failed with: that the time for the last repetition ran out tells less than why there was one.
+
+    before: what the attempt before this one failed with. A write that may have been done is told as such.
+    """
+    if before is None or not isinstance(error, DeadlineExceeded) or error.details.maybe_applied:
+        return error
+    return before
 
 
 def retry_delay(

@@ -7,15 +7,18 @@ also keep small frames from waiting behind large ones.
 from random import Random
 from typing import TypeVar
 
+import structlog
+
 from kvshard.client import unary_keys
 from kvshard.client.checks import invalid
 from kvshard.client.routers import Routers, closed_during_call
-from kvshard.client.transport import KeyTransport
+from kvshard.client.transport import KeyTransport, ReadHeard, TakeBack
 from kvshard.clock import Clock
 from kvshard.errors import KvShardError, Unimplemented
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysScan, KeysScanReply, KeysWrite, KeysWriteReply
-from kvshard.rpc.codec import READ_KEYS, SCAN_KEYS, WRITE_KEYS, LaneCall, decode, encode
+from kvshard.rpc.codec import READ_KEYS, SCAN_KEYS, WRITE_KEYS, LaneCall, decode_error, decode_reply, encode
 from kvshard.rpc.lane import Lane
+from kvshard.rpc.lane_session import Outcome
 
 LANES = 2
 """Lanes to a router: one for small frames and one for large ones. More pay off where the router has several workers: two for
@@ -36,6 +39,8 @@ connection or a round trip."""
 
 RequestT = TypeVar("RequestT", KeysRead, KeysWrite, KeysScan)
 ReplyT = TypeVar("ReplyT")
+
+log = structlog.get_logger(__name__)
 
 
 class RouterLanes(KeyTransport):
@@ -64,8 +69,18 @@ class RouterLanes(KeyTransport):
             try:
                 return await self._ask(READ_KEYS, router, request, deadline, is_bulk)
             except Unimplemented:
-                self._note_unary(router)
+                self.note_unary(router)
         return await unary_keys.read(self._routers, request, deadline - self._clock.monotonic())
+
+    def begin_read(self, request: KeysRead, deadline: float, heard: ReadHeard) -> TakeBack | None:
+        """Send a read without awaiting anything; None: there is no open lane, or no room on it."""
+        router = self._routers.current
+        if not self._has_lanes(router):
+            return None
+        payload = encode(request)
+        is_bulk = len(payload) > BULK_BYTES or (len(request.keys) > BULK_KEYS and not request.is_each_alone)
+        lane = self._lane_for(router, is_bulk)
+        return lane.start(READ_KEYS.number, payload, deadline, _ReadOutlet(self, router, heard))
 
     async def write(self, request: KeysWrite, deadline: float) -> KeysWriteReply:
         """Write keys."""
@@ -74,7 +89,7 @@ class RouterLanes(KeyTransport):
             try:
                 return await self._ask(WRITE_KEYS, router, request, deadline, is_bulk=False)
             except Unimplemented:
-                self._note_unary(router)
+                self.note_unary(router)
         return await unary_keys.write(self._routers, request, deadline - self._clock.monotonic())
 
     async def scan(self, request: KeysScan, limit: int, deadline: float) -> KeysScanReply | None:
@@ -107,7 +122,7 @@ class RouterLanes(KeyTransport):
         payload = encode(request)
         lane = self._lane_for(router, is_bulk or len(payload) > BULK_BYTES)
         frame = await lane.call(method.number, payload, deadline, is_write=method.is_write)
-        return decode(method.reply, frame.payload)
+        return decode_reply(method, frame.payload)
 
     def _has_lanes(self, router: int) -> bool:
         until = self._unary_until.get(router)
@@ -118,7 +133,8 @@ class RouterLanes(KeyTransport):
         del self._unary_until[router]
         return True
 
-    def _note_unary(self, router: int) -> None:
+    def note_unary(self, router: int) -> None:
+        """This router knows no lanes."""
         self._unary_until[router] = self._clock.monotonic() + UNARY_FOR_S
 
     def _lane_for(self, router: int, is_bulk: bool) -> Lane:
@@ -128,8 +144,49 @@ class RouterLanes(KeyTransport):
             address = self._routers.addresses[router]
             lanes = [Lane(address, self._clock, peer="the router", rng=self._random) for _ in range(self._count)]
             self._lanes[router] = lanes
+        if len(lanes) <= 2:  # The usual case of `choose_lane`: one for everything, or one for each size.
+            return lanes[-1] if is_bulk else lanes[0]
         self._turn += 1
         return lanes[choose_lane([lane.outstanding for lane in lanes], is_bulk, self._turn)]
+
+
+class _ReadOutlet:
+    """Tells the outcome of a read that was started."""
+
+    __slots__ = ("_heard", "_is_done", "_lanes", "_router")
+
+    def __init__(self, lanes: RouterLanes, router: int, heard: ReadHeard) -> None:
+        self._lanes = lanes
+        self._router = router
+        self._heard = heard
+        self._is_done = False
+
+    def done(self) -> bool:
+        """Whether it has been told."""
+        return self._is_done
+
+    def set_result(self, outcome: Outcome, /) -> None:
+        """Raises nothing: a defect behind it must not break the lane of all the others."""
+        self._is_done = True
+        try:
+            self._heard(self._reply_of(outcome))
+        except Exception:
+            log.exception("an answer could not be taken in", router=self._router)
+
+    def _reply_of(self, outcome: Outcome) -> KeysReadReply | KvShardError | None:
+        if isinstance(outcome, KvShardError):
+            error = outcome
+        elif outcome.is_error:
+            error = decode_error(outcome.payload)
+        else:
+            try:
+                return decode_reply(READ_KEYS, outcome.payload)
+            except KvShardError as unreadable:
+                return unreadable
+        if isinstance(error, Unimplemented):
+            self._lanes.note_unary(self._router)
+            return None
+        return error
 
 
 def choose_lane(outstanding: list[int], is_bulk: bool, turn: int) -> int:

@@ -6,8 +6,18 @@ asks a router, and the direct client asks the leaves themselves.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeAlias
 
+from kvshard.errors import KvShardError
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite, KeysWriteReply
+
+ReadHeard: TypeAlias = Callable[[KeysReadReply | KvShardError | None], None]
+"""Is told what became of a read that was started: once, never while it is being started, not at all if it was taken back. None:
+it has to be asked in the other way, by `read`. It must be quick."""
+
+TakeBack: TypeAlias = Callable[[], object]
+"""Takes a read back that was started. Of no effect once it was answered."""
 
 
 class KeyTransport(ABC):
@@ -26,6 +36,13 @@ class KeyTransport(ABC):
     @abstractmethod
     async def read(self, request: KeysRead, deadline: float) -> KeysReadReply:
         """Read keys. Raises a KvShardError, of which `is_each_alone` requests have one only if it hits all their keys."""
+
+    def begin_read(self, request: KeysRead, deadline: float, heard: ReadHeard) -> TakeBack | None:
+        """Send a read without awaiting anything: no task is needed for it, and its answer wakes its callers at once.
+
+        None: that cannot be now, or never; `read` waits until it can. The first attempt of a read is made so, where possible.
+        """
+        return None
 
     @abstractmethod
     async def write(self, request: KeysWrite, deadline: float) -> KeysWriteReply:

@@ -4,7 +4,7 @@ import asyncio
 from operator import methodcaller
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from kvshard.client.batcher import Batcher
+from kvshard.client.batcher import Batcher, Begun
 from kvshard.client.frame_slices import FrameSlices
 from kvshard.client.write_batching import WriteBatching, WriteCall, WriteFrame
 from kvshard.client.write_ids import WriteId
@@ -43,17 +43,21 @@ class WriteBatcher(Batcher[WriteFrame]):
         now: float,
     ) -> "asyncio.Future[Done]":
         """Write a key, or delete it (None). Raises FailedPrecondition after the close; other errors come by the future."""
-        self._connection.routers.check_open()
-        future: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        self._writes.add(collection, WriteCall(key, value, ttl_ms, condition, refresh, future, deadline))
-        self._added(deadline, now)
+        future: asyncio.Future[Done] = self._own_loop().create_future()
+        self.ask(collection, WriteCall(key, value, ttl_ms, condition, refresh, future, deadline), now)
         return future
 
-    async def _rounds(self, frame: WriteFrame) -> None:
+    def ask(self, collection: str, call: WriteCall, now: float) -> None:
+        """The same for a caller who is told as a future is: by `set_result` or `set_exception`, on the event loop."""
+        self._connection.routers.check_open()
+        self._writes.add(collection, call)
+        self._added(call.deadline, now)
+
+    async def _rounds(self, frame: WriteFrame, begun: Begun | None = None) -> None:
         with self._calls.ids.new() as id:
             self._ids[frame] = id
             try:
-                await super()._rounds(frame)
+                await super()._rounds(frame, begun)
             finally:
                 del self._ids[frame]
 

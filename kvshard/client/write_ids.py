@@ -14,6 +14,19 @@ WATERMARKS_INTERVAL_S = 5.0
 """Between two looks at how far the shards have committed, which make a late repetition recognisable. A shard forgets clients
 after a thousand others have written, so these are new enough; and a look costs 12 bytes a shard."""
 
+_forks = 0
+"""Forks that this process comes from. Counted, since to ask the kernel for the process's id at every write costs as much as the
+rest of its id."""
+
+
+def _note_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
 
 class WriteId:
     """The id of one write, over all its sendings. known: what was known of the shards before the first of them.
@@ -65,7 +78,7 @@ class WriteIds:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._names: WriteNames | None = None
-        self._pid = 0
+        self._forks = 0
         self._watermarks = b""
         self._due_at = float("-inf")
 
@@ -89,8 +102,8 @@ class WriteIds:
 
     def _own_names(self) -> WriteNames:
         """Names that nobody else gives: processes that are forked with a client, and with its random numbers, have others."""
-        if self._names is None or self._pid != os.getpid():
-            self._names, self._pid = WriteNames(secrets.token_hex(12)), os.getpid()
+        if self._names is None or self._forks != _forks:
+            self._names, self._forks = WriteNames(secrets.token_hex(12)), _forks
         return self._names
 
     def _is_due(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar, cast
 
 import msgspec
 
-from kvshard.errors import ErrorRecord, Internal, KvShardError, error_of, record_of
+from kvshard.errors import ErrorRecord, Internal, KvShardError, error_of, in_doubt, record_of
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysScan, KeysScanReply, KeysWrite, KeysWriteReply
 from kvshard.limits import MESSAGE_MAX_BYTES
 from kvshard.model import (
@@ -103,6 +103,17 @@ def decode(kind: type[ReplyT], payload: bytes) -> ReplyT:
         return cast(ReplyT, _decoders[kind].decode(payload))
     except msgspec.MsgspecError as error:
         raise Internal(f"not a {kind.__name__} payload: {error}") from None
+
+
+def decode_reply(method: LaneCall[RequestT, ReplyT], payload: bytes) -> ReplyT:
+    """The reply of that method in a payload; Internal when it is not one, with maybe_applied where the method writes.
+
+    Whoever answers a write has taken it: that its answer cannot be read says nothing of what was done.
+    """
+    try:
+        return decode(method.reply, payload)
+    except Internal as error:
+        raise (in_doubt(error) if method.is_write else error) from None
 
 
 def encode_error(error: KvShardError) -> bytes:

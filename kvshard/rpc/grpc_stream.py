@@ -158,6 +158,9 @@ class CallerStream(_GrpcStream[Responses, Requests]):
     async def _clean_up(self) -> None:
         self._call.cancel()
         await self._channel.close()
+        # The traceback of a call's error holds this stream, for as long as somebody keeps the error or nobody collects it.
+        # That must not keep the connection.
+        del self._call, self._channel
 
 
 class ServingStream(_GrpcStream[Requests, Responses]):

@@ -152,14 +152,23 @@ def rest_of_read(
     states: Sequence[ReadState] = (),
 ) -> bytes:
     """What a `KeysReadReply` says beside its columns: an encoded BatchGetResponse; empty when there is nothing to say."""
-    if not failures and not states and coverage is None and timing is None:
-        return b""
+    if not failures and not states and timing is None:
+        if coverage is None:
+            return b""
+        if not coverage.failed:
+            return _rest_of_whole(coverage)
     return kv_pb2.BatchGetResponse(
         failures=failures_to_proto(failures),
         coverage=None if coverage is None else coverage_to_proto(coverage),
         timing=None if timing is None else timing_to_proto(timing),
         states=map(state_to_proto, states),
     ).SerializeToString()
+
+
+@lru_cache(maxsize=256)
+def _rest_of_whole(coverage: Coverage) -> bytes:
+    """The rest of an answer from all legs: as long as no document comes or goes, the same one again and again."""
+    return kv_pb2.BatchGetResponse(coverage=coverage_to_proto(coverage)).SerializeToString()
 
 
 def rest_of_write(failures: Sequence[tuple[int, ErrorRecord]], watermarks: bytes = b"") -> bytes:

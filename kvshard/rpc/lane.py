@@ -132,9 +132,10 @@ class Lane:
     async def close(self) -> None:
         """Close the connection; outstanding calls fail with Unavailable."""
         self._is_closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
         await asyncio.gather(*(session.close() for session in self._sessions))
 
     async def _connected(self, deadline: float) -> LaneSession:
@@ -167,43 +168,43 @@ class Lane:
         channel = aio_channel(self.address, is_internal=self._is_internal)
         call = lane_pb2_grpc.LanesStub(channel).Lane()
         stream: MessageStream[Responses, Requests] | None = None
-        problem: KvShardError = Unavailable(f"cannot connect to {self._peer}: interrupted")
-        is_plain = False
+        found: dict[str, str] | KvShardError = Unavailable(f"cannot connect to {self._peer}: interrupted")
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 found = await self._metadata(call)
-            stream = await self._plain(found.get(OFFER, ""))
-            is_plain = stream is not None
-            stream = stream or CallerStream(channel, call)
+            if isinstance(found, dict):
+                stream = await self._plain(found.get(OFFER, "")) or CallerStream(channel, call)
         except TimeoutError:
-            problem = Unavailable(f"cannot connect to {self._peer}: no answer within {CONNECT_TIMEOUT_S:g} s")
-        except KvShardError as error:
-            problem = error
+            found = Unavailable(f"cannot connect to {self._peer}: no answer within {CONNECT_TIMEOUT_S:g} s")
         finally:
-            if stream is None or is_plain:
+            if not isinstance(stream, CallerStream):
                 call.cancel()
                 await channel.close()
-        if stream is None:
-            self._note_failure(problem)
-        else:
+        if stream is not None:
             self._session = session = LaneSession(stream, self._clock, self._peer, self._on_session_broken, self.late)
             self._sessions.add(session)  # Until all of it has ended, which is after it broke.
             session.when_gone(self._sessions.discard)
+        elif isinstance(found, KvShardError):
+            self._note_failure(found)
 
-    async def _metadata(self, call: Call) -> dict[str, str]:
-        """What the other end says of itself, if it has taken the lane. Raises a KvShardError if it has not."""
+    async def _metadata(self, call: Call) -> dict[str, str] | KvShardError:
+        """What the other end says of itself if it has taken the lane, else why it has not.
+
+        Errors are not raised, for their traceback would hold the call, and that the connection.
+        """
         name, form = LANE_MARK
         metadata = {key: str(value) for key, value in tuple(await call.initial_metadata() or ())}
         found = metadata.get(name)
         if found == form:
-            if self._leaf_mark not in ("", metadata.get(LEAF_MARK)):
-                raise Unavailable(f"cannot connect to {self._peer}: another process answers there")
-            return metadata
+            is_who_it_must_be = self._leaf_mark in ("", metadata.get(LEAF_MARK))
+            return (
+                metadata if is_who_it_must_be else Unavailable(f"cannot connect to {self._peer}: another process answers there")
+            )
         if found is not None:
-            raise self._no_lanes(f"cannot connect to {self._peer}: its lanes have the form {found!r}, those of here {form!r}")
+            return self._no_lanes(f"cannot connect to {self._peer}: its lanes have the form {found!r}, those of here {form!r}")
         code, text = await call.code(), await call.details()
         cause = self._no_lanes if code is grpc.StatusCode.UNIMPLEMENTED else Unavailable
-        raise cause(f"cannot connect to {self._peer}: {text or code}")
+        return cause(f"cannot connect to {self._peer}: {text or code}")
 
     async def _plain(self, text: str) -> MessageStream[Responses, Requests] | None:
         """A plain connection to who made that offer; None where there is no way to it."""

@@ -35,6 +35,7 @@ from kvshard.rpc.codec import (
     LaneCall,
     decode,
     decode_error,
+    decode_reply,
     encode,
 )
 from kvshard.rpc.frames import ResponseFrame
@@ -175,7 +176,7 @@ class LaneLeafClient(LeafClient):
         lanes, payload = self._lanes_to(leaf), encode(request)
         lane = lanes.bulk if is_bulk(request, len(payload)) else lanes.small
         frame = await lane.call(method.number, payload, deadline, is_write=method.is_write, is_hedge=is_hedge)
-        return Answer(decode(method.reply, frame.payload), frame.queue_us, frame.service_us, frame.in_flight)
+        return Answer(decode_reply(method, frame.payload), frame.queue_us, frame.service_us, frame.in_flight)
 
     def _lanes_to(self, leaf: str) -> LanePair:
         address = self._address_of(leaf)

@@ -24,9 +24,12 @@ from kvshard.model import (
 ReplyT = TypeVar("ReplyT", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer(Generic[ReplyT]):
-    """A leaf's reply with the times that the leaf measured. in_flight: requests that it had in work then."""
+    """A leaf's reply with the times that the leaf measured. in_flight: requests that it had in work then.
+
+    Not frozen, since every leg makes one; nobody changes it.
+    """
 
     reply: ReplyT
     queue_us: int = 0

@@ -15,7 +15,7 @@ from kvshard.scatter.leg_result import LegResult
 from kvshard.scatter.moved import is_moved
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BatchWritten:
     """Columns parallel to the keys written. failures: (index, error), by index; the others are durable."""
 
@@ -91,28 +91,26 @@ def whole_read(
     max_bytes: int,
 ) -> ReadColumns | None:
     """The answer to keys of which every one was read; parts: those of each shard. None when that is not so."""
-    replies: dict[int, ShardReadReply] = {}
-    size = 0
+    values: dict[int, Sequence[bytes | None]] = {}
+    versions: dict[int, Sequence[int]] = {}
+    expiries: dict[int, Sequence[int]] = {}
     for leg in legs:
         if leg.answer is None:
             return None
-        reply = replies[leg.shard] = leg.answer.reply
-        if reply.errors or not _is_parallel(reply, len(parts[leg.shard])):
+        shard, reply = leg.shard, leg.answer.reply
+        if reply.errors or not _is_parallel(reply, len(parts[shard])):
             return None
-        size += _bytes_of(reply)
+        values[shard], versions[shard] = reply.values, reply.versions
+        if reply.expires_at_ms:
+            expiries[shard] = reply.expires_at_ms
+    joined = division.join(values)
+    size = sum(map(len, filter(None, joined)))
     if size > max_bytes:
         return None
     expires_at_ms: list[int] = []
-    if any(reply.expires_at_ms for reply in replies.values()):
-        expires_at_ms = division.join(
-            {shard: reply.expires_at_ms or [0] * len(parts[shard]) for shard, reply in replies.items()}
-        )
-    return ReadColumns(
-        division.join({shard: reply.values for shard, reply in replies.items()}),
-        division.join({shard: reply.versions for shard, reply in replies.items()}),
-        expires_at_ms,
-        size=size,
-    )
+    if expiries:
+        expires_at_ms = division.join({shard: expiries.get(shard) or [0] * len(parts[shard]) for shard in values})
+    return ReadColumns(joined, division.join(versions), expires_at_ms, size=size)
 
 
 def whole_written(
@@ -151,15 +149,11 @@ def gone(count: int, moved: Sequence[int]) -> ShardMoved:
     return ShardMoved(f"{len(moved)} of {count} keys belong to a shard that a split is just making", ErrorDetails())
 
 
-def _bytes_of(reply: ShardReadReply) -> int:
-    return sum(map(len, filter(None, reply.values)))
-
-
 def _is_parallel(reply: ShardReadReply | ShardWriteReply, count: int) -> bool:
     """Whether the columns of a reply have as many entries as keys were asked for."""
     if isinstance(reply, ShardWriteReply):
         return len(reply.versions) == len(reply.existed) == count
-    return len(reply.versions) == len(reply.values) == count and len(reply.expires_at_ms) in (0, count)
+    return len(reply.versions) == len(reply.values) == count and (not reply.expires_at_ms or len(reply.expires_at_ms) == count)
 
 
 def _note_failures(

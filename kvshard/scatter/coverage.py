@@ -7,7 +7,6 @@ less than one document, so that an incomplete answer is never a whole one.
 Pure: imports only the standard library and other pure files.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -66,7 +65,9 @@ def coverage_of(
 
     is_continuing_incomplete: the page continues one that lacked shards, so the whole is incomplete whatever answers now.
     """
-    considered = sum(answered.values())
+    considered, count = sum(answered.values()), len(answered)
+    if not failed:
+        return Coverage(not is_continuing_incomplete, considered, considered, count, count)
     mean = -(-considered // len(answered)) if answered else 1
     total = considered
     for leg in failed:
@@ -114,15 +115,21 @@ class KnownCounts:
     """
 
     max_pairs: int = KNOWN_COUNTS_MAX
-    _counts: OrderedDict[tuple[int, int], int] = field(default_factory=OrderedDict)
+    _counts: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def learn(self, collection_id: int, shard: int, documents: int) -> None:
         """Remember what a shard said."""
-        pair = (collection_id, shard)
-        self._counts[pair] = documents
-        self._counts.move_to_end(pair)
-        if len(self._counts) > self.max_pairs:
-            self._counts.popitem(last=False)
+        self.learn_all(collection_id, {shard: documents})
+
+    def learn_all(self, collection_id: int, documents: Mapping[int, int]) -> None:
+        """The same for several shards."""
+        counts = self._counts
+        for shard, count in documents.items():
+            pair = (collection_id, shard)
+            counts.pop(pair, None)  # What is learned anew goes to the end.
+            counts[pair] = count
+        while len(counts) > self.max_pairs:
+            del counts[next(iter(counts))]
 
     def of(self, collection_id: int) -> Callable[[int], int | None]:
         """Looks up the shards of one collection; None where nothing is known."""

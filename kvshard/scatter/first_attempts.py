@@ -12,21 +12,23 @@ Owns these tasks and the attempts: none is left when `run` returns or raises.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from math import inf
-from typing import Any, Generic, NamedTuple, TypeAlias, cast
+from typing import Any, Generic, NamedTuple, TypeAlias
 
+from kvshard.clustermap import ShardConfig
 from kvshard.errors import KvShardError
-from kvshard.rpc.leaf_client import Answer, ReadRequest, Start, TakeBack
-from kvshard.scatter.ledger import micros
-from kvshard.scatter.leg import How, Prepared, ReplyT, RequestT, Shared, prepare
+from kvshard.model import changed
+from kvshard.rpc.leaf_client import Answer, Start, TakeBack
+from kvshard.scatter.leg import Ask, How, Prepared, ReplyT, RequestT, Shared
 from kvshard.scatter.leg_result import LegResult
-from kvshard.scatter.routes import known_map
-from kvshard.tail.defences import RequestHedges
+from kvshard.tail.cost_class import leg_kind
+from kvshard.tail.defences import LegHedges, LegTiming, RequestHedges
 from kvshard.tail.executor import FIRST, OVERRUN_S
-from kvshard.tail.leg_events import AttemptFailed, AttemptKind, AttemptSucceeded, Event
-from kvshard.tail.replica_health import Attempt
+from kvshard.tail.leaf_health import Attempt
+from kvshard.tail.leg_events import AttemptFailed, AttemptKind, AttemptSucceeded, Candidate, Event
+from kvshard.tail.replica_plan import ReplicaPlan
 
 TIMER_SLACK_S = 0.001
 """What is due so soon is done now: uvloop's timers keep whole milliseconds, and a further one would only follow."""
@@ -38,6 +40,8 @@ LATE_LEG_GRACE_S = 0.01
 class Sending(NamedTuple):
     """How the legs of one read are sent. may_hedge: they may have more than one attempt at once. began: when the read did."""
 
+    method: str
+    ask: Ask[Any, Any]
     start: Start
     how: How
     hedges: RequestHedges
@@ -53,8 +57,8 @@ class FirstAttempt(Generic[RequestT, ReplyT]):
     """
 
     __slots__ = (
-        "_owner", "answer", "attempt", "began", "due", "future", "is_handed_over", "leaf", "place", "prepared", "request",
-        "take_back",
+        "_owner", "answer", "attempt", "began", "candidate", "due", "future", "is_handed_over", "place", "plan", "request",
+        "take_back", "timing",
     )  # fmt: skip
 
     future: "asyncio.Future[Event]"
@@ -62,13 +66,21 @@ class FirstAttempt(Generic[RequestT, ReplyT]):
     take_back: TakeBack
 
     def __init__(
-        self, owner: "FirstAttempts[RequestT, ReplyT]", place: int, request: RequestT, prepared: Prepared, now: float
+        self,
+        owner: "FirstAttempts[RequestT, ReplyT]",
+        place: int,
+        request: RequestT,
+        plan: ReplicaPlan,
+        candidate: Candidate,
+        timing: LegTiming,
+        now: float,
     ) -> None:
         self._owner = owner
         self.place = place
         self.request = request
-        self.prepared = prepared
-        self.leaf = prepared.candidates[0].leaf
+        self.plan = plan
+        self.candidate = candidate
+        self.timing = timing
         self.began = now
         self.due = inf
         self.answer: Answer[ReplyT] | None = None
@@ -76,11 +88,7 @@ class FirstAttempt(Generic[RequestT, ReplyT]):
 
     def __repr__(self) -> str:
         state = "handed over" if self.is_handed_over else "waiting" if self.answer is None else "answered"
-        return f"FirstAttempt({self.leaf}, shard {self.request.shard}, {state})"
-
-    def heard(self, outcome: Answer[ReplyT] | KvShardError) -> None:
-        """The leaf has answered, or cannot."""
-        self._owner.heard(self, outcome)
+        return f"FirstAttempt({self.candidate.leaf}, shard {self.request.shard}, {state})"
 
     def hand_over(self, event: Event | None) -> None:
         """Someone else looks after it now. event: what has become of it already."""
@@ -97,32 +105,40 @@ class FirstAttempt(Generic[RequestT, ReplyT]):
 
 
 RunLeg: TypeAlias = Callable[
-    [RequestT, Prepared | None, FirstAttempt[RequestT, ReplyT] | None], Coroutine[Any, Any, LegResult[ReplyT]]
+    [Sending, RequestT, Prepared | None, FirstAttempt[RequestT, ReplyT] | None], Coroutine[Any, Any, LegResult[ReplyT]]
 ]
 """Runs one leg to its end, behind its first attempt if that was sent. Raises only what cancels it."""
 
 
 class FirstAttempts(Generic[RequestT, ReplyT]):
-    """Those of one read. ended: told of each leg that was answered at once.
+    """Those of one read. observe: gets the method and how long each leg took that was answered at once, in microseconds, when
+    all has ended; the others are observed by `run_leg`.
 
     Invariant: a leg is in `_waiting` (sent, and nothing heard), or has a task, or has a result.
     """
+
+    __slots__ = (
+        "_all_ended", "_answered_us", "_due", "_handed_over", "_loop", "_now", "_observe", "_open", "_results", "_run_leg",
+        "_shared", "_tasks", "_timer", "_waiting", "sending",
+    )  # fmt: skip
 
     def __init__(
         self,
         shared: Shared,
         sending: Sending,
         run_leg: RunLeg[RequestT, ReplyT],
-        ended: Callable[[LegResult[ReplyT]], None],
+        observe: Callable[[str, Sequence[int]], None],
     ) -> None:
         self.sending = sending
+        self._answered_us: list[int] = []
+        self._observe = observe
         self._shared = shared
-        self._clock = shared.clock
+        self._now = shared.clock.monotonic
         self._run_leg = run_leg
-        self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._all_ended: asyncio.Future[None] = self._loop.create_future()
         self._open = 0
+        self._due = sending.deadline + LATE_LEG_GRACE_S
         self._results: list[LegResult[ReplyT] | None] = []
         self._waiting: dict[int, FirstAttempt[RequestT, ReplyT]] = {}
         self._handed_over: list[FirstAttempt[RequestT, ReplyT]] = []
@@ -139,86 +155,102 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         """
         count = self._open = len(requests)
         self._results = [None] * count
-        for step in range(first, first + count):
-            self._begin(step % count, requests[step % count])
-        self._set_timer(self._clock.monotonic())
+        self._begin(requests, first)
+        if self._open:
+            self._timer = self._loop.call_later(max(0.0, self._due - self._now()), self._on_timer)
         try:
             await self._all_ended
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            if self._answered_us:
+                self._observe(self.sending.method, self._answered_us)
             if self._open:
                 await self._give_up_all()
         return self._results
 
-    def _begin(self, place: int, request: RequestT) -> None:
-        sending, prepared, first = self.sending, None, None
-        try:
-            config = known_map(self._shared.maps).shards.get(request.shard)
-            prepared = prepare(self._shared, config, request, sending.how, sending.hedges, sending.began)
-            if prepared.candidates and sending.began < sending.deadline:
-                first = self._send(place, request, prepared)
-        except Exception:
-            first = None  # The executor's way runs into the same, and tells it as the result of the leg.
-        if first is None:
+    def _begin(self, requests: Sequence[RequestT], first: int) -> None:
+        """Send all first attempts; a leg of which that cannot be done now gets a task."""
+        sending, maps = self.sending, self._shared.maps
+        is_in_time = maps.has_map and sending.began < sending.deadline
+        shards: Mapping[int, ShardConfig] = maps.current.shards if is_in_time else {}
+        for place in (*range(first, len(requests)), *range(first)):
+            request, prepared = requests[place], None
+            config = shards.get(request.shard)
+            try:
+                if config is not None:
+                    prepared = self._send(place, request, config)
+                    if prepared is None:
+                        continue
+            except Exception:
+                prepared = None  # The executor's way runs into the same, and tells it as the result of the leg.
             self._start_task(place, request, prepared, None)
-        else:
-            self._waiting[place] = first
 
-    def _send(self, place: int, request: RequestT, prepared: Prepared) -> FirstAttempt[RequestT, ReplyT] | None:
-        """None: it cannot be sent without awaiting."""
-        sending, gate, candidate = self.sending, prepared.gate, prepared.candidates[0]
-        assert gate is not None, "a read has a gate"
-        now = self._clock.monotonic()
-        first: FirstAttempt[RequestT, ReplyT] = FirstAttempt(self, place, request, prepared, now)
-        as_sent = request if request.epoch == candidate.epoch else replace(request, epoch=candidate.epoch)
-        take_back = sending.start(candidate.leaf, cast(ReadRequest, as_sent), sending.deadline, first.heard)
+    def _send(self, place: int, request: RequestT, config: ShardConfig) -> Prepared | None:
+        """Send it; or what was looked up for it, when it cannot be sent without awaiting."""
+        _, _, start, how, hedges, may_hedge, began, deadline = self.sending
+        shared = self._shared
+        defences, plan = shared.defences, shared.plans.of(config, how, False)
+        timing = hedges.timing(leg_kind(request), began)
+        candidate = defences.first(plan, how.replica_choice, began, hedges, timing.pool)
+        now = self._now()
+        first: FirstAttempt[RequestT, ReplyT] = FirstAttempt(self, place, request, plan, candidate, timing, now)
+        as_sent: Any = request if request.epoch == candidate.epoch else changed(request, epoch=candidate.epoch)
+        take_back = start(candidate.leaf, as_sent, deadline, partial(self._heard, first))
         if take_back is None:
-            return None
+            return self._prepared(first, now)
         first.take_back = take_back
-        first.attempt = self._shared.defences.began(candidate.leaf, gate, now, AttemptKind.FIRST)
-        wait = gate.wait_s(now, sending.deadline) if sending.may_hedge and len(prepared.candidates) > 1 else None
+        first.attempt = defences.began(candidate.leaf, timing, now, AttemptKind.FIRST)
+        wait = timing.wait_s(now, deadline) if may_hedge and plan.has_spares else None
         # At the deadline the lane itself tells that there is no answer; only one that fails to is cut off.
-        first.due = sending.deadline + OVERRUN_S if wait is None else now + wait
-        return first
+        first.due = due = deadline + OVERRUN_S if wait is None else now + wait
+        if due < self._due:
+            self._due = due
+        self._waiting[place] = first
+        return None
 
-    def heard(self, first: FirstAttempt[RequestT, ReplyT], outcome: Answer[ReplyT] | KvShardError) -> None:
+    def _prepared(self, first: FirstAttempt[RequestT, ReplyT], now: float) -> Prepared:
+        """The leg for the executor: with whom it asks when the first one does not answer, and a gate for its hedges."""
+        sending, plan = self.sending, first.plan
+        candidates = plan.behind(first.candidate, sending.how.replica_choice, self._shared.defences.health, now)
+        return Prepared(LegHedges(sending.hedges, first.timing), candidates, plan.has_failover)
+
+    def _heard(self, first: FirstAttempt[RequestT, ReplyT], outcome: Answer[ReplyT] | KvShardError) -> None:
         """What became of a first attempt."""
-        now, defences, attempt = self._clock.monotonic(), self._shared.defences, first.attempt
+        now, shared, attempt = self._now(), self._shared, first.attempt
         assert attempt is not None, "what was taken back is not heard of"
         first.attempt = None
+        leaf, shard = first.candidate.leaf, first.request.shard
         if isinstance(outcome, KvShardError):
-            if defences.failed(attempt, outcome, now):
-                self._shared.prober.watch(first.leaf)
-            self._go_on(first, AttemptFailed(FIRST, outcome))
+            if shared.defences.failed(attempt, outcome, now):
+                shared.prober.watch(leaf)
+            self._go_on(first, AttemptFailed(FIRST, outcome), now)
             return
         first.answer = outcome
-        defences.answered(attempt, now, outcome.in_flight, (outcome.queue_us + outcome.service_us) * 1e-6)
-        shard = first.request.shard
-        self._shared.learn(shard, outcome)
+        shared.defences.answered(attempt, now, outcome.in_flight, (outcome.queue_us + outcome.service_us) * 1e-6)
+        shared.learn(shard, outcome)
         if first.is_handed_over:
-            self._go_on(first, AttemptSucceeded(FIRST))
+            self._go_on(first, AttemptSucceeded(FIRST), now)
             return
         del self._waiting[first.place]
-        leaf = first.leaf
-        result = LegResult(shard, outcome, None, leaf, (leaf,), 1, micros(now - first.began), now)
-        self._ended(result)
-        self._settle(first.place, result)
+        total_us = round((now - first.began) * 1e6)
+        self._answered_us.append(total_us)
+        self._settle(first.place, LegResult(shard, outcome, None, leaf, (leaf,), 1, total_us, now))
 
     def give_up(self, first: FirstAttempt[RequestT, ReplyT]) -> None:
         """Take a first attempt back."""
         attempt, first.attempt = first.attempt, None
         first.take_back()
-        if attempt is not None and self._shared.defences.cancelled(attempt, self._clock.monotonic()):
-            self._shared.prober.watch(first.leaf)
+        if attempt is not None and self._shared.defences.cancelled(attempt, self._now()):
+            self._shared.prober.watch(first.candidate.leaf)
 
-    def _go_on(self, first: FirstAttempt[RequestT, ReplyT], event: Event | None) -> None:
+    def _go_on(self, first: FirstAttempt[RequestT, ReplyT], event: Event | None, now: float) -> None:
         """The executor goes on with the leg, if it does not yet. event: what has become of the first attempt."""
         if not first.is_handed_over:
             del self._waiting[first.place]
             first.hand_over(event)
             self._handed_over.append(first)
-            self._start_task(first.place, first.request, first.prepared, first)
+            self._start_task(first.place, first.request, self._prepared(first, now), first)
         elif event is not None and not first.future.done():
             first.future.set_result(event)
 
@@ -230,7 +262,7 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
     async def _run_to_end(
         self, place: int, request: RequestT, prepared: Prepared | None, first: FirstAttempt[RequestT, ReplyT] | None
     ) -> None:
-        self._settle(place, await self._run_leg(request, prepared, first))
+        self._settle(place, await self._run_leg(self.sending, request, prepared, first))
 
     def _settle(self, place: int, result: LegResult[ReplyT]) -> None:
         self._results[place] = result
@@ -238,19 +270,15 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         if not self._open and not self._all_ended.done():
             self._all_ended.set_result(None)
 
-    def _set_timer(self, now: float) -> None:
-        """For the next attempt that will be late; or for the end of all."""
-        if self._open:
-            end = self.sending.deadline + LATE_LEG_GRACE_S
+    def _on_timer(self) -> None:
+        """Some attempt is late, or all is to end; the next one that will be late sets the timer anew."""
+        now = self._now()
+        for first in [first for first in self._waiting.values() if first.due <= now + TIMER_SLACK_S]:
+            self._go_on(first, None, now)
+        end = self.sending.deadline + LATE_LEG_GRACE_S
+        if now + TIMER_SLACK_S < end:
             due = min([first.due for first in self._waiting.values()], default=end)
             self._timer = self._loop.call_later(max(0.0, due - now), self._on_timer)
-
-    def _on_timer(self) -> None:
-        now = self._clock.monotonic()
-        for first in [first for first in self._waiting.values() if first.due <= now + TIMER_SLACK_S]:
-            self._go_on(first, None)
-        if now + TIMER_SLACK_S < self.sending.deadline + LATE_LEG_GRACE_S:
-            self._set_timer(now)
         elif not self._all_ended.done():
             self._all_ended.set_result(None)
 

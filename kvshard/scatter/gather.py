@@ -35,6 +35,8 @@ def verdict(
 ) -> Coverage:
     """The coverage of a gathered read (answered: shard -> its documents). Raises when it falls short of the policy."""
     failed = [leg.as_failed() for leg in legs if leg.error is not None]
+    if not failed:
+        return coverage_of(answered, (), last_known, is_continuing_incomplete)
     coverage = coverage_of(answered, failed, last_known, is_continuing_incomplete)
     raise_request_fault(failed)
     if not policy.is_partial_accepted:

@@ -4,9 +4,9 @@ A frame is the batch of one caller, or (is_each_alone) single operations of many
 those each fails for itself: one that the checks refuse leaves the others as they are, and so does one whose shard is silent.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kvshard.clock import Clock
 from kvshard.errors import ErrorRecord, InvalidArgument, record_of
@@ -24,6 +24,7 @@ from kvshard.scatter.requests import (
     check_keys,
     check_ttl,
     check_value,
+    each_alone,
 )
 
 FRAME_ANSWER_BYTES = 16 * 1024 * 1024
@@ -58,7 +59,13 @@ class KeyFrames:
         if policy.is_timing_wanted and account.times is None:
             account.times = ReadTimes(self._clock.monotonic())
         if request.is_each_alone and len(request.keys) == 1:
-            return await self._read_one(request, policy, deadline, account)
+            (key,) = request.keys
+            check_key(key)
+            one = await self._operations.get(request.collection, key, policy, deadline, account.times)
+            rest = b""
+            if policy.is_stale or policy.is_timing_wanted:
+                rest = rest_of_read((), None, self._timing(policy, account), (one.state,) if policy.is_stale else ())
+            return KeysReadReply([one.value], [one.version], [one.expires_at_ms] if one.expires_at_ms else [], rest)
         if request.is_each_alone:
             read = await self._read_alone(request, policy, deadline, account)
         else:
@@ -70,23 +77,15 @@ class KeyFrames:
         rest = rest_of_read(read.failures, coverage, self._timing(policy, account), states)
         return KeysReadReply(read.values, read.versions, read.expires_at_ms, rest)
 
-    async def _batch_get(
+    def _batch_get(
         self, request: KeysRead, keys: list[bytes], policy: ReadPolicy, deadline: float, account: FrameAccount
-    ) -> BatchRead:
-        return await self._operations.batch_get(
+    ) -> Coroutine[Any, Any, BatchRead]:
+        return self._operations.batch_get(
             request.collection, keys, policy, deadline, account.times, max_bytes=FRAME_ANSWER_BYTES
         )
 
-    async def _read_one(self, request: KeysRead, policy: ReadPolicy, deadline: float, account: FrameAccount) -> KeysReadReply:
-        (key,) = request.keys
-        check_key(key)
-        read = await self._operations.get(request.collection, key, policy, deadline, account.times)
-        states = (read.state,) if policy.is_stale else ()
-        rest = rest_of_read((), None, self._timing(policy, account), states)
-        return KeysReadReply([read.value], [read.version], [read.expires_at_ms] if read.expires_at_ms else [], rest)
-
     async def _read_alone(self, request: KeysRead, policy: ReadPolicy, deadline: float, account: FrameAccount) -> BatchRead:
-        keys, policy = request.keys, replace(policy, is_partial_accepted=True)
+        keys, policy = request.keys, each_alone(policy)
         faults = _faults_of_keys(keys)
         if not faults:
             return await self._batch_get(request, keys, policy, deadline, account)

@@ -28,7 +28,7 @@ from kvshard.scatter.leg import REPEATED, USUALLY, Heard, How
 from kvshard.scatter.leg_result import LegResult
 from kvshard.scatter.moved import Rounds, is_moved
 from kvshard.scatter.requests import ReadPolicy, RequestIdentity, WriteColumns
-from kvshard.scatter.routes import MapSource, resolve
+from kvshard.scatter.routes import MapSource, resolve, resolve_known
 from kvshard.scatter.scatter import Scatter
 from kvshard.scatter.watermarks import Watermarks
 
@@ -45,11 +45,12 @@ class PointRead(NamedTuple):
     state: ReadState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BatchRead:
     """Columns parallel to the keys asked for. values: None where the key is absent or failed, versions: 0 likewise.
 
-    expires_at_ms is empty when no key expires. failures: (index, error), by index. states: by shard.
+    expires_at_ms is empty when no key expires. failures: (index, error), by index. states: by shard, of a stale read; a strong
+    one sees the newest.
     """
 
     values: list[bytes | None]
@@ -96,7 +97,7 @@ class KeyValueOperations:
         self, collection_name: str, key: bytes, policy: ReadPolicy, deadline: float, times: ReadTimes | None = None
     ) -> PointRead:
         """Read one key. times: the account of the read."""
-        cluster_map, collection = await resolve(self._maps, collection_name)
+        cluster_map, collection = resolve_known(self._maps, collection_name) or await resolve(self._maps, collection_name)
         how = self._scatter.how_to_read(policy, collection)
         rounds: Rounds | None = None
         while True:
@@ -155,7 +156,7 @@ class KeyValueOperations:
         Keys that it has no room for fail with RESOURCE_EXHAUSTED. Raises Unavailable when the coverage falls short and the
         policy does not accept a part.
         """
-        cluster_map, collection = await resolve(self._maps, collection_name)
+        cluster_map, collection = resolve_known(self._maps, collection_name) or await resolve(self._maps, collection_name)
         how, max_bytes = self._scatter.how_to_read(policy, collection), max_bytes or ANSWER_MAX_BYTES
         reading = _Reading(collection, policy, how, deadline, times, max_bytes)
         division = Division(cluster_map.shards_of_keys(keys))
@@ -243,14 +244,12 @@ class KeyValueOperations:
         policy: ReadPolicy,
     ) -> BatchRead:
         """newest: the last leg of each shard, by which the coverage counts."""
-        answered = {leg.shard: leg.answer.reply for leg in newest if leg.answer is not None}
-        for shard, reply in answered.items():
-            self._known.learn(collection_id, shard, reply.documents)
-        documents = {shard: reply.documents for shard, reply in answered.items()}
+        documents = {leg.shard: leg.answer.reply.documents for leg in newest if leg.answer is not None}
+        self._known.learn_all(collection_id, documents)
         coverage = verdict(newest, documents, self._known.of(collection_id), policy)
         columns.failures.sort(key=lambda failure: failure[0])
         expires_at_ms = columns.expires_at_ms if any(columns.expires_at_ms) else []
-        states = [ReadState(shard, reply.seqno, reply.age_ms) for shard, reply in sorted(answered.items())]
+        states = _states(newest) if policy.is_stale else []
         return BatchRead(columns.values, columns.versions, expires_at_ms, columns.failures, coverage, states)
 
     async def batch_write(
@@ -273,9 +272,9 @@ class KeyValueOperations:
         deadline: float,
         identity: RequestIdentity | None,
     ) -> BatchWritten:
-        cluster_map, collection = await resolve(self._maps, collection_name)
+        cluster_map, collection = resolve_known(self._maps, collection_name) or await resolve(self._maps, collection_name)
         count = len(columns.keys)
-        written = BatchWritten([0] * count, [False] * count, [])
+        written: BatchWritten | None = None
         rounds: Rounds | None = None
         wanted: Sequence[int] = range(count)
         with _WriteId(identity, self._names, self._scatter.heard) as id:
@@ -291,6 +290,7 @@ class KeyValueOperations:
                 whole = whole_written(division, parts, legs) if len(wanted) == count else None
                 if whole is not None:
                     return whole
+                written = written or BatchWritten([0] * count, [False] * count, [])
                 moved = [index for leg in legs for index in take_written(written, parts[leg.shard], leg)]
                 if not moved:
                     break
@@ -303,6 +303,7 @@ class KeyValueOperations:
                 if any(leg.attempts > 1 for leg in legs):
                     id.note_doubt()
                 cluster_map, wanted = newer, sorted(moved)
+        written = written or BatchWritten([], [], [])  # Of no keys.
         written.failures.sort(key=lambda failure: failure[0])
         return written
 
@@ -362,6 +363,11 @@ class _WriteId:
     def __exit__(self, *_: object) -> None:
         if self._own is not None:
             self._names.give_back(self._own)
+
+
+def _states(legs: Sequence[LegResult[ShardReadReply]]) -> list[ReadState]:
+    answered = {leg.shard: leg.answer.reply for leg in legs if leg.answer is not None}
+    return [ReadState(shard, reply.seqno, reply.age_ms) for shard, reply in sorted(answered.items())]
 
 
 def _as_list(keys: Sequence[bytes]) -> list[bytes]:

@@ -6,7 +6,7 @@ What is sent when is decided in `kvshard.tail.attempts`; here is what one sendin
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Concatenate, Generic, TypeVar, cast
 
@@ -14,10 +14,10 @@ from kvshard.clock import Clock
 from kvshard.clustermap import ShardConfig
 from kvshard.errors import Expired, KvShardError, Unavailable, in_doubt
 from kvshard.limits import SHARDS_MAX
-from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardWrite
+from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardWrite, changed
 from kvshard.rpc.leaf_client import Answer
 from kvshard.scatter.prober import Prober
-from kvshard.scatter.requests import DEFAULT_READ_POLICY, ReadPolicy
+from kvshard.scatter.requests import ReadPolicy, is_usual
 from kvshard.scatter.routes import MapSource
 from kvshard.scatter.watermarks import Repetition, Watermarks
 from kvshard.tail.cost_class import leg_kind
@@ -60,8 +60,8 @@ REPEATED = How(is_repetition=True)
 
 def how_to_read(policy: ReadPolicy, settings: HedgeSettings | None = None) -> How:
     """What a read's policy means for its legs, in a collection with these settings."""
-    if policy is DEFAULT_READ_POLICY and settings is None:
-        return USUALLY  # The usual case, without a look-up that hashes all of the policy.
+    if settings is None and is_usual(policy):
+        return USUALLY  # Without a look-up that hashes all of the policy.
     return _how_to_read(policy, settings)
 
 
@@ -180,7 +180,7 @@ class Leg(Generic[RequestT, ReplyT]):
         if self._repetition is not None or self._hedges is None:
             assert self._repetition is not None, "only a write has no hedges"
             return await self._send_write(self._repetition, candidate, deadline)
-        request = self.request if self.request.epoch == candidate.epoch else replace(self.request, epoch=candidate.epoch)
+        request = self.request if self.request.epoch == candidate.epoch else changed(self.request, epoch=candidate.epoch)
         defences, clock = self._shared.defences, self._clock
         attempt = defences.began(candidate.leaf, self._hedges, clock.monotonic(), kind)
         try:

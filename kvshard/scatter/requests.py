@@ -54,6 +54,18 @@ class ReadPolicy:
 
 
 DEFAULT_READ_POLICY = ReadPolicy()
+_EACH_ALONE = ReadPolicy(is_partial_accepted=True)
+
+
+def each_alone(policy: ReadPolicy) -> ReadPolicy:
+    """The policy for keys of which each may fail alone."""
+    return _EACH_ALONE if policy is DEFAULT_READ_POLICY else replace(policy, is_partial_accepted=True)
+
+
+def is_usual(policy: ReadPolicy) -> bool:
+    """Whether the policy says nothing about how legs are done. The usual ones are known without a look at their fields."""
+    return policy is DEFAULT_READ_POLICY or policy is _EACH_ALONE
+
 
 _hedge_policy = lru_cache(maxsize=256)(hedging.parse_policy)
 
@@ -109,9 +121,8 @@ def check_keys(keys: Sequence[bytes]) -> None:
     """The keys of a batch: not too many, and each a legal key."""
     if len(keys) > limits.BATCH_MAX_KEYS:
         refuse(f"a batch has at most {limits.BATCH_MAX_KEYS} keys, not {len(keys)}", "keys", limits.BATCH_MAX_KEYS)
-    lengths = [len(key) for key in keys]
-    if keys and (min(lengths) == 0 or max(lengths) > limits.KEY_MAX_BYTES):
-        bad = next(i for i, length in enumerate(lengths) if not 0 < length <= limits.KEY_MAX_BYTES)
+    if keys and (not all(keys) or max(map(len, keys)) > limits.KEY_MAX_BYTES):
+        bad = next(i for i, key in enumerate(keys) if not 0 < len(key) <= limits.KEY_MAX_BYTES)
         check_key(keys[bad], f"keys[{bad}]")
 
 
@@ -156,7 +167,7 @@ def request_identity_of_part(identity: RequestIdentity, positions: Sequence[int]
     return replace(identity, positions=tuple(positions), total=total)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WriteColumns:
     """A batch of writes. Columns parallel to the keys; an optional column is empty when unused (see model.ShardWrite)."""
 
@@ -199,7 +210,7 @@ def check_condition(condition: int | None, field: str = "condition") -> None:
 
 
 def _check_sizes(keys: Sequence[bytes], values: Sequence[bytes | None], ttl_ms: Sequence[int]) -> None:
-    lengths = [len(value) for value in values if value]
+    lengths = list(map(len, filter(None, values)))
     if lengths and max(lengths) > limits.VALUE_MAX_BYTES:
         bad = next(i for i, value in enumerate(values) if value and len(value) > limits.VALUE_MAX_BYTES)
         check_value(values[bad] or b"", f"values[{bad}]")

@@ -35,6 +35,15 @@ def known_map(maps: MapSource) -> ClusterMap:
     return maps.current
 
 
+def resolve_known(maps: MapSource, name: str) -> tuple[ClusterMap, Collection] | None:
+    """What `resolve` finds, if it need not await anything for that; else None."""
+    if not maps.has_map:
+        return None
+    current = maps.current
+    collection = current.collections.get(name or DEFAULT_COLLECTION.name)
+    return None if collection is None else (current, collection)
+
+
 async def resolve(maps: MapSource, name: str) -> tuple[ClusterMap, Collection]:
     """The map and the collection of that name in it; the empty name is the default collection.
 

@@ -43,8 +43,9 @@ log = structlog.get_logger(__name__)
 class _Ended(NamedTuple):
     """What counts the legs of one method that were answered."""
 
-    ok: Callable[[], None]
+    ok: Callable[[int], None]
     seconds: Callable[[float], None]
+    seconds_all: Callable[[Sequence[int]], None]
 
 
 class Scatter:
@@ -92,12 +93,14 @@ class Scatter:
 
         start: `LeafClient.start`, which spares a read a task and a timer; None: it is sent by `ask`.
         """
-        began = self._clock.monotonic()
         if isinstance(request, ShardWrite):
             return await self._leg(method, ask, request, deadline, how)
+        began = self._clock.monotonic()
         hedges = self.defences.request(how.hedge, 1, began, how.settings)
         if start is not None:
-            (result,) = await self._gather_first(method, ask, start, (request,), deadline, how, hedges)
+            firsts = self._first_attempts(Sending(method, ask, start, how, hedges, self._may_hedge(how), began, deadline))
+            results = await firsts.run((request,))
+            result = results[0] or self._late(method, request, began)
         else:
             result = await self._leg(method, ask, request, deadline, how, hedges)
         hedges.ended(result.ended_at)
@@ -123,44 +126,32 @@ class Scatter:
         began = self._clock.monotonic()
         hedges = self.defences.request(how.hedge, len(requests), began, how.settings)
         if start is not None:
-            results = await self._gather_first(method, ask, start, requests, deadline, how, hedges)
+            firsts = self._first_attempts(Sending(method, ask, start, how, hedges, self._may_hedge(how), began, deadline))
+            found = await firsts.run(requests, self._first_place(len(requests)))
+            results = [result or self._late(method, requests[place], began) for place, result in enumerate(found)]
         else:
             results = await self._gather_tasks(method, ask, requests, deadline, how, hedges)
         hedges.ended(self._clock.monotonic())
         return results
 
-    async def _gather_first(
-        self,
-        method: str,
-        ask: Ask[RequestT, ReplyT],
-        start: Start,
-        requests: Sequence[RequestT],
-        deadline: float,
-        how: How,
-        hedges: RequestHedges,
-    ) -> list[LegResult[ReplyT]]:
-        """Reads whose first attempts are sent together."""
+    def _first_attempts(self, sending: Sending) -> FirstAttempts[Any, Any]:
+        """Of a read whose first attempts are sent together."""
+        return FirstAttempts(self._shared, sending, self._leg_of, self._observe_answered)
 
-        def run(
-            request: RequestT, prepared: Prepared | None, sent: SentAttempt[ReplyT] | None
-        ) -> Coroutine[Any, Any, LegResult[ReplyT]]:
-            return self._leg(method, ask, request, deadline, how, hedges, prepared, sent)
+    def _may_hedge(self, how: How) -> bool:
+        return (how.settings or self.defences.settings).max_attempts > 1
 
-        began = self._clock.monotonic()
-        may_hedge = (how.settings or self.defences.settings).max_attempts > 1
-        sending = Sending(start, how, hedges, may_hedge, began, deadline)
-        observe = self._observer(method)
+    def _observe_answered(self, method: str, answered_us: Sequence[int]) -> None:
+        """So many legs were answered at once, after so long."""
+        observer = self._observer(method)
+        observer.ok(len(answered_us))
+        observer.seconds_all(answered_us)
 
-        def answered(result: LegResult[ReplyT]) -> None:
-            observe.ok()
-            observe.seconds(result.total_us * 1e-6)
-
-        firsts: FirstAttempts[RequestT, ReplyT] = FirstAttempts(self._shared, sending, run, answered)
-        results = await firsts.run(requests, self._first_place(len(requests)))
-        return [
-            self._late(method, request, began) if result is None else result
-            for request, result in zip(requests, results, strict=True)
-        ]
+    def _leg_of(
+        self, sending: Sending, request: RequestT, prepared: Prepared | None, sent: SentAttempt[ReplyT] | None
+    ) -> Coroutine[Any, Any, LegResult[ReplyT]]:
+        ask, deadline, how = sending.ask, sending.deadline, sending.how
+        return self._leg(sending.method, ask, request, deadline, how, sending.hedges, prepared, sent)
 
     def _first_place(self, count: int) -> int:
         """Which leg is sent first. Light legs follow it to its leaf: were that always the same shard's, its leaves would get
@@ -295,13 +286,14 @@ class Scatter:
         found = self._observers.get(method)
         if found is None:
             ok = self._metrics.legs.labels(method, "ok").inc
-            found = self._observers[method] = _Ended(ok, self._metrics.leg_seconds.labels(method).observe)
+            durations = self._metrics.leg_seconds.labels(method)
+            found = self._observers[method] = _Ended(ok, durations.observe, durations.observe_all_us)
         return found
 
     def _observe(self, method: str, result: LegResult[ReplyT]) -> None:
         observer = self._observer(method)
         if result.error is None:
-            observer.ok()
+            observer.ok(1)
         else:
             self._metrics.legs.labels(method, result.error.reason.lower()).inc()
         observer.seconds(result.total_us * 1e-6)

@@ -18,11 +18,10 @@ Pure: imports only the standard library and other pure files.
 """
 
 import struct
-from dataclasses import replace
 
 from kvshard.errors import ErrorDetails, Expired, InvalidArgument, KvShardError
 from kvshard.limits import SHARDS_MAX
-from kvshard.model import ShardWrite
+from kvshard.model import ShardWrite, changed
 
 SHARDS_REMEMBERED = 2 * SHARDS_MAX
 """A map has half as many; the rest are shards that were split, and those heard of first are forgotten."""
@@ -88,7 +87,7 @@ class Repetition:
     def next_sending(self, epoch: int) -> ShardWrite:
         """What is to be sent, routed by this epoch."""
         if self._request.epoch != epoch:
-            self._request = replace(self._request, epoch=epoch)
+            self._request = changed(self._request, epoch=epoch)
         return self._request
 
     def may_send_at_once(self, error: KvShardError) -> bool:
@@ -100,5 +99,5 @@ class Repetition:
         if self.may_be_done or self._has_caught_up or committed <= self._request.since:
             return False
         self._has_caught_up = True
-        self._request = replace(self._request, since=committed)
+        self._request = changed(self._request, since=committed)
         return True

@@ -1,16 +1,22 @@
 """The keys of one collection for threads: point operations, batches and scans, over any kind of value."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Generic, TypeVar, Unpack
 
 from kvshard.client.batch_results import DeleteResults, GetResults, PutResults
+from kvshard.client.checks import key_bytes
 from kvshard.client.client import Client as AsyncClient
 from kvshard.client.codecs import ValueCodec
 from kvshard.client.keyspace import Items
 from kvshard.client.keyspace import Keyspace as AsyncKeyspace
 from kvshard.client.options import ReadOverrides
+from kvshard.client.read_batcher import Found
 from kvshard.client.results import Item, K, Timing, V
 from kvshard.client.scan import ScanRange
+from kvshard.client.single_calls import WriteHow, single_calls_of
+from kvshard.client.write_batcher import Done
+from kvshard.sync.loop_thread import AskedCall, Call
 from kvshard.sync.scan import Scan
 from kvshard.sync.source import Source
 
@@ -66,15 +72,27 @@ class Keyspace(Generic[K, V]):
         repeated under the same id, so that it takes effect once; when the time is over before its outcome is known, the error
         says details.maybe_applied.
         """
-        return self._run(
-            lambda there: there.put(
-                key, value, ttl=ttl, if_version=if_version, if_absent=if_absent, refresh=refresh, timeout=timeout
-            )
-        )
+        wire, encoded = key_bytes(key), self._values.encode(value)
+        return self._write(wire, encoded, WriteHow.of(ttl, if_version, if_absent, refresh, timeout))[0]
 
     def get(self, key: str | bytes, **read: Unpack[ReadOverrides]) -> Item[K, V] | None:
         """Read a key; None when it is absent."""
-        return self._run(lambda there: there.get(key, **read))
+        if read:
+            return self._run(lambda there: there.get(key, **read))
+        wire = key_bytes(key)
+
+        def call_of(client: AsyncClient[K]) -> Call[Item[K, V] | Found]:
+            there = self._there(client)
+            single = single_calls_of(there)
+            if not single.may_ask:
+                return Call(lambda: there.get(key))
+            return AskedCall(partial(single.ask, wire), partial(single.give_up, is_write=False))
+
+        found = self._source.make(call_of)
+        if isinstance(found, tuple):
+            assert self._found is not None, "the call has looked for them"
+            return single_calls_of(self._found[1]).item(key, wire, found)
+        return found
 
     def explain_get(self, key: str | bytes, **read: Unpack[ReadOverrides]) -> tuple[Item[K, V] | None, Timing]:
         """Read a key and tell where the time went, also when it is absent."""
@@ -84,7 +102,14 @@ class Keyspace(Generic[K, V]):
         self, key: str | bytes, *, if_version: int | None = None, refresh: bool = False, timeout: float | None = None
     ) -> bool:
         """Delete a key; True if it was there. if_version: only if it has this version, VersionConflict otherwise."""
-        return self._run(lambda there: there.delete(key, if_version=if_version, refresh=refresh, timeout=timeout))
+        return self._write(key_bytes(key), None, WriteHow.of(None, if_version, False, refresh, timeout))[1]
+
+    def _write(self, wire: bytes, value: bytes | None, how: WriteHow) -> Done:
+        def call_of(client: AsyncClient[K]) -> Call[Done]:
+            single = single_calls_of(self._there(client))
+            return AskedCall(partial(single.ask_write, wire, value, how), partial(single.give_up, is_write=True))
+
+        return self._source.make(call_of)
 
     def get_many(self, keys: Iterable[str | bytes], **read: Unpack[ReadOverrides]) -> GetResults[K, V]:
         """Read many keys: in their order the item, None where a key is absent, or the error that kept it from being read."""

@@ -14,7 +14,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 from kvshard.errors import Cancelled, FailedPrecondition
 from kvshard.event_loop import loop_factory
@@ -48,7 +48,7 @@ class Closable(Protocol):
         ...
 
 
-class _Call(Generic[T]):
+class Call(Generic[T]):
     """One call: made in the thread that waits for it, begun and ended on the loop.
 
     The lock is held until the outcome is there. A lock and no `concurrent.futures.Future`, whose condition costs as much as
@@ -128,6 +128,51 @@ class _Call(Generic[T]):
                 raise FailedPrecondition(_ENDED)
 
 
+class AskedCall(Call[T]):
+    """A call that is itself told its outcome, on the loop, as a future is: it needs none, and no task.
+
+    ask: begins it; give_up: takes it back, once it is `done`.
+    """
+
+    __slots__ = ("_ask", "_give_up")
+
+    def __init__(self, ask: "Callable[[AskedCall[T]], None]", give_up: "Callable[[AskedCall[T]], object]") -> None:
+        super().__init__(_begun_otherwise)
+        self._ask = ask
+        self._give_up = give_up
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """On the loop: begin it, unless its caller has gone already."""
+        if self._is_over:
+            return
+        try:
+            self._ask(self)
+        except Exception as error:
+            self.fail(error)
+
+    def cancel(self) -> None:
+        """On the loop: take it back."""
+        if not self._is_over:
+            self.fail(Cancelled("the call was cancelled: its caller was interrupted"))
+            self._give_up(self)
+
+    def done(self) -> bool:
+        """It has its outcome, or does not want it any more."""
+        return self._is_over
+
+    def set_result(self, result: T) -> None:
+        """Its outcome."""
+        self._result = result
+        self._is_over = True
+        self._over.release()
+
+    set_exception = Call.fail
+
+
+def _begun_otherwise() -> NoReturn:
+    raise AssertionError("a call that asks by itself begins nothing else")
+
+
 async def _as_coroutine(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
@@ -136,7 +181,7 @@ class LoopThread:
     """A running event loop. Any thread but its own may `run` calls on it. `stop` ends it, and it cannot be started again."""
 
     def __init__(self) -> None:
-        self._calls: deque[_Call[Any]] = deque()
+        self._calls: deque[Call[Any]] = deque()
         self._is_woken = False
         self._residents: set[Closable] = set()
         self._closing: set[asyncio.Task[None]] = set()
@@ -178,12 +223,19 @@ class LoopThread:
 
         Raises what it raises; Cancelled when the loop ends meanwhile, FailedPrecondition when it has ended.
         """
-        if not self.is_alive:
-            raise FailedPrecondition(_ENDED)
-        call = _Call(begin)
+        return self.make(Call(begin))
+
+    def make(self, call: Call[T]) -> T:
+        """Have a call begun on the loop and wait for its outcome. Raises as `run`."""
         self._calls.append(call)
-        self._wake()
         try:
+            # To wake the loop is a system call. While one is due, and the loop has not looked yet, further callers need none.
+            if not self._is_woken:
+                if not self.is_alive:
+                    raise FailedPrecondition(_ENDED)
+                self._is_woken = True
+                with contextlib.suppress(RuntimeError):  # It ends just now; who waits looks for that.
+                    self._loop.call_soon_threadsafe(self._begin_calls)
             return call.wait(self)
         finally:
             del call  # An error's traceback holds this frame, and the call holds the error.
@@ -202,12 +254,6 @@ class LoopThread:
         self._frees_grpc = frees_grpc
         self.post(self._stopping.set)
         self._thread.join(STOP_WAIT_S)
-
-    def _wake(self) -> None:
-        # To wake the loop is a system call. While one is due, and the loop has not looked yet, the next callers need none.
-        if not self._is_woken:
-            self._is_woken = True
-            self.post(self._begin_calls)
 
     def _begin_calls(self) -> None:
         self._is_woken = False  # First: a call that comes now, too late for the loop below, wakes it again.

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from kvshard.client.client import Client as AsyncClient
 from kvshard.client.results import K
 from kvshard.errors import FailedPrecondition
-from kvshard.sync.loop_thread import LoopThread
+from kvshard.sync.loop_thread import Call, LoopThread
 from kvshard.sync.process import Process, this_process
 
 T = TypeVar("T")
@@ -43,13 +43,17 @@ class Source(Generic[K]):
 
         Raises what it raises; FailedPrecondition where this must not block, the client is closed, or gRPC cannot work.
         """
+        return self.make(lambda client: Call(lambda: begin(client)))
+
+    def make(self, call_of: Callable[[AsyncClient[K]], Call[T]]) -> T:
+        """Have a call begun on the loop, and wait for its outcome. Raises as `run`."""
         if asyncio._get_running_loop() is not None:
             self._check_event_loop()
         process = this_process()
         thread = process.enter()
         try:
             client = self._client if thread is self._thread else self._move(process, thread)
-            return thread.run(lambda: begin(client))
+            return thread.make(call_of(client))
         finally:
             process.leave()
 

@@ -355,7 +355,7 @@ class AttemptMachine:
         if isinstance(chosen, Candidate):
             return self._send(now, chosen, AttemptKind.HEDGE)
         self.refused.add(chosen)
-        wait = self._gate.wait_s(now, self.deadline)
+        wait = self._gate.again_s(chosen, now, self.deadline)
         if wait is None:
             return []
         if chosen is Refusal.LATE_ROUTER:

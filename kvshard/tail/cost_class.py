@@ -20,12 +20,10 @@ SEARCH_HITS = 100
 
 def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardWrite) -> str:
     """The kind of a leg: its method and, where legs of one method differ much, their class. There are eleven."""
+    if isinstance(request, ShardRead):  # By far the most frequent.
+        keys = len(request.keys)
+        return "Get" if keys == 1 else _BATCH_KINDS[(keys > _SMALL_BATCH) + (keys > _LARGE_BATCH)]
     match request:
-        case ShardRead():
-            keys = len(request.keys)
-            if keys == 1:
-                return "Get"
-            return next((f"BatchGet/{most}" for most in BATCH_KEYS if keys <= most), "BatchGet/more")
         case ShardScan():
             return f"Scan/{SCAN_KEYS}" if request.limit <= SCAN_KEYS else "Scan/more"
         case ShardSearch():
@@ -37,6 +35,9 @@ def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardWrite) -> str:
         case ShardWrite():
             return WRITE
 
+
+_SMALL_BATCH, _LARGE_BATCH = BATCH_KEYS
+_BATCH_KINDS = (f"BatchGet/{_SMALL_BATCH}", f"BatchGet/{_LARGE_BATCH}", "BatchGet/more")
 
 LIGHT = frozenset({"Get", f"BatchGet/{BATCH_KEYS[0]}", f"Scan/{SCAN_KEYS}"})
 """Kinds of which the message to a leaf costs more than the work there."""

@@ -17,9 +17,9 @@ AllFastestRoute):
 
 and `not_idempotent`, counted for writes that were late: a write is never hedged.
 
-Hold-out: one in a hundred of the requests that might be hedged is not, before half of its time is over (a hung leaf must not
-eat a whole deadline even then). Its latency is what everybody's would be without hedging, so the difference is what hedging
-saves, measured while it works.
+Hold-out (`hold_out`): a few of the requests that might be hedged are not, before half of their time is over (a hung leaf must
+not eat a whole deadline even then). Their latency is what everybody's would be without hedging, so the difference is what
+hedging saves, measured while it works.
 
 Pure: imports only the standard library and other pure files.
 """
@@ -28,24 +28,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from random import Random
+from typing import NamedTuple
 
 from kvshard.errors import DeadlineExceeded, KvShardError
 from kvshard.tail.budget import HedgeBudget
-from kvshard.tail.cost_class import LIGHT, WRITE
-from kvshard.tail.hedging import HedgePolicy, HedgeSettings, Off, Refusal, ReplicaChoice, policy_delay
+from kvshard.tail.cost_class import WRITE
+from kvshard.tail.hedging import Auto, HedgePolicy, HedgeSettings, Off, Refusal, ReplicaChoice, policy_delay
 from kvshard.tail.histogram import SlidingHistogram
+from kvshard.tail.hold_out import HOLD_OUT_SHARE, Comparison
 from kvshard.tail.latency import LatencyPool
+from kvshard.tail.leaf_health import Attempt, LeafState
 from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
-from kvshard.tail.replica_health import STALL_FRACTION, Attempt, LeafState, ReplicaHealth
+from kvshard.tail.replica_health import STALL_FRACTION, ReplicaHealth
 from kvshard.tail.replica_plan import ReplicaPlan
 from kvshard.tail.tuning import INTERVAL_S, BudgetTuner, Observed
-
-HOLD_OUT_SHARE = 0.01
-"""Of the requests that might be hedged: a hundred a second give a hundred samples of them in less than two minutes."""
-
-HOLD_OUT_LEGS = 8
-"""Requests with more legs are held out less often, by as much: a request of a hundred legs meets a slow leaf ten times as
-often, and held out as often it would spoil the p99.9 of all (the what-if model: 9 ms against 45 at 2 % pauses)."""
 
 STORM_LEGS = 4
 STORM_SHARE = 0.25
@@ -130,6 +126,7 @@ class Defences:
         self.late_until = -inf
         self.late: dict[str, int] = {}
         self._rng = rng
+        self._comparison = Comparison()
         self._pools: dict[str, LatencyPool] = {}
         self._budgets: dict[HedgeSettings | None, _TunedBudget] = {}
 
@@ -159,10 +156,10 @@ class Defences:
         counters.first_attempts += legs
         if policy is None:
             policy = (settings or self.settings).policy
-        share = HOLD_OUT_LEGS / legs if legs > HOLD_OUT_LEGS else 1.0
-        drawn = share if isinstance(policy, Off) else self._rng.random()
-        # Both arms hold the same part of the wide requests: else the one with fewer of them would look the faster.
-        return RequestHedges(self, held, policy, legs, drawn < HOLD_OUT_SHARE * share, drawn < share, now)
+        if isinstance(policy, Off):
+            return RequestHedges(self, held, policy, legs, False, False, now)
+        part, drawn = self._comparison.part(legs, now), self._rng.random()
+        return RequestHedges(self, held, policy, legs, drawn < HOLD_OUT_SHARE * part, drawn < part, now)
 
     def note_late(self, late_by_s: float, now: float) -> None:
         """A timer of this process was late by so much: of a leg, or any other."""
@@ -210,7 +207,7 @@ class Defences:
 
     # -- attempts
 
-    def began(self, leaf: str, leg: "LegHedges", now: float, kind: AttemptKind) -> Attempt:
+    def began(self, leaf: str, leg: "LegHedges | LegTiming", now: float, kind: AttemptKind) -> Attempt:
         """An attempt of a leg is sent."""
         return self.health.began(leaf, leg.pool, leg.stalled_after, now, kind is AttemptKind.FIRST)
 
@@ -237,14 +234,35 @@ class Defences:
         self, plan: ReplicaPlan, choice: ReplicaChoice, now: float, leg: "LegHedges | None" = None
     ) -> tuple[Candidate, ...]:
         """Whom to ask, in the order of asking. leg: for which; the light legs of one request go to few leaves."""
-        if leg is None or leg.request.legs == 1 or leg.pool.name not in LIGHT:
+        if leg is None:
             return plan.order(choice, self.health, self._rng, now)
-        together = leg.request.together
-        ordered = plan.order(choice, self.health, self._rng, now, together)
-        if ordered:
-            first = ordered[0].leaf
-            together[first] = together.get(first, 0) + 1
-        return ordered
+        return plan.behind(self.first(plan, choice, now, leg.request, leg.pool), choice, self.health, now)
+
+    def first(
+        self, plan: ReplicaPlan, choice: ReplicaChoice, now: float, request: "RequestHedges", pool: LatencyPool
+    ) -> Candidate:
+        """Whom to ask first, for a leg of this request and kind: most legs ask nobody else."""
+        if request.legs == 1 or not pool.is_light:
+            return plan.first(choice, self.health, self._rng, now)
+        together = request.together
+        first = plan.first(choice, self.health, self._rng, now, together)
+        together[first.leaf] = together.get(first.leaf, 0) + 1
+        return first
+
+
+class LegTiming(NamedTuple):
+    """What the legs of one kind of a request share, which begin together. The fields: see `LegHedges`."""
+
+    pool: LatencyPool
+    delay: float | None
+    stalled_after: float
+    again_after: float
+
+    def wait_s(self, now: float, deadline: float) -> float | None:
+        """How long to wait for an answer: the delay, but at most half of what is left."""
+        if self.delay is None:
+            return None
+        return min(self.delay, DEADLINE_SHARE * (deadline - now))
 
 
 class RequestHedges:
@@ -289,30 +307,33 @@ class RequestHedges:
         self.hedged_legs = 0
         self.late: dict[str, int] = {}
         self.together: dict[str, int] = {}
-        self._timing: tuple[float | None, float] = (None, 0.0)
-        self._timing_of: LatencyPool | None = None
+        self._timing: LegTiming | None = None
+        self._timing_of = ""
 
-    def timing(self, pool: LatencyPool, now: float) -> tuple[float | None, float]:
-        """Of its legs of one kind: the delay after which they are late (see `LegHedges.delay`), and when they are overdue.
-
-        Both are worked out once for all legs of a kind, which begin together.
-        """
-        if self._timing_of is not pool:
-            self._timing_of, self._timing = pool, self._work_out(pool, now)
+    def timing(self, kind: str, now: float) -> LegTiming:
+        """Of its legs of one kind: worked out once for all of them."""
+        if self._timing is None or self._timing_of != kind:
+            self._timing_of, self._timing = kind, self._work_out(self.defences.pool(kind), now)
         return self._timing
 
-    def _work_out(self, pool: LatencyPool, now: float) -> tuple[float | None, float]:
-        fraction = self.budget.budget.fraction
-        delay = policy_delay(self.policy, pool, fraction, now)
-        # Within what is sensible for the kind of leg: one impatient caller would take the leaf from all the others.
+    def _work_out(self, pool: LatencyPool, now: float) -> LegTiming:
+        fraction = self.budget.budget.ordinary
         usual = pool.delay(1 - fraction, now)
+        is_auto = isinstance(self.policy, Auto)
+        delay = usual if is_auto else policy_delay(self.policy, pool, fraction, now)
+        again_after = inf if delay is None else delay
+        if is_auto and delay is not None:
+            delay = max(delay, self.budget.tuner.patience * pool.least_delay)
+        # Within what is sensible for the kind of leg: one impatient caller would take the leaf from all the others.
         if delay is not None and delay < usual:
             usual = max(delay, pool.least_delay)
-        return inf if self.is_held_out and delay is not None else delay, STALL_FRACTION * usual
+        if self.is_held_out and delay is not None:
+            delay = again_after = inf
+        return LegTiming(pool, delay, STALL_FRACTION * usual, again_after)
 
     def leg(self, kind: str, now: float) -> "LegHedges":
         """One of its legs."""
-        return LegHedges(self, self.defences.pool(kind), now)
+        return LegHedges(self, self.timing(kind, now))
 
     def ended(self, now: float) -> None:
         """All of its legs have ended."""
@@ -330,23 +351,21 @@ class RequestHedges:
 
 class LegHedges:
     """One leg's gate; see `HedgeGate`. delay: seconds after which it is late; None: it is not hedged; inf: not before half of
-    its time is over."""
+    its time is over. again_after: how long after a refusal it asks again; patience is for the first time only."""
 
-    __slots__ = ("delay", "is_hedged", "late_at", "pool", "request", "stalled_after", "under_way")
+    __slots__ = ("_timing", "again_after", "delay", "is_hedged", "late_at", "pool", "request", "stalled_after", "under_way")
 
-    def __init__(self, request: RequestHedges, pool: LatencyPool, now: float) -> None:
+    def __init__(self, request: RequestHedges, timing: LegTiming) -> None:
         self.request = request
-        self.pool = pool
-        self.delay, self.stalled_after = request.timing(pool, now)
+        self._timing = timing
+        self.pool, self.delay, self.stalled_after, self.again_after = timing
         self.is_hedged = False
         self.late_at: set[str] = set()
         self.under_way = 0
 
     def wait_s(self, now: float, deadline: float) -> float | None:
         """How long to wait for an answer: the delay, but at most half of what is left."""
-        if self.delay is None:
-            return None
-        return min(self.delay, DEADLINE_SHARE * (deadline - now))
+        return self._timing.wait_s(now, deadline)
 
     def admit(
         self, spares: Sequence[Candidate], waiting: Sequence[Candidate], late_by_s: float, now: float, deadline: float
@@ -365,6 +384,18 @@ class LegHedges:
         counters.hedges_sent += 1
         self.under_way += 1
         return chosen
+
+    def again_s(self, refusal: Refusal, now: float, deadline: float) -> float | None:
+        """When to ask again: once the router is late no more, or the leg is urgent; else after a further delay."""
+        wait = self.wait_s(now, deadline)
+        if wait is None:
+            return None
+        wait = min(wait, self.again_after)
+        if refusal is Refusal.LATE_ROUTER:
+            return max(0.0, self.request.defences.late_until - now)
+        if refusal is Refusal.BUDGET and not self._is_urgent(now):
+            return min(wait, self._urgent_at - now)
+        return wait
 
     def may_fail_over(self, now: float) -> bool:
         """Whether another replica may be asked because one has shed the request: that is extra load, too."""
@@ -428,7 +459,11 @@ class LegHedges:
         return candidate if request.budget.budget.try_take(now, self._is_urgent(now)) else Refusal.BUDGET
 
     def _is_urgent(self, now: float) -> bool:
-        return self.delay is not None and now - self.request.began >= URGENT_DELAYS * self.delay
+        return now >= self._urgent_at
+
+    @property
+    def _urgent_at(self) -> float:
+        return inf if self.delay is None else self.request.began + URGENT_DELAYS * self.delay
 
     def _spare(self, spares: Sequence[Candidate], now: float) -> Candidate | Refusal:
         """The best of the spare candidates: the least loaded of those in the best state."""

@@ -6,12 +6,18 @@ Each octave is cut into SUB_BUCKETS equal parts, as in HdrHistogram (Gil Tene), 
 Pure: imports only the standard library.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from math import frexp, ldexp
 
 SUB_BUCKETS = 128
 """Parts of an octave: quantiles are off by at most 0.4 %, less than two runs on one machine differ; 1 us to 60 s has 3,300."""
+
+PENDING_MAX = 256
+"""Values that wait to be counted: 6 kB, and counting them takes 50 us."""
+
+SNAPSHOT_TRIES = 100
+"""Looks at a histogram that another thread is just changing. It takes microseconds, 20 times a second at most."""
 
 
 class LogHistogram:
@@ -44,8 +50,8 @@ class LogHistogram:
     def add_all(self, buckets: Sequence[int], values: Sequence[float]) -> None:
         """Count values of which the buckets are known."""
         counts = self._counts
-        for bucket in buckets:
-            counts[bucket] = counts.get(bucket, 0) + 1
+        for bucket, count in Counter(buckets).items():
+            counts[bucket] = counts.get(bucket, 0) + count
         self.count += len(values)
         self.total += sum(values)
         self.maximum = max(self.maximum, max(values, default=0.0))
@@ -118,47 +124,85 @@ class LogHistogram:
 
 
 class SlidingHistogram:
-    """A histogram of the values of the last `slices` x `slice_s` seconds, give or take one slice."""
+    """A histogram of the values of the last `slices` x `slice_s` seconds, give or take one slice.
+
+    Values are kept as they come and counted PENDING_MAX at a time, or when somebody looks: there are some for every request.
+    Only one thread may record; others may take a `snapshot`.
+    """
+
+    __slots__ = ("_ends_at", "_newest", "_older", "_pending", "_settled", "_slice", "_slice_s", "_slices", "_sum")
 
     def __init__(self, slice_s: float, slices: int) -> None:
         assert slice_s > 0, "a slice has a length"
         assert slices >= 1, "there is a slice"
-        self.sum = LogHistogram()
-        self.newest = LogHistogram()
+        self._sum = LogHistogram()
+        self._newest = LogHistogram()
         self._slice_s = slice_s
         self._slices = slices
         self._slice = 0
+        self._ends_at = slice_s
         self._older: deque[tuple[int, LogHistogram]] = deque()
+        self._pending: list[float] = []
+        self._settled = 0
 
-    def record(self, value: float, now: float, count: int = 1) -> None:
+    @property
+    def sum(self) -> LogHistogram:
+        """What is held."""
+        self._settle()
+        return self._sum
+
+    @property
+    def newest(self) -> LogHistogram:
+        """What the slice under way holds."""
+        self._settle()
+        return self._newest
+
+    @property
+    def count(self) -> int:
+        """How many values are held."""
+        return self._sum.count + len(self._pending)
+
+    def record(self, value: float, now: float) -> None:
         """Count a value that came now."""
-        if int(now / self._slice_s) != self._slice:
+        if now >= self._ends_at:
             self.advance(now)
-        bucket = bucket_of(value)
-        self.newest.add(bucket, value, count)
-        self.sum.add(bucket, value, count)
+        pending = self._pending
+        pending.append(value)
+        if len(pending) >= PENDING_MAX:
+            self._settle()
 
     def record_all(self, values: Sequence[float], now: float) -> None:
         """Count values that came now."""
-        if not values:
-            return
-        if int(now / self._slice_s) != self._slice:
+        if now >= self._ends_at:
             self.advance(now)
-        buckets = list(map(bucket_of, values))
-        self.newest.add_all(buckets, values)
-        self.sum.add_all(buckets, values)
+        self._pending += values
+        if len(self._pending) >= PENDING_MAX:
+            self._settle()
+
+    def snapshot(self) -> LogHistogram:
+        """A copy of what is held; safe in another thread than that which records, since it changes nothing."""
+        for _ in range(SNAPSHOT_TRIES):
+            settled, pending, found = self._settled, tuple(self._pending), self._sum.copy()
+            if settled == self._settled and not settled % 2:
+                break
+        found.add_all(buckets_of(pending), pending)
+        return found
 
     def advance(self, now: float) -> None:
         """Forget what is too old by now."""
         current = int(now / self._slice_s)
         if current == self._slice:
             return
-        if self.newest.count:
-            self._older.append((self._slice, self.newest))
-            self.newest = LogHistogram()
+        self._settle()
+        if self._newest.count:
+            self._older.append((self._slice, self._newest))
+            self._newest = LogHistogram()
         self._slice = current
+        self._ends_at = (current + 1) * self._slice_s
+        self._settled += 1
         while self._older and self._older[0][0] <= current - self._slices:
-            self.sum.subtract(self._older.popleft()[1])
+            self._sum.subtract(self._older.popleft()[1])
+        self._settled += 1
 
     def recent(self, slices: int) -> LogHistogram:
         """What the slice under way and the newest ones before it hold, `slices` in all."""
@@ -169,6 +213,17 @@ class SlidingHistogram:
             found.merge(held)
         return found
 
+    def _settle(self) -> None:
+        """Count what is pending: it came in the slice under way. `_settled` is odd while that goes on."""
+        pending = self._pending
+        if pending:
+            self._settled += 1
+            buckets = buckets_of(pending)
+            self._newest.add_all(buckets, pending)
+            self._sum.add_all(buckets, pending)
+            self._pending = []
+            self._settled += 1
+
 
 def bucket_of(value: float) -> int:
     """The bucket of a value."""
@@ -176,6 +231,13 @@ def bucket_of(value: float) -> int:
         value = SMALLEST
     mantissa, exponent = frexp(value)  # 0.5 <= mantissa < 1
     return exponent * SUB_BUCKETS + int((mantissa - 0.5) * (2 * SUB_BUCKETS))
+
+
+def buckets_of(values: Sequence[float]) -> list[int]:
+    """The bucket of each value, in half the time."""
+    if values and min(values) < SMALLEST:
+        return list(map(bucket_of, values))
+    return [exponent * SUB_BUCKETS + int((mantissa - 0.5) * (2 * SUB_BUCKETS)) for mantissa, exponent in map(frexp, values)]
 
 
 def bounds_of(bucket: int) -> tuple[float, float]:

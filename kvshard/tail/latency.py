@@ -16,6 +16,7 @@ Pure: imports only the standard library and other pure files.
 
 from collections.abc import Sequence
 
+from kvshard.tail.cost_class import LIGHT
 from kvshard.tail.histogram import LogHistogram, SlidingHistogram, middle_of
 
 SLICE_S = 1.0
@@ -63,10 +64,11 @@ QUANTILES_MAX = 32
 
 
 class LatencyPool:
-    """One kind of leg. Seconds throughout."""
+    """One kind of leg. Seconds throughout. is_light: its message costs more than its work."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.is_light = name in LIGHT
         self.median: float | None = None
         self._seen = SlidingHistogram(SLICE_S, SLICES)
         self._censored = SlidingHistogram(SLICE_S, SLICES)
@@ -77,7 +79,7 @@ class LatencyPool:
         self._known: dict[float, float] = {}
 
     def __repr__(self) -> str:
-        return f"LatencyPool({self.name}, {self._seen.sum.count} seen, {self._censored.sum.count} censored)"
+        return f"LatencyPool({self.name}, {self._seen.count} seen, {self._censored.count} censored)"
 
     def record(self, seconds: float, now: float, round_trip: float | None = None) -> None:
         """A first attempt was answered. round_trip: what of it the leaf did not account for."""
@@ -98,7 +100,7 @@ class LatencyPool:
     @property
     def samples(self) -> int:
         """Attempts that count, given up ones too."""
-        return self._seen.sum.count + self._censored.sum.count
+        return self._seen.count + self._censored.count
 
     def delay(self, fraction: float, now: float) -> float:
         """How long to wait for a first attempt. fraction: the part of them that is not to be hedged, 1 - b."""

@@ -58,6 +58,10 @@ class HedgeGate(Protocol):
         """
         ...
 
+    def again_s(self, refusal: Refusal, now: float, deadline: float) -> float | None:
+        """How long after this refusal of `admit` to ask it again; None: not at all."""
+        ...
+
     def may_fail_over(self, now: float) -> bool:
         """Whether another replica may be asked because one has shed the request; it then counts as sent."""
         ...

@@ -23,12 +23,12 @@ Pure: imports only the standard library and other pure files.
 """
 
 from collections.abc import Iterable, Mapping
-from enum import IntEnum
 from math import inf
 from random import Random
 
 from kvshard.errors import DeadlineExceeded, KvShardError, NotReady, ResourceExhausted, StaleEpoch, Unavailable
 from kvshard.tail.latency import REFRESH_S, LatencyPool
+from kvshard.tail.leaf_health import FRESH_S, SLOW_START_S, Attempt, Leaf, LeafState, Outstanding
 
 LEAVES_MAX = 1_024
 """Leaves remembered; the largest cluster has fewer."""
@@ -55,7 +55,7 @@ SAMPLES_MIN = 10
 
 STEP = 1.1
 STEP_ON_PROBATION = 1.5
-"""Factor of one step. Ten times as slow is found in about 24 steps, a recovery on probation in 4 probes."""
+"""Factor of one step. Ten times as slow is found in about 24 steps, a recovery on probation, or from as far, in 4 probes."""
 
 STEP_INTERVAL_S = 0.01
 """Shortest time between two steps of a leaf."""
@@ -69,12 +69,8 @@ FASTER = 1.25
 SLOWNESS_KNOWN_S = 1.0
 """So long a leaf is passed over for being slower. Nobody would ever hear that it is as fast as the others again."""
 
-SLOW_START_S = 5.0
 SLOW_START_SHARE = 0.1
-"""A leaf that is new to this router starts with a tenth of its share: its caches are cold."""
-
-FRESH_S = 1.0
-"""A load report counts for so long."""
+"""A leaf that is new to this router starts with a tenth of its share, and has the whole after SLOW_START_S."""
 
 HOT_IN_FLIGHT = 2
 """A leaf with so many requests in flight is not hot, whatever the others have."""
@@ -88,127 +84,6 @@ UNREACHABLE_S = 60.0
 PUSHBACK_S = 0.05
 PUSHBACK_MAX_S = 5.0
 """How long a leaf that has shed a request is left alone: where it does not say, and at most."""
-
-
-class LeafState(IntEnum):
-    """From good to bad; see the module's docstring."""
-
-    OK = 0
-    NEW = 1
-    PROBATION = 2
-    PUSHBACK = 3
-    STALLED = 4
-    UNREACHABLE = 5
-
-
-class Outstanding:
-    """The attempts of one kind at one leaf that have no answer, oldest first. overtaken_to: when the latest one of those that
-    were answered was sent."""
-
-    __slots__ = ("attempts", "overtaken_to")
-
-    def __init__(self) -> None:
-        self.attempts: dict[int, Attempt] = {}
-        self.overtaken_to = -inf
-
-    def __len__(self) -> int:
-        return len(self.attempts)
-
-    def is_overdue(self, now: float) -> bool:
-        """Whether they say that the leaf is stalled: the oldest one that none has overtaken speaks for them."""
-        for attempt in self.attempts.values():
-            if attempt.began > self.overtaken_to:
-                return attempt.stalled_at <= now
-        return False
-
-
-class Leaf:
-    """One leaf as this router sees it.
-
-    outstanding: by kind of leg, the attempts without an answer. fine_at: the last instant at which nothing spoke against it;
-    nothing has happened to it since.
-    is_silent: an attempt was given up, and nothing has been heard of the leaf since it began.
-    """
-
-    __slots__ = (
-        "fine_at",
-        "first_attempts",
-        "heard_at",
-        "in_flight",
-        "is_on_probation",
-        "is_silent",
-        "known_since",
-        "name",
-        "next_probe_at",
-        "outstanding",
-        "pushback_until",
-        "samples",
-        "slowness",
-        "stepped_at",
-        "unreachable_until",
-        "waiting",
-    )
-
-    def __init__(self, name: str, now: float, is_new: bool) -> None:
-        self.name = name
-        self.known_since = now if is_new else -inf
-        self.outstanding: dict[LatencyPool, Outstanding] = {}
-        self.waiting = 0
-        self.fine_at = -inf
-        self.in_flight = 0
-        self.heard_at = -inf
-        self.slowness = 1.0
-        self.samples = 0
-        self.stepped_at = -inf
-        self.is_silent = False
-        self.is_on_probation = False
-        self.next_probe_at = 0.0
-        self.pushback_until = 0.0
-        self.unreachable_until = 0.0
-        self.first_attempts = 0
-
-    def __repr__(self) -> str:
-        return f"Leaf({self.name}, waiting={self.waiting}, in_flight={self.in_flight}, slowness={self.slowness:.2f})"
-
-    def is_stalled(self, now: float) -> bool:
-        """Whether what it has not answered is overdue."""
-        if self.is_silent:
-            return True
-        if self.waiting:
-            for attempts in self.outstanding.values():
-                if attempts.is_overdue(now):
-                    return True
-        return False
-
-    def state(self, now: float) -> LeafState:
-        """How it stands now."""
-        if now < self.unreachable_until:
-            return LeafState.UNREACHABLE
-        if self.is_stalled(now):
-            return LeafState.STALLED
-        if now < self.pushback_until:
-            return LeafState.PUSHBACK
-        if self.is_on_probation:
-            return LeafState.PROBATION
-        return LeafState.NEW if now - self.known_since < SLOW_START_S else LeafState.OK
-
-    def load(self, now: float) -> int:
-        """Requests in flight there: what it reported last, if that is fresh, and at least those of this router."""
-        return max(self.waiting, self.in_flight) if now - self.heard_at < FRESH_S else self.waiting
-
-
-class Attempt:
-    """An attempt under way; handed back when it has ended. stalled_at: from then on it is overdue."""
-
-    __slots__ = ("began", "id", "is_first", "leaf", "pool", "stalled_at")
-
-    def __init__(self, id: int, leaf: Leaf, pool: LatencyPool, began: float, stalled_at: float, is_first: bool) -> None:
-        self.id = id
-        self.leaf = leaf
-        self.pool = pool
-        self.began = began
-        self.stalled_at = stalled_at
-        self.is_first = is_first
 
 
 class ReplicaHealth:
@@ -265,10 +140,11 @@ class ReplicaHealth:
         self._last_id = id = self._last_id + 1
         attempts = leaf.outstanding.get(pool)
         if attempts is None:
-            attempts = leaf.outstanding[pool] = Outstanding()
-        attempt = attempts.attempts[id] = Attempt(id, leaf, pool, now, now + stalled_after, is_first)
+            attempts = leaf.outstanding[pool] = Outstanding(pool)
+        stalled_at = now + stalled_after
+        attempt = attempts.attempts[id] = Attempt(id, leaf, attempts, now, stalled_at, is_first)
         leaf.waiting += 1
-        if attempt.stalled_at <= leaf.fine_at:
+        if stalled_at <= leaf.fine_at:
             leaf.fine_at = -inf
         if is_first:
             leaf.first_attempts += 1
@@ -278,13 +154,19 @@ class ReplicaHealth:
 
     def answered(self, attempt: Attempt, now: float, in_flight: int) -> None:
         """It was answered."""
-        leaf = attempt.leaf
-        self._ended(attempt)
-        self._overtake(attempt)
-        self._heard(leaf, now)
+        leaf, outstanding = attempt.leaf, attempt.outstanding
+        # What `_ended`, `_overtake` and `_heard` do, without three calls: every leg comes by here.
+        leaf.waiting -= 1
+        leaf.fine_at = -inf
+        del outstanding.attempts[attempt.id]
+        if attempt.began > outstanding.overtaken_to:
+            outstanding.overtaken_to = attempt.began
+        if leaf.unreachable_until:
+            self._back(leaf, now)
+        leaf.heard_at = now
+        leaf.is_silent = False
         leaf.in_flight = in_flight
-        if now - leaf.stepped_at >= STEP_INTERVAL_S:
-            self._step(attempt, now)
+        self._step(attempt, now)
 
     def failed(self, attempt: Attempt, error: KvShardError, now: float) -> bool:
         """It ended with an error. True when the leaf is to be pinged until it answers."""
@@ -337,19 +219,21 @@ class ReplicaHealth:
         leaf = attempt.leaf
         leaf.waiting -= 1
         leaf.fine_at = -inf  # What it has not answered yet, or why this one ended, may speak against it.
-        del leaf.outstanding[attempt.pool].attempts[attempt.id]
+        del attempt.outstanding.attempts[attempt.id]
 
     def _overtake(self, attempt: Attempt) -> None:
         """It was answered: those of its kind that were sent before it, or with it, are slow for reasons of their own."""
-        attempts = attempt.leaf.outstanding[attempt.pool]
-        attempts.overtaken_to = max(attempts.overtaken_to, attempt.began)
+        attempt.outstanding.overtaken_to = max(attempt.outstanding.overtaken_to, attempt.began)
 
     def _heard(self, leaf: Leaf, now: float) -> None:
         if leaf.unreachable_until:
-            leaf.known_since = now  # It was gone: it comes back with cold caches.
-            self._reach(leaf)
+            self._back(leaf, now)
         leaf.heard_at = now
         leaf.is_silent = False
+
+    def _back(self, leaf: Leaf, now: float) -> None:
+        leaf.known_since = now  # It was gone: it comes back with cold caches.
+        self._reach(leaf)
 
     def _reach(self, leaf: Leaf) -> None:
         self._unreachable -= bool(leaf.unreachable_until)
@@ -366,13 +250,15 @@ class ReplicaHealth:
             return  # It would have taken longer than that: it says nothing.
         leaf.stepped_at = now
         leaf.samples += 1
-        factor = STEP_ON_PROBATION if leaf.is_on_probation else STEP
+        # One that is passed over for its slowness, with no room on probation, is heard as seldom, and has as far to come back.
+        is_returning = not is_slower and leaf.slowness >= PROBATION_FACTOR * self._typical
+        factor = STEP_ON_PROBATION if leaf.is_on_probation or is_returning else STEP
         moved = leaf.slowness * factor if is_slower else leaf.slowness / factor
         leaf.slowness = min(SLOWNESS_MAX, max(SLOWNESS_MIN, moved))
         if leaf.is_on_probation:
             if leaf.slowness < RELEASE_FACTOR * self._typical_slowness():
                 leaf.is_on_probation = False
-        elif leaf.slowness >= PROBATION_FACTOR * self._typical and leaf.samples >= SAMPLES_MIN:
+        elif is_slower and leaf.slowness >= PROBATION_FACTOR * self._typical and leaf.samples >= SAMPLES_MIN:
             self._consider(leaf, now)
 
     def _consider(self, leaf: Leaf, now: float) -> None:
@@ -403,57 +289,59 @@ class ReplicaHealth:
     # -- choice
 
     def order(self, names: tuple[str, ...], now: float, together: Mapping[str, int] | None = None) -> tuple[int, ...]:
-        """The places of these leaves in the order in which they are to be asked.
+        """The places of these leaves in the order in which they are to be asked. together: see `first`."""
+        return self.after(names, self.first(names, now, together), now)
+
+    def first(self, names: tuple[str, ...], now: float, together: Mapping[str, int] | None = None) -> int:
+        """The place of the leaf that is to be asked first.
 
         together: how many legs of the same request each leaf has got so far, where it pays to send them to few leaves: their
         frames then share a message, and a request that asks fewer leaves meets a slow one less often.
         """
         count = len(names)
         if count == 1:
-            return (0,)
-        known = self._leaves
-        leaves = [known.get(name) or self.leaf(name, now) for name in names]
+            return 0
+        joined = self._joined(names, together, now) if together else -1
+        if joined >= 0:
+            return joined
         random = self._rng.random
-        first = int(random() * count)
-        second = int(random() * (count - 1))
+        leaves = [self._leaves.get(name) or self.leaf(name, now) for name in names]
+        first, second = int(random() * count), int(random() * (count - 1))
         second += second >= first
-        # The legs of one request are ordered at one instant: most leaves have been looked at by then.
-        ranks = [0 if leaf.fine_at == now else self._rank(leaf, now) for leaf in leaves]
-        joined = self._joined(leaves, ranks, together, now) if together else None
-        if joined is not None:
-            best = joined
-        elif not any(ranks):
-            best = self._better(leaves, first, second, now)
-        else:
-            least = min(ranks)
-            equals = [place for place in range(count) if ranks[place] == least]
-            start = int(random() * len(equals))
-            best, rival = equals[start], equals[start - 1]
-            if best != rival:
-                best = self._better(leaves, best, rival, now)
-        if count == 2:
-            return (best, 1 - best)
-        rest = [place for place in range(count) if place != best]
-        if ranks[rest[0]] != ranks[rest[-1]] or count > 3:
-            rest.sort(key=lambda place: (ranks[place], leaves[place].load(now)))
-        elif leaves[rest[0]].load(now) > leaves[rest[1]].load(now):
-            rest.reverse()
-        return (best, *rest)
+        ranks = [self._rank(leaf, now) for leaf in leaves]
+        if not any(ranks):
+            return self._better(leaves, first, second, now)
+        least = min(ranks)
+        equals = [place for place in range(count) if ranks[place] == least]
+        start = int(random() * len(equals))
+        best, rival = equals[start], equals[start - 1]
+        return best if best == rival else self._better(leaves, best, rival, now)
 
-    def _joined(self, leaves: list[Leaf], ranks: list[int], together: Mapping[str, int], now: float) -> int | None:
-        """The place of the leaf that has most legs of the request already, if it is as good as any and not hot; None: there is
-        none."""
-        best, most, least, hot = None, 0, min(ranks), self.hot_limit(now)
-        for place, leaf in enumerate(leaves):
-            count = together.get(leaf.name, 0)
-            if count > most and ranks[place] == least and not leaf.is_on_probation and leaf.load(now) - count <= hot:
-                best, most = place, count
-        if best is None or any(leaf.slowness * FASTER < leaves[best].slowness for leaf in leaves):
-            return None
-        return best
+    def after(self, names: tuple[str, ...], first: int, now: float) -> tuple[int, ...]:
+        """The places of these leaves, one of which is asked first, in the order in which they are to be asked."""
+        count = len(names)
+        if count <= 2:
+            return (first, 1 - first)[:count]
+        leaves = {place: self.leaf(name, now) for place, name in enumerate(names) if place != first}
+        return (first, *sorted(leaves, key=lambda place: (self._rank(leaves[place], now), leaves[place].load(now))))
+
+    def _joined(self, names: tuple[str, ...], together: Mapping[str, int], now: float) -> int:
+        """The place of the leaf that has most legs of the request already, if it is ok and not hot; -1: there is none."""
+        best, most, fastest, slowness = -1, 0, inf, 0.0
+        hot = self._hot if now - self._hot_at <= REFRESH_S else self.hot_limit(now)
+        for place, name in enumerate(names):
+            leaf = self._leaves.get(name) or self.leaf(name, now)
+            if leaf.slowness < fastest:
+                fastest = leaf.slowness
+            count = together.get(name, 0)
+            if count > most and leaf.load(now) - count <= hot and not leaf.is_on_probation and not self._rank(leaf, now):
+                best, most, slowness = place, count, leaf.slowness
+        return -1 if fastest * FASTER < slowness else best
 
     def _rank(self, leaf: Leaf, now: float) -> int:
         """The state as it matters for a first attempt: a probe, and the share of a new leaf, count as ok."""
+        if leaf.fine_at == now:
+            return LeafState.OK  # The legs of one request are ordered at one instant.
         if now < leaf.unreachable_until or leaf.is_silent:
             return LeafState.UNREACHABLE  # Silent is worse than late: those that are merely late are asked first.
         if leaf.waiting and leaf.is_stalled(now):

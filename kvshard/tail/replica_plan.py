@@ -11,7 +11,7 @@ Pure: imports only the standard library and other pure files.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from kvshard.clustermap import ShardConfig
@@ -27,7 +27,8 @@ class ReplicaPlan:
     """Whom one kind of request may ask by one configuration of its shard: made once, used by every request until it changes.
 
     equals: among whom is chosen; leaves: their names. others: asked after them, in this order. has_failover: waiting for
-    another replica makes sense, since the shard has several, or is meant to.
+    another replica makes sense, since the shard has several, or is meant to. has_spares: somebody else may be asked than who is
+    first.
     """
 
     config: ShardConfig
@@ -35,6 +36,10 @@ class ReplicaPlan:
     leaves: tuple[str, ...]
     others: tuple[Candidate, ...]
     has_failover: bool
+    has_spares: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "has_spares", len(self.equals) + len(self.others) > 1)
 
     def order(
         self,
@@ -45,17 +50,39 @@ class ReplicaPlan:
         together: Mapping[str, int] | None = None,
     ) -> tuple[Candidate, ...]:
         """Whom to ask, in the order of asking. together: see `ReplicaHealth.order`."""
+        return self.behind(self.first(choice, health, rng, now, together), choice, health, now)
+
+    def first(
+        self,
+        choice: ReplicaChoice,
+        health: ReplicaHealth,
+        rng: Random,
+        now: float,
+        together: Mapping[str, int] | None = None,
+    ) -> Candidate:
+        """The first of them. Who would follow is of interest only when that one does not answer."""
+        equals = self.equals
+        if len(equals) == 1:
+            return equals[0]
+        if choice is ReplicaChoice.ADAPTIVE:
+            return equals[health.first(self.leaves, now, together)]
+        place = int(rng.random() * len(equals)) if choice is ReplicaChoice.RANDOM else 0
+        if not health.has_unreachable:
+            return equals[place]
+        return min(equals[place:] + equals[:place], key=lambda each: health.is_unreachable(each.leaf, now))
+
+    def behind(self, first: Candidate, choice: ReplicaChoice, health: ReplicaHealth, now: float) -> tuple[Candidate, ...]:
+        """Whom to ask, in the order of asking, when `first`, one of `equals`, is asked first or was, whatever came of it."""
         equals = self.equals
         if len(equals) == 1:
             return equals + self.others
+        place = equals.index(first)
         if choice is ReplicaChoice.ADAPTIVE:
-            chosen = tuple(map(equals.__getitem__, health.order(self.leaves, now, together)))
-        else:
-            first = int(rng.random() * len(equals)) if choice is ReplicaChoice.RANDOM else 0
-            chosen = equals[first:] + equals[:first]
-            if health.has_unreachable:
-                chosen = tuple(sorted(chosen, key=lambda each: health.is_unreachable(each.leaf, now)))
-        return chosen + self.others if self.others else chosen
+            return tuple(map(equals.__getitem__, health.after(self.leaves, place, now))) + self.others
+        rest = equals[place + 1 :] + equals[:place]
+        if health.has_unreachable:
+            rest = tuple(sorted(rest, key=lambda each: health.is_unreachable(each.leaf, now)))
+        return (first, *rest, *self.others)
 
 
 def plan_write(config: ShardConfig) -> ReplicaPlan:

@@ -94,6 +94,8 @@ class Core:
     is_dividing, ready_for: set by the driver. Part of the state has left for another shard which the coordinator does not know
     yet, so that only replicas that took part hold it: nobody new is taken in sync. This replica is ready to divide off that
     shard; the primary is told with every answer to a beacon.
+    is_full: set by the driver. The leaf's disk has no room for new writes, so that another replica had better lead; while it
+    follows it takes what the primary sends, as long as the disk does.
     divided_off: the shard that has left, which the coordinator does not know yet, as soon as its data is whole on this disk.
     is_behind: the last step left entries unapplied that may be applied, for it had enough of them; a Tick applies more.
     """
@@ -123,6 +125,7 @@ class Core:
         self.durable = self.log.last
         self.is_whole = True
         self.is_stopping = False
+        self.is_full = False
         self.is_dividing = False
         self.ready_for: int | None = None
         self.divided_off: int | None = None

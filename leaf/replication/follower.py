@@ -127,7 +127,8 @@ class Follower:
         self._learn_commit(beacon.committed, now)
         self._note_fresh()
         clock = Echo(core.boot, now)
-        ack = BeaconAck(core.epoch, beacon.sent_at, clock, self.acked(), core.is_stopping, core.ready_for, core.divided_off)
+        marks = (core.is_stopping, core.ready_for, core.divided_off, core.is_full)
+        ack = BeaconAck(core.epoch, beacon.sent_at, clock, self.acked(), *marks)
         if core.saved_epoch >= core.epoch:
             self._answer(sender, ack, now)
         else:

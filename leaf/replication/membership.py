@@ -195,12 +195,15 @@ def _hand_over(reign: "Reign", now: float) -> Change | None:
 
 
 def _wanted_primary(reign: "Reign", now: float) -> str:
-    """Who is to lead. When this leaf is about to stop: whoever would at once, in the order in which they are wanted."""
-    config = reign.config
-    if not reign.core.is_stopping:
-        return config.desired[0] if config.desired else config.primary
-    order = [*config.desired, *reign.peers]
-    return next((leaf for leaf in order if leaf in reign.peers and _is_fit(reign, reign.peers[leaf], now)), config.primary)
+    """Who is to lead. When this leaf is about to stop, or takes no writes for its disk is full: whoever would at once, in the
+    order in which they are wanted. One with a full disk leads only if nobody else can; where all are full nothing changes."""
+    config, core, peers = reign.config, reign.core, reign.peers
+    if not (core.is_stopping or core.is_full):
+        wanted = config.desired[0] if config.desired else config.primary
+        return config.primary if wanted in peers and peers[wanted].is_full else wanted
+    fit = [leaf for leaf in (*config.desired, *peers) if leaf in peers and _is_fit(reign, peers[leaf], now)]
+    with_room = [leaf for leaf in fit if not peers[leaf].is_full]
+    return next(iter(with_room or (fit if core.is_stopping else ())), config.primary)
 
 
 def is_heir(reign: "Reign", peer: Peer, now: float) -> bool:

@@ -80,7 +80,7 @@ class BeaconAck:
 
     is_stopping: the sender's leaf is about to stop and wants to be put out before, so that no commit waits for it.
     ready_for: the shard that the sender is ready to divide off (`Core.ready_for`). divided_off: the one that it has
-    (`Core.divided_off`).
+    (`Core.divided_off`). is_full: the sender's disk has no room for new writes (`Core.is_full`).
     """
 
     epoch: int
@@ -90,6 +90,7 @@ class BeaconAck:
     is_stopping: bool = False
     ready_for: int | None = None
     divided_off: int | None = None
+    is_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)

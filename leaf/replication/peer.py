@@ -68,6 +68,7 @@ class Peer:
         self.is_leaving = False
         self.is_greeted = False
         self.is_stopping = False
+        self.is_full = False
         self.ready_for: int | None = None
         self.divided_off: int | None = None
         self.sending: Sending | None = None

@@ -24,5 +24,8 @@ class OpenGate:
         self.asked.append(([each.leaf for each in spares], [each.leaf for each in waiting], late_by_s))
         return self.refusals.pop(0) if self.refusals else spares[0]
 
+    def again_s(self, refusal: Refusal, now: float, deadline: float) -> float | None:
+        return self.delay
+
     def may_fail_over(self, now: float) -> bool:
         return self.is_failing_over

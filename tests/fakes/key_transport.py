@@ -8,8 +8,8 @@ from kvshard.client.codecs import BYTES
 from kvshard.client.connection import Connection
 from kvshard.client.keyspace import Keyspace
 from kvshard.client.retries import RetryPolicy
-from kvshard.client.transport import KeyTransport
-from kvshard.errors import ErrorDetails, KvShardError, ResourceExhausted, VersionConflict, record_of
+from kvshard.client.transport import KeyTransport, ReadHeard, TakeBack
+from kvshard.errors import Cancelled, ErrorDetails, KvShardError, ResourceExhausted, VersionConflict, record_of
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite, KeysWriteReply
 from kvshard.rpc.status import failure_of_key
 from kvshard.v1 import kv_pb2, types_pb2
@@ -124,6 +124,41 @@ class MemoryKeys(KeyTransport):
         failure = self.failures.popleft() if self.failures else None
         if failure is not None:
             raise failure
+
+
+class StartedKeys(MemoryKeys):
+    """The same, for whom a read is started without awaiting anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started: set[asyncio.Task[KeysReadReply]] = set()
+        self.can_start = True
+
+    def begin_read(self, request: KeysRead, deadline: float, heard: ReadHeard) -> TakeBack | None:
+        """Start a read, unless that cannot be now."""
+        if not self.can_start:
+            return None
+        task = asyncio.create_task(self.read(request, deadline))
+        self._started.add(task)
+        is_taken_back = False
+
+        def tell(task: asyncio.Task[KeysReadReply]) -> None:
+            self._started.discard(task)
+            if is_taken_back:
+                return
+            if task.cancelled():
+                heard(Cancelled("somebody has cancelled every task"))
+                return
+            error = task.exception()
+            heard(task.result() if error is None else error if isinstance(error, KvShardError) else None)
+
+        def take_back() -> None:
+            nonlocal is_taken_back
+            is_taken_back = True
+            task.cancel()
+
+        task.add_done_callback(tell)
+        return take_back
 
 
 def _failures(failures: dict[int, KvShardError]) -> list[types_pb2.KeyFailure]:

@@ -1,6 +1,5 @@
 """Leaves that keep their shards in dictionaries, over FakeLeafClient: enough to route, merge and page against."""
 
-import dataclasses
 import json
 import sys
 from bisect import bisect_right
@@ -22,6 +21,7 @@ from kvshard.model import (
     ShardSearchReply,
     ShardWrite,
     ShardWriteReply,
+    changed,
 )
 
 
@@ -125,7 +125,7 @@ class MemoryLeaves:
             else:
                 held[key] = (value, self.seqno)
             reply.versions.append(self.seqno)
-        return dataclasses.replace(reply, seqno=self.seqno)
+        return changed(reply, seqno=self.seqno)
 
     def _scan(self, request: ShardScan) -> ShardScanReply:
         self._check_cuts(request)

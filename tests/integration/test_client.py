@@ -377,6 +377,21 @@ async def test_the_timeout_covers_all_attempts(router: FakeRouter) -> None:
         assert late.value.details.maybe_applied
 
 
+async def test_a_read_whose_repetition_is_cut_off_tells_why_there_was_one(router: FakeRouter) -> None:
+    retries = RetryPolicy(base_delay_s=0.2)
+    async with Client(router.address, timeout=0.5, retries=retries) as kv:
+        reads = (("Get", lambda: kv.get("a")), ("BatchGet", lambda: kv.get_many(["a"])), ("ListCollections", kv.collections))
+        for method, read in reads:
+            router.fail(method, Unavailable("2 of 8 shards did not answer"))
+            call = asyncio.create_task(read())
+            while not router.requests[method]:
+                await asyncio.sleep(0.001)
+            router.hold(method)  # For the second one, which comes after a tenth of a second at the earliest.
+            with pytest.raises(Unavailable, match="2 of 8 shards"):
+                await call
+            assert len(router.requests[method]) == 2
+
+
 async def test_an_unreachable_router_is_unavailable_and_a_write_to_it_was_not_done() -> None:
     async with Client("127.0.0.1:1", timeout=0.3) as kv:
         with pytest.raises(Unavailable):

@@ -25,7 +25,7 @@ from kvshard.errors import Unavailable
 from kvshard.lane_messages import KeysRead
 from kvshard.sync import Client
 from kvshard.sync import scan as scan_module
-from kvshard.sync.loop_thread import _Call
+from kvshard.sync.loop_thread import Call
 from kvshard.sync.process import this_process
 from kvshard.v1 import types_pb2
 
@@ -178,7 +178,7 @@ def test_an_error_does_not_keep_its_call_alive(kv: Client[str]) -> None:
     try:
         with contextlib.suppress(InvalidArgument):
             kv.get("")
-        until(lambda: not [each for each in gc.get_objects() if isinstance(each, _Call)])
+        until(lambda: not [each for each in gc.get_objects() if isinstance(each, Call)])
     finally:
         gc.enable()
 
@@ -390,19 +390,45 @@ def interrupt_when(condition: Callable[[], bool]) -> threading.Thread:
     return thread
 
 
-def test_an_interrupt_takes_the_call_back(kv: Client[str], router: FakeRouter) -> None:
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("ListCollections", lambda kv: kv.collections()),
+        ("Get", lambda kv: kv.get("held")),
+        ("Put", lambda kv: kv.put("held", b"v")),
+        ("BatchGet", lambda kv: kv.get_many(["held", "k"])),
+    ],
+    ids=["collections", "get", "put", "get_many"],
+)
+def test_an_interrupt_takes_the_call_back(
+    kv: Client[str], router: FakeRouter, method: str, call: Callable[[Client[str]], object]
+) -> None:
     kv.put("k", b"v")
-    router.hold("ListCollections")
-    thread = interrupt_when(lambda: bool(router.requests["ListCollections"]))
+    kv.get("k")
+    router.hold(method)
+    asked = len(router.requests[method])
+    thread = interrupt_when(lambda: len(router.requests[method]) > asked)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        kv.collections()
+        call(kv)
     thread.join()
     assert time.monotonic() - began < 4, "the interrupted caller waited for more than the end of its call"
     assert tasks_under_way() == 0
+    until(lambda: "frames=1" not in repr(kv._source._client._connection.keys))
     assert this_process().entered == 0
-    router.release("ListCollections")
+    router.release(method)
     assert kv.get("k") is not None
+
+
+def test_reads_that_tell_something_of_their_own(router: FakeRouter) -> None:
+    router.put(b"k", b"v")
+    router.state.shard, router.state.seqno = 0, 7
+    with Client(router.address, consistency="stale") as kv:
+        item = kv.get("k")
+        assert item is not None
+        assert item.state is not None
+        assert item.state.seqno == 7
+        assert kv.get("nothing") is None
 
 
 def test_an_interrupted_scan_goes_on(kv: Client[str], router: FakeRouter) -> None:

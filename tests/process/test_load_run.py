@@ -16,7 +16,6 @@ async def test_cells_take_turns_and_everything_is_counted(tmp_path, monkeypatch)
     monkeypatch.setattr("loadtests.calibration.PROBES", 1)
     monkeypatch.setattr("loadtests.calibration.GROWTH_MAX", 1.0)
     monkeypatch.setattr("loadtests.prediction.REQUESTS_LEAST", 500)
-    monkeypatch.setattr("loadtests.experiment_run.REFERENCE_S", 0.5)
     throttled = scenarios.Condition("throttled", "throttled", throttle=scenarios.Throttle(0.05, 0.2))
     cells = (Cell(scenarios.PAUSES_TWO, scenarios.NONE), Cell(throttled, scenarios.ALL))
     direct = tuple(Cell(scenarios.HEALTHY, arm) for arm in (scenarios.DIRECT_LIBRARY, scenarios.DIRECT_KVSHARD))
@@ -38,6 +37,14 @@ async def test_cells_take_turns_and_everything_is_counted(tmp_path, monkeypatch)
         assert cell.legs > 0
         assert cell.wasted_s is not None
     assert {"1", "8"} == set(batch.cells[0].tally.slices)
-    assert batch.cells[0].prediction["p99"] > 0
+    paused, throttled_cell = batch.cells
+    assert all(0 <= start < end <= paused.measured_s for _, start, end in paused.pauses)
+    assert {leaf for leaf, _, _ in paused.pauses} <= {0, 1, 2, 3}
+    assert throttled_cell.pauses == []
+    assert paused.prediction["p99"] > 0
+    for reference in (batch.references["random"], batch.references["adaptive"]):
+        assert {len(request.legs) for request in reference.requests} == {8}
+        assert 0 < len(reference.plain) < len(reference.requests)
+    assert control.references == {}
     assert control.cells[0].prediction is None
     assert "throttled/all" in "".join(said)

@@ -7,6 +7,7 @@ see an error only where no replica could have served them.
 import asyncio
 import contextlib
 import itertools
+import os
 import pathlib
 import subprocess
 import time
@@ -59,6 +60,10 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: 
 
 async def leads_nothing(cluster: FaultyCluster, leaf: str) -> bool:
     return all(each.primary != leaf for each in (await cluster.map()).shards.values())
+
+
+async def leads_some(cluster: FaultyCluster, leaf: str) -> bool:
+    return not await leads_nothing(cluster, leaf)
 
 
 async def is_out_of_sync(cluster: FaultyCluster, leaf: str) -> bool:
@@ -277,8 +282,17 @@ def small_disk(folder: pathlib.Path, megabytes: int):
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+def fill(folder: pathlib.Path, *, leave: int) -> None:
+    """Let others write until so many bytes of the disk are free."""
+    with (folder / "ballast").open("ab") as ballast, contextlib.suppress(OSError):
+        while leave == 0 or (free := os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize) > leave:
+            ballast.write(bytes(1 << 20 if leave == 0 else min(1 << 20, free - leave)))
+            ballast.flush()
+
+
 async def test_a_full_disk_on_one_leaf(cluster: FaultyCluster) -> None:
-    """Filled to the brim by others: the leaf's replicas stop, leave the set, and the shards go on without them."""
+    """Almost full, it leads no shard any more, for it would only refuse the writes. Filled to the brim by others: its replicas
+    stop, leave the set, and the shards go on without them."""
     leaf = await cluster.primary(0)
     data = cluster.data_dir(leaf)
     async with running(cluster.address, seed=SEED, prefix="disk", timeout_s=20.0) as load:
@@ -286,11 +300,12 @@ async def test_a_full_disk_on_one_leaf(cluster: FaultyCluster) -> None:
         cluster.wipe(leaf)
         with small_disk(data, 160):
             await cluster.mend()
+            await until(lambda: leads_some(cluster, leaf), f"{leaf} leads a shard again", 20.0)
             await load.progress(200)
-            with (data / "ballast").open("wb") as ballast, contextlib.suppress(OSError):
-                while True:
-                    ballast.write(bytes(1 << 20))
-                    ballast.flush()
+            fill(data, leave=8 << 20)
+            await until(lambda: leads_nothing(cluster, leaf), f"{leaf}, almost full, leads nothing")
+            await load.progress(200)
+            fill(data, leave=0)
             await until(lambda: is_out_of_sync(cluster, leaf), f"{leaf} is out of every set", 20.0)
             await load.progress(200)
             cluster.leaves[leaf].kill()

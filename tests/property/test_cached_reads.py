@@ -47,9 +47,17 @@ class Rig:
         self.store.apply(SHARD, entries, DedupTable())
 
     def read(self, collection_id: int, keys: list[bytes], now_ms: int) -> None:
-        """The same with the cache and without, also of keys that have left, which `Requests` would refuse."""
-        columns = self.store.read(ShardRead(SHARD, 1, collection_id, keys), now_ms)
+        """The same with the cache and without, also of keys that have left, which `Requests` would refuse: these are in no
+        answer that comes from the cache alone."""
+        request = ShardRead(SHARD, 1, collection_id, keys)
+        at_once = self.store.read_cached(request, 5, 6)
+        columns = self.store.read(request, now_ms)
         plain = KeyReader(self.engine, KeyCache(0)).read(SHARD, collection_id, keys, now_ms)
+        if at_once is not None:
+            assert (at_once.values, at_once.versions, at_once.errors) == (plain.values, plain.versions, plain.errors)
+            assert (at_once.expires_at_ms, plain.expires_at_ms()) == ([], [])
+            assert (at_once.documents, at_once.seqno, at_once.age_ms) == (columns.documents, 5, 6)
+            assert not (self.is_split and any(map(is_childs, keys)))
         assert (columns.values, columns.versions, columns.errors) == (plain.values, plain.versions, plain.errors)
         assert columns.expires_at_ms == plain.expires_at_ms()
 

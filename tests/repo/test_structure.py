@@ -41,8 +41,10 @@ PURE = (
     "kvshard.tail.defences_status",
     "kvshard.tail.hedging",
     "kvshard.tail.histogram",
+    "kvshard.tail.hold_out",
     "kvshard.tail.latency",
     "kvshard.tail.leg_events",
+    "kvshard.tail.leaf_health",
     "kvshard.tail.replica_health",
     "kvshard.tail.replica_plan",
     "kvshard.tail.status",
@@ -54,6 +56,7 @@ PURE = (
     "kvshard.client.direct_reach",
     "kvshard.client.direct_status",
     "kvshard.client.frame_slices",
+    "kvshard.client.key_answers",
     "kvshard.client.retries",
     "kvshard.client.write_batching",
     "kvshard.client.scan_token",
@@ -89,8 +92,8 @@ PURE = (
 )
 """Files that decide: they import only the standard library and each other. A package name means all of its modules."""
 
-PURE_EXCEPTIONS = {"kvshard.hashing": {"mmh3"}}
-"""The token hash is a pure function that happens to be a foreign library's."""
+PURE_EXCEPTIONS = {"kvshard.hashing": {"mmh3"}, "kvshard.model": {"msgspec"}}
+"""The token hash is a pure function that happens to be a foreign library's, and so are the types of the messages."""
 
 # `random` is not among them: a policy may name the type of the generator it is handed, see below.
 IMPURE_STDLIB = {"asyncio", "time", "socket", "threading", "subprocess", "sqlite3", "concurrent", "selectors"}

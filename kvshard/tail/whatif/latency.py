@@ -30,11 +30,18 @@ _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _POINT = re.compile(r"p(\d{1,2}(?:\.\d+)?)=(.+)")
 
 
-class RequestTimes(NamedTuple):
-    """What one request meets. legs: the time of each leg's first attempt. beyond_s: what it takes beyond its slowest leg."""
+class RequestTimes(Protocol):
+    """What one request meets, at healthy leaves."""
 
-    legs: Sequence[float]
-    beyond_s: float = 0.0
+    @property
+    def beyond_s(self) -> float:
+        """What it takes beyond its slowest leg."""
+
+    def first(self, number: int, leaf: int) -> float:
+        """The time of the first attempt of the leg of that number (from 0), at that leaf; asked once for each leg."""
+
+    def further(self, rng: Random, leaf: int, age_s: float) -> float:
+        """The time of a further attempt at that leaf, sent when the request is that old."""
 
 
 class Latency(Protocol):
@@ -48,7 +55,23 @@ class Latency(Protocol):
         """The times of one request."""
 
     def attempt(self, rng: Random) -> float:
-        """The time of one further attempt."""
+        """The time of one attempt by itself."""
+
+
+class DrawnTimes(NamedTuple):
+    """Drawn at once for all first attempts, whatever the leaves; further attempts have nothing in common with them."""
+
+    legs: Sequence[float]
+    latency: Latency
+    beyond_s: float = 0.0
+
+    def first(self, number: int, leaf: int) -> float:
+        """The time of the first attempt of that leg."""
+        return self.legs[number]
+
+    def further(self, rng: Random, leaf: int, age_s: float) -> float:
+        """The time of any attempt."""
+        return self.latency.attempt(rng)
 
 
 class GivenLatency:
@@ -109,9 +132,9 @@ class GivenLatency:
         """The time of one attempt."""
         return self.quantile(rng.random())
 
-    def request(self, rng: Random, legs: int) -> RequestTimes:
+    def request(self, rng: Random, legs: int) -> DrawnTimes:
         """Independent of each other."""
-        return RequestTimes([self.quantile(rng.random()) for _ in range(legs)])
+        return DrawnTimes([self.quantile(rng.random()) for _ in range(legs)], self)
 
 
 class MeasuredLatency:
@@ -145,9 +168,9 @@ class MeasuredLatency:
         """The time of one attempt."""
         return self.quantile(rng.random())
 
-    def request(self, rng: Random, legs: int) -> RequestTimes:
+    def request(self, rng: Random, legs: int) -> DrawnTimes:
         """Independent of each other."""
-        return RequestTimes([self.quantile(rng.random()) for _ in range(legs)])
+        return DrawnTimes([self.quantile(rng.random()) for _ in range(legs)], self)
 
 
 class LegVectors:
@@ -161,10 +184,10 @@ class LegVectors:
         if beyond_s and len(beyond_s) != len(vectors):
             raise _bad(f"{len(vectors)} requests cannot take {len(beyond_s)} times beyond their slowest legs")
         found = zip(vectors, beyond_s or [0.0] * len(vectors), strict=True)
-        self._requests = [RequestTimes(tuple(legs), beyond) for legs, beyond in found if legs]
+        self._requests = [(tuple(legs), beyond) for legs, beyond in found if legs]
         if not self._requests:
             raise _bad("no measured request has a leg")
-        if any(not 0 <= seconds <= LONGEST_S for each in self._requests for seconds in (*each.legs, each.beyond_s)):
+        if any(not 0 <= seconds <= LONGEST_S for legs, beyond in self._requests for seconds in (*legs, beyond)):
             raise _bad(f"a measured leg takes between 0 and {LONGEST_S:g} s")
 
     def __repr__(self) -> str:
@@ -173,22 +196,22 @@ class LegVectors:
     @property
     def samples(self) -> int | None:
         """Legs measured."""
-        return sum(len(each.legs) for each in self._requests)
+        return sum(len(legs) for legs, _ in self._requests)
 
     def attempt(self, rng: Random) -> float:
         """The time of any leg of any request."""
-        return rng.choice(rng.choice(self._requests).legs)
+        return rng.choice(rng.choice(self._requests)[0])
 
-    def request(self, rng: Random, legs: int) -> RequestTimes:
+    def request(self, rng: Random, legs: int) -> DrawnTimes:
         """Those of one measured request, or of as many as it takes."""
         found: list[float] = []
         beyond_s = 0.0
         while len(found) < legs:
-            measured = rng.choice(self._requests)
+            measured, beyond = rng.choice(self._requests)
             wanted = legs - len(found)
-            found.extend(measured.legs if len(measured.legs) <= wanted else rng.sample(measured.legs, wanted))
-            beyond_s = max(beyond_s, measured.beyond_s)
-        return RequestTimes(found, beyond_s)
+            found.extend(measured if len(measured) <= wanted else rng.sample(measured, wanted))
+            beyond_s = max(beyond_s, beyond)
+        return DrawnTimes(found, self, beyond_s)
 
 
 def parse_length(text: str, field: str) -> float:

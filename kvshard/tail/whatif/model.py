@@ -19,6 +19,7 @@ from kvshard.tail.deadlines import leg_deadline
 from kvshard.tail.defences import Defences, LegHedges, RequestHedges
 from kvshard.tail.hedging import HedgeSettings, Off, ReplicaChoice
 from kvshard.tail.histogram import LogHistogram
+from kvshard.tail.leaf_health import Attempt
 from kvshard.tail.leg_events import (
     Action,
     AttemptFailed,
@@ -33,9 +34,8 @@ from kvshard.tail.leg_events import (
     TimerFired,
     Won,
 )
-from kvshard.tail.replica_health import Attempt
 from kvshard.tail.replica_plan import ReplicaPlan, plan_read
-from kvshard.tail.whatif.latency import Latency
+from kvshard.tail.whatif.latency import Latency, RequestTimes
 from kvshard.tail.whatif.model_leaf import Events, Job, ModelLeaf, faults_of
 from kvshard.tail.whatif.scenario import Arm, Scenario, Setting, check
 
@@ -72,26 +72,26 @@ class Tally:
 
 
 class _Request:
-    __slots__ = ("began", "beyond_s", "hedges", "is_counted", "is_failed", "legs", "pending")
+    __slots__ = ("began", "hedges", "is_counted", "is_failed", "legs", "pending", "times")
 
-    def __init__(self, began: float, hedges: RequestHedges, is_counted: bool) -> None:
+    def __init__(self, began: float, hedges: RequestHedges, times: RequestTimes, is_counted: bool) -> None:
         self.began = began
         self.hedges = hedges
+        self.times = times
         self.is_counted = is_counted
         self.is_failed = False
-        self.beyond_s = 0.0
         self.legs: list[_Leg] = []
         self.pending = 0
 
 
 class _Leg:
-    __slots__ = ("asked", "first_latency", "gate", "machine", "request")
+    __slots__ = ("asked", "gate", "machine", "number", "request")
 
-    def __init__(self, request: _Request, gate: LegHedges, machine: AttemptMachine, first_latency: float) -> None:
+    def __init__(self, request: _Request, number: int, gate: LegHedges, machine: AttemptMachine) -> None:
         self.request = request
+        self.number = number
         self.gate = gate
         self.machine = machine
-        self.first_latency = first_latency
         self.asked: dict[int, tuple[ModelLeaf, Job, Attempt]] = {}
 
 
@@ -124,6 +124,7 @@ class Model:
                 setting,
                 zero,
                 Random(f"{seed}/leaf/{index}"),
+                index,
             )
             for index in range(setting.leaves)
         }
@@ -158,39 +159,40 @@ class Model:
 
     def _begin(self, fan_out: int, is_counted: bool) -> None:
         now, setting = self._events.now, self._setting
-        request = _Request(now, self._defences.request(None, fan_out, now), is_counted)
+        times = self._latency.request(self._draws, fan_out)
+        request = _Request(now, self._defences.request(None, fan_out, now), times, is_counted)
         shards: Sequence[int] = range(setting.shards)
         if fan_out < setting.shards or setting.is_light:
             shards = self._draws.sample(shards, fan_out)
         deadline = leg_deadline(now, now + setting.deadline_s)
         request.pending = fan_out
-        times = self._latency.request(self._draws, fan_out)
-        request.beyond_s = setting.overhead_s + times.beyond_s
-        for shard, latency in zip(shards, times.legs, strict=True):
+        for number, shard in enumerate(shards):
             if self._has_decisions:
-                self._begin_leg(request, self._plans[shard], latency, deadline)
+                self._begin_leg(request, number, self._plans[shard], deadline)
             else:
-                self._begin_plain_leg(request, self._plans[shard], latency)
+                self._begin_plain_leg(request, number, self._plans[shard])
         if request.pending:
             self._events.at(deadline, self._deadline, request)
 
-    def _begin_leg(self, request: _Request, plan: ReplicaPlan, latency: float, deadline: float) -> None:
+    def _begin_leg(self, request: _Request, number: int, plan: ReplicaPlan, deadline: float) -> None:
         now = self._events.now
         gate = request.hedges.leg(LIGHT_KIND if self._setting.is_light else HEAVY_KIND, now)
         candidates = self._defences.order(plan, self._choice, now, gate)
         machine = AttemptMachine(self._config, candidates, deadline, self._chance, gate)
-        leg = _Leg(request, gate, machine, latency)
+        leg = _Leg(request, number, gate, machine)
         request.legs.append(leg)
         self._perform(leg, machine.start(now))
 
-    def _begin_plain_leg(self, request: _Request, plan: ReplicaPlan, latency: float) -> None:
+    def _begin_plain_leg(self, request: _Request, number: int, plan: ReplicaPlan) -> None:
         """A leg of an arm without defences: one attempt, which nothing follows, and from which nobody learns.
 
         It gives what `_begin_leg` would give, in a fifth of the time.
         """
         (candidate, *_) = self._defences.order(plan, self._choice, self._events.now)
         self.tally.firsts += request.is_counted
-        self._leaves[candidate.leaf].submit(Job(latency, self._events.now, lambda job: self._plain_answered(request, job)))
+        leaf = self._leaves[candidate.leaf]
+        latency = request.times.first(number, leaf.index)
+        leaf.submit(Job(latency, self._events.now, lambda job: self._plain_answered(request, job)))
 
     def _plain_answered(self, request: _Request, job: Job) -> None:
         seconds = min(self._events.now - job.arrived, self._setting.deadline_s)
@@ -224,9 +226,10 @@ class Model:
             return
         self._ended += 1
         tally, deadline_s = self.tally, self._setting.deadline_s
+        beyond_s = self._setting.overhead_s + request.times.beyond_s
         tally.requests += 1
         tally.failures += request.is_failed
-        tally.gathered.record(deadline_s if request.is_failed else min(slowest_s + request.beyond_s, deadline_s))
+        tally.gathered.record(deadline_s if request.is_failed else min(slowest_s + beyond_s, deadline_s))
 
     # -- attempts
 
@@ -250,7 +253,8 @@ class Model:
     def _send(self, leg: _Leg, number: int, name: str, kind: AttemptKind) -> None:
         now, leaf, tally = self._events.now, self._leaves[name], self.tally
         is_first = kind is AttemptKind.FIRST
-        latency = leg.first_latency if is_first else self._latency.attempt(self._draws)
+        times, age_s = leg.request.times, now - leg.request.began
+        latency = times.first(leg.number, leaf.index) if is_first else times.further(self._draws, leaf.index, age_s)
         if leg.request.is_counted:
             tally.firsts += is_first
             tally.hedges += not is_first

@@ -4,12 +4,12 @@ Pure: imports only the standard library and other pure files.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
-from math import inf
+from math import ceil, inf
 from random import Random
 
-from kvshard.tail.whatif.scenario import Delay, Fault, Pause, Setting, Slow
+from kvshard.tail.whatif.scenario import Delay, Fault, Pause, RecordedPauses, Setting, Slow
 
 HEDGE_QUEUE_SHARE = 0.5
 """Of the queue: from there on a leaf sheds hedges, as its admission does."""
@@ -42,15 +42,10 @@ class Events:
 class PauseSchedule:
     """When a leaf stands still: [start, end) after [start, end), made as far as it is looked at."""
 
-    def __init__(self, pause: Pause, rng: Random, zero: float) -> None:
-        """zero: where the clock stands when the first request counts."""
-        self._pause = pause
-        self._rng = rng
-        self._ends_at = zero + pause.until_s
+    def __init__(self, pauses: Iterator[tuple[float, float]]) -> None:
+        """pauses: ascending, one after the other, without end: the last one may begin never."""
+        self._pauses = pauses
         self._coming: deque[tuple[float, float]] = deque()
-        self._made_until = zero + pause.from_s if pause.from_s > 0 else 0.0
-        # A duty cycle begins anywhere in its cycle, so that leaves do not stop together.
-        self._gap_s = rng.random() * pause.gap_s
 
     def until(self, now: float) -> float | None:
         """When the pause of this moment ends; None: there is none. The clock never goes back between two calls."""
@@ -60,7 +55,7 @@ class PauseSchedule:
                 coming.popleft()
             if coming:
                 break
-            self._make()
+            coming.append(next(self._pauses))
         start, end = coming[0]
         return end if start <= now else None
 
@@ -69,22 +64,41 @@ class PauseSchedule:
         end, place = start + length, 0
         while True:
             if place == len(self._coming):
-                self._make()
+                self._coming.append(next(self._pauses))
             pause_start, pause_end = self._coming[place]
             if pause_start >= end:
                 return end
             end += max(0.0, pause_end - max(pause_start, start))
             place += 1
 
-    def _make(self) -> None:
-        pause = self._pause
-        gap = self._gap_s if pause.is_regular else self._rng.expovariate(1 / pause.gap_s)
-        self._gap_s = pause.gap_s
-        start = self._made_until + gap
-        if start >= self._ends_at:
-            start = inf
-        self._made_until = start + pause.length_s
-        self._coming.append((start, self._made_until))
+
+def pauses_by_chance(pause: Pause, rng: Random, zero: float) -> Iterator[tuple[float, float]]:
+    """Those of a share and a length. zero: where the clock stands when the first request counts."""
+    ends_at = zero + pause.until_s
+    end = zero + pause.from_s if pause.from_s > 0 else 0.0
+    # A duty cycle begins anywhere in its cycle, so that leaves do not stop together.
+    gap_s = rng.random() * pause.gap_s
+    while True:
+        start = end + (gap_s if pause.is_regular else rng.expovariate(1 / pause.gap_s))
+        if start >= ends_at:
+            break
+        end, gap_s = start + pause.length_s, pause.gap_s
+        yield start, end
+    while True:
+        yield inf, inf
+
+
+def pauses_as_they_were(record: RecordedPauses, zero: float) -> Iterator[tuple[float, float]]:
+    """Those that were recorded, again and again: the first turn begins with the first request that counts, or so many whole
+    turns earlier that the clock has begun."""
+    turn = zero - ceil(zero / record.period_s) * record.period_s
+    while record.spans:
+        for start, end in record.spans:
+            if turn + end > 0:
+                yield turn + start, turn + end
+        turn += record.period_s
+    while True:
+        yield inf, inf
 
 
 class Job:
@@ -105,12 +119,15 @@ class Job:
 class ModelLeaf:
     """One leaf. A cancelled job that has not begun never does; one that has begun runs on, and nobody hears of it.
 
-    in_flight: jobs that are waiting or running, as the leaf reports them. begun: jobs that it began. wasted: those of them that
-    were cancelled.
+    index: its number among the leaves, from 0. in_flight: jobs that are waiting or running, as the leaf reports them. begun:
+    jobs that it began. wasted: those of them that were cancelled.
     """
 
-    def __init__(self, events: Events, faults: Sequence[Fault], setting: Setting, zero: float, rng: Random) -> None:
+    def __init__(
+        self, events: Events, faults: Sequence[Fault], setting: Setting, zero: float, rng: Random, index: int = 0
+    ) -> None:
         """zero: where the clock stands when the first request counts; rng: its own, so that faults hit alike in every arm."""
+        self.index = index
         self.in_flight = 0
         self.begun = 0
         self.wasted = 0
@@ -121,9 +138,13 @@ class ModelLeaf:
         self._service_s = setting.service_s
         self._queue_max = inf if setting.queue_max is None else setting.queue_max
         self._free_at = 0.0
-        self._pauses = [PauseSchedule(each, rng, zero) for each in faults if isinstance(each, Pause) and each.share > 0]
-        stopping = (each for each in faults if isinstance(each, Pause) and each.share > 0)
-        self._stops = [schedule for schedule, each in zip(self._pauses, stopping, strict=True) if each.is_regular]
+        stopping = [each for each in faults if isinstance(each, Pause) and each.share > 0]
+        # What stops the process stops what it does; other pauses stop its lanes: work goes on, and no answer leaves.
+        self._stops = [PauseSchedule(pauses_by_chance(each, rng, zero)) for each in stopping if each.is_regular]
+        self._holds = [PauseSchedule(pauses_by_chance(each, rng, zero)) for each in stopping if not each.is_regular]
+        recorded = (each for each in faults if isinstance(each, RecordedPauses))
+        self._holds += [PauseSchedule(pauses_as_they_were(each, zero)) for each in recorded]
+        self._pauses = self._stops + self._holds
         self._slowness = [each for each in faults if isinstance(each, (Slow, Delay))]
         self._waiting: deque[Job] = deque()
         self._wakes_at: float | None = None
@@ -200,6 +221,9 @@ class ModelLeaf:
         return latency
 
     def _end(self, job: Job) -> None:
+        if self._holds and (until := self._paused_until()):
+            self._events.at(until, self._end, job)
+            return
         job.is_done = True
         if not job.is_cancelled:
             self.in_flight -= 1

@@ -4,6 +4,7 @@ Pure: imports only the standard library and other pure files. Seconds, and fract
 """
 
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from math import inf
 
 from kvshard.errors import ErrorDetails, InvalidArgument
@@ -27,8 +28,9 @@ class Pause:
     """Leaves stop for `length_s` at a time, `share` of their time; a leaf that is paused begins nothing until the pause ends.
 
     is_regular: a duty cycle, as when a process is throttled: pauses at equal distances, and what runs is stopped too. Else
-    chance decides when (exponential gaps), and what has begun goes on, as in the injected fault. leaves: which; empty: all,
-    each by itself. In force from `from_s` until `until_s`, counted from the first request that counts; from_s=0: before it too.
+    chance decides when (exponential gaps), and what has begun goes on, but its answer waits for the end of the pause, as in the
+    injected fault. leaves: which; empty: all, each by itself. In force from `from_s` until `until_s`, counted from the first
+    request that counts; from_s=0: before it too.
     """
 
     share: float
@@ -42,6 +44,16 @@ class Pause:
     def gap_s(self) -> float:
         """The mean time between the end of a pause and the next one's start."""
         return self.length_s * (1 - self.share) / self.share
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPauses:
+    """Pauses as they were: [start, end) after [start, end), in seconds from the first request that counts; and again every
+    `period_s`, before it too. Like a `Pause` by chance in all else. leaves: which; empty: all, at the same instants."""
+
+    spans: tuple[tuple[float, float], ...]
+    period_s: float
+    leaves: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +78,7 @@ class Delay:
     until_s: float = inf
 
 
-Fault = Pause | Slow | Delay
+Fault = Pause | RecordedPauses | Slow | Delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +168,22 @@ def check(scenario: Scenario, arm: Arm, setting: Setting) -> None:
     for seconds in (setting.network_s, setting.overhead_s, setting.busy_s, setting.service_s or 0.0):
         _within("setting", seconds, 0, 3600)
     for fault in scenario.faults:
-        _within("share", fault.share, 0, 1)
         _within("leaves", len(fault.leaves) and min(fault.leaves), 0, setting.leaves - 1)
         _within("leaves", len(fault.leaves) and max(fault.leaves), 0, setting.leaves - 1)
         match fault:
             case Pause(share, length_s):
+                _within("share", share, 0, 1)
                 _within("pauses", share, 0, 0.95)  # what is paused for longer is down, and answers nothing in time
                 _within("pause_length", length_s, 1e-6, 3600)
-            case Slow(factor):
+            case RecordedPauses(spans, period_s):
+                _within("period_s", period_s, 1e-3, 1e6)
+                ends = [0.0, *chain.from_iterable(spans), period_s]
+                _within("spans", min(after - before for before, after in pairwise(ends)), 0, period_s)
+            case Slow(factor, share):
+                _within("share", share, 0, 1)
                 _within("factor", factor, 1, 1e6)
-            case Delay(delay_s):
+            case Delay(delay_s, share):
+                _within("share", share, 0, 1)
                 _within("delay_s", delay_s, 0, 3600)
 
 

@@ -272,5 +272,8 @@ class _AfterDelay:
     ) -> Candidate | Refusal:
         return spares[0]
 
+    def again_s(self, refusal: Refusal, now: float, deadline: float) -> float | None:
+        return self._delay_s
+
     def may_fail_over(self, now: float) -> bool:
         return True

@@ -9,6 +9,7 @@ from kvshard.errors import DeadlineExceeded, KvShardError, ResourceExhausted
 from kvshard.tail.attempts import MAX_REPEATS, AttemptMachine
 from kvshard.tail.defences import Defences, LegHedges
 from kvshard.tail.hedging import HedgePolicy, HedgeSettings, ReplicaChoice
+from kvshard.tail.leaf_health import Attempt
 from kvshard.tail.leg_events import (
     Action,
     AttemptFailed,
@@ -29,7 +30,7 @@ from kvshard.tail.leg_events import (
     SetTimer,
     TimerFired,
 )
-from kvshard.tail.replica_health import Attempt, is_unreachable
+from kvshard.tail.replica_health import is_unreachable
 from kvshard.tail.replica_plan import ReplicaPlan
 
 REFRESH_S = 0.002

@@ -13,8 +13,9 @@ from kvshard.tail import defences, replica_health
 from kvshard.tail.attempts import AttemptMachine
 from kvshard.tail.budget import HedgeBudget
 from kvshard.tail.defences import LegHedges
+from kvshard.tail.leaf_health import Leaf, LeafState
 from kvshard.tail.leg_events import AttemptKind, Cancel
-from kvshard.tail.replica_health import Leaf, LeafState, ReplicaHealth
+from kvshard.tail.replica_health import ReplicaHealth
 
 
 def _write_hedged(stack: contextlib.ExitStack) -> None:
@@ -130,6 +131,16 @@ def _silence_never_heard(stack: contextlib.ExitStack) -> None:
     replace(stack, ReplicaHealth, "cancelled", lambda self, attempt, now: original(self, attempt, now) and False)
 
 
+def _impatient(stack: contextlib.ExitStack) -> None:
+    original = LegHedges.wait_s
+
+    def wait_s(self: LegHedges, now: float, deadline: float) -> float | None:
+        wait = original(self, now, deadline)
+        return None if wait is None else wait / 2
+
+    replace(stack, LegHedges, "wait_s", wait_s)
+
+
 MUTANTS: dict[str, Plant] = {
     "budget not charged": replacing(HedgeBudget, "try_take", lambda self, now, is_urgent=True: True),
     "every second hedge is free": _budget_charged_late,
@@ -143,6 +154,7 @@ MUTANTS: dict[str, Plant] = {
     "silent leaf never pinged": _silence_never_heard,
     "storm gate missing": replacing(defences, "STORM_LEGS", 1_000),
     "hold-out hedged": _hold_out_hedged,
+    "hedged before the delay": _impatient,
     "hedge to a stalled leaf": _hedge_to_any_state,
     "hedge to a leaf that sheds": replacing(
         Leaf, "state", lambda self, now: LeafState.STALLED if self.is_stalled(now) else LeafState.OK

@@ -11,7 +11,7 @@ from kvshard.tail.replica_health import PUSHBACK_MAX_S, PUSHBACK_S
 
 LATE_S, LATE_SHARE = 0.002, 0.5
 STORM_LEGS, STORM_SHARE = 4, 0.25
-HOLD_OUT_SHARE = 0.5
+DEADLINE_SHARE = 0.5
 PROBATION_SHARE = 1 / 3
 HEDGE, FIRST = AttemptKind.HEDGE, AttemptKind.FIRST
 
@@ -85,10 +85,12 @@ class Oracle:
         """A hedge is sent."""
         request, delay = leg.request, leg.delay
         self.counts["hedges"] += 1
+        half = request.began + DEADLINE_SHARE * (deadline - request.began)
         if request.is_held_out:
-            self.require(now >= request.began + HOLD_OUT_SHARE * (deadline - request.began) - 1e-9, "hold-out hedged", request)
+            self.require(now >= half - 1e-9, "hold-out hedged", request)
         self.require(delay is not None, "hedged although off", request.policy)
         assert delay is not None
+        self.require(now >= min(request.began + delay, half) - 1e-9, "hedged too early", f"{now - request.began:.4f} s")
         allowed = LATE_S if request.is_held_out else max(LATE_S, LATE_SHARE * delay)
         self.require(late_by_s <= allowed + 1e-9, "late router", f"{late_by_s:.4f} s late")
         is_bad = self.is_stalled(chosen, now) or self.is_unreachable(chosen, now)

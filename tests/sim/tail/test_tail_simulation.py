@@ -21,7 +21,7 @@ SAMPLE = {
     "expired token used": 1,
     "write hedged": 1,
     "loser not cancelled": 0,
-    "late router hedges": 26,
+    "late router hedges": 0,
     "stalled leaf chosen": 0,
     "storm gate missing": 0,
     "an attempt that ends with an error is not ended": 0,

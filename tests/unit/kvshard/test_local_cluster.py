@@ -9,6 +9,7 @@ import pytest
 from kvshard.clock import SystemClock
 from kvshard.coordination.connect import connect
 from kvshard.errors import InvalidArgument, Unavailable
+from kvshard.limits import CACHE_MAX_MB
 from kvshard.local_cluster import ClusterPlan, DirectoryLock, LocalCluster, check_ports, child_specs, open_map
 from kvshard.router_workers import RouterWorkers
 
@@ -145,6 +146,18 @@ def test_times_go_to_the_leaves_where_they_are_not_the_default():
         with pytest.raises(InvalidArgument) as refusal:
             ClusterPlan(Path("data"), **changes).check()
         assert refusal.value.details.field == field
+
+
+def test_the_cache_is_the_leaves_and_theirs_to_choose_unless_asked_for() -> None:
+    router, leaf = child_specs(ClusterPlan(Path("/d"), cache_mb=0), Path("/d"), "sqlite:///x", ("leaf-1",))
+    assert leaf.command[-2:] == ("--cache-mb", "0")
+    assert "--cache-mb" not in router.command
+    _, usual = child_specs(ClusterPlan(Path("/d")), Path("/d"), "sqlite:///x", ("leaf-1",))
+    assert "--cache-mb" not in usual.command
+    for wrong in (-1, CACHE_MAX_MB + 1):
+        with pytest.raises(InvalidArgument) as refusal:
+            ClusterPlan(Path("data"), cache_mb=wrong).check()
+        assert (refusal.value.details.field, refusal.value.details.limit) == ("cache-mb", CACHE_MAX_MB)
 
 
 def test_hedging_is_the_routers() -> None:

@@ -12,7 +12,7 @@ import pytest
 import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvshard.errors import InvalidArgument
@@ -21,6 +21,8 @@ from kvshard.tail.defences import TailCounters
 from kvshard.telemetry import (
     LATENCY_BUCKETS_SECONDS,
     DurationHistogram,
+    Durations,
+    EventCounter,
     LeafMetrics,
     RouterMetrics,
     configure_logging,
@@ -52,7 +54,7 @@ def registry():
     router.scrape(lambda: hedging_families(TailCounters()))
     router.scrape(lambda: wasted_families(LateAnswers()))
     router.scrape(lambda: lane_families({"tcp": 6, "grpc": 0}))
-    leaf.requests.labels("read", "OK").inc()
+    leaf.requests.labels("read", "OK").count += 1
     leaf.request_seconds.labels("read").observe(0.0001)
     leaf.queue_depth.set(3)
     leaf.documents.set(20_000)
@@ -213,7 +215,7 @@ def test_unknown_level_is_refused():
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.0001, 0.00011, 0.3, 10.0, 10.1, 1e6]), st.integers(1, 20)), max_size=20))
 def test_weighted_durations_are_those_of_the_library(observations):
     ours, theirs = CollectorRegistry(), CollectorRegistry()
-    weighted = DurationHistogram("x_seconds", "help", "method", ours)
+    weighted = DurationHistogram("x_seconds", "help", ["method"], ours)
     plain = Histogram("x_seconds", "help", ["method"], registry=theirs, buckets=LATENCY_BUCKETS_SECONDS)
     for method in ("Put", "Get"):
         for seconds, count in observations:
@@ -233,6 +235,32 @@ def test_weighted_durations_are_those_of_the_library(observations):
 
 def test_a_name_is_registered_once():
     registry = CollectorRegistry()
-    DurationHistogram("x_seconds", "help", "method", registry)
+    DurationHistogram("x_seconds", "help", ["method"], registry)
     with pytest.raises(ValueError, match="Duplicated"):
-        DurationHistogram("x_seconds", "help", "method", registry)
+        DurationHistogram("x_seconds", "help", ["method"], registry)
+
+
+@given(st.lists(st.sampled_from([0, 99, 100, 101, 300_000, 10_000_001]), max_size=20))
+def test_durations_that_come_together_are_those_one_by_one(durations_us):
+    together, alone = Durations(), Durations()
+    together.observe_all_us(durations_us)
+    for duration_us in durations_us:
+        alone.observe(duration_us * 1e-6)
+    assert together.counts == alone.counts
+    assert together.sum == pytest.approx(alone.sum)
+
+
+def test_events_are_counted_as_the_library_counts_them():
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    events = EventCounter("x_calls", "help", ["method", "code"], ours)
+    plain = Counter("x_calls", "help", ["method", "code"], registry=theirs)
+    for labels, count in ((("Put", "OK"), 3), (("Get", "OK"), 1), (("Put", "OK"), 2), (("Get", "INTERNAL"), 0)):
+        events.labels(*labels).inc(count)
+        plain.labels(*labels).inc(count)
+    for labels in (("Put", "OK"), ("Get", "OK"), ("Get", "INTERNAL")):
+        sample = {"method": labels[0], "code": labels[1]}
+        value = theirs.get_sample_value("x_calls_total", sample)
+        assert value is not None
+        assert ours.get_sample_value("x_calls_total", sample) == value
+    with pytest.raises(ValueError, match="Duplicated"):
+        EventCounter("x_calls", "help", ["method", "code"], ours)

@@ -1,6 +1,6 @@
 import pathlib
 
-from leaf.disk_guard import RESERVE_BYTES, DiskGuard, free_bytes_of
+from leaf.disk_guard import RESERVE_BYTES, ROOMY_FACTOR, DiskGuard, free_bytes_of
 
 MB = 1024 * 1024
 
@@ -31,6 +31,23 @@ def test_an_almost_full_disk_refuses_until_there_is_room_again() -> None:
     disk.free = RESERVE_BYTES
     guard.probe()
     assert guard.refusal(0, 0) is None
+
+
+def test_a_disk_that_was_low_is_so_until_there_is_much_room() -> None:
+    disk = Disk(RESERVE_BYTES)
+    guard = DiskGuard(disk)
+    found = []
+    for free in (
+        RESERVE_BYTES,
+        RESERVE_BYTES - 1,
+        RESERVE_BYTES,
+        ROOMY_FACTOR * RESERVE_BYTES - 1,
+        ROOMY_FACTOR * RESERVE_BYTES,
+    ):
+        disk.free = free
+        guard.probe()
+        found.append(guard.is_low)
+    assert found == [False, True, True, True, False]
 
 
 def test_what_is_written_counts_until_the_next_look() -> None:

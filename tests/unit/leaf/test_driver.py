@@ -10,7 +10,7 @@ from fakes.maps import FakeMaps, one_leaf_map
 
 from kvshard.clustermap import Replica as MapReplica
 from kvshard.errors import DataLoss, FailedPrecondition, Internal, NotReady, StaleEpoch, StorageFailed, Unavailable
-from kvshard.model import ShardWrite
+from kvshard.model import ShardWrite, changed
 from leaf import layout
 from leaf.memory_engine import MemoryEngine
 from leaf.operations import WriteOperation, keys_of
@@ -165,10 +165,10 @@ async def test_a_request_routed_by_a_newer_map_makes_the_leaf_look() -> None:
         before = leaf.maps.refreshes
         await leaf.requests.write(request, 1e9)
         assert leaf.maps.refreshes == before
-        await leaf.requests.write(replace(request, epoch=99), 1e9)
+        await leaf.requests.write(changed(request, epoch=99), 1e9)
         assert leaf.maps.refreshes == before + 1
         with pytest.raises(StaleEpoch):
-            await leaf.requests.write(replace(request, shard=55), 1e9)
+            await leaf.requests.write(changed(request, shard=55), 1e9)
 
 
 async def test_a_newer_epoch_of_the_map_is_adopted_behind_a_barrier() -> None:

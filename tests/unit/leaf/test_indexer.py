@@ -617,3 +617,27 @@ async def test_an_index_behind_answers_nothing_before_it_has_what_is_required(ho
     assert (await house.search("word")).total == 1, "as it is, until the next refresh"
     house.indexer.require(0, seqno)
     assert (await house.search("word")).total == 2
+
+
+async def test_writes_of_shards_without_an_index_wake_nobody(house, monkeypatch):
+    rounds = []
+    original = house.indexer._step_slots
+
+    async def step_slots():
+        rounds.append(len(rounds))
+        return await original()
+
+    monkeypatch.setattr(house.indexer, "_step_slots", step_slots)
+    house.indexer.open_shard(0, [PLAIN])
+    house.indexer.remove_shard(1)  # Something to do, so that the task runs.
+    while not rounds:
+        await asyncio.sleep(0)
+    for seqno in range(1, 20):
+        house.indexer.notify(0, seqno)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert len(rounds) == 1
+    house.indexer.open_shard(0, [DOCS, PLAIN])
+    seqno = house.put(0, {b"a": {"body": "hello"}})
+    await house.indexer.refresh(0, seqno)
+    assert len(rounds) > 1

@@ -49,6 +49,25 @@ def test_what_was_read_is_found_where_it_belongs_and_nowhere_else() -> None:
     assert cache.look_up(SHARD, COLLECTION, []) == Found([], [], {})
 
 
+def test_the_short_way_finds_what_was_read_lately_if_that_is_all_and_nothing_expires() -> None:
+    cache = KeyCache(8 * ENTRY)
+    assert cache.find_all(SHARD, COLLECTION, keys(1)) is None
+    cache.fill(SHARD, COLLECTION, keys(1, 2), [b"v" * 10, b""], [5, 6])
+    assert cache.find_all(SHARD, COLLECTION, keys(2, 1, 2)) == ([b"", b"v" * 10, b""], [6, 5, 6])
+    assert cache.find_all(SHARD, COLLECTION, []) == ([], [])
+    assert (cache.hits, cache.misses) == (3, 0)
+    assert cache.find_all(SHARD, COLLECTION, keys(1, 3)) is None, "one is not there"
+    assert cache.find_all(SHARD + 1, COLLECTION, keys(1)) is None
+    filled(cache, 3, 4, 5, 6)
+    assert cache.turns == 1
+    assert cache.find_all(SHARD, COLLECTION, keys(1)) is None, "it is old, and has to be taken over"
+    assert found(cache, 1) == [1]
+    assert cache.find_all(SHARD, COLLECTION, keys(1)) == ([b"v" * 10], [5])
+    written(cache, 1, b"new", expires_at_ms=99)
+    assert cache.find_all(SHARD, COLLECTION, keys(1)) is None, "somebody has to look at the clock"
+    assert cache.hits == 4
+
+
 def test_keys_that_are_asked_for_outlive_those_that_are_not() -> None:
     cache = KeyCache(20 * ENTRY)
     filled(cache, *range(10))

@@ -187,10 +187,10 @@ async def test_an_unknown_collection_makes_the_leaf_look_once() -> None:
             await leaf.write({b"k": b"v"}, collection_id=99)
         assert leaf.maps.refreshes == before + 1
         request = ShardRead(0, leaf.epoch(), 99, [b"k"])
-        assert not leaf.requests.is_ready(request)
+        assert leaf.requests.read_now(request, leaf.clock.monotonic(), 1e9) is None
         leaf.maps.hide(collections={**leaf.maps.current.collections, "late": Collection("late", 99)})
         assert (await leaf.write({b"k": b"v"}, collection_id=99)).errors == {}
-        assert leaf.requests.is_ready(request)
+        assert leaf.requests.read_now(request, leaf.clock.monotonic(), 1e9) is not None
         assert leaf.index.collections == ["default", "docs", "late"]
 
 

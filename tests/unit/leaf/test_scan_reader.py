@@ -1,4 +1,3 @@
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +6,7 @@ from hypothesis import strategies as st
 
 from kvshard.errors import DataLoss
 from kvshard.limits import KEY_MAX_BYTES
-from kvshard.model import ShardScan, ShardScanReply
+from kvshard.model import ShardScan, ShardScanReply, changed
 from leaf import layout
 from leaf.key_cache import KeyCache
 from leaf.key_reader import KeyReader
@@ -48,7 +47,7 @@ class Rig:
         self.engine.write(batch)
 
     def scan(self, is_own: Any = None, **fields: Any) -> ShardScanReply:
-        return self.reader.read(replace(EVERYTHING, **fields), NOW, is_own, 42, seqno=5, age_ms=6)
+        return self.reader.read(changed(EVERYTHING, **fields), NOW, is_own, 42, seqno=5, age_ms=6)
 
 
 def test_a_chunk_has_the_live_keys_of_the_range_in_columns() -> None:

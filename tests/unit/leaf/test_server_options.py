@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from kvshard.errors import InvalidArgument
+from kvshard.limits import CACHE_MAX_MB
 from kvshard.rpc.lane_port import NO_PORT, LanePort
 from leaf.__main__ import parse
-from leaf.server import CACHE_MAX_BYTES, LeafOptions
+from leaf.server import MIB, LeafOptions
 
 PLACE = ["--id", "leaf-1", "--data-dir", "d", "--coordinator", "sqlite:///c.db"]
 
@@ -35,14 +36,14 @@ def test_failure_timeouts_that_make_no_sense(seconds: float) -> None:
         options(failure_timeout_s=seconds).check()
 
 
-@pytest.mark.parametrize("cache_bytes", [-1, CACHE_MAX_BYTES + 1])
+@pytest.mark.parametrize("cache_bytes", [-1, CACHE_MAX_MB * MIB + 1])
 def test_caches_that_make_no_sense(cache_bytes: int) -> None:
     with pytest.raises(InvalidArgument, match="--cache-mb must be 0 to 65536") as caught:
         replace(options(), cache_bytes=cache_bytes).check()
     assert (caught.value.details.field, caught.value.details.limit) == ("cache-mb", 65_536)
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 1, CACHE_MAX_BYTES])
+@pytest.mark.parametrize("cache_bytes", [0, 1, CACHE_MAX_MB * MIB])
 def test_caches_that_may_be_had(cache_bytes: int) -> None:
     replace(options(), cache_bytes=cache_bytes).check()
 

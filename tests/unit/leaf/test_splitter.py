@@ -1,7 +1,6 @@
 """A split on one leaf, from the wish in the map to the child that serves: what callers see, and what a restart leaves."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from fakes.clock import HurryingClock
@@ -12,7 +11,7 @@ from fakes.maps import FakeMaps, one_leaf_map
 from kvshard import hashing
 from kvshard.clustermap import ClusterMap, Leaf, Replica, WantedSplit
 from kvshard.errors import NotReady, ShardMoved, Unavailable
-from kvshard.model import ShardRead, ShardScan, ShardWrite
+from kvshard.model import ShardRead, ShardScan, ShardWrite, changed
 from leaf import layout
 from leaf.memory_engine import MemoryEngine
 from leaf.operations import Split
@@ -86,7 +85,7 @@ async def test_a_write_done_before_the_split_is_known_to_both_halves() -> None:
         await leaf.write(dict.fromkeys(KEYS, b"0"))
         request = ShardWrite(0, leaf.epoch(), 1, KEYS, [b"v"] * 100, conditions=[1] * 100, client="c", number=7)
         before = {key: header[0] for key, header in zip(KEYS, leaf.store.headers(0, 1, KEYS), strict=True) if header}
-        request = replace(request, conditions=[before[key] for key in KEYS])
+        request = changed(request, conditions=[before[key] for key in KEYS])
         done = await leaf.requests.write(request, 1e9)
         assert not done.errors
         child = await split(leaf)
@@ -103,12 +102,12 @@ async def test_scans_are_told_of_a_split_in_either_direction() -> None:
         request = ShardScan(0, 1, 1, b"", None, 1_000, cuts=0)
         assert leaf.requests.scan(request) is not None
         with pytest.raises(NotReady):
-            leaf.requests.scan(replace(request, cuts=1))
+            leaf.requests.scan(changed(request, cuts=1))
         child = await split(leaf)
         with pytest.raises(ShardMoved):
             leaf.requests.scan(request)
         low, high = halves(leaf.maps.current.shards[child].first_slot)
-        reply = leaf.requests.scan(replace(request, cuts=1))
+        reply = leaf.requests.scan(changed(request, cuts=1))
         assert reply is not None
         assert (reply.keys, reply.documents) == (low, len(low))
         reply = leaf.requests.scan(ShardScan(child, 1, 1, b"", None, 1_000, cuts=0))

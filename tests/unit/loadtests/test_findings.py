@@ -59,6 +59,21 @@ def test_the_worst_prediction_is_told(run):
     assert "pauses-2/all" in told.note
 
 
+def test_a_prediction_within_a_measurement_that_is_itself_unknown_counts_for_nothing(run, monkeypatch):
+    known = len([cell for experiment in run.experiments for cell in experiment.cells if cell.prediction])
+    knee = run.experiments[0].cell("pauses-0.5", "none")
+    ask = Tables.quantile
+
+    def at_a_knee(self, cell, kind, fraction):
+        found = ask(self, cell, kind, fraction)
+        return replace(found, low=found.value / 3, high=found.value * 3) if cell is knee and fraction == 0.99 else found
+
+    monkeypatch.setattr(Tables, "quantile", at_a_knee)
+    told = by_name(findings(run, Tables()))["predicted / measured p99, farthest off"]
+    assert told.estimate.samples == known - 1
+    assert "known too little to tell: pauses-point-batch pauses-0.5/none (" in told.note
+
+
 @pytest.mark.parametrize(
     ("value", "is_upper", "grade"),
     [(1.0, True, "goal"), (1.3, True, "good"), (1.5, True, "missed"), (7.0, False, "goal"), (0.5, False, "missed")],

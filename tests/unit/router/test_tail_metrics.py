@@ -36,8 +36,8 @@ def test_counters_keep_their_names() -> None:
 )
 def test_what_hedging_saves_is_shown_when_enough_was_held_out(held_out: int, figures: list[str]) -> None:
     counters = TailCounters(held_out_requests=held_out, hedgeable_requests=5000)
-    counters.held_out.record(0.050, 1000.0, held_out)
-    counters.hedgeable.record(0.010, 1000.0, 5000)
+    counters.held_out.record_all([0.050] * held_out, 1000.0)
+    counters.hedgeable.record_all([0.010] * 5000, 1000.0)
     found = families(counters)
     assert dict(found["hold_out_reads_total"].rows) == {("held_out",): held_out, ("hedged",): 5000}
     saved = dict(found["hedging_saved_seconds"].rows)

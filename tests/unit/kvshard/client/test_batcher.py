@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from fakes.key_transport import MemoryKeys, keyspace_over, passes
+from fakes.key_transport import MemoryKeys, StartedKeys, keyspace_over, passes
 
 from kvshard.client.batch_window import BUCKET_FRAMES, bucket_of
 from kvshard.client.batching import FRAME_KEYS_SPREAD
 from kvshard.client.keyspace import Keyspace
 from kvshard.client.read_batcher import FIRST_SLICE_S
 from kvshard.client.retries import NO_RETRIES, RetryPolicy
+from kvshard.client.single_calls import WriteHow, single_calls_of
 from kvshard.errors import (
     Cancelled,
     DataLoss,
@@ -25,14 +26,17 @@ from kvshard.errors import (
     Unavailable,
     VersionConflict,
 )
+from kvshard.lane_messages import KeysWrite, KeysWriteReply
 from kvshard.v1 import types_pb2
 
 DOUBT = ErrorDetails(maybe_applied=True)
 
 
-@pytest.fixture
-def transport() -> MemoryKeys:
-    return MemoryKeys()
+@pytest.fixture(params=[MemoryKeys, StartedKeys])
+def transport(request: pytest.FixtureRequest) -> MemoryKeys:
+    """Carries reads by tasks, or starts them without any: callers must see no difference."""
+    made: MemoryKeys = request.param()
+    return made
 
 
 @pytest.fixture
@@ -349,9 +353,27 @@ async def test_an_answer_of_another_length_is_refused(
 
     monkeypatch.setattr(transport, "read", short)
     monkeypatch.setattr(transport, "write", short)
-    for call in (kv.get("a"), kv.put("a", b""), kv.get_many(["a", "b"]), kv.put_many({"a": b""})):
+    for call in (kv.get("a"), kv.get_many(["a", "b"])):
         with pytest.raises(Internal, match="answered with"):
             await call
+    for call in (kv.put("a", b""), kv.delete("a"), kv.put_many({"a": b""})):
+        with pytest.raises(Internal, match="answered with") as told:
+            await call
+        assert told.value.details.maybe_applied
+
+
+async def test_a_write_whose_answer_makes_no_sense_is_in_doubt(
+    kv: Keyspace[str, bytes], transport: MemoryKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def garbled(request: KeysWrite, deadline: float) -> KeysWriteReply:
+        reply = await MemoryKeys.write(transport, request, deadline)
+        return KeysWriteReply(reply.versions, reply.existed, b"\xff\xff")
+
+    monkeypatch.setattr(transport, "write", garbled)
+    for call in (kv.put("a", b""), kv.delete("a"), kv.put_many({"a": b""})):
+        with pytest.raises(Internal, match="no BatchWriteResponse") as told:
+            await call
+        assert told.value.details.maybe_applied
 
 
 async def test_without_retries_the_deadline_of_a_frame_is_that_of_its_most_patient_caller(transport: MemoryKeys) -> None:
@@ -450,3 +472,52 @@ async def test_who_cancels_every_task_of_a_program_does_not_stop_the_client(
     await passes()
     reads = kv._connection.keys.reads
     assert (reads._batching.waiting, len(reads._batching.frames), len(reads._tasks)) == (0, 0, 0)
+
+
+async def test_a_read_that_is_started_needs_no_task_and_is_taken_back_when_nobody_waits() -> None:
+    transport = StartedKeys()
+    kv = keyspace_over(transport)
+    assert await kv.get("a") is None  # The first one shows that reads can be started.
+    transport.hold()
+    calls = started(*(kv.get(f"k{number}") for number in range(3)))
+    await passes()
+    assert [len(request.keys) for request in transport.reads] == [1, 3]
+    assert "tasks=0" in repr(kv._connection.keys.reads)
+    for call in calls:
+        call.cancel()
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in await outcomes(calls))
+    await passes()
+    assert transport.cancelled == 1
+    assert "frames=0" in repr(kv._connection.keys.reads)
+    await kv._connection.close()
+
+
+async def test_where_reads_cannot_be_started_any_more_tasks_carry_them() -> None:
+    transport = StartedKeys()
+    kv = keyspace_over(transport)
+    for transport.can_start in (True, False, False, True, True):
+        assert await asyncio.gather(*(kv.get(f"k{number}") for number in range(3))) == [None] * 3
+    assert len(transport.reads) == 5
+    await kv._connection.close()
+
+
+async def test_who_waits_in_his_own_way_is_told_as_a_future_is(kv: Keyspace[str, bytes], transport: MemoryKeys) -> None:
+    single = single_calls_of(kv)
+    futures: list[asyncio.Future[object]] = [asyncio.get_running_loop().create_future() for _ in range(4)]
+    single.ask_write(b"a", b"1", WriteHow.of(), futures[0])
+    version, existed = await futures[0]  # type: ignore[misc]
+    assert not existed
+    single.ask(b"a", futures[1])
+    item = single.item("a", b"a", await futures[1])  # type: ignore[arg-type]
+    assert item == await kv.get("a")
+    assert item is not None
+    assert item.version == version
+    transport.hold()
+    single.ask(b"a", futures[2])
+    single.ask_write(b"b", b"1", WriteHow.of(), futures[3])
+    await passes()
+    for is_write in (False, True):
+        futures[2 + is_write].cancel()
+        single.give_up(futures[2 + is_write], is_write=is_write)
+    await passes()
+    assert transport.cancelled == 2

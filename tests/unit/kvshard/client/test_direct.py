@@ -1,7 +1,7 @@
 """What a direct client does itself, what goes through a router instead, and why."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -12,10 +12,11 @@ from fakes.map_source import cluster_map
 from fakes.memory_leaves import MemoryLeaves
 
 from kvshard.client import direct_reach
-from kvshard.client.direct import Direct, settings_of
+from kvshard.client.direct import Direct, RouterView, settings_of, view_of
 from kvshard.client.direct_status import Detour
+from kvshard.client.status import ClusterStatus, LeafStatus
 from kvshard.clock import SystemClock
-from kvshard.clustermap import ClusterMap
+from kvshard.clustermap import ClusterMap, Leaf
 from kvshard.errors import (
     DeadlineExceeded,
     ErrorDetails,
@@ -27,7 +28,8 @@ from kvshard.errors import (
     Unavailable,
 )
 from kvshard.lane_messages import KeysRead, KeysWrite
-from kvshard.model import ShardRead, ShardWrite
+from kvshard.model import LeafStatusReply, ReplicaStatusRecord, ShardRead, ShardWrite
+from kvshard.scatter.watermarks import Watermarks
 from kvshard.tail.hedging import FixedDelay, HedgeSettings, Off
 from kvshard.tail.status import TailStatus
 from kvshard.v1 import kv_pb2, types_pb2
@@ -40,23 +42,29 @@ PARTIAL = types_pb2.ReadOptions(on_shortfall=types_pb2.SHORTFALL_POLICY_PARTIAL)
 class Setting:
     """A direct client of four leaves with eight shards, in which every leaf is asked through `leaves`."""
 
-    def __init__(self, current: ClusterMap | None, tail: TailStatus | KvShardError | None = None) -> None:
+    def __init__(
+        self,
+        current: ClusterMap | None,
+        tail: TailStatus | KvShardError | None = None,
+        committed: Mapping[int, int] | None = None,
+    ) -> None:
+        self.committed = committed or {}
         self.maps = FollowedFakeMaps(current)
         self.leaves = MemoryLeaves()
         self.clients = 0
         self.number = 0
         self.router = FakeRouterTransport()
         self.tail = tail
-        self.direct = Direct(self.router, self.maps, self._new_leaves, self._ask_tail, CLOCK)
+        self.direct = Direct(self.router, self.maps, self._new_leaves, self._ask_router, CLOCK)
 
     def _new_leaves(self):
         self.clients += 1
         return self.leaves.client
 
-    async def _ask_tail(self) -> TailStatus | None:
+    async def _ask_router(self) -> RouterView:
         if isinstance(self.tail, KvShardError):
             raise self.tail
-        return self.tail
+        return RouterView(self.tail, self.committed)
 
     async def ready(self) -> None:
         assert await self.direct.wait_ready(5.0)
@@ -385,6 +393,30 @@ async def test_it_hedges_as_the_routers_do() -> None:
         tail = setting.direct.status().tail
         assert tail is not None
         assert tail.policy == "auto"
+
+
+async def test_it_knows_from_the_start_what_shards_have_committed() -> None:
+    """Else a write that is repeated at a shard with which it never talked would be too old for that."""
+    async with serving(committed={shard: 1000 + shard for shard in range(8)}) as setting:
+        key = KEYS[0]
+        shard = setting.maps.current.shard_of_key(key)
+        written = await setting.write([key])
+        (sent,) = setting.leaves.client.calls_of(ShardWrite)
+        assert sent.request.since == 1000 + shard
+        told = Watermarks.decode(kv_pb2.BatchWriteResponse.FromString(written.rest).watermarks)
+        assert all(told.of(other) == 1000 + other for other in set(range(8)) - {shard})
+
+
+def test_what_it_takes_from_a_routers_status() -> None:
+    def replica(shard: int, committed: int) -> ReplicaStatusRecord:
+        return ReplicaStatusRecord(shard, 1, "secondary", committed, committed, [])
+
+    def leaf(name: str, *replicas: ReplicaStatusRecord) -> LeafStatus:
+        return LeafStatus(Leaf(name, ""), LeafStatusReply(name, list(replicas), 1, 1.0, 1, 1, "1"))
+
+    tail = TailStatus(policy="off")
+    leaves = (leaf("a", replica(0, 7), replica(1, 3)), leaf("b", replica(0, 9)), LeafStatus(Leaf("c", ""), None, "silent"))
+    assert view_of(ClusterStatus(cluster_map(), leaves, tail)) == RouterView(tail, {0: 9, 1: 3})
 
 
 def test_settings_from_what_a_router_shows() -> None:

@@ -12,7 +12,7 @@ from fakes.memory_leaves import MemoryLeaves
 from kvshard.client import direct_reach
 from kvshard.client.codecs import BYTES, key_decoder
 from kvshard.client.connection import Connection
-from kvshard.client.direct import Direct
+from kvshard.client.direct import Direct, RouterView
 from kvshard.client.direct_scan import DirectScans, _DirectStream
 from kvshard.client.options import ReadOptions
 from kvshard.client.retries import RetryPolicy
@@ -60,12 +60,12 @@ class Setting:
         self.leaves = MemoryLeaves()
         self.routers = RouterStreams()
         maps = FollowedFakeMaps(cluster_map(shards=8, leaves=4))
-        self.direct = Direct(FakeRouterTransport(), maps, lambda: self.leaves.client, self._ask_tail, CLOCK)
+        self.direct = Direct(FakeRouterTransport(), maps, lambda: self.leaves.client, self._ask_router, CLOCK)
         self.opened: list[ScanStream] = []
         self.scans = DirectScans(self.direct, self.routers, CLOCK, self.opened.append)
 
-    async def _ask_tail(self) -> None:
-        return None
+    async def _ask_router(self) -> RouterView:
+        return RouterView()
 
     def open(self, timeout: float = 5.0, **fields) -> ScanStream:
         return self.scans.open(kv_pb2.ScanRequest(**fields), timeout)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvshard.client.retries import NO_RETRIES, RetryPolicy, may_retry, retry_delay
+from kvshard.client.retries import NO_RETRIES, RetryPolicy, may_retry, retry_delay, told
 from kvshard.errors import (
     DeadlineExceeded,
     ErrorDetails,
@@ -108,3 +108,12 @@ def test_a_huge_number_of_attempts_does_not_overflow() -> None:
     policy = RetryPolicy(max_attempts=10_000)
     delay = retry_delay(policy, Unavailable("x"), is_repeatable=True, attempts=5_000, now=0.0, deadline=9.0, share=0.0)
     assert delay == policy.max_delay_s
+
+
+def test_the_end_of_the_time_for_a_repetition_does_not_hide_why_there_was_one() -> None:
+    cause, late, other = Unavailable("2 of 8 shards"), DeadlineExceeded("late"), Internal("x")
+    assert told(late, cause) is cause
+    assert told(late, None) is late
+    in_doubt = DeadlineExceeded("late", UNKNOWN)
+    assert told(in_doubt, cause) is in_doubt
+    assert told(other, cause) is other

@@ -1,3 +1,5 @@
+import inspect
+
 import msgspec
 import pytest
 
@@ -21,7 +23,21 @@ from kvshard.model import (
     ShardWrite,
     ShardWriteReply,
 )
-from kvshard.rpc.codec import METHODS, decode, decode_error, encode, encode_error, handler_of, immediate_handler_of
+from kvshard.rpc.codec import (
+    METHODS,
+    READ,
+    READ_KEYS,
+    WRITE,
+    WRITE_KEYS,
+    LaneCall,
+    decode,
+    decode_error,
+    decode_reply,
+    encode,
+    encode_error,
+    handler_of,
+    immediate_handler_of,
+)
 from kvshard.v1 import lane_pb2
 
 CONFLICT = ErrorRecord("VERSION_CONFLICT", "no", ErrorDetails(current_version=3, shards=(1, 2), replicas_tried=("a",)))
@@ -87,6 +103,13 @@ def test_what_is_no_request_is_an_error(payload: bytes) -> None:
         decode(ShardRead, payload)
 
 
+@pytest.mark.parametrize("method", [WRITE, WRITE_KEYS, READ, READ_KEYS], ids=lambda method: method.request.__name__)
+def test_an_answer_that_cannot_be_read_leaves_a_write_in_doubt(method: LaneCall[object, object]) -> None:
+    with pytest.raises(Internal, match="Reply payload") as raised:
+        decode_reply(method, b"\xc1")
+    assert raised.value.details.maybe_applied is method.is_write
+
+
 def test_a_field_of_a_newer_version_is_passed_over() -> None:
     payload = msgspec.msgpack.encode({"shard": 1, "epoch": 2, "collection_id": 3, "keys": [b"a"], "colour": "blue"})
     assert decode(ShardRead, payload) == ShardRead(1, 2, 3, [b"a"])
@@ -124,3 +147,9 @@ def test_immediate_handlers_may_decline() -> None:
     assert handle(encode(ShardRead(3, 1, 1, [b"a"])), 5.0) is None
     with pytest.raises(DataLoss):
         handle(encode(ShardRead(2, 1, 1, [b"a"])), 5.0)
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_every_field_is_on_the_wire_under_its_name(message: object) -> None:
+    """Also one that has its default, struct or dataclass: versions with other defaults, or that know fewer fields, agree."""
+    assert list(msgspec.msgpack.decode(encode(message))) == list(inspect.signature(type(message)).parameters)

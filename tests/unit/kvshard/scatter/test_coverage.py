@@ -92,3 +92,13 @@ def test_known_counts_are_bounded_and_forget_the_oldest() -> None:
     known.learn(2, 0, 13)
     assert len(known) == 2
     assert (known.of(1)(0), known.of(1)(1), known.of(2)(0)) == (12, None, 13)
+
+
+def test_what_was_learned_least_recently_is_forgotten_first() -> None:
+    known = KnownCounts(max_pairs=3)
+    known.learn_all(1, {0: 10, 1: 11, 2: 12})
+    known.learn(1, 0, 13)
+    known.learn_all(2, {0: 20})
+    assert [known.of(1)(shard) for shard in range(3)] == [13, None, 12]
+    assert known.of(2)(0) == 20
+    assert len(known) == 3

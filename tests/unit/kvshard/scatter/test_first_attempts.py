@@ -400,3 +400,15 @@ def test_nothing_is_left_whatever_comes_when(
     firsts: list[Any], later: list[Any], order: list[int], at: int, is_hedged: bool, cuts_off: bool
 ) -> None:
     asyncio.run(_whatever_comes(firsts, later, order, at, is_hedged, cuts_off))
+
+
+async def test_legs_that_were_answered_count_also_when_the_read_is_given_up() -> None:
+    setting = Setting()
+    call = setting.gather()
+    await passes()
+    setting.wire.of(0).tell()
+    setting.wire.of(2).tell()
+    await cancelled(call)
+    assert setting.legs("ok") == 2
+    assert setting.registry.get_sample_value("kvshard_router_leg_seconds_count", {"method": "BatchGet"}) == 2
+    assert setting.waiting == 0

@@ -1,7 +1,5 @@
 """Batches: split, put together again, per-key failures."""
 
-from dataclasses import replace
-
 import pytest
 from fakes.leaf_client import ANY_LEAF, FakeLeafClient
 from fakes.map_source import FakeMapSource, cluster_map
@@ -11,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from kvshard.clock import SystemClock
 from kvshard.clustermap import Collection
 from kvshard.errors import CollectionNotFound, ErrorDetails, InvalidArgument, Unavailable, VersionConflict, error_of
-from kvshard.model import ShardRead, ShardReadReply, ShardWrite
+from kvshard.model import ShardRead, ShardReadReply, ShardWrite, changed
 from kvshard.scatter import kv
 from kvshard.scatter.coverage import KnownCounts
 from kvshard.scatter.kv import KeyValueOperations
@@ -207,7 +205,7 @@ async def test_leaves_of_an_earlier_version_bring_more_than_they_are_asked_for(
     await setting.put(KEYS)
 
     def read(request: ShardRead) -> ShardReadReply:
-        return setting.leaves._read(replace(request, max_bytes=0))
+        return setting.leaves._read(changed(request, max_bytes=0))
 
     setting.leaves.client.on(ANY_LEAF, ShardRead, read)
     monkeypatch.setattr(kv, "ANSWER_MAX_BYTES", 50)

@@ -21,6 +21,7 @@ from kvshard.scatter.coverage import KnownCounts
 from kvshard.scatter.kv import KeyValueOperations
 from kvshard.scatter.requests import (
     DEFAULT_READ_POLICY,
+    ReadPolicy,
     SearchQuery,
     WriteColumns,
     key_range,
@@ -115,7 +116,7 @@ async def test_reads_find_what_has_moved(setting: Setting, reads_until_shown: in
 async def test_a_batch_read_is_whole_and_counts_each_document_once(setting: Setting, reads_until_shown: int) -> None:
     await setting.put(KEYS)
     setting.split(reads_until_shown=reads_until_shown)
-    read = await setting.get(KEYS)
+    read = await setting.get(KEYS, policy=ReadPolicy(is_stale=True))
     assert read.values == [b"v"] * len(KEYS)
     assert read.failures == []
     assert read.coverage.is_complete

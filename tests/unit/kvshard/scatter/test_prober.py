@@ -11,7 +11,8 @@ from kvshard.errors import DeadlineExceeded, Unavailable
 from kvshard.scatter import prober as module
 from kvshard.scatter.prober import PING_TIMEOUT_S, Prober
 from kvshard.tail.latency import LatencyPool
-from kvshard.tail.replica_health import UNREACHABLE_S, LeafState, ReplicaHealth
+from kvshard.tail.leaf_health import LeafState
+from kvshard.tail.replica_health import UNREACHABLE_S, ReplicaHealth
 
 NOW = 1_000.0
 

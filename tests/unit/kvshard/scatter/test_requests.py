@@ -1,11 +1,13 @@
 """The checks at the door: each names the field and the limit."""
 
+from dataclasses import replace
+
 import pytest
 
 from kvshard import limits
 from kvshard.errors import FailedPrecondition, InvalidArgument, MalformedQuery
 from kvshard.scatter import requests
-from kvshard.scatter.requests import KeyRange, SearchQuery
+from kvshard.scatter.requests import DEFAULT_READ_POLICY, KeyRange, SearchQuery, each_alone, is_usual
 from kvshard.scatter.watermarks import Watermarks
 from kvshard.tail.hedging import Auto, FixedDelay, ReplicaChoice
 
@@ -259,3 +261,12 @@ def test_request_identity_of_a_part() -> None:
 def test_request_identity_of_a_part_that_is_none(positions: list[int], total: int, field: str, limit: int | None) -> None:
     identity = requests.request_identity("c", 1, True, b"")
     refused(lambda: requests.request_identity_of_part(identity, positions, total, 3), field, limit)
+
+
+def test_keys_that_may_fail_alone_are_read_as_the_policy_says_otherwise() -> None:
+    alone = each_alone(DEFAULT_READ_POLICY)
+    assert alone == replace(DEFAULT_READ_POLICY, is_partial_accepted=True)
+    assert is_usual(alone)
+    stale = replace(DEFAULT_READ_POLICY, is_stale=True)
+    assert each_alone(stale) == replace(stale, is_partial_accepted=True)
+    assert not is_usual(each_alone(stale))

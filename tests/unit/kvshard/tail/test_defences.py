@@ -10,20 +10,22 @@ from kvshard.clustermap import Replica, ShardConfig
 from kvshard.errors import DeadlineExceeded, ErrorDetails, NotReady, ResourceExhausted, Unavailable
 from kvshard.tail import defences as module
 from kvshard.tail.defences import (
-    HOLD_OUT_SHARE,
     LATE_MEMORY_MAX_S,
     LATE_TIMER_S,
     QUEUE_MAX,
     STORM_LATE_LEGS,
     STORM_LEGS,
+    URGENT_DELAYS,
     Defences,
     LegHedges,
     TailCounters,
 )
 from kvshard.tail.hedging import Auto, FixedDelay, HedgePolicy, HedgeSettings, Off, Quantile, Refusal, ReplicaChoice
+from kvshard.tail.hold_out import HOLD_OUT_PER_S, HOLD_OUT_SHARE, Comparison
 from kvshard.tail.latency import UNKNOWN_DELAY_S
+from kvshard.tail.leaf_health import Attempt, LeafState
 from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
-from kvshard.tail.replica_health import STALL_FRACTION, Attempt, LeafState
+from kvshard.tail.replica_health import STALL_FRACTION
 from kvshard.tail.replica_plan import plan_read
 
 A, B, C = Candidate("a", 1), Candidate("b", 1), Candidate("c", 1)
@@ -280,6 +282,22 @@ class TestWaiting:
 
     def test_off_waits_for_ever(self) -> None:
         assert a_leg(defences(), policy=Off()).wait_s(NOW, DEADLINE) is None
+        assert a_leg(defences(), policy=Off()).again_s(Refusal.BUDGET, NOW, DEADLINE) is None
+
+    def test_a_late_router_is_asked_again_when_it_is_late_no_more(self) -> None:
+        held = defences()
+        leg = a_leg(held, policy=FixedDelay(0.5))
+        held.note_late(0.01, NOW)
+        assert leg.again_s(Refusal.LATE_ROUTER, NOW + 0.004, DEADLINE) == pytest.approx(0.006)
+        assert admitted(leg, now=NOW + 0.011) is B
+
+    def test_what_the_budget_refused_is_asked_again_as_soon_as_it_is_urgent(self) -> None:
+        held = defences(HedgeSettings(budget=0.0))
+        leg = a_leg(held, policy=FixedDelay(0.01))
+        again = NOW + 0.01 + (leg.again_s(Refusal.BUDGET, NOW + 0.01, DEADLINE) or 0.0)
+        assert again == pytest.approx(NOW + URGENT_DELAYS * 0.01)
+        assert leg.again_s(Refusal.BUDGET, again, DEADLINE) == 0.01, "it was urgent, and there was nothing"
+        assert leg.again_s(Refusal.STORM, NOW + 0.01, DEADLINE) == 0.01
 
     def test_what_is_known_shortens_it(self) -> None:
         held = defences()
@@ -287,6 +305,21 @@ class TestWaiting:
         leg = held.request(None, 1, NOW + 1).leg("Get", NOW + 1)
         assert leg.wait_s(NOW + 1, DEADLINE) == pytest.approx(0.012, rel=0.01)
         assert held.request(None, 1, NOW + 1).leg("Search", NOW + 1).wait_s(NOW + 1, DEADLINE) == UNKNOWN_DELAY_S
+
+    def test_hedges_that_do_not_win_teach_patience_to_auto_alone(self) -> None:
+        held = defences()
+        answer(held, a_leg(held), "a", 0.004, 100)
+        held._budgets[None].tuner.patience = 2.0
+
+        def delay(policy: HedgePolicy | None) -> float | None:
+            return held.request(policy, 1, NOW + 1).leg("Get", NOW + 1).delay
+
+        assert delay(None) == pytest.approx(0.024, rel=0.01)
+        assert delay(FixedDelay(0.005)) == 0.005
+        assert delay(Quantile(0.9)) == pytest.approx(0.004, rel=0.01)
+        leg = held.request(None, 1, NOW + 1).leg("Get", NOW + 1)
+        assert leg.again_s(Refusal.STORM, NOW + 1.024, DEADLINE) == pytest.approx(0.012, rel=0.01), "it was patient before"
+        assert leg.stalled_after == pytest.approx(STALL_FRACTION * 0.012, rel=0.01), "whom to ask first is another matter"
 
     def test_a_request_may_say_it_itself_and_so_may_its_collection(self) -> None:
         held = defences(HedgeSettings(FixedDelay(0.03)))
@@ -360,6 +393,33 @@ class TestHoldOut:
         share = sum(held.request(None, 80, NOW).is_held_out for _ in range(20_000)) / 20_000
         assert share == pytest.approx(HOLD_OUT_SHARE / 10, rel=0.5)
 
+    @pytest.mark.parametrize("rate", [50, 1_000])
+    def test_at_a_high_rate_about_one_a_second(self, rate: int) -> None:
+        held, seconds = defences(rng=Random(3)), 100
+        for number in range(rate * seconds):
+            held.request(None, 1, NOW + number / rate).ended(NOW + number / rate + 0.01)
+        counters = held.counters
+        wanted = min(HOLD_OUT_PER_S, HOLD_OUT_SHARE * rate) * seconds
+        assert counters.held_out_requests == pytest.approx(wanted, rel=0.3)
+        assert counters.held_out_requests + counters.hedgeable_requests == rate * seconds
+
+    def test_after_a_pause_the_rate_is_unknown(self) -> None:
+        comparison = Comparison()
+        parts = [comparison.part(1, NOW + number / 1_000) for number in range(2_000)]
+        assert (parts[999], parts[1_000]) == (1.0, 0.1)
+        assert comparison.part(1, NOW + 3.5) == 1.0
+
+    def test_busy_seconds_are_no_other_part_of_one_arm_than_of_the_other(self) -> None:
+        held = defences(rng=Random(3))
+        for number in range(60):
+            for step in range(2_000 if number % 20 < 10 else 100):
+                now = NOW + number + step / 2_000
+                held.request(None, 1, now).ended(now + (0.02 if number % 20 < 10 else 0.001))
+        without, hedged = held.counters.held_out.sum, held.counters.hedgeable.sum
+        assert without.count == pytest.approx(HOLD_OUT_SHARE * hedged.count, rel=0.4)
+        assert hedged.mean is not None
+        assert without.mean == pytest.approx(hedged.mean, rel=0.25)
+
     def test_all_legs_of_a_request_share_its_fate(self) -> None:
         held = defences(rng=Random(3))
         for _ in range(500):
@@ -397,7 +457,7 @@ class TestHoldOut:
 class TestBudgets:
     def test_a_collection_with_a_budget_of_its_own_spends_only_that(self) -> None:
         held, own = defences(), HedgeSettings(budget=0.2)
-        for _ in range(3):
+        for _ in range(4):
             assert admitted(held.request(None, 1, NOW, own).leg("Get", NOW)) is B
         assert admitted(held.request(None, 1, NOW, own).leg("Get", NOW)) is Refusal.BUDGET
         assert admitted(a_leg(held, legs=1)) is B

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvshard.tail.histogram import SUB_BUCKETS, LogHistogram, SlidingHistogram, bounds_of, bucket_of, middle_of
+from kvshard.tail.histogram import (
+    PENDING_MAX,
+    SUB_BUCKETS,
+    LogHistogram,
+    SlidingHistogram,
+    bounds_of,
+    bucket_of,
+    buckets_of,
+    middle_of,
+)
 
 VALUES = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=200)
 
@@ -112,3 +121,29 @@ def test_quantiles_of_a_known_distribution() -> None:
     values.sort()
     for fraction, found in zip((0.5, 0.99, 0.999), histogram.quantiles((0.5, 0.99, 0.999)), strict=True):
         assert found == pytest.approx(values[int(fraction * len(values)) - 1], rel=0.01)
+
+
+@given(st.lists(st.floats(-1.0, 100.0), max_size=20))
+def test_buckets_of_many_values_are_those_of_each(values: list[float]) -> None:
+    assert buckets_of(values) == [bucket_of(value) for value in values]
+
+
+@pytest.mark.parametrize("count", [0, 1, PENDING_MAX - 1, PENDING_MAX, 3 * PENDING_MAX + 1])
+def test_a_snapshot_holds_what_waits_to_be_counted_and_changes_nothing(count: int) -> None:
+    sliding = SlidingHistogram(1.0, 3)
+    for place in range(count):
+        sliding.record(0.001 * (place + 1), now=100.0)
+    snapshot = sliding.snapshot()
+    assert (snapshot.count, sliding.count) == (count, count)
+    assert snapshot.as_record() == {**sliding.sum.as_record(), "total": pytest.approx(sliding.sum.total)}
+    snapshot.record(9.0)
+    assert sliding.sum.count == sliding.newest.count == count
+
+
+def test_what_waits_counts_in_the_slice_in_which_it_came() -> None:
+    sliding = SlidingHistogram(1.0, 2)
+    sliding.record(0.010, now=100.9)
+    sliding.record(0.020, now=101.1)
+    assert sliding.newest.count == 1
+    sliding.advance(102.0)
+    assert sliding.sum.buckets() == [(bucket_of(0.020), 1)]

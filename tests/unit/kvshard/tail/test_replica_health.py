@@ -20,18 +20,15 @@ from kvshard.errors import (
 )
 from kvshard.tail import replica_health as module
 from kvshard.tail.latency import LatencyPool
+from kvshard.tail.leaf_health import FRESH_S, SLOW_START_S, Attempt, LeafState
 from kvshard.tail.replica_health import (
-    FRESH_S,
     HOT_IN_FLIGHT,
     PROBATION_SHARE,
     PROBATION_SILENT_S,
     PROBE_INTERVAL_S,
     PUSHBACK_MAX_S,
     PUSHBACK_S,
-    SLOW_START_S,
     UNREACHABLE_S,
-    Attempt,
-    LeafState,
     ReplicaHealth,
     is_unreachable,
 )
@@ -283,6 +280,18 @@ class TestProbation:
             assert on_probation(health) == ["a"]
         took(health, pool, "a", 0.005, 1, now + PROBE_INTERVAL_S)
         assert on_probation(health) == []
+
+    def test_one_for_which_there_was_no_room_comes_back_as_fast(self, health: ReplicaHealth, pool: LatencyPool) -> None:
+        now = self.slow(health, pool, "a", ("b", "c", "d", "e"))
+        for name, slowness in zip("abcde", (30.0, 1.0, 30.0, 1.0, 1.0), strict=True):
+            health.leaf(name, now).slowness = slowness
+        health.hot_limit(now + 1)
+        assert on_probation(health) == ["a"]
+        now = took(health, pool, "c", 0.005, 1, now + 1)
+        assert health.leaf("c", now).slowness == pytest.approx(20.0)
+        assert on_probation(health) == ["a"], "a fast answer puts nobody on probation"
+        now = took(health, pool, "c", 1.0, 1, now + 1)
+        assert health.leaf("c", now).slowness == pytest.approx(22.0)
 
     def test_never_more_than_one_in_three(self, health: ReplicaHealth, pool: LatencyPool) -> None:
         names = tuple("abcdefghi")

@@ -61,3 +61,37 @@ def test_where_there_is_something_to_fail_over_to() -> None:
     assert plan_write(shard("ab", primary="a")).has_failover
     assert plan_write(shard("a", primary="a", desired="abc")).has_failover
     assert not plan_read(shard("a", primary="a", desired="a"), False).has_failover
+
+
+def test_who_is_first_is_so_also_when_the_others_are_looked_up_later() -> None:
+    for choice in ReplicaChoice:
+        for unreachable in ("", "a", "ab"):
+            rng = Random(3)
+            health, plan = ReplicaHealth(rng), plan_read(shard("abc", primary="a", learners="d"), True)
+            for leaf in unreachable:
+                health.unreachable(leaf, 1.0)
+            for _ in range(50):
+                first = plan.first(choice, health, rng, 1.5)
+                behind = plan.behind(first, choice, health, 1.6)
+                assert behind[0] is first
+                assert first.leaf not in unreachable
+                assert sorted(each.leaf for each in behind) == ["a", "b", "c", "d"]
+                assert behind[-1].leaf == "d"
+                assert {each.leaf for each in behind[3 - len(unreachable) : 3]} == set(unreachable)
+
+
+def test_whoever_was_asked_first_stays_so_when_it_could_not_be_reached() -> None:
+    for choice in ReplicaChoice:
+        for seed in range(20):
+            rng = Random(seed)
+            health, plan = ReplicaHealth(rng), plan_read(shard(), False)
+            first = plan.first(choice, health, rng, 1.5)
+            health.unreachable(first.leaf, 1.5)
+            assert plan.behind(first, choice, health, 1.6)[0] is first
+
+
+def test_a_replica_alone_has_no_spares() -> None:
+    assert not plan_write(shard()).has_spares
+    assert not plan_read(shard("b"), False).has_spares
+    assert plan_read(shard("b", learners="c"), True).has_spares
+    assert plan_read(shard("ab"), False).has_spares

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvshard.tail.hedging import BUDGET_FIRST, BUDGET_LEAST, BUDGET_MOST, HedgeSettings
-from kvshard.tail.tuning import GROWTH, HEDGES_MIN, BudgetTuner, Observed
+from kvshard.tail.tuning import GROWTH, HEDGES_MIN, PATIENCE_MAX, BudgetTuner, Observed
 
 USUAL = {"kind": "Get", "median": 0.001}
 
@@ -69,6 +69,15 @@ class TestMore:
             tuner.look(Observed(won=100, missed=1))
         assert tuner.fraction == BUDGET_MOST
 
+    def test_what_it_got_it_keeps_while_hedges_win(self, tuner: BudgetTuner) -> None:
+        grown = tuner.look(Observed(won=19, wasted=1, missed=1))
+        assert tuner.look(Observed(won=15, wasted=5)) == grown
+        assert tuner.look(Observed(won=14, wasted=6)) < grown
+
+    def test_what_was_taken_from_it_returns_though_hedges_win(self, tuner: BudgetTuner) -> None:
+        less = tuner.look(Observed(shed=1))
+        assert less < tuner.look(Observed(won=20)) < BUDGET_FIRST
+
     def test_what_is_left_alone_returns_to_where_it_began(self, tuner: BudgetTuner) -> None:
         tuner.look(Observed(shed=1))
         before = tuner.fraction
@@ -76,6 +85,21 @@ class TestMore:
             assert before < tuner.look(Observed()) <= BUDGET_FIRST
             before = tuner.fraction
         assert tuner.fraction == pytest.approx(BUDGET_FIRST, rel=0.01)
+
+
+class TestPatience:
+    def test_it_grows_while_hedges_do_not_win_and_goes_when_they_do(self, tuner: BudgetTuner) -> None:
+        found = []
+        for won in (2, 1, 0, 3, 4, 3):
+            tuner.look(Observed(won=won, wasted=20 - won))
+            found.append(tuner.patience)
+        assert found == [1.0, PATIENCE_MAX, PATIENCE_MAX, PATIENCE_MAX, 1.0, 1.0]
+
+    def test_a_few_hedges_say_nothing(self, tuner: BudgetTuner) -> None:
+        tuner.look(Observed(wasted=HEDGES_MIN - 1))
+        assert tuner.patience == 1.0
+        tuner.look(Observed(wasted=1))
+        assert tuner.patience == PATIENCE_MAX
 
 
 def test_a_new_normal_is_normal_after_half_a_minute(tuner: BudgetTuner) -> None:

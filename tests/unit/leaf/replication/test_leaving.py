@@ -126,8 +126,8 @@ def test_who_stops_does_not_take_over() -> None:
 def test_the_word_travels_and_an_older_leaf_says_nothing_of_it() -> None:
     shard = ReplicatedShard()
     a, b = shard.machine("a").me, shard.machine("b").me
-    for is_stopping in (False, True):
-        ack = BeaconAck(3, 1.5, Echo(7, 2.5), 9, is_stopping)
+    for is_stopping, is_full in ((False, False), (True, False), (False, True)):
+        ack = BeaconAck(3, 1.5, Echo(7, 2.5), 9, is_stopping, is_full=is_full)
         payload = encode([Envelope(0, b, a, ack)], lambda entry: b"")
         assert [each.message for each in decode(payload, "b", "a", lambda row: None)] == [ack]  # type: ignore[arg-type, return-value]
     import msgspec

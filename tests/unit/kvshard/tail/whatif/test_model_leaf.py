@@ -1,12 +1,21 @@
 """The model's leaf: order, queue, pauses, cancelled work, slowness."""
 
+from itertools import islice
 from math import inf
 from random import Random
 
 import pytest
 
-from kvshard.tail.whatif.model_leaf import Events, Job, ModelLeaf, PauseSchedule, faults_of
-from kvshard.tail.whatif.scenario import Delay, Pause, Setting, Slow
+from kvshard.tail.whatif.model_leaf import (
+    Events,
+    Job,
+    ModelLeaf,
+    PauseSchedule,
+    faults_of,
+    pauses_as_they_were,
+    pauses_by_chance,
+)
+from kvshard.tail.whatif.scenario import Delay, Pause, RecordedPauses, Setting, Slow
 
 
 class Bench:
@@ -88,7 +97,7 @@ def test_a_full_queue_sheds_hedges_first():
 
 def test_a_paused_leaf_begins_nothing_and_answers_no_ping_until_the_pause_ends():
     pause = Pause(0.5, 1.0, is_regular=True)
-    bench, twin = Bench(pause), PauseSchedule(pause, Random(1), 0.0)
+    bench, twin = Bench(pause), PauseSchedule(pauses_by_chance(pause, Random(1), 0.0))
     start, end = next((when / 100, twin.until(when / 100)) for when in range(1_000) if twin.until(when / 100))
     bench.submit_at(start, "a", 0.1)
     pongs = []
@@ -99,7 +108,7 @@ def test_a_paused_leaf_begins_nothing_and_answers_no_ping_until_the_pause_ends()
 
 
 def test_a_throttled_process_stops_what_runs():
-    schedule = PauseSchedule(Pause(0.5, 1.0, is_regular=True), Random(1), 0.0)
+    schedule = PauseSchedule(pauses_by_chance(Pause(0.5, 1.0, is_regular=True), Random(1), 0.0))
     first_end = next(end for when in range(1_000) if (end := schedule.until(when / 100)))
     assert schedule.until(first_end) is None
     assert schedule.stretched(first_end, 0.5) == pytest.approx(first_end + 0.5)
@@ -109,18 +118,42 @@ def test_a_throttled_process_stops_what_runs():
 @pytest.mark.parametrize("share", [0.005, 0.02, 0.3])
 @pytest.mark.parametrize("is_regular", [False, True])
 def test_the_paused_share_of_time_is_what_was_asked_for(share, is_regular):
-    schedule = PauseSchedule(Pause(share, 0.05, is_regular=is_regular), Random(7), 0.0)
+    schedule = PauseSchedule(pauses_by_chance(Pause(share, 0.05, is_regular=is_regular), Random(7), 0.0))
     step = 0.01
     paused = sum(schedule.until(index * step) is not None for index in range(200_000))
     assert paused / 200_000 == pytest.approx(share, rel=0.12)
 
 
 def test_a_pause_of_a_certain_time_begins_and_ends_with_it():
-    schedule = PauseSchedule(Pause(0.5, 0.1, from_s=5.0, until_s=10.0), Random(3), 100.0)
+    schedule = PauseSchedule(pauses_by_chance(Pause(0.5, 0.1, from_s=5.0, until_s=10.0), Random(3), 100.0))
     paused = [when / 100 for when in range(0, 20_000) if schedule.until(when / 100)]
     assert paused
     assert min(paused) >= 105.0
     assert max(paused) < 110.1
+
+
+def test_an_answer_that_is_ready_during_a_pause_waits_for_its_end():
+    bench = Bench(RecordedPauses(((1.0, 2.0),), 10.0))
+    bench.submit_at(0.5, "begun before", 0.7)
+    bench.submit_at(0.6, "longer than the pause", 1.8)
+    bench.submit_at(1.5, "come during it", 0.1)
+    bench.submit_at(3.0, "after", 0.1)
+    bench.run()
+    assert bench.ended == [
+        ("begun before", 2.0, False),
+        ("come during it", 2.1, False),
+        ("longer than the pause", 2.4, False),
+        ("after", 3.1, False),
+    ]
+
+
+def test_pauses_that_were_recorded_come_again_and_came_before():
+    record = RecordedPauses(((1.0, 1.5), (8.0, 8.1)), 10.0)
+    assert list(islice(pauses_as_they_were(record, 0.0), 3)) == [(1.0, 1.5), (8.0, 8.1), (11.0, 11.5)]
+    before = list(islice(pauses_as_they_were(record, 22.0), 4))
+    assert before == [(0.0, pytest.approx(0.1)), (3.0, 3.5), (10.0, pytest.approx(10.1)), (13.0, 13.5)]
+    never = PauseSchedule(pauses_as_they_were(RecordedPauses((), 10.0), 3.0))
+    assert [never.until(now) for now in (0.0, 5.0, 50.0)] == [None] * 3
 
 
 def test_slowness_multiplies_the_latency_or_the_service_alone():
