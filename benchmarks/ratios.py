@@ -30,8 +30,10 @@ def ratio_figure(
         return Figure(name, None, "x", 0, asked.bound, False, why, asked.goal)
     mine, theirs = compared.arms[one], compared.arms[other]
     found = ratio(mine, theirs)
-    setting = f", {theirs.setting}" if theirs.setting else ""
-    rates = f"{mine.rate:,.0f} / {theirs.rate:,.0f} {compared.unit}{setting}"
+    settings = (
+        f", {mine.setting or 'as it comes'} / {theirs.setting or 'as it comes'}" if mine.setting or theirs.setting else ""
+    )
+    rates = f"{mine.rate:,.0f} / {theirs.rate:,.0f} {compared.unit}{settings}"
     used = " / ".join(f"{_short(sum(arm.processor_us().values()))} us" for arm in (mine, theirs))
     parts = [rates, str(found), f"processor time {used}", f"busiest: {mine.busiest}", note]
     return Figure(name, found.value, "x", mine.operations, asked.bound, False, "; ".join(filter(None, parts)), asked.goal)

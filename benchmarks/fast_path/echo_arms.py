@@ -88,7 +88,7 @@ class Echoes:
             await stream.done_writing()
             return Block(done, ended - began)
 
-        return Arm(name, run, self._processes)
+        return Arm(name, run, self._processes, f"{in_flight} messages")
 
 
 async def _answered(name: str, stream: _Stream, check: Callable[[bytes], int]) -> int:

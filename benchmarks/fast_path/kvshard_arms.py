@@ -76,7 +76,7 @@ class KvShard:
                 raise WrongAnswer(f"{self.name}: {len(values)} values, {values.count(None)} of them absent")
             return size
 
-        return self._arm(lambda seconds: together(seconds, in_flight, call))
+        return self._arm(lambda seconds: together(seconds, in_flight, call), f"{in_flight} batches")
 
     def batch_puts(self, size: int, in_flight: int) -> Arm:
         """Batches of keys and values, so many at a time; every one is durable when it counts."""
@@ -89,8 +89,8 @@ class KvShard:
 
         return self._arm(lambda seconds: together(seconds, in_flight, call))
 
-    def _arm(self, run: Run) -> Arm:
-        return Arm(self.name, run, self.processes)
+    def _arm(self, run: Run, setting: str = "") -> Arm:
+        return Arm(self.name, run, self.processes, setting)
 
 
 @asynccontextmanager

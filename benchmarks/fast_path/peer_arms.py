@@ -90,11 +90,6 @@ async def best_single_gets(servers: Sequence[RedisArms], callers: int) -> tuple[
     return await best([await each.single_gets(callers, size) for each in servers for size in POOL_SIZES], SWEEP_S)
 
 
-async def best_batch_gets(servers: Sequence[RedisArms], size: int, in_flight: int) -> tuple[Arm, Sweep]:
-    """With the server of these that suits such batches best."""
-    return await best([await each.batch_gets(size, in_flight) for each in servers], SWEEP_S)
-
-
 async def best_benchmark(
     servers: Sequence[RedisArms], executable: Executable, size: int, connections: int
 ) -> tuple[Arm, Sweep]:

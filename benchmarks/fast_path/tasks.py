@@ -14,7 +14,7 @@ from benchmarks.fleet import Fleet
 from benchmarks.measured import Absent, Comparison
 from benchmarks.peers.executables import Executable
 from benchmarks.peers.servers import Server
-from benchmarks.turns import Arm, Pace, in_turns
+from benchmarks.turns import Arm, Pace, best, in_turns
 
 CALLERS = 512
 """Concurrent single operations: a web service's worth of requests under way."""
@@ -23,12 +23,18 @@ UNARY_CALLERS = 64
 """Concurrent unary calls: more do not make either server faster, and their queue only grows."""
 
 IN_FLIGHT = 4
-"""Batches under way at a time, of every arm: one is encoded while others are read and written elsewhere."""
+"""Batches of writes under way at a time, of every arm: one is encoded while others are read and written elsewhere."""
+
+IN_FLIGHT_TRIED = (4, 16)
+"""The same of reads; every arm is measured with the number that suits it best."""
+
+SWEEP_S = 0.4
+"""Of load for each of these, twice."""
 
 PUT_BATCH = 1_000
 
 Sweeps = dict[str, peer_arms.Sweep]
-"""What was tried to find a peer's best setting, by arm."""
+"""What was tried to find an arm's best setting, by arm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +86,23 @@ async def _benchmark(bench: Bench, size: int, connections: int, sweeps: Sweeps) 
 
 async def batch_gets(bench: Bench, size: int) -> Comparison:
     """Batches of keys, a few under way."""
-    arms: list[Arm | Absent] = [bench.router.batch_gets(size, IN_FLIGHT), bench.direct.batch_gets(size, IN_FLIGHT)]
+    arms: list[Arm | Absent] = []
     sweeps: Sweeps = {}
+
+    async def add_best(candidates: Sequence[Arm]) -> None:
+        arm, sweeps[candidates[0].name] = await best(candidates, SWEEP_S)
+        arms.append(arm)
+
+    await add_best([bench.router.batch_gets(size, count) for count in IN_FLIGHT_TRIED])
+    await add_best([bench.direct.batch_gets(size, count) for count in IN_FLIGHT_TRIED])
     if isinstance(bench.proxied, Absent):
         arms.append(_under(REDIS_PROXIED, bench.proxied))
     else:
-        arm, sweeps[REDIS_PROXIED] = await peer_arms.best_batch_gets(bench.proxied, size, IN_FLIGHT)
-        arms.append(arm)
+        await add_best([await each.batch_gets(size, count) for each in bench.proxied for count in IN_FLIGHT_TRIED])
     arms.append(await _benchmark(bench, size, IN_FLIGHT, sweeps))
-    arms += [bench.echoes.stream(bench.data, size, IN_FLIGHT), bench.echoes.columns(bench.data, size, IN_FLIGHT)]
-    title = f"batches of {size:,} keys, {IN_FLIGHT} under way"
+    await add_best([bench.echoes.stream(bench.data, size, count) for count in IN_FLIGHT_TRIED])
+    await add_best([bench.echoes.columns(bench.data, size, count) for count in IN_FLIGHT_TRIED])
+    title = f"batches of {size:,} keys, {' or '.join(map(str, IN_FLIGHT_TRIED))} under way"
     return replace(await in_turns(title, "keys/s", arms, bench.pace), sweeps=sweeps)
 
 

@@ -38,6 +38,7 @@ class _GrpcStream(MessageStream[InT, OutT]):
         self._may_read = asyncio.Event()
         self._may_read.set()
         self._closing = asyncio.Event()
+        self._aborting = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, receiver: Receiver[InT]) -> None:
@@ -64,24 +65,25 @@ class _GrpcStream(MessageStream[InT, OutT]):
         self._closing.set()
 
     def abort(self) -> None:
-        """End it now."""
-        if self._task is not None:
-            self._task.cancel()
+        """End it now.
+
+        The task is told and not cancelled: it may be ending already, and must come to its end.
+        """
+        self._aborting.set()
 
     async def _run(self, receiver: Receiver[InT]) -> None:
         reader = asyncio.create_task(self._read(receiver))
         writer = asyncio.create_task(self._write(receiver))
         closing = asyncio.create_task(self._closing.wait())
-        tasks = (reader, writer, closing)
+        aborting = asyncio.create_task(self._aborting.wait())
+        tasks = (reader, writer, closing, aborting)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if closing.done() and self._waiting is not None:
-                await asyncio.wait((writer,), timeout=FLUSH_TIMEOUT_S)
-        except asyncio.CancelledError:
-            pass  # By abort, which nobody awaits: what it ends is told by on_end.
+                await asyncio.wait((writer, aborting), timeout=FLUSH_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.is_writable = False
-            reason = _reason(reader, writer, self._closing.is_set())
+            reason = _reason(reader, writer, closing.done() or aborting.done())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

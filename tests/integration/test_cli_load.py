@@ -152,7 +152,8 @@ def test_a_failed_load_goes_on_where_it_stopped(
     captured = capsys.readouterr()
     assert "resuming behind line 6: 5 loaded, 1 rejected before" in captured.err
     assert "loaded 20 (5 of them before), rejected 1" in captured.out
-    assert sum(len(request.keys) for request in router.requests["BatchWrite"]) == 15
+    # By key: a batch that the first load gave up may have reached the router after it, as part of what is sent again now.
+    assert len({key for request in router.requests["BatchWrite"] for key in request.keys}) == 15
     assert len(router.items["default"]) == 20
     assert [row["line"] for row in rejects_of(docs)] == [1]
     assert names(docs.parent) == ["docs.jsonl", "docs.jsonl.rejects.jsonl"]
