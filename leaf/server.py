@@ -5,7 +5,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -199,7 +199,7 @@ class LeafServer:
         self._balancer.start()  # First: to read its data may take a leaf longer than it would be missed without harm.
         self.driver.start()
         await self.driver.wait_open()
-        await self._lanes.listen(self.address, self._options.lane_port)
+        await self._lanes.listen(self.address, replace(self._options.lane_port, is_fronted=bool(self._options.advertise)))
         await self._server.start()
         self._tasks.append(asyncio.create_task(self._housekeeper.run(), name="housekeeping"))
         self._tasks.append(asyncio.create_task(self._look_at_disk(), name="disk-look"))

@@ -12,7 +12,7 @@ import grpc.aio
 import structlog
 
 from kvshard.rpc.frames import RequestFrame, Requests, ResponseFrame, Responses
-from kvshard.rpc.message_stream import InT, MessageStream, OutT, Receiver
+from kvshard.rpc.message_stream import GRPC, InT, MessageStream, OutT, Receiver
 from kvshard.v1 import lane_pb2
 
 Call: TypeAlias = "grpc.aio.StreamStreamCall[lane_pb2.LaneRequest, lane_pb2.LaneResponse]"
@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 class _GrpcStream(MessageStream[InT, OutT]):
     """What both ends have in common. read: the next message, None at the end. write: send one, return when it was taken."""
 
-    transport = "grpc"
+    transport = GRPC
 
     def __init__(self, read: Callable[[], Awaitable[InT | None]], write: Callable[[OutT], Awaitable[None]]) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ from kvshard.rpc.keepalive import IMPATIENCE, PATIENCE
 from kvshard.rpc.lane_listener import OFFER, read_offer
 from kvshard.rpc.lane_session import LaneSession, LateAnswers, Outcome, Outlet, OutstandingCall
 from kvshard.rpc.message_stream import MessageStream
-from kvshard.rpc.tcp_stream import dial
+from kvshard.rpc.socket_stream import dial
 from kvshard.v1 import lane_pb2_grpc
 
 CONNECT_TIMEOUT_S = 1.0
@@ -212,7 +212,8 @@ class Lane:
         host = self.address.rpartition(":")[0].strip("[]")
         if offer is None or not host:
             return None
-        stream = await dial(host, offer.port, offer.ticket, IMPATIENCE if self._is_internal else PATIENCE)
+        keepalive = IMPATIENCE if self._is_internal else PATIENCE
+        stream = await dial(host, offer.port, offer.ticket, keepalive, offer.local)
         if stream is None:
             _log.info("no plain connection, the lane stays with gRPC", peer=self._peer, port=offer.port)
         return stream

@@ -19,10 +19,11 @@ OFF: Final = "off"
 @dataclass(frozen=True, slots=True)
 class LanePort:
     """port: 0 is any free one, NO_PORT none. advertised: the port that callers dial, where something stands before this one;
-    0: the same."""
+    0: the same. is_fronted: callers reach this process through something else, which is not to be passed by."""
 
     port: int = 0
     advertised: int = 0
+    is_fronted: bool = False
 
     def check(self) -> None:
         """Raise InvalidArgument for what cannot be a port."""
@@ -34,7 +35,7 @@ class LanePort:
     def shifted(self, places: int) -> "LanePort":
         """The same for a process that has its ports so many places further on, if they are not any free ones."""
         port = self.port + places if self.port > 0 else self.port
-        return LanePort(port, self.advertised + places if self.advertised else 0)
+        return LanePort(port, self.advertised + places if self.advertised else 0, self.is_fronted)
 
 
 ANY_PORT: Final = LanePort()

@@ -1,5 +1,5 @@
-"""What a lane runs over: messages in both directions, in order. gRPC streams (`grpc_stream.py`) and plain TCP connections
-(`tcp_stream.py`) are such; a lane does not know which of them it has."""
+"""What a lane runs over: messages in both directions, in order. gRPC streams (`grpc_stream.py`) and plain connections
+(`socket_stream.py`) are such; a lane does not know which of them it has."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -12,7 +12,10 @@ OutT = TypeVar("OutT", Requests, Responses)
 ReceivedT = TypeVar("ReceivedT", bound=Requests | Responses, contravariant=True)
 
 
-TRANSPORTS: Final = ("tcp", "grpc")
+UNIX: Final = "unix"
+TCP: Final = "tcp"
+GRPC: Final = "grpc"
+TRANSPORTS: Final = (UNIX, TCP, GRPC)
 
 
 class Receiver(Protocol[ReceivedT]):

@@ -39,7 +39,7 @@ from kvshard.v1 import lane_pb2, lane_pb2_grpc
 
 CLOCK = SystemClock()
 
-TRANSPORTS = {"grpc": LanePort(NO_PORT), "tcp": LanePort()}
+TRANSPORTS = {"grpc": LanePort(NO_PORT), "tcp": LanePort(is_fronted=True), "unix": LanePort()}
 
 
 @pytest.fixture(autouse=True, params=[*TRANSPORTS])

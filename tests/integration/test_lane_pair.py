@@ -216,7 +216,7 @@ class TestOneTimer:
 
 
 async def test_lanes_are_counted_by_what_they_run_over(leaf: Leaf, client: LaneLeafClient) -> None:
-    assert client.lanes_by_transport() == {"tcp": 0, "grpc": 0}
+    assert client.lanes_by_transport() == {"unix": 0, "tcp": 0, "grpc": 0}
     await client.read("leaf-1", read(), soon())
     await client.read("leaf-1", read(keys=500), soon())
-    assert client.lanes_by_transport() == {"tcp": 0, "grpc": 2}
+    assert client.lanes_by_transport() == {"unix": 0, "tcp": 0, "grpc": 2}

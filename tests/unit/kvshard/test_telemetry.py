@@ -53,7 +53,7 @@ def registry():
     router.scrape(lambda: amplification_families(amplification, 1001.0))
     router.scrape(lambda: hedging_families(TailCounters()))
     router.scrape(lambda: wasted_families(LateAnswers()))
-    router.scrape(lambda: lane_families({"tcp": 6, "grpc": 0}))
+    router.scrape(lambda: lane_families({"unix": 6, "tcp": 0, "grpc": 0}))
     leaf.requests.labels("read", "OK").count += 1
     leaf.request_seconds.labels("read").observe(0.0001)
     leaf.queue_depth.set(3)

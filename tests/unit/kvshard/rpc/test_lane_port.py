@@ -42,6 +42,7 @@ def test_what_cannot_be_a_port(where: LanePort, field: str) -> None:
         (LanePort(), LanePort()),
         (LanePort(NO_PORT), LanePort(NO_PORT)),
         (LanePort(7800), LanePort(7802)),
+        (LanePort(7800, is_fronted=True), LanePort(7802, is_fronted=True)),
     ],
 )
 def test_workers_have_their_ports_one_after_the_other(where: LanePort, third: LanePort) -> None:
@@ -49,9 +50,11 @@ def test_workers_have_their_ports_one_after_the_other(where: LanePort, third: La
     assert where.shifted(2) == third
 
 
-def test_an_offer_is_read_as_it_was_made() -> None:
-    offer = Offer(7800, TICKET)
+@pytest.mark.parametrize("offer", [Offer(7800, TICKET), Offer(7800, TICKET, "kvshard-0f")])
+def test_an_offer_is_read_as_it_was_made(offer: Offer) -> None:
     assert read_offer(str(offer)) == offer
+    assert read_offer(f"{offer}:of a later version") == offer
+    assert read_offer(f"1:7800:{TICKET.decode()}") == Offer(7800, TICKET)
 
 
 @pytest.mark.parametrize(

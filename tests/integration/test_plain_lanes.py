@@ -19,11 +19,13 @@ from kvshard.rpc.lane import Lane
 from kvshard.rpc.lane_listener import OFFER, Offer, read_offer
 from kvshard.rpc.lane_port import ANY_PORT, NO_PORT, LanePort
 from kvshard.rpc.lane_server import LaneServicer
-from kvshard.rpc.tcp_stream import GREETING, WELCOME, dial
+from kvshard.rpc.socket_stream import GREETING, WELCOME, dial
 from kvshard.v1 import lane_pb2_grpc
 
 CLOCK = SystemClock()
 ECHO = 1
+FRONTED = LanePort(is_fronted=True)
+"""Without a socket for this machine, which would be taken before any port."""
 QUICK = Keepalive(0.05, 0.1)
 
 
@@ -32,7 +34,7 @@ async def echo(payload: bytes, deadline: float) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def serving(where: LanePort = ANY_PORT, listen: str = "127.0.0.1:0") -> AsyncIterator[tuple[LaneServicer, str]]:
+async def serving(where: LanePort = FRONTED, listen: str = "127.0.0.1:0") -> AsyncIterator[tuple[LaneServicer, str]]:
     """A process whose method ECHO gives back what it gets."""
     servicer, server = LaneServicer({ECHO: echo, PING: echo}, CLOCK), aio_server()
     lane_pb2_grpc.add_LanesServicer_to_server(servicer, server)
@@ -83,12 +85,30 @@ class TestWays:
             assert await ask(lane) == b"hello"
             assert lane.transport == "tcp"
 
-    def test_it_is_under_uvloop_too(self) -> None:
+    async def test_the_local_one_is_taken_first(self) -> None:
+        async with serving(ANY_PORT) as (_, address), lane_to(address) as lane:
+            assert await ask(lane, bytes(3_000_000)) == bytes(3_000_000)
+            assert lane.transport == "unix"
+
+    async def test_the_port_where_the_local_one_leads_to_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As from another machine."""
+        monkeypatch.setattr("kvshard.rpc.socket_stream.abstract", lambda name: f"\0another-{name}")
+        async with serving(ANY_PORT) as (_, address), lane_to(address) as lane:
+            assert await ask(lane) == b"hello"
+            assert lane.transport == "tcp"
+
+    async def test_no_local_one_passes_by_what_stands_before_a_process(self) -> None:
+        for where in (FRONTED, LanePort(advertised=1)):
+            async with serving(where) as (_, address):
+                assert (await offer_of(address)).local == ""
+
+    @pytest.mark.parametrize(("where", "transport"), [(ANY_PORT, "unix"), (FRONTED, "tcp")])
+    def test_it_is_under_uvloop_too(self, where: LanePort, transport: str) -> None:
         async def run() -> tuple[bytes, str]:
-            async with serving() as (_, address), lane_to(address) as lane:
+            async with serving(where) as (_, address), lane_to(address) as lane:
                 return await ask(lane, bytes(3_000_000)), lane.transport
 
-        assert uvloop.run(run()) == (bytes(3_000_000), "tcp")
+        assert uvloop.run(run()) == (bytes(3_000_000), transport)
 
     async def test_grpc_where_there_is_none(self) -> None:
         async with serving(LanePort(NO_PORT)) as (_, address), lane_to(address) as lane:

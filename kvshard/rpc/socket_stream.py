@@ -1,8 +1,9 @@
-"""Lanes over plain TCP connections: what a lone request costs most over gRPC is gRPC.
+"""Lanes over plain connections: what a lone request costs most over gRPC is gRPC.
 
-How a connection comes about: who serves lanes over gRPC offers a port and a ticket with each stream (`lane_listener.py`). The
-caller dials that port and shows the ticket; the answer proves that the same process listens there. Whoever cannot reach the
-port goes on with the gRPC stream that made the offer.
+How a connection comes about: who serves lanes over gRPC offers a local socket, a port and a ticket with each stream
+(`lane_listener.py`). The caller dials them in turn and shows the ticket; the answer proves that the same process listens there.
+The local socket is found on the same machine only, and spares it the way through TCP. Whoever can reach neither goes on with
+the gRPC stream that made the offer.
 
 The dialler asks for a sign of life when nothing was heard for a while, so that an end that is gone without a word, or hangs,
 is noticed as soon as with gRPC's keepalive. The serving end leaves that to the kernel: a caller may be busy for long.
@@ -12,14 +13,15 @@ import asyncio
 import contextlib
 import hmac
 import socket
-from collections.abc import Callable
-from typing import Final, cast
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, cast
 
 import structlog
 
 from kvshard.rpc.frames import PING, PONG, FrameError, MessageReader, Requests, Responses, encode_message
 from kvshard.rpc.keepalive import Keepalive
-from kvshard.rpc.message_stream import InT, MessageStream, OutT, Receiver
+from kvshard.rpc.message_stream import TCP, UNIX, InT, MessageStream, OutT, Receiver
 
 GREETING: Final = b"kvshard-lane/1 "
 WELCOME: Final = b"kvshard-lane/1 ok\n"
@@ -45,19 +47,18 @@ STALL_S: Final = 0.25
 _log = structlog.get_logger(__name__)
 
 
-class TcpStream(MessageStream[InT, OutT], asyncio.Protocol):
+class SocketStream(MessageStream[InT, OutT], asyncio.Protocol):
     """One connection, of either end. Before the first message each end expects certain bytes of the other one."""
 
-    transport = "tcp"
-
-    def __init__(self, kind: type[InT], expected: Callable[[bytes], bool], expected_bytes: int) -> None:
+    def __init__(self, transport: str, kind: type[InT], expected: Callable[[bytes], bool], expected_bytes: int) -> None:
         super().__init__()
+        self.transport = transport
         self.has_greeted = False
         self._reader: MessageReader[InT] = MessageReader(kind)
         self._expected = expected
         self._expected_bytes = expected_bytes
         self._greeting = b""
-        self._transport: asyncio.Transport | None = None
+        self._connection: asyncio.Transport | None = None
         self._receiver: Receiver[InT] | None = None
         self._reason = ""
         self._is_reading = True
@@ -76,7 +77,7 @@ class TcpStream(MessageStream[InT, OutT], asyncio.Protocol):
 
     def write(self, message: OutT) -> None:
         """Hand it to the connection."""
-        transport = self._transport
+        transport = self._connection
         if transport is None or transport.is_closing():
             return
         head, body = encode_message(message)
@@ -87,34 +88,34 @@ class TcpStream(MessageStream[InT, OutT], asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Leave what comes in the kernel."""
-        if self._is_reading and self._transport is not None and not self._transport.is_closing():
+        if self._is_reading and self._connection is not None and not self._connection.is_closing():
             self._is_reading = False
-            self._transport.pause_reading()
+            self._connection.pause_reading()
 
     def resume_reading(self) -> None:
         """Go on."""
-        if not self._is_reading and self._transport is not None and not self._transport.is_closing():
+        if not self._is_reading and self._connection is not None and not self._connection.is_closing():
             self._is_reading = True
-            self._transport.resume_reading()
+            self._connection.resume_reading()
 
     def close(self) -> None:
         """End it when what was written is on its way."""
         self._reason = self._reason or "closed"
-        if self._transport is not None:
-            self._transport.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def abort(self) -> None:
         """End it now."""
         self._reason = self._reason or "closed"
-        if self._transport is not None:
-            self._transport.abort()
+        if self._connection is not None:
+            self._connection.abort()
 
     # -- asyncio.Protocol -----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set the connection up."""
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's has all its methods, and another ancestor.
-        self._transport.set_write_buffer_limits(UNWRITTEN_MAX_BYTES)
+        self._connection = cast(asyncio.Transport, transport)  # uvloop's has all its methods, and another ancestor.
+        self._connection.set_write_buffer_limits(UNWRITTEN_MAX_BYTES)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""
@@ -179,19 +180,19 @@ class TcpStream(MessageStream[InT, OutT], asyncio.Protocol):
         return rest
 
     def _write_raw(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        if self._connection is not None and not self._connection.is_closing():
+            self._connection.write(data)
 
     def _fail(self, reason: str) -> None:
         self._reason = self._reason or reason
         self.abort()
 
 
-class DialledStream(TcpStream[Responses, Requests]):
+class DialledStream(SocketStream[Responses, Requests]):
     """The caller's end."""
 
-    def __init__(self, ticket: bytes, keepalive: Keepalive) -> None:
-        super().__init__(Responses, WELCOME.__eq__, len(WELCOME))
+    def __init__(self, transport: str, ticket: bytes, keepalive: Keepalive) -> None:
+        super().__init__(transport, Responses, WELCOME.__eq__, len(WELCOME))
         self.welcomed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ticket = ticket
         self._keepalive = keepalive
@@ -236,11 +237,13 @@ class DialledStream(TcpStream[Responses, Requests]):
             self._fail(f"nothing was heard of it for {keepalive.total_s:g} s")
 
 
-class AcceptedStream(TcpStream[Requests, Responses]):
+class AcceptedStream(SocketStream[Requests, Responses]):
     """The serving end. on_caller: told when the caller has shown the ticket."""
 
-    def __init__(self, ticket: bytes, keepalive: Keepalive, on_caller: "Callable[[AcceptedStream], object]") -> None:
-        super().__init__(Requests, lambda greeting: hmac.compare_digest(greeting, GREETING + ticket), GREETING_BYTES)
+    def __init__(
+        self, transport: str, ticket: bytes, keepalive: Keepalive, on_caller: "Callable[[AcceptedStream], object]"
+    ) -> None:
+        super().__init__(transport, Requests, lambda greeting: hmac.compare_digest(greeting, GREETING + ticket), GREETING_BYTES)
         self._keepalive = keepalive
         self._on_caller = on_caller
         self._timer: asyncio.TimerHandle | None = None
@@ -267,13 +270,44 @@ class AcceptedStream(TcpStream[Requests, Responses]):
             self._timer = None
 
 
-async def dial(host: str, port: int, ticket: bytes, keepalive: Keepalive) -> DialledStream | None:
-    """A connection to the process that gave the ticket out; None when there is no way to it."""
+def abstract(name: str) -> str:
+    """The path of a local socket that is no file, so that none is left behind (Linux, unix(7))."""
+    return f"\0{name}"
+
+
+async def dial(host: str, port: int, ticket: bytes, keepalive: Keepalive, local: str = "") -> DialledStream | None:
+    """A connection to the process that gave the ticket out; None when there is no way to it.
+
+    local: name of its socket for this machine. Another machine, or another network of this one, knows none of that name.
+    """
     loop = asyncio.get_running_loop()
-    stream = DialledStream(ticket, keepalive)
+    if local and sys.platform == "linux":
+        found = await _dialled(DialledStream(UNIX, ticket, keepalive), lambda stream: _connect_locally(stream, local))
+        if found is not None:
+            return found
+    return await _dialled(
+        DialledStream(TCP, ticket, keepalive), lambda stream: loop.create_connection(lambda: stream, host, port)
+    )
+
+
+async def _connect_locally(stream: DialledStream, name: str) -> None:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(abstract(name))  # Such a socket takes a connection at once, or refuses it where too many wait.
+        await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def _dialled(
+    stream: DialledStream, connect: Callable[[DialledStream], Coroutine[Any, Any, object]]
+) -> DialledStream | None:
+    """The stream when it is connected and the other end has proved to be who was meant; None when that did not come about."""
     try:
         async with asyncio.timeout(DIAL_TIMEOUT_S):
-            await loop.create_connection(lambda: stream, host, port)
+            await connect(stream)
             await stream.welcomed
     except (OSError, TimeoutError):
         stream.abort()
