@@ -33,7 +33,7 @@ from kvshard.limits import (
 )
 from kvshard.rpc.channel import aio_server, bind
 from kvshard.rpc.codec import leaf_mark
-from kvshard.rpc.lane_port import ANY_PORT, LanePort
+from kvshard.rpc.lane_port import ANY_PORT, PORT_MAX, LanePort
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.rpc.peer_stream import PeerServicer
 from kvshard.service_process import StopOrder
@@ -113,7 +113,7 @@ class LeafOptions:
         check_length("heal-after", self.heal_after_s, HEAL_AFTER_MIN_S, HEAL_AFTER_MAX_S)
         self.lane_port.check()
         host, _, port = self.advertise.rpartition(":")
-        if self.advertise and not (host and port.isascii() and port.isdecimal() and 1 <= int(port) <= 65_535):
+        if self.advertise and not (host and port.isascii() and port.isdecimal() and 1 <= int(port) <= PORT_MAX):
             raise InvalidArgument(f"--advertise must be HOST:PORT, not {self.advertise!r}", ErrorDetails(field="advertise"))
         if not 0 <= self.cache_bytes <= CACHE_MAX_MB * MIB:
             text = f"--cache-mb must be 0 to {CACHE_MAX_MB}, not {self.cache_bytes / MIB:g}"

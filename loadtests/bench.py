@@ -58,6 +58,12 @@ class Bench:
     meter: CpuMeter
 
 
+def put_garbage_away() -> None:
+    """Before load: a collection over the whole corpus, or over all that was measured, would look like a straggler."""
+    gc.collect()
+    gc.freeze()
+
+
 @asynccontextmanager
 async def bench(folder: pathlib.Path, *, leaves: int = LEAVES, has_documents: bool = True) -> AsyncIterator[Bench]:
     """Start a cluster in a folder and load what the workloads read."""
@@ -67,8 +73,7 @@ async def bench(folder: pathlib.Path, *, leaves: int = LEAVES, has_documents: bo
         corpus = await load_keys(client)
         if has_documents:
             corpus = await load_documents(client, corpus)
-        gc.collect()
-        gc.freeze()  # A collection over the whole corpus would pause the load client, and look like a straggler.
+        put_garbage_away()
         leaf_pids = [leaf.pid for leaf in fleet.leaves.values()]
         yield Bench(fleet, client, corpus, CpuMeter(leaf_pids, [fleet.router.pid]))
 

@@ -1,7 +1,6 @@
 """One experiment under way: its cells take turns on a cluster, there and back (ABBA), each block with a warm-up."""
 
 import asyncio
-import gc
 import random
 import time
 from bisect import bisect_left
@@ -10,7 +9,7 @@ from contextlib import AsyncExitStack
 
 from kvshard import Client, KvShardError
 from loadtests.arrivals import Arrival, Steady, schedule
-from loadtests.bench import REPLICAS, Bench, Log
+from loadtests.bench import REPLICAS, Bench, Log, put_garbage_away
 from loadtests.calibration import Calibration, full_rate, roomy_rate
 from loadtests.control import DirectCaller
 from loadtests.injection import in_force
@@ -157,7 +156,7 @@ class ExperimentRun:
         for choice, reference in self._references.items():
             arrivals = schedule(Steady(rate, REFERENCE_PART * experiment.block_s), [(str(widest), 1.0)], self._rng)
             call = timed_call(bench.client, bench.corpus, experiment.workload, choice, reference, deadline_s)
-            _put_garbage_away()
+            put_garbage_away()
             await OpenLoop(arrivals, call, deadline_s=deadline_s).run()
 
     async def _calibrate(self) -> Calibration:
@@ -183,7 +182,7 @@ class ExperimentRun:
         counters = _Counters(self._bench.client, self._caller)
         bench = self._bench
         wasted_before = await bench.fleet.wasted_s()
-        _put_garbage_away()
+        put_garbage_away()
         async with in_force(condition, bench.fleet, bench.client, seconds=whole, leg_p50_s=found.leg_p50_s) as pauses:
             usage = asyncio.create_task(self._measured_usage(warm_up, self._experiment.block_s))
             running = asyncio.create_task(loop.run())
@@ -241,12 +240,6 @@ class ExperimentRun:
             result.slow_leaf_share.append(share)
         result.blocks += 1
         result.measured_s += self._experiment.block_s
-
-
-def _put_garbage_away() -> None:
-    """Between blocks: what was measured is kept, and a collection that looks through all of it would look like a straggler."""
-    gc.collect()
-    gc.freeze()
 
 
 def _empty(cell: Cell, deadline_s: float) -> CellResult:

@@ -28,9 +28,6 @@ IN_FLIGHT = 4
 IN_FLIGHT_TRIED = (4, 16)
 """The same of reads; every arm is measured with the number that suits it best."""
 
-SWEEP_S = 0.4
-"""Of load for each of these, twice."""
-
 PUT_BATCH = 1_000
 
 Sweeps = dict[str, peer_arms.Sweep]
@@ -90,7 +87,7 @@ async def batch_gets(bench: Bench, size: int) -> Comparison:
     sweeps: Sweeps = {}
 
     async def add_best(candidates: Sequence[Arm]) -> None:
-        arm, sweeps[candidates[0].name] = await best(candidates, SWEEP_S)
+        arm, sweeps[candidates[0].name] = await best(candidates, peer_arms.SWEEP_S)
         arms.append(arm)
 
     await add_best([bench.router.batch_gets(size, count) for count in IN_FLIGHT_TRIED])

@@ -18,9 +18,6 @@ from kvshard.v1 import lane_pb2
 Call: TypeAlias = "grpc.aio.StreamStreamCall[lane_pb2.LaneRequest, lane_pb2.LaneResponse]"
 Context: TypeAlias = "grpc.aio.ServicerContext[lane_pb2.LaneRequest, lane_pb2.LaneResponse]"
 
-FLUSH_TIMEOUT_S = 1.0
-"""For the last message of a stream that is closed: an end that does not read cannot hold it up for longer."""
-
 _log = structlog.get_logger(__name__)
 
 
@@ -61,7 +58,7 @@ class _GrpcStream(MessageStream[InT, OutT]):
         self._may_read.set()
 
     def close(self) -> None:
-        """End it when the message that waits was taken, or after FLUSH_TIMEOUT_S."""
+        """End it when the message that waits was taken; who cannot wait for that aborts it."""
         self._closing.set()
 
     def abort(self) -> None:
@@ -80,7 +77,7 @@ class _GrpcStream(MessageStream[InT, OutT]):
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if closing.done() and self._waiting is not None:
-                await asyncio.wait((writer, aborting), timeout=FLUSH_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((writer, aborting), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.is_writable = False
             reason = _reason(reader, writer, closing.done() or aborting.done())
