@@ -11,6 +11,7 @@ from kvshard.client.codecs import ValueCodec
 from kvshard.client.connection import Connection
 from kvshard.client.options import ReadOptions
 from kvshard.client.results import Coverage, Item, K, ReadState, Timing, V
+from kvshard.client.retries import told
 from kvshard.client.scan_source import RouterScans, ScanChunk, ScanSource, ScanStream
 from kvshard.client.scan_token import ScanPosition, decode_position, encode_position
 from kvshard.errors import DeadlineExceeded, KvShardError
@@ -98,6 +99,7 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
         self._has_progressed = False
         self._deadline: float | None = None
         self._attempts = 0
+        self._cause: KvShardError | None = None
         self.coverage: Coverage | None = None
         self.states: tuple[ReadState, ...] = ()
         self.timing: Timing | None = None
@@ -215,6 +217,7 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
     def _take_in(self, chunk: ScanChunk) -> None:
         self._has_progressed = True
         self._attempts = 0
+        self._cause = None
         last_key, keys = self._reached, chunk.keys
         # A chunk that a token of an earlier version leads to may begin with keys that were given then.
         at = bisect_right(keys, last_key) if keys and keys[0] <= last_key else 0
@@ -244,6 +247,7 @@ class Scan(AsyncIterator[Item[K, V]], Generic[K, V]):
         if deadline is None:
             deadline = self._deadline = self._connection.clock.monotonic() + self._options.timeout
         self._attempts += 1
+        self._cause = error = told(error, self._cause)
         await self._connection.pause_or_raise(
             error, self._router, is_repeatable=True, attempts=self._attempts, deadline=deadline
         )

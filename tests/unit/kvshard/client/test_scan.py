@@ -24,9 +24,14 @@ AT_ONCE = RetryPolicy(base_delay_s=0.0, max_delay_s=0.0)
 
 
 def scan_of(
-    source: FakeScanSource, *, limit: int = 0, keys_only: bool = False, resume: bytes | None = None
+    source: FakeScanSource,
+    *,
+    limit: int = 0,
+    keys_only: bool = False,
+    resume: bytes | None = None,
+    retries: RetryPolicy = AT_ONCE,
 ) -> Scan[str, bytes]:
-    connection = Connection(["router:1"], AT_ONCE, ManualClock())
+    connection = Connection(["router:1"], retries, ManualClock())
     wanted = ScanRange("default", start=b"a", limit=limit, keys_only=keys_only)
     return Scan(connection, wanted, ReadOptions(), bytes.decode, BYTES, resume=resume, source=source)
 
@@ -107,11 +112,23 @@ async def test_the_time_of_a_stream_that_got_further_is_no_failure() -> None:
 
 
 async def test_without_progress_it_is_one() -> None:
-    source = FakeScanSource(KEYS, [chunk_of(KEYS[:2]), BROKEN], [DeadlineExceeded("the time is over")])
-    scan = scan_of(source)
-    assert [item.key for item in await scan.take(2)] == ["k00", "k01"]
+    late = DeadlineExceeded("the time is over")
     with pytest.raises(DeadlineExceeded):
+        await keys_of(scan_of(FakeScanSource(KEYS, [late])))
+    with pytest.raises(DeadlineExceeded):
+        await keys_of(scan_of(FakeScanSource(KEYS, [chunk_of(KEYS[:2]), late], [late])))
+
+
+async def test_a_repetition_that_is_cut_off_tells_why_there_was_one() -> None:
+    late = DeadlineExceeded("the time is over")
+    twice = RetryPolicy(max_attempts=2, base_delay_s=0.0)
+    scan = scan_of(FakeScanSource(KEYS, [chunk_of(KEYS[:2]), BROKEN], [late]), retries=twice)
+    assert [item.key for item in await scan.take(2)] == ["k00", "k01"]
+    with pytest.raises(Unavailable, match="the stream broke"):
         await anext(scan)
+    recovered = [[BROKEN], [chunk_of(KEYS[:2]), late], [late]]
+    with pytest.raises(DeadlineExceeded):  # What was got over since explains nothing.
+        await keys_of(scan_of(FakeScanSource(KEYS, *recovered), retries=twice))
 
 
 async def test_an_error_that_a_repetition_does_not_help_is_raised() -> None:
