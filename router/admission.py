@@ -1,7 +1,7 @@
 """How much a router takes on at once, and what it refuses so that the rest is answered in time.
 
 Three bounds. Calls in flight and the bytes of their requests bound memory. They do not bound time: a router that has more to do
-than it can has few calls in flight, since gRPC's server hands it one new call at a time. The others wait inside of gRPC, in a
+than it can has few calls in flight, since gRPC's server hands it few new calls at a time. The others wait inside of gRPC, in a
 queue that nobody bounds and nobody sees, each until its deadline, and what is served then is served too late. (Tried with a
 handler of 0.6 ms: at 1.2 times what it could do, 5 calls were in flight and the others waited for 1.8 of their 2 s; at 1.8
 times two thirds of them failed.) So the router measures how long a call of its own waits for its turn

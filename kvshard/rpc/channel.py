@@ -7,6 +7,7 @@ import grpc.aio
 
 from kvshard.errors import FailedPrecondition
 from kvshard.limits import MESSAGE_MAX_BYTES
+from kvshard.rpc.accepting import server_ahead
 from kvshard.rpc.keepalive import IMPATIENCE, PATIENCE, Keepalive
 
 METADATA_MAX_BYTES = 32 * 1024
@@ -73,7 +74,7 @@ def aio_server(*, has_shared_port: bool = False, interceptors: Sequence[grpc.aio
     since it would hide that the port is in use.
     """
     options = (*SERVER_OPTIONS, ("grpc.so_reuseport", int(has_shared_port)))
-    return grpc.aio.server(interceptors=tuple(interceptors), options=options)
+    return server_ahead(interceptors=tuple(interceptors), options=options)
 
 
 def bind(server: grpc.aio.Server, listen: str) -> str:
