@@ -15,7 +15,7 @@ Pure: imports only the standard library and other pure files.
 
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, cast
 
 from kvshard.model import ABSENT, NEVER
 
@@ -131,9 +131,13 @@ class KeyCache:
         tables = [each.tables[place] for each in (self._young, self._old) if place in each.tables]
         return any(not table.values.keys().isdisjoint(keys) for table in tables)
 
-    def find_all(self, shard: int, collection_id: int, keys: Sequence[bytes]) -> tuple[list[bytes | None], list[int]] | None:
+    def find_all(
+        self, shard: int, collection_id: int, keys: Sequence[bytes], max_bytes: int = 0
+    ) -> tuple[list[bytes | None], list[int]] | None:
         """(values, versions), parallel to the keys, where every one of them was read lately and none there expires; None: look
         them up. The common case of a read, in a third of the time of `look_up`. Those found count as used, and as hits.
+
+        max_bytes: None also where the values have more than that; 0: they may have any.
         """
         table = self._young.tables.get((shard, collection_id))
         if table is None or table.expiries:
@@ -141,6 +145,8 @@ class KeyCache:
         try:
             values: list[bytes | None] = list(map(table.values.__getitem__, keys))
         except KeyError:
+            return None
+        if max_bytes and sum(map(len, cast(list[bytes], values))) > max_bytes:
             return None
         self.hits += len(values)
         return values, list(map(table.versions.__getitem__, keys))

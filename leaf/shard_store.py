@@ -361,9 +361,9 @@ class ShardStore:
         """Answer a read of keys all read lately; None: `read` has to. seqno, age_ms: of the reply. Raises NotReady."""
         shard, collection_id, keys = request.shard, request.collection_id, request.keys
         state = self._whole(shard)
-        if request.max_bytes or len(keys) > READ_CHUNK_KEYS:
-            return None  # Values are to be added up, or the deadline is to be looked at.
-        found = self.cache.find_all(shard, collection_id, keys)
+        if len(keys) > READ_CHUNK_KEYS:
+            return None  # The deadline is to be looked at meanwhile.
+        found = self.cache.find_all(shard, collection_id, keys, request.max_bytes)
         if found is None:
             return None
         values, versions = found

@@ -1,0 +1,106 @@
+"""When the answers of a lane leave; what else a lane does is tested over real ones."""
+
+import asyncio
+
+import pytest
+from fakes.clock import ManualClock
+from fakes.message_stream import FakeStream
+
+from kvshard.errors import InvalidArgument
+from kvshard.rpc.frames import RequestFrame, Requests, ResponseFrame, Responses
+from kvshard.rpc.lane_connection import HOLD_AFTER_S, PART_AFTER_S
+from kvshard.rpc.lane_server import LaneServicer
+
+AT_ONCE, REFUSED, LATER = 101, 102, 103
+
+
+class _Lane:
+    """A lane whose requests take as long as their payload says, in microseconds."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        servicer = LaneServicer(
+            {AT_ONCE: self._later, REFUSED: self._later, LATER: self._later},
+            self.clock,
+            immediate={AT_ONCE: self._at_once, REFUSED: self._refused},
+        )
+        self.stream: FakeStream[Requests, Responses] = FakeStream()
+        self.connection = servicer.serve(self.stream)
+        self._last_id = 0
+
+    async def _later(self, payload: bytes, deadline: float) -> bytes:
+        return self._at_once(payload, deadline)
+
+    def _at_once(self, payload: bytes, deadline: float) -> bytes:
+        self.clock.advance(int(payload) * 1e-6)
+        return payload
+
+    def _refused(self, payload: bytes, deadline: float) -> bytes:
+        self._at_once(payload, deadline)
+        raise InvalidArgument("no")
+
+    def bring(self, *taking_us: int, method: int = AT_ONCE, sent_us: int = 0) -> None:
+        frames = []
+        for each in taking_us:
+            self._last_id += 1
+            frames.append(RequestFrame(self._last_id, method, 60_000_000, b"%d" % each))
+        self.stream.bring(Requests(frames, sent_us))
+
+    def answers(self) -> list[list[int]]:
+        """The ids of the frames of each message that has left, from the last look on."""
+        written, self.stream.written = self.stream.written, []
+        return [[frame.id for frame in message.frames] for message in written]
+
+
+@pytest.fixture
+async def lane() -> _Lane:
+    return _Lane()
+
+
+PART_US = round(PART_AFTER_S * 1e6) + 1
+
+
+async def test_what_is_answered_in_one_go_leaves_in_one_message(lane: _Lane) -> None:
+    lane.bring(*[1] * 50)
+    assert lane.answers() == [list(range(1, 51))]
+
+
+async def test_what_is_answered_leaves_ahead_of_what_still_takes_long(lane: _Lane) -> None:
+    third = PART_US // 3 + 1
+    lane.bring(third, third, third, third, PART_US, third)
+    assert lane.answers() == [[1, 2, 3], [4, 5], [6]]
+    lane.bring(PART_US - third, third)
+    assert lane.answers() == [[7, 8]], "each message begins anew, and none is left over for a second one"
+
+
+async def test_parts_do_not_keep_what_follows_from_being_sent(lane: _Lane) -> None:
+    lane.bring(PART_US, 1, method=REFUSED)
+    lane.bring(PART_US, 1, method=LATER)
+    assert lane.answers() == [[1, 2]], "only what is answered at once is looked at"
+    while not (found := lane.answers()):
+        await asyncio.sleep(0)
+    assert found == [[3, 4]]
+    lane.bring(1)
+    assert lane.answers() == [[5]]
+
+
+async def test_messages_that_lay_long_are_answered_in_parts_too(lane: _Lane) -> None:
+    sent_us = round(lane.clock.monotonic() * 1e6)
+    lane.bring(1, sent_us=sent_us)
+    lane.clock.advance(2 * HOLD_AFTER_S)
+    lane.bring(PART_US, 1, sent_us=sent_us + 1)
+    assert lane.answers() == [[1]], "held, for the frame that might take them back"
+    while not (found := lane.answers()):
+        await asyncio.sleep(0)
+    assert found == [[2], [3]]
+
+
+async def test_a_stream_that_takes_nothing_gets_it_later(lane: _Lane) -> None:
+    lane.stream.is_writable = False
+    lane.bring(PART_US, PART_US, 1)
+    assert lane.answers() == []
+    lane.stream.is_writable = True
+    assert lane.stream.receiver is not None
+    lane.stream.receiver.on_writable()
+    frames: list[ResponseFrame] = [frame for message in lane.stream.written for frame in message.frames]
+    assert [frame.id for frame in frames] == [1, 2, 3]
