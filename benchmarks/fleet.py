@@ -140,7 +140,7 @@ class Fleet:
         self.coordinator = f"sqlite://{self.coordinator_file}"
         self.leaves = {name: self._leaf(name, leaf_arguments) for name in self.names}
         router = ("--listen", f"127.0.0.1:{router_port}", *self._shared(), *router_arguments)
-        self.router = ServiceProcess(ROUTER, router, folder / "router.log")
+        self.router = ServiceProcess(ROUTER, router, folder / "router.log", self.prefix(ROUTER))
         self.address = ""
         self._opened: Coordinator | None = None
         self._plan = BootstrapPlan(tuple(map(Leaf, self.names)), shards=shards, replicas=replicas)
@@ -151,14 +151,14 @@ class Fleet:
     def _leaf(self, name: str, arguments: Sequence[str]) -> ServiceProcess:
         place = ("--id", name, "--data-dir", str(self.data_dir(name)), *self.listen_arguments(name))
         log = self.folder / f"{name}.log"
-        return ServiceProcess("leaf", (*place, *self._shared(), *arguments), log, self.leaf_prefix(name))
+        return ServiceProcess("leaf", (*place, *self._shared(), *arguments), log, self.prefix(name))
 
     def listen_arguments(self, name: str) -> tuple[str, ...]:
         """Where a leaf listens; any free port of the loopback if it is not said."""
         return ("--listen", "127.0.0.1:0")
 
-    def leaf_prefix(self, name: str) -> tuple[str, ...]:
-        """The command that a leaf is started through."""
+    def prefix(self, name: str) -> tuple[str, ...]:
+        """The command that a leaf, or the router, is started through."""
         return ()
 
     def data_dir(self, name: str) -> pathlib.Path:

@@ -13,9 +13,12 @@ from typing import Any
 from benchmarks.figures import Figure
 from loadtests.agreement import off_by
 from loadtests.results import CellResult, ExperimentResult, RunResult
-from loadtests.statistics import Estimate, SliceTable, is_enough, quantile, ratio
+from loadtests.statistics import Estimate, SliceTable, hedged_quantile, is_enough, quantile, ratio
 
 PERCENTILES = ((0.99, "p99"), (0.999, "p99.9"))
+
+SLOW_REQUESTS_EXTRA = 9.0
+"""Percent of extra requests against slow requests, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +186,18 @@ def _slow_requests(experiment: ExperimentResult, tables: Tables) -> Iterator[Fin
     none, defended = experiment.cell("slow-requests", "none"), experiment.cell("slow-requests", "all")
     name = "5 % of requests x10: p99 with all defences / with none"
     for fan_out in map(str, experiment.fan_outs):
-        if estimate := tables.ratio(defended, none, fan_out, 0.99):
-            legs, bounds = ("one leg", (0.40, 0.30)) if fan_out == "1" else (f"{fan_out} legs", (None, None))
-            yield Finding(experiment.name, f"{name}, {legs}", estimate, "x", *bounds)
-    yield from _extra(experiment, defended, 9.0, 9.0, "5 % of requests x10: extra requests")
+        if none is None or (estimate := tables.ratio(defended, none, fan_out, 0.99)) is None:
+            continue
+        if fan_out != "1":
+            yield Finding(experiment.name, f"{name}, {fan_out} legs", estimate, "x")
+        else:
+            # A healthy tail that is not far below the slow requests leaves less to be won than the bound asks for.
+            leg = none.latency(fan_out)
+            best = hedged_quantile(leg, 0.99, SLOW_REQUESTS_EXTRA / 100) / tables.of(none, fan_out).quantile(0.99)
+            note = f"best fixed delay at {SLOW_REQUESTS_EXTRA:g} % extra: {best:.2g} x"
+            yield Finding(experiment.name, f"{name}, one leg", estimate, "x", 0.40, 0.30, note=note)
+    extra = "5 % of requests x10: extra requests"
+    yield from _extra(experiment, defended, SLOW_REQUESTS_EXTRA, SLOW_REQUESTS_EXTRA, extra)
 
 
 def _one_slow(experiment: ExperimentResult, tables: Tables) -> Iterator[Finding]:

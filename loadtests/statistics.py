@@ -127,6 +127,25 @@ def gathered_quantile(leg: LogHistogram, fraction: float, legs: int) -> float:
     return value
 
 
+def hedged_quantile(leg: LogHistogram, fraction: float, extra: float) -> float:
+    """The quantile of one leg that is asked a second time after the best fixed delay, with at most that part of extra requests.
+
+    Both attempts take what legs take without hedging, and do not know of each other. The sooner the second one, the better; so
+    the delay d is the one that just `extra` of the legs exceed, and P(slower than t) = P(leg > t) P(leg > t - d) for t > d.
+    Raises ValueError if empty.
+    """
+    delay = leg.quantile(1.0 - extra)
+    if delay is None:
+        raise ValueError("no samples")
+    taken = [middle_of(bucket) for bucket, _ in leg.buckets()]
+    candidates = sorted([*taken, *(delay + seconds for seconds in taken)])
+    for seconds in candidates:
+        waits_behind = slower_than(leg, seconds - delay) if seconds > delay else 1.0
+        if slower_than(leg, seconds) * waits_behind <= 1.0 - fraction:
+            return seconds
+    return candidates[-1]
+
+
 def percentile_points(histogram: LogHistogram, least: float = 1e-1, per_decade: int = 24) -> list[tuple[float, float]]:
     """Points of a latency-by-percentile curve: (1 - fraction, seconds), evenly on a log axis, as far as ten samples reach.
 

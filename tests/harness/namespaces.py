@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from benchmarks.fleet import Fleet
+from benchmarks.fleet import ROUTER, Fleet
 
 NETWORK = "198.18.77"
 """Of the range set apart for tests of networks (RFC 2544)."""
@@ -115,5 +115,5 @@ class NamespacedFleet(Fleet):
     def listen_arguments(self, name: str) -> tuple[str, ...]:
         return ("--listen", f"{self.network.address(name)}:{PORT}")
 
-    def leaf_prefix(self, name: str) -> tuple[str, ...]:
-        return ("ip", "netns", "exec", self.network.namespace(name))
+    def prefix(self, name: str) -> tuple[str, ...]:
+        return () if name == ROUTER else ("ip", "netns", "exec", self.network.namespace(name))

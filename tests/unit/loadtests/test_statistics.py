@@ -7,6 +7,7 @@ from loadtests.statistics import (
     SliceTable,
     chance_of_a_straggler,
     gathered_quantile,
+    hedged_quantile,
     is_enough,
     percentile_points,
     quantile,
@@ -88,6 +89,21 @@ def test_the_arithmetic_of_the_tail_at_scale():
         leg.record(value)
     assert gathered_quantile(leg, 0.5, 1) == leg.quantile(0.5)
     assert gathered_quantile(leg, 0.5, 8) == leg.quantile(0.5 ** (1 / 8)) > leg.quantile(0.9)
+
+
+def test_the_best_delay_is_the_one_that_spends_all_that_may_be_spent():
+    """Of a hundred legs five take 100 ms, the others 1 to 10 ms evenly."""
+    values = [0.1] * 500 + [0.001 + 0.009 * place / 9_500 for place in range(9_500)]
+    leg = slices_of(values, len(values))[0]
+    unhedged = leg.quantile(0.99)
+    assert unhedged == pytest.approx(0.1, rel=0.01)
+    assert hedged_quantile(leg, 0.99, 0.0501) == pytest.approx(0.01 + 0.008, rel=0.05)
+    drawn_apart = sorted(
+        each if each <= 0.0053 else min(each, 0.0053 + values[at * 7_919 % 10_000]) for at, each in enumerate(values)
+    )
+    assert hedged_quantile(leg, 0.99, 0.5) == pytest.approx(drawn_apart[9_900], rel=0.05)
+    with pytest.raises(ValueError, match="no samples"):
+        hedged_quantile(LogHistogram(), 0.99, 0.09)
 
 
 def test_slower_than_counts_what_lies_above():
