@@ -56,7 +56,7 @@ class _Leaves(LeafClient):
         self._told: list[tuple[Heard, Answer[Any]]] = []
         self._answers: dict[tuple[type, int], Answer[Any]] = {}
 
-    def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard) -> TakeBack:
+    def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False) -> TakeBack:
         if not self._told:
             asyncio.get_running_loop().call_soon(self._tell)
         told = (heard, self._answer_to(request))

@@ -88,11 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def serve(stop: asyncio.Event, on_ready: Callable[[str], None]) -> Coroutine[object, object, None]:
         # Here, so that a process that only looks after workers does not load what they need.
-        from kvshard.heap import settle_heap
+        from kvshard.heap import COLLECT_SELDOM, settle_heap
         from router.server import RouterOptions, run
 
         def settle(address: str) -> None:
-            settle_heap()
+            settle_heap(COLLECT_SELDOM)
             on_ready(address)
 
         hedging = router_settings(options.hedge, options.hedge_budget, options.hedge_attempts)

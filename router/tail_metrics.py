@@ -6,8 +6,8 @@ May live here: which figure has which metric's name. The scraper is a thread of 
 from collections.abc import Iterator, Mapping
 
 from kvshard.rpc.lane_session import LateAnswers
-from kvshard.tail.defences import TailCounters
 from kvshard.tail.histogram import LogHistogram
+from kvshard.tail.tail_counters import TailCounters
 from kvshard.telemetry import ScrapedFamily
 from router.amplification import MIN_SAMPLES, Amplification
 

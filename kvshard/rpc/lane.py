@@ -119,7 +119,9 @@ class Lane:
             raise decode_error(outcome.payload)
         return outcome
 
-    def start(self, method: int, payload: bytes, deadline: float, outlet: Outlet) -> Callable[[], object] | None:
+    def start(
+        self, method: int, payload: bytes, deadline: float, outlet: Outlet, is_hedge: bool = False
+    ) -> Callable[[], object] | None:
         """Send a request that is no write without awaiting anything; the caller keeps to the deadline.
 
         Returns what takes it back. None: there is no open session, or no room on it; `call` waits for that.
@@ -127,7 +129,7 @@ class Lane:
         session = self._session
         if session is None or len(payload) > PAYLOAD_MAX_BYTES or not session.has_room(len(payload)):
             return None
-        return partial(session.withdraw, session.submit(OutstandingCall(method, payload, deadline, outlet)))
+        return partial(session.withdraw, session.submit(OutstandingCall(method, payload, deadline, outlet, False, is_hedge)))
 
     async def close(self) -> None:
         """Close the connection; outstanding calls fail with Unavailable."""

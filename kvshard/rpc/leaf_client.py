@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from kvshard.errors import KvShardError
 from kvshard.model import (
@@ -48,8 +48,15 @@ TakeBack: TypeAlias = Callable[[], object]
 
 ReadRequest: TypeAlias = ShardRead | ShardScan | ShardSearch
 
-Start: TypeAlias = Callable[[str, ReadRequest, float, Heard], TakeBack | None]
-"""`LeafClient.start`."""
+
+class Start(Protocol):
+    """`LeafClient.start`."""
+
+    def __call__(
+        self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False, /
+    ) -> TakeBack | None:
+        """Send a read without awaiting anything."""
+        ...
 
 
 class LeafClient(ABC):
@@ -64,7 +71,7 @@ class LeafClient(ABC):
     async def read(self, leaf: str, request: ShardRead, deadline: float, is_hedge: bool = False) -> Answer[ShardReadReply]:
         """Read keys of one shard."""
 
-    def start(self, leaf: str, request: ShardRead | ShardScan | ShardSearch, deadline: float, heard: Heard) -> TakeBack | None:
+    def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False) -> TakeBack | None:
         """Send a read without awaiting anything; `heard` is told what became of it. The caller keeps to the deadline.
 
         None: that cannot be now, or not at all, with this client; `read`, `scan` and `search` wait until it can.

@@ -1,12 +1,11 @@
-"""The first attempts of a read's legs: sent all at once, answered most often, and handed over when they are not.
+"""The first attempts of a read's legs: sent all at once, answered most often, and looked after when they are not.
 
 Nearly every leg ends with its first answer. So the first attempts of one read have neither tasks nor timers of their own: the
 lane tells each of them what became of it, one timer watches over all, and the caller sleeps until the last leg has ended. A leg
-gets a task only
+whose first attempt is late or fails gets an attempt machine (`late_leg`), and a task only
 
-    when its first attempt fails       the executor goes on behind it (`kvshard.tail.executor`)
-    when that is late                  the executor takes it over as it stands, and hedges
-    when it cannot be sent at once     there is no lane yet, or no room on it: the executor makes it
+    when it must wait for something    a newer map, or room on a lane: the executor takes it over as it stands
+    when nothing of it could be sent   there is no lane yet, or no room on it: the executor makes it
 
 Owns these tasks and the attempts: none is left when `run` returns or raises.
 """
@@ -14,24 +13,31 @@ Owns these tasks and the attempts: none is left when `run` returns or raises.
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from math import inf
-from typing import Any, Generic, NamedTuple, TypeAlias
+from math import ceil, inf
+from typing import Any, Generic, NamedTuple
 
 from kvshard.clustermap import ShardConfig
 from kvshard.errors import KvShardError
 from kvshard.model import changed
-from kvshard.rpc.leaf_client import Answer, Start, TakeBack
+from kvshard.rpc.leaf_client import Answer, Start
+from kvshard.scatter.late_leg import LateLeg
 from kvshard.scatter.leg import Ask, How, Prepared, ReplyT, RequestT, Shared
-from kvshard.scatter.leg_result import LegResult
+from kvshard.scatter.leg_result import LegResult, leg_result
+from kvshard.scatter.sent_attempts import FirstAttempt
+from kvshard.tail.attempts import AttemptMachine
 from kvshard.tail.cost_class import leg_kind
-from kvshard.tail.defences import LegHedges, LegTiming, RequestHedges
-from kvshard.tail.executor import FIRST, OVERRUN_S
-from kvshard.tail.leaf_health import Attempt
-from kvshard.tail.leg_events import AttemptFailed, AttemptKind, AttemptSucceeded, Candidate, Event
-from kvshard.tail.replica_plan import ReplicaPlan
+from kvshard.tail.defences import LegHedges, RequestHedges
+from kvshard.tail.executor import FIRST, OVERRUN_S, BegunLeg
+from kvshard.tail.hedger import Hedger
+from kvshard.tail.hedging import Refusal
+from kvshard.tail.leg_events import Action, AttemptKind, Candidate
 
-TIMER_SLACK_S = 0.001
-"""What is due so soon is done now: uvloop's timers keep whole milliseconds, and a further one would only follow."""
+TIMER_SLACK_S = 0.0002
+"""What is due so soon is done now. No more of it: the shortest delay of a hedge is a millisecond, and a hedge that is sent half
+of one too soon crosses many answers (2 to 3 % of all legs were hedged so, instead of 0.1)."""
+
+TIMER_STEP_S = 0.001
+"""uvloop's timers keep whole milliseconds, and come up to one too soon: a further one follows then."""
 
 LATE_LEG_GRACE_S = 0.01
 """A leg ends by itself at its deadline; only one whose leaf client fails to keep it is cancelled this much later."""
@@ -50,103 +56,51 @@ class Sending(NamedTuple):
     deadline: float
 
 
-class FirstAttempt(Generic[RequestT, ReplyT]):
-    """That of one leg; once the leg is handed over a `SentAttempt` of the executor, and `future` is there.
+class LegRunner(NamedTuple):
+    """What `Scatter` does for the legs of its reads.
 
-    began, due: when it was sent, and when it is late. answer: once it has one. take_back: takes it back at the leaf.
+    run: a leg to its end in a task, which raises only what cancels it; as it was begun, if it was. machine: the attempt machine
+    of a leg; given who has asked for its hedges already. observe: counts a leg that has ended. observe_answered: gets the
+    method and how long each leg took that was answered at once, in microseconds, when all has ended.
     """
 
-    __slots__ = (
-        "_owner", "answer", "attempt", "began", "candidate", "due", "future", "is_handed_over", "place", "plan", "request",
-        "take_back", "timing",
-    )  # fmt: skip
-
-    future: "asyncio.Future[Event]"
-    attempt: Attempt | None
-    take_back: TakeBack
-
-    def __init__(
-        self,
-        owner: "FirstAttempts[RequestT, ReplyT]",
-        place: int,
-        request: RequestT,
-        plan: ReplicaPlan,
-        candidate: Candidate,
-        timing: LegTiming,
-        now: float,
-    ) -> None:
-        self._owner = owner
-        self.place = place
-        self.request = request
-        self.plan = plan
-        self.candidate = candidate
-        self.timing = timing
-        self.began = now
-        self.due = inf
-        self.answer: Answer[ReplyT] | None = None
-        self.is_handed_over = False
-
-    def __repr__(self) -> str:
-        state = "handed over" if self.is_handed_over else "waiting" if self.answer is None else "answered"
-        return f"FirstAttempt({self.candidate.leaf}, shard {self.request.shard}, {state})"
-
-    def hand_over(self, event: Event | None) -> None:
-        """Someone else looks after it now. event: what has become of it already."""
-        self.is_handed_over = True
-        self.future = asyncio.get_running_loop().create_future()
-        # Before anybody else can wait for it: whoever cancels it and waits finds the attempt taken back.
-        self.future.add_done_callback(self._on_done)
-        if event is not None:
-            self.future.set_result(event)
-
-    def _on_done(self, future: "asyncio.Future[Event]") -> None:
-        if future.cancelled() and self.attempt is not None:
-            self._owner.give_up(self)
-
-
-RunLeg: TypeAlias = Callable[
-    [Sending, RequestT, Prepared | None, FirstAttempt[RequestT, ReplyT] | None], Coroutine[Any, Any, LegResult[ReplyT]]
-]
-"""Runs one leg to its end, behind its first attempt if that was sent. Raises only what cancels it."""
+    run: Callable[[Sending, Any, Prepared | None, BegunLeg[Any] | None], Coroutine[Any, Any, LegResult[Any]]]
+    machine: Callable[[Sending, Any, Prepared, Hedger | None], AttemptMachine]
+    observe: Callable[[str, LegResult[Any]], None]
+    observe_answered: Callable[[str, Sequence[int]], None]
 
 
 class FirstAttempts(Generic[RequestT, ReplyT]):
-    """Those of one read. observe: gets the method and how long each leg took that was answered at once, in microseconds, when
-    all has ended; the others are observed by `run_leg`.
+    """Those of one read.
 
-    Invariant: a leg is in `_waiting` (sent, and nothing heard), or has a task, or has a result.
+    Invariant: a leg is in `_waiting` (sent, and nothing heard), or in `_late` (it has a machine), or has a task, or has a
+    result.
     """
 
     __slots__ = (
-        "_all_ended", "_answered_us", "_due", "_handed_over", "_loop", "_now", "_observe", "_open", "_results", "_run_leg",
-        "_shared", "_tasks", "_timer", "_waiting", "sending",
+        "_all_ended", "_answered_us", "_due", "_late", "_loop", "_now", "_open", "_results", "_runner", "_shared", "_tasks",
+        "_timer", "_waiting", "sending",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        shared: Shared,
-        sending: Sending,
-        run_leg: RunLeg[RequestT, ReplyT],
-        observe: Callable[[str, Sequence[int]], None],
-    ) -> None:
+    def __init__(self, shared: Shared, sending: Sending, runner: LegRunner) -> None:
         self.sending = sending
         self._answered_us: list[int] = []
-        self._observe = observe
         self._shared = shared
         self._now = shared.clock.monotonic
-        self._run_leg = run_leg
+        self._runner = runner
         self._loop = asyncio.get_running_loop()
         self._all_ended: asyncio.Future[None] = self._loop.create_future()
         self._open = 0
         self._due = sending.deadline + LATE_LEG_GRACE_S
         self._results: list[LegResult[ReplyT] | None] = []
-        self._waiting: dict[int, FirstAttempt[RequestT, ReplyT]] = {}
-        self._handed_over: list[FirstAttempt[RequestT, ReplyT]] = []
+        self._waiting: dict[int, FirstAttempt[RequestT]] = {}
+        self._late: dict[int, LateLeg[RequestT, ReplyT]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"FirstAttempts(open={self._open}, waiting={len(self._waiting)}, tasks={len(self._tasks)})"
+        waiting, late, tasks = len(self._waiting), len(self._late), len(self._tasks)
+        return f"FirstAttempts(open={self._open}, waiting={waiting}, late={late}, tasks={tasks})"
 
     async def run(self, requests: Sequence[RequestT], first: int = 0) -> list[LegResult[ReplyT] | None]:
         """The legs of these requests, in their order. first: the place of the one that is sent first.
@@ -157,14 +111,14 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         self._results = [None] * count
         self._begin(requests, first)
         if self._open:
-            self._timer = self._loop.call_later(max(0.0, self._due - self._now()), self._on_timer)
+            self._set_timer(self._due, self._now())
         try:
             await self._all_ended
         finally:
             if self._timer is not None:
                 self._timer.cancel()
             if self._answered_us:
-                self._observe(self.sending.method, self._answered_us)
+                self._runner.observe_answered(self.sending.method, self._answered_us)
             if self._open:
                 await self._give_up_all()
         return self._results
@@ -194,7 +148,7 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         timing = hedges.timing(leg_kind(request), began)
         candidate = defences.first(plan, how.replica_choice, began, hedges, timing.pool)
         now = self._now()
-        first: FirstAttempt[RequestT, ReplyT] = FirstAttempt(self, place, request, plan, candidate, timing, now)
+        first: FirstAttempt[RequestT] = FirstAttempt(place, request, plan, candidate, timing, now)
         as_sent: Any = request if request.epoch == candidate.epoch else changed(request, epoch=candidate.epoch)
         take_back = start(candidate.leaf, as_sent, deadline, partial(self._heard, first))
         if take_back is None:
@@ -209,86 +163,135 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         self._waiting[place] = first
         return None
 
-    def _prepared(self, first: FirstAttempt[RequestT, ReplyT], now: float) -> Prepared:
-        """The leg for the executor: with whom it asks when the first one does not answer, and a gate for its hedges."""
+    def _prepared(self, first: FirstAttempt[RequestT], now: float) -> Prepared:
+        """The leg's gate, and whom it asks when the first one does not answer."""
         sending, plan = self.sending, first.plan
         candidates = plan.behind(first.candidate, sending.how.replica_choice, self._shared.defences.health, now)
-        return Prepared(LegHedges(sending.hedges, first.timing), candidates, plan.has_failover)
+        return Prepared(first.gate or LegHedges(sending.hedges, first.timing), candidates, plan.has_failover)
 
-    def _heard(self, first: FirstAttempt[RequestT, ReplyT], outcome: Answer[ReplyT] | KvShardError) -> None:
+    def _heard(self, first: FirstAttempt[RequestT], outcome: Answer[ReplyT] | KvShardError) -> None:
         """What became of a first attempt."""
-        now, shared, attempt = self._now(), self._shared, first.attempt
-        assert attempt is not None, "what was taken back is not heard of"
-        first.attempt = None
-        leaf, shard = first.candidate.leaf, first.request.shard
-        if isinstance(outcome, KvShardError):
-            if shared.defences.failed(attempt, outcome, now):
-                shared.prober.watch(leaf)
-            self._go_on(first, AttemptFailed(FIRST, outcome), now)
-            return
-        first.answer = outcome
-        shared.defences.answered(attempt, now, outcome.in_flight, (outcome.queue_us + outcome.service_us) * 1e-6)
-        shared.learn(shard, outcome)
-        if first.is_handed_over:
-            self._go_on(first, AttemptSucceeded(FIRST), now)
-            return
-        del self._waiting[first.place]
-        total_us = round((now - first.began) * 1e6)
-        self._answered_us.append(total_us)
-        self._settle(first.place, LegResult(shard, outcome, None, leaf, (leaf,), 1, total_us, now))
+        now, shard = self._now(), first.request.shard
+        first.told(outcome, shard, self._shared, now)
+        if self._waiting.pop(first.place, None) is None:
+            self._late[first.place].told(FIRST, outcome, now)
+        elif isinstance(outcome, KvShardError):
+            self._begin_late(first, now).told(FIRST, outcome, now)
+        else:
+            total_us = round((now - first.began) * 1e6)
+            self._answered_us.append(total_us)
+            leaf = first.candidate.leaf
+            refused = first.ended() if first.postponed or first.gate is not None else ()
+            self._settle(first.place, LegResult(shard, outcome, None, leaf, (leaf,), 1, total_us, now, (), refused))
 
-    def give_up(self, first: FirstAttempt[RequestT, ReplyT]) -> None:
-        """Take a first attempt back."""
-        attempt, first.attempt = first.attempt, None
-        first.take_back()
-        if attempt is not None and self._shared.defences.cancelled(attempt, self._now()):
-            self._shared.prober.watch(first.candidate.leaf)
+    def _begin_late(self, first: FirstAttempt[RequestT], now: float) -> LateLeg[RequestT, ReplyT]:
+        """The leg gets a machine: there is more to it than its first attempt."""
+        prepared = self._prepared(first, now)
+        machine = self._runner.machine(self.sending, first.request, prepared, first.hedger)
+        if first.postponed:
+            machine.refused.add(Refusal.LATE_ROUTER)
+        late: LateLeg[RequestT, ReplyT]
+        late = LateLeg(first, machine, prepared, self._shared, self.sending.start, self._moved)
+        self._late[first.place] = late
+        return late
 
-    def _go_on(self, first: FirstAttempt[RequestT, ReplyT], event: Event | None, now: float) -> None:
-        """The executor goes on with the leg, if it does not yet. event: what has become of the first attempt."""
-        if not first.is_handed_over:
-            del self._waiting[first.place]
-            first.hand_over(event)
-            self._handed_over.append(first)
-            self._start_task(first.place, first.request, self._prepared(first, now), first)
-        elif event is not None and not first.future.done():
-            first.future.set_result(event)
+    def _moved(self, leg: LateLeg[RequestT, ReplyT], left: list[Action]) -> None:
+        """A late leg has done something. left: what it cannot do itself."""
+        first, now = leg.first, self._now()
+        if left:
+            self._start_task(first.place, first.request, leg.prepared, leg.hand_over(left))
+        elif leg.machine.outcome is not None:
+            result: LegResult[ReplyT] = leg_result(leg.outcome(now), now)
+            if leg.prepared.gate is not None:
+                leg.prepared.gate.ended(result.tries)
+            self._runner.observe(self.sending.method, result)
+            self._settle(first.place, result)
+        else:
+            self._set_timer(leg.due, now)
 
-    def _start_task(
-        self, place: int, request: RequestT, prepared: Prepared | None, first: FirstAttempt[RequestT, ReplyT] | None
-    ) -> None:
-        self._tasks.append(asyncio.create_task(self._run_to_end(place, request, prepared, first)))
+    def _start_task(self, place: int, request: RequestT, prepared: Prepared | None, begun: BegunLeg[ReplyT] | None) -> None:
+        self._tasks.append(asyncio.create_task(self._run_to_end(place, request, prepared, begun)))
 
     async def _run_to_end(
-        self, place: int, request: RequestT, prepared: Prepared | None, first: FirstAttempt[RequestT, ReplyT] | None
+        self, place: int, request: RequestT, prepared: Prepared | None, begun: BegunLeg[ReplyT] | None
     ) -> None:
-        self._settle(place, await self._run_leg(self.sending, request, prepared, first))
+        self._settle(place, await self._runner.run(self.sending, request, prepared, begun))
 
     def _settle(self, place: int, result: LegResult[ReplyT]) -> None:
+        self._late.pop(place, None)
         self._results[place] = result
         self._open -= 1
         if not self._open and not self._all_ended.done():
             self._all_ended.set_result(None)
 
+    def _set_timer(self, due: float, now: float) -> None:
+        """Let the timer come at that instant, unless it comes before."""
+        if self._timer is not None:
+            if self._due <= due:
+                return
+            self._timer.cancel()
+        self._due = due
+        steps = ceil((due - now - TIMER_SLACK_S) / TIMER_STEP_S)
+        self._timer = self._loop.call_later(max(0, steps) * TIMER_STEP_S, self._on_timer)
+
     def _on_timer(self) -> None:
-        """Some attempt is late, or all is to end; the next one that will be late sets the timer anew."""
+        """Some leg is late, or all is to end; the next one that will be late sets the timer anew."""
         now = self._now()
-        for first in [first for first in self._waiting.values() if first.due <= now + TIMER_SLACK_S]:
-            self._go_on(first, None, now)
+        self._timer, self._due = None, inf
+        due = [first for first in self._waiting.values() if first.due <= now + TIMER_SLACK_S]
+        if due and not self._is_postponed(due, now):
+            for first in due:
+                self._on_late(first, now)
+        for leg in [leg for leg in self._late.values() if leg.due <= now + TIMER_SLACK_S]:
+            leg.late(now)
         end = self.sending.deadline + LATE_LEG_GRACE_S
-        if now + TIMER_SLACK_S < end:
-            due = min([first.due for first in self._waiting.values()], default=end)
-            self._timer = self._loop.call_later(max(0.0, due - now), self._on_timer)
-        elif not self._all_ended.done():
-            self._all_ended.set_result(None)
+        if now + TIMER_SLACK_S >= end:
+            if not self._all_ended.done():
+                self._all_ended.set_result(None)
+        elif self._open:
+            next_due = min([first.due for first in self._waiting.values()], default=end)
+            self._set_timer(min([next_due, *(leg.due for leg in self._late.values())]), now)
+
+    def _is_postponed(self, due: Sequence[FirstAttempt[RequestT]], now: float) -> bool:
+        """Whether these late legs wait until the router has caught up."""
+        sending = self.sending
+        if due[0].due >= sending.deadline:
+            return False  # The read is at its end.
+        wait = sending.hedges.postponed_s(len(due), now - due[0].due, due[0].timing, due[0].postponed, now)
+        if wait is None:
+            return False
+        until = now + wait if now + wait < sending.deadline else sending.deadline + OVERRUN_S
+        for first in due:
+            first.postponed += 1
+            first.due = until
+        return True
+
+    def _on_late(self, first: FirstAttempt[RequestT], now: float) -> None:
+        """A leg is late, or at its end. It gets a machine if there is work to do; while the gate refuses, it needs none."""
+        deadline = self.sending.deadline
+        found: Candidate | float | None = first.due
+        if first.due < deadline:
+            found = first.ask(self.sending.hedges, now, deadline)
+            if not isinstance(found, Candidate):
+                first.due = deadline + OVERRUN_S if found is None else found
+                return
+        del self._waiting[first.place]
+        leg = self._begin_late(first, now)
+        if isinstance(found, Candidate):
+            leg.granted(found, now)
+        else:
+            leg.late(now)
 
     async def _give_up_all(self) -> None:
         """The caller has gone, or the grace is over."""
+        now = self._now()
         for first in self._waiting.values():
-            self.give_up(first)
+            first.give_up(self._shared, now)
+            if first.gate is not None:
+                first.gate.given_up()
         self._waiting.clear()
         for task in self._tasks:
             task.cancel()
-        for first in self._handed_over:
-            first.future.cancel()  # Also of a task that has not begun, and never will.
+        for leg in self._late.values():
+            leg.give_up(now)  # Also one whose task has not begun, and never will.
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -7,6 +7,7 @@ from kvshard.errors import Internal, KvShardError, record_of
 from kvshard.rpc.leaf_client import Answer
 from kvshard.scatter.coverage import FailedLeg
 from kvshard.scatter.ledger import LegTime, network_of
+from kvshard.tail.executor import LegOutcome
 from kvshard.tail.hedging import Refusal
 from kvshard.tail.leg_events import AttemptKind, AttemptRecord
 
@@ -65,6 +66,14 @@ class LegResult(NamedTuple, Generic[ReplyT]):
             tries,
             tuple(sorted(reason.value for reason in self.refused)),
         )
+
+
+def leg_result(outcome: LegOutcome[ReplyT], ended_at: float) -> LegResult[ReplyT]:
+    """What the attempts of a leg came to; its error names shard and replicas."""
+    shard, answer, error, attempts, tried, winner, total_us, tries, refused = outcome
+    if error is not None:
+        error = naming(error, shard, tried)
+    return LegResult(shard, answer, error, winner or "", tried, attempts, total_us, ended_at, tries, refused)
 
 
 def naming(error: KvShardError, shard: int, tried: tuple[str, ...]) -> KvShardError:

@@ -22,17 +22,18 @@ from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, KvShardErro
 from kvshard.hedge_settings import settings_in
 from kvshard.model import ShardWrite
 from kvshard.rpc.leaf_client import Start
-from kvshard.scatter.first_attempts import LATE_LEG_GRACE_S, FirstAttempts, Sending
+from kvshard.scatter.first_attempts import LATE_LEG_GRACE_S, FirstAttempts, LegRunner, Sending
 from kvshard.scatter.ledger import micros
 from kvshard.scatter.leg import USUALLY, Ask, How, Leg, Prepared, ReplyT, RequestT, Shared, how_to_read, prepare
 from kvshard.scatter.leg_result import LegResult as LegResult
-from kvshard.scatter.leg_result import naming
+from kvshard.scatter.leg_result import leg_result, naming
 from kvshard.scatter.prober import Ping, Prober
 from kvshard.scatter.requests import ReadPolicy
 from kvshard.scatter.routes import MapSource, known_map
-from kvshard.tail.attempts import MAX_REPEATS
+from kvshard.tail.attempts import MAX_REPEATS, AttemptMachine
 from kvshard.tail.defences import Defences, RequestHedges
-from kvshard.tail.executor import LegRequest, SentAttempt, run_leg
+from kvshard.tail.executor import BegunLeg, LegRequest, run_leg
+from kvshard.tail.hedger import Hedger
 from kvshard.tail.hedging import HedgeSettings
 from kvshard.tail.leg_events import MAX_REFRESHES, Config
 from kvshard.telemetry import RouterMetrics
@@ -75,6 +76,7 @@ class Scatter:
         self._max_repeats = max_repeats
         self._configs: dict[tuple[bool, bool, int], Config] = {}
         self._observers: dict[str, _Ended] = {}
+        self._runner = LegRunner(self._leg_of, self._machine_of, self._observe, self._observe_answered)
 
     def how_to_read(self, policy: ReadPolicy, collection: Collection) -> How:
         """What a read's policy means for its legs in this collection."""
@@ -98,7 +100,8 @@ class Scatter:
         began = self._clock.monotonic()
         hedges = self.defences.request(how.hedge, 1, began, how.settings)
         if start is not None:
-            firsts = self._first_attempts(Sending(method, ask, start, how, hedges, self._may_hedge(how), began, deadline))
+            sending = Sending(method, ask, start, how, hedges, self._may_hedge(how), began, deadline)
+            firsts: FirstAttempts[RequestT, ReplyT] = FirstAttempts(self._shared, sending, self._runner)
             results = await firsts.run((request,))
             result = results[0] or self._late(method, request, began)
         else:
@@ -126,17 +129,14 @@ class Scatter:
         began = self._clock.monotonic()
         hedges = self.defences.request(how.hedge, len(requests), began, how.settings)
         if start is not None:
-            firsts = self._first_attempts(Sending(method, ask, start, how, hedges, self._may_hedge(how), began, deadline))
+            sending = Sending(method, ask, start, how, hedges, self._may_hedge(how), began, deadline)
+            firsts: FirstAttempts[RequestT, ReplyT] = FirstAttempts(self._shared, sending, self._runner)
             found = await firsts.run(requests, self._first_place(len(requests)))
             results = [result or self._late(method, requests[place], began) for place, result in enumerate(found)]
         else:
             results = await self._gather_tasks(method, ask, requests, deadline, how, hedges)
         hedges.ended(self._clock.monotonic())
         return results
-
-    def _first_attempts(self, sending: Sending) -> FirstAttempts[Any, Any]:
-        """Of a read whose first attempts are sent together."""
-        return FirstAttempts(self._shared, sending, self._leg_of, self._observe_answered)
 
     def _may_hedge(self, how: How) -> bool:
         return (how.settings or self.defences.settings).max_attempts > 1
@@ -148,10 +148,14 @@ class Scatter:
         observer.seconds_all(answered_us)
 
     def _leg_of(
-        self, sending: Sending, request: RequestT, prepared: Prepared | None, sent: SentAttempt[ReplyT] | None
+        self, sending: Sending, request: RequestT, prepared: Prepared | None, begun: BegunLeg[ReplyT] | None
     ) -> Coroutine[Any, Any, LegResult[ReplyT]]:
         ask, deadline, how = sending.ask, sending.deadline, sending.how
-        return self._leg(sending.method, ask, request, deadline, how, sending.hedges, prepared, sent)
+        return self._leg(sending.method, ask, request, deadline, how, sending.hedges, prepared, begun)
+
+    def _machine_of(self, sending: Sending, request: RequestT, prepared: Prepared, hedger: Hedger | None) -> AttemptMachine:
+        config = self._config(request, sending.how, prepared.has_failover)
+        return AttemptMachine(config, prepared.candidates, sending.deadline, self._rng, prepared.gate, hedger)
 
     def _first_place(self, count: int) -> int:
         """Which leg is sent first. Light legs follow it to its leaf: were that always the same shard's, its leaves would get
@@ -194,15 +198,15 @@ class Scatter:
         how: How,
         hedges: RequestHedges | None = None,
         prepared: Prepared | None = None,
-        sent: SentAttempt[ReplyT] | None = None,
+        begun: BegunLeg[ReplyT] | None = None,
     ) -> LegResult[ReplyT]:
-        """One leg to its end. hedges: None of a write. prepared, sent: what was done of it before."""
-        began = self._clock.monotonic() if sent is None else sent.began
+        """One leg to its end. hedges: None of a write. prepared, begun: what was done of it before."""
+        began = self._clock.monotonic() if begun is None else begun.began
         try:
             if prepared is None:
                 config = known_map(self._maps).shards.get(request.shard)
                 prepared = prepare(self._shared, config, request, how, hedges, began)
-            result = await self._run(Leg(ask, request, how, prepared.gate, self._shared), prepared, deadline, began, sent)
+            result = await self._run(Leg(ask, request, how, prepared.gate, self._shared), prepared, deadline, began, begun)
         except KvShardError as error:
             result = self._failed(request, error, began)
         except Exception as defect:
@@ -218,13 +222,13 @@ class Scatter:
         prepared: Prepared,
         deadline: float,
         began: float,
-        sent: SentAttempt[ReplyT] | None,
+        begun: BegunLeg[ReplyT] | None,
     ) -> LegResult[ReplyT]:
         shard, gate = leg.request.shard, prepared.gate
-        config = self._config(leg, prepared.has_failover)
+        config = self._config(leg.request, leg.how, prepared.has_failover)
         request = LegRequest(shard, prepared.candidates, deadline, config, self._rng, gate)
         try:
-            outcome = await run_leg(request, leg.send, leg.refresh, self._clock, leg.look, sent)
+            outcome = await run_leg(request, leg.send, leg.refresh, self._clock, leg.look, begun)
         except BaseException:
             if gate is not None:
                 gate.given_up()
@@ -234,24 +238,13 @@ class Scatter:
             self.defences.late_write(ended - began, ended)
         elif outcome.tries:
             gate.ended(outcome.tries)
-        return LegResult(
-            shard=shard,
-            answer=outcome.answer,
-            error=None if outcome.error is None else naming(outcome.error, shard, outcome.replicas_tried),
-            leaf=outcome.winner or "",
-            replicas_tried=outcome.replicas_tried,
-            attempts=outcome.attempts,
-            total_us=micros(ended - began),
-            ended_at=ended,
-            tries=outcome.tries,
-            refused=outcome.refused,
-        )
+        return leg_result(outcome, ended)
 
-    def _config(self, leg: Leg[RequestT, ReplyT], has_failover: bool) -> Config:
+    def _config(self, request: RequestT, how: How, has_failover: bool) -> Config:
         """Made once for each kind of leg: there are few."""
-        is_write = isinstance(leg.request, ShardWrite)
-        may_repeat = has_failover and (not isinstance(leg.request, ShardWrite) or bool(leg.request.client))
-        max_attempts = 1 if is_write else (leg.how.settings or self.defences.settings).max_attempts
+        is_write = isinstance(request, ShardWrite)
+        may_repeat = has_failover and (not isinstance(request, ShardWrite) or bool(request.client))
+        max_attempts = 1 if is_write else (how.settings or self.defences.settings).max_attempts
         kind = (is_write, may_repeat, max_attempts)
         made = self._configs.get(kind)
         if made is None:

@@ -9,9 +9,8 @@ Rules
   `max_attempts`. NotReady is a matter of that replica, so a spare one is asked first; otherwise, and always after StaleEpoch,
   the map is refreshed once no attempt is outstanding, and the leg starts anew with the candidates of the new map.
 - Any other error is that replica's own: an idempotent leg fails over to a spare candidate while attempts are left.
-- While an idempotent leg waits, the timer asks the gate (`HedgeGate`) for a further attempt at a spare candidate: a hedge. If
-  the gate refuses, the timer asks again, each time after twice as long: what spoke against it may pass. A leg that is not
-  idempotent has at most one attempt outstanding, and no gate.
+- While an idempotent leg waits, the timer asks the gate (`hedger.py`) for a further attempt at a spare candidate: a hedge. If
+  the gate refuses, it asks again. A leg that is not idempotent has at most one attempt outstanding, and no gate.
 - A leg that still waits for one replica while the others have refused is not left to that one: it looks at the map and asks
   those that refused again, after a pause, and not before it would hedge. They did nothing, so that is no extra load. Else a
   paused primary would hold its readers until their deadline, though the shard has long got over it.
@@ -53,6 +52,7 @@ from kvshard.errors import (
     VersionConflict,
     in_doubt,
 )
+from kvshard.tail.hedger import Hedger
 from kvshard.tail.hedging import Refusal
 from kvshard.tail.leg_events import (
     Action,
@@ -67,6 +67,7 @@ from kvshard.tail.leg_events import (
     Event,
     Finish,
     HedgeGate,
+    HedgeGranted,
     LookAtMap,
     Lost,
     MapRefreshed,
@@ -89,13 +90,6 @@ LONGEST_PAUSE_S = 0.1
 
 LOOK_INTERVAL_S = 0.25
 """How often a write that waits looks whether its leaf is still the primary: no message, and a small part of a failover."""
-
-DOUBLINGS_MAX = 6
-"""Of the wait after refusals: with a delay of 5 ms the gate is asked three times a second in the end."""
-
-ASK_PAUSE_S = 0.001
-"""Before the gate is asked again, at least. A caller may name a delay of nothing, and a router that is late shall read the
-answers that are there: asking at once again and again would keep the event loop busy with nothing else."""
 
 _ANSWERS = (
     InvalidArgument,
@@ -124,7 +118,7 @@ class AttemptMachine:
     """One leg.
 
     rng: spreads the pauses of legs that failed together; None: they last their full length. gate: None: nothing is hedged.
-    tries: the attempts in the order of asking. refused: why hedges were not sent.
+    hedger: who has asked the gate for this leg before. tries: the attempts in the order of asking.
 
     Invariants (`check_invariants`): attempts are outstanding exactly in phase TRYING; outstanding + spent attempts <=
     max_attempts, where spent ones failed other than by refusal (since the last refresh, if the leg may be repeated); no leaf
@@ -139,6 +133,7 @@ class AttemptMachine:
         deadline: float,
         rng: Random | None = None,
         gate: HedgeGate | None = None,
+        hedger: Hedger | None = None,
     ) -> None:
         assert config.max_attempts >= 1, "a leg needs an attempt"
         assert gate is None or config.is_idempotent, "a write is never hedged"
@@ -148,21 +143,25 @@ class AttemptMachine:
         self.outcome: Outcome | None = None
         self.outstanding: dict[int, Candidate] = {}
         self.tries: list[AttemptRecord] = []
-        self.refused: set[Refusal] = set()
         self.refreshes = 0
         self.spent = 0
         self.timer_at: float | None = None
         self.maybe_applied = False
         self._rng = rng
         self._gate = gate
+        self._hedger = hedger or (None if gate is None else Hedger(gate))
         self._began = 0.0
-        self._postponed = 0
         self._candidates = candidates
         self._untried: list[Candidate] = []
         self._last_error: KvShardError | None = None
         self._has_stale_map = False
         self._may_pass = False
         self._has_refused = False
+
+    @property
+    def refused(self) -> set[Refusal]:
+        """Why hedges were not sent."""
+        return set() if self._hedger is None else self._hedger.refused
 
     def start(self, now: float) -> list[Action]:
         """Begin. Call once, before any step."""
@@ -188,6 +187,8 @@ class AttemptMachine:
                 return self._on_refresh_failed(error, now)
             case TimerFired():
                 return self._on_timer(now)
+            case HedgeGranted(candidate):
+                return self._on_granted(candidate, now)
             case DeadlinePassed():
                 return self._on_deadline(now)
 
@@ -280,6 +281,10 @@ class AttemptMachine:
             return [LookAtMap()]
         return self._hedge(now - due, now) if self._may_send(now) else []
 
+    def _on_granted(self, candidate: Candidate, now: float) -> list[Action]:
+        is_spare = self._may_send(now) and candidate in self._untried
+        return self._send(now, candidate, AttemptKind.HEDGE) if is_spare and self.phase is Phase.TRYING else []
+
     def _on_deadline(self, now: float) -> list[Action]:
         if not self.outstanding and self._last_error is not None:
             return self._end(Lost(self._last_error), now)  # every attempt was refused: that says more than the deadline does
@@ -350,19 +355,11 @@ class AttemptMachine:
 
     def _hedge(self, late_by_s: float, now: float) -> list[Action]:
         """Ask a spare candidate too, if the gate agrees."""
-        assert self._gate is not None, "only a leg with a gate has a timer"
-        chosen = self._gate.admit(self._untried, list(self.outstanding.values()), late_by_s, now, self.deadline)
-        if isinstance(chosen, Candidate):
-            return self._send(now, chosen, AttemptKind.HEDGE)
-        self.refused.add(chosen)
-        wait = self._gate.again_s(chosen, now, self.deadline)
-        if wait is None:
-            return []
-        if chosen is Refusal.LATE_ROUTER:
-            # Its answers may be here already, unread: the later it is, the more of them.
-            return self._set_timer_within(now, max(ASK_PAUSE_S, late_by_s, wait))
-        self._postponed += 1
-        return self._set_timer_within(now, max(ASK_PAUSE_S, wait) * 2.0 ** min(self._postponed - 1, DOUBLINGS_MAX))
+        assert self._hedger is not None, "only a leg with a gate has a timer"
+        found = self._hedger.ask(self._untried, list(self.outstanding.values()), late_by_s, now, self.deadline)
+        if isinstance(found, Candidate):
+            return self._send(now, found, AttemptKind.HEDGE)
+        return [] if found is None else [self._set_timer(found)]
 
     def _send(self, now: float, candidate: Candidate, kind: AttemptKind) -> list[Action]:
         self._untried = [other for other in self._untried if other.leaf != candidate.leaf]

@@ -25,7 +25,6 @@ Pure: imports only the standard library and other pure files.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import inf
 from random import Random
 from typing import NamedTuple
@@ -33,14 +32,15 @@ from typing import NamedTuple
 from kvshard.errors import DeadlineExceeded, KvShardError
 from kvshard.tail.budget import HedgeBudget
 from kvshard.tail.cost_class import WRITE
+from kvshard.tail.hedger import ASK_PAUSE_S, DOUBLINGS_MAX
 from kvshard.tail.hedging import Auto, HedgePolicy, HedgeSettings, Off, Refusal, ReplicaChoice, policy_delay
-from kvshard.tail.histogram import SlidingHistogram
 from kvshard.tail.hold_out import HOLD_OUT_SHARE, Comparison
 from kvshard.tail.latency import LatencyPool
 from kvshard.tail.leaf_health import Attempt, LeafState
 from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
 from kvshard.tail.replica_health import STALL_FRACTION, ReplicaHealth
 from kvshard.tail.replica_plan import ReplicaPlan
+from kvshard.tail.tail_counters import TailCounters
 from kvshard.tail.tuning import INTERVAL_S, BudgetTuner, Observed
 
 STORM_LEGS = 4
@@ -75,31 +75,6 @@ POOLS_MAX = 64
 
 BUDGETS_MAX = 256
 """Collections with a budget of their own; beyond that they share the router's."""
-
-RECENT_SLICE_S = 5.0
-RECENT_SLICES = 12
-"""Latency of gathered requests is kept for a minute: enough for a hold-out of some requests even under light load."""
-
-
-@dataclass(slots=True)
-class TailCounters:
-    """What has happened since the start. hedges_sent = hedges_won + hedges_wasted + those under way.
-
-    missed: hedges for which there was no budget. late_writes are counted under Refusal.NOT_IDEMPOTENT.
-    held_out, hedgeable: latency of the requests that were held out, and of their like that were not, in seconds.
-    """
-
-    requests: int = 0
-    first_attempts: int = 0
-    hedges_sent: int = 0
-    hedges_won: int = 0
-    hedges_wasted: int = 0
-    failovers: int = 0
-    held_out_requests: int = 0
-    hedgeable_requests: int = 0
-    refused: dict[Refusal, int] = field(default_factory=lambda: dict.fromkeys(Refusal, 0))
-    held_out: SlidingHistogram = field(default_factory=lambda: SlidingHistogram(RECENT_SLICE_S, RECENT_SLICES))
-    hedgeable: SlidingHistogram = field(default_factory=lambda: SlidingHistogram(RECENT_SLICE_S, RECENT_SLICES))
 
 
 class _TunedBudget:
@@ -165,6 +140,13 @@ class Defences:
         """A timer of this process was late by so much: of a leg, or any other."""
         if late_by_s > LATE_TIMER_S:
             self.late_until = max(self.late_until, now + min(LATE_MEMORY_MAX_S, late_by_s))
+
+    def is_late(self, late_by_s: float, delay: float | None, now: float) -> bool:
+        """Whether this process is what is slow. late_by_s: by how much a timer of a leg with this delay was late."""
+        share = LATE_TIMER_SHARE * delay if delay is not None and delay < inf else 0.0
+        if late_by_s > max(LATE_TIMER_S, share):
+            self.note_late(late_by_s, now)
+        return now < self.late_until
 
     def is_storm(self) -> bool:
         """Whether so many legs are late, and at so many leaves, that it is not a few leaves that are slow."""
@@ -335,6 +317,20 @@ class RequestHedges:
         """One of its legs."""
         return LegHedges(self, self.timing(kind, now))
 
+    def postponed_s(self, legs: int, late_by_s: float, timing: LegTiming, before: int, now: float) -> float | None:
+        """How long to wait before so many late legs ask for hedges, since it is this router that is late; None: they may ask.
+
+        One look for all of them, and twice as long after each that they have had `before`: a gate for each costs as much as
+        four answers, and a router that has fallen behind would spend on hedges that it refuses what it needs to catch up. (At
+        70 % of the processors each hiccup of some milliseconds became one of a tenth of a second so.) late_by_s: by how much
+        their timer was late.
+        """
+        defences = self.defences
+        if not defences.is_late(late_by_s, timing.delay, now):
+            return None
+        defences.counters.refused[Refusal.LATE_ROUTER] += legs
+        return max(ASK_PAUSE_S, defences.late_until - now, timing.pool.least_delay * 2.0 ** min(before, DOUBLINGS_MAX))
+
     def ended(self, now: float) -> None:
         """All of its legs have ended."""
         if isinstance(self.policy, Off):
@@ -443,9 +439,7 @@ class LegHedges:
     ) -> Candidate | Refusal:
         request = self.request
         assert self.delay is not None, "a leg without a delay has no timer"
-        if late_by_s > max(LATE_TIMER_S, LATE_TIMER_SHARE * self.delay if self.delay < inf else 0.0):
-            request.defences.note_late(late_by_s, now)
-        if now < request.defences.late_until:
+        if request.defences.is_late(late_by_s, self.delay, now):
             return Refusal.LATE_ROUTER  # It does not even say that the leaf is late.
         self._note_late(waiting)
         if deadline - now < (self.pool.median or 0.0):

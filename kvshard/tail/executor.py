@@ -6,14 +6,14 @@ awaited.
 Nearly every leg ends with its first answer, so that case is made cheap: the first attempt runs in the caller's own task, and
 the machine comes to life only when that attempt fails, or is late. In the latter case a task takes over (`_Leg._take_over`),
 which sees the first attempt as a future, and interrupts it by cancelling the caller's await. A caller that can send without
-awaiting makes the first attempt itself, and brings the leg here only when there is more to do (`SentAttempt`).
+awaiting makes the attempts itself, and brings the leg here only when something must be awaited (`BegunLeg`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
 from random import Random
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from kvshard.clock import Clock
 from kvshard.errors import KvShardError
@@ -82,15 +82,19 @@ class LegRequest(NamedTuple):
     gate: HedgeGate | None = None
 
 
-class SentAttempt(Protocol[ReplyT]):
-    """A first attempt that was sent before its leg came here. It went to the first of the candidates, with the leg's deadline.
+class BegunLeg(NamedTuple, Generic[ReplyT]):
+    """A leg that was begun elsewhere, and comes here as it stands because something of it must be awaited.
 
-    began: when it was sent. future: gets what became of it; cancelling it takes the attempt back. answer: once it has one.
+    actions: what its machine wants and nobody has done yet. began: when its first attempt was sent. answers: by the number of
+    the attempt. attempts: those under way; each gets what became of it, after its answer is in `answers`; cancelling it takes
+    the attempt back.
     """
 
+    machine: AttemptMachine
+    actions: list[Action]
     began: float
-    future: "asyncio.Future[Event]"
-    answer: Answer[ReplyT] | None
+    answers: dict[int, Answer[ReplyT]]
+    attempts: "dict[int, asyncio.Future[Event]]"
 
 
 class LegOutcome(NamedTuple, Generic[ReplyT]):
@@ -117,19 +121,33 @@ class LegOutcome(NamedTuple, Generic[ReplyT]):
         return None if self.answer is None else self.answer.reply
 
 
+def leg_outcome(
+    shard: int, machine: AttemptMachine, answers: Mapping[int, Answer[ReplyT]], seconds: float
+) -> LegOutcome[ReplyT]:
+    """That of a leg whose machine has ended. answers: by the number of the attempt. seconds: how long it took."""
+    tries, result, total_us = tuple(machine.tries), machine.outcome, int(seconds * 1e6)
+    refused = tuple(machine.refused)
+    tried = tuple(dict.fromkeys(each.leaf for each in tries))
+    if isinstance(result, Won):
+        answer, winner = answers[result.attempt], result.candidate.leaf
+        return LegOutcome(shard, answer, None, len(tries), tried, winner, total_us, tries, refused)
+    assert isinstance(result, Lost), "a leg that has run has ended"
+    return LegOutcome(shard, None, result.error, len(tries), tried, None, total_us, tries, refused)
+
+
 async def run_leg(
     request: LegRequest,
     send: SendFunction[ReplyT],
     refresh: RefreshFunction,
     clock: Clock,
     look: LookFunction | None = None,
-    sent: SentAttempt[ReplyT] | None = None,
+    begun: BegunLeg[ReplyT] | None = None,
 ) -> LegOutcome[ReplyT]:
     """Run one leg to its end. Raises nothing but what cancels it, and defects (exceptions that are no KvShardError).
 
-    look: None where the map never changes without a refresh. sent: the first attempt, where it was made before.
+    look: None where the map never changes without a refresh. begun: where the leg stands, if it was begun elsewhere.
     """
-    leg = _Leg(request, send, refresh, clock, look, sent)
+    leg = _Leg(request, send, refresh, clock, look, begun)
     await leg.run()
     return leg.outcome()
 
@@ -144,18 +162,18 @@ class _Leg(Generic[ReplyT]):
         refresh: RefreshFunction,
         clock: Clock,
         look: LookFunction | None,
-        sent: SentAttempt[ReplyT] | None,
+        begun: BegunLeg[ReplyT] | None,
     ) -> None:
         self._request = request
         self._send = send
         self._refresh = refresh
         self._look = look
         self._clock = clock
-        self._sent = sent
-        self._began = clock.monotonic() if sent is None else sent.began
+        self._begun = begun
+        self._began = clock.monotonic() if begun is None else begun.began
         self._cut_off = request.deadline + OVERRUN_S
-        self._machine: AttemptMachine | None = None
-        self._answers: dict[int, Answer[ReplyT]] = {}
+        self._machine: AttemptMachine | None = None if begun is None else begun.machine
+        self._answers: dict[int, Answer[ReplyT]] = {} if begun is None else begun.answers
         self._timer_at = inf
         self._first: asyncio.Future[Event] | None = None
         self._rest: asyncio.Task[None] | None = None
@@ -164,30 +182,18 @@ class _Leg(Generic[ReplyT]):
 
     def outcome(self) -> LegOutcome[ReplyT]:
         """How it ended."""
-        shard, total_us = self._request.shard, int((self._clock.monotonic() - self._began) * 1e6)
+        shard, seconds = self._request.shard, self._clock.monotonic() - self._began
         if self._machine is None:
             leaf = self._request.candidates[0].leaf
-            return LegOutcome(shard, self._answers[FIRST], None, 1, (leaf,), leaf, total_us)
-        tries, result = tuple(self._machine.tries), self._machine.outcome
-        refused = tuple(self._machine.refused)
-        tried = tuple(dict.fromkeys(each.leaf for each in tries))
-        if isinstance(result, Won):
-            answer, winner = self._answer_of(result.attempt), result.candidate.leaf
-            return LegOutcome(shard, answer, None, len(tries), tried, winner, total_us, tries, refused)
-        assert isinstance(result, Lost), "a leg that has run has ended"
-        return LegOutcome(shard, None, result.error, len(tries), tried, None, total_us, tries, refused)
-
-    def _answer_of(self, attempt: int) -> Answer[ReplyT]:
-        if attempt == FIRST and self._sent is not None:
-            assert self._sent.answer is not None, "an attempt that won has an answer"
-            return self._sent.answer
-        return self._answers[attempt]
+            return LegOutcome(shard, self._answers[FIRST], None, 1, (leaf,), leaf, int(seconds * 1e6))
+        return leg_outcome(shard, self._machine, self._answers, seconds)
 
     async def run(self) -> None:
         """Run to the end. Nothing that it started is still running when it returns or raises."""
         request = self._request
-        if self._sent is not None:
-            await self._go_on(self._start_machine()[1:], {FIRST: self._sent.future})
+        if self._begun is not None:
+            self._timer_at = inf if self._begun.machine.timer_at is None else self._begun.machine.timer_at
+            await self._go_on(self._begun.actions, self._begun.attempts)
             return
         if not request.candidates or self._began >= request.deadline:
             await self._go_on(self._start_machine(), {})

@@ -133,11 +133,18 @@ class TimerFired:
 
 
 @dataclass(frozen=True, slots=True)
+class HedgeGranted:
+    """The gate was asked for the leg, and this is whom it lets the leg ask now."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
 class DeadlinePassed:
     """The leg's deadline has come."""
 
 
-Event = AttemptSucceeded | AttemptFailed | MapRefreshed | MapSeen | RefreshFailed | TimerFired | DeadlinePassed
+Event = AttemptSucceeded | AttemptFailed | MapRefreshed | MapSeen | RefreshFailed | TimerFired | HedgeGranted | DeadlinePassed
 
 
 @dataclass(frozen=True, slots=True)

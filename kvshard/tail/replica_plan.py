@@ -36,10 +36,12 @@ class ReplicaPlan:
     leaves: tuple[str, ...]
     others: tuple[Candidate, ...]
     has_failover: bool
+    candidates: tuple[Candidate, ...] = field(init=False)
     has_spares: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "has_spares", len(self.equals) + len(self.others) > 1)
+        object.__setattr__(self, "candidates", self.equals + self.others)
+        object.__setattr__(self, "has_spares", len(self.candidates) > 1)
 
     def order(
         self,

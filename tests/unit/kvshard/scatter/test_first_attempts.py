@@ -5,6 +5,7 @@ from random import Random
 from typing import Any
 
 import pytest
+import uvloop
 from fakes.leaf_client import FakeLeafClient, Hang, Ping
 from fakes.map_source import FakeMapSource, cluster_map
 from hypothesis import given, settings
@@ -27,22 +28,24 @@ from kvshard.rpc.leaf_client import Answer, Heard, ReadRequest, TakeBack
 from kvshard.scatter.leg import How
 from kvshard.scatter.leg_result import LegResult
 from kvshard.scatter.scatter import Scatter
-from kvshard.tail.hedging import FixedDelay, Off
+from kvshard.tail.hedging import FixedDelay, Off, Refusal
 from kvshard.telemetry import RouterMetrics
 
 CLOCK = SystemClock()
 GOOD = Answer(ShardReadReply([b"v"], [1], documents=3, seqno=9), queue_us=2, service_us=3, in_flight=4)
 AT_ONCE = How(hedge=FixedDelay(0.0))
+SOON = How(hedge=FixedDelay(0.02))
 NEVER = How(hedge=Off())
 
 
 class Sent:
-    """A read that was started. state: "open", "told" or "taken back"."""
+    """A read that was started. at: when. state: "open", "told" or "taken back"."""
 
     def __init__(self, leaf: str, request: ReadRequest, heard: Heard) -> None:
         self.leaf = leaf
         self.request = request
         self.state = "open"
+        self.at = CLOCK.monotonic()
         self._heard = heard
 
     def __repr__(self) -> str:
@@ -61,16 +64,23 @@ class Sent:
 
 
 class Wire(FakeLeafClient):
-    """A leaf client of which the test tells started reads what became of them; what the executor asks is scripted."""
+    """A leaf client of which the test tells the first attempts of each shard what became of them; the others are scripted.
+
+    is_open: a read can be started. later_open: a further attempt can; else it must be asked, as by the executor.
+    later_told: the test tells the further ones, too.
+    """
 
     def __init__(self) -> None:
         super().__init__(starts=True)
         self.sent: list[Sent] = []
-        self.is_open = True
+        self.is_open = self.later_open = True
+        self.later_told = False
 
-    def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard) -> TakeBack | None:
+    def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False) -> TakeBack | None:
         if not self.is_open:
             return None
+        if not self.later_told and any(each.request.shard == request.shard for each in self.sent):
+            return super().start(leaf, request, deadline, heard, is_hedge) if self.later_open else None
         self.sent.append(Sent(leaf, request, heard))
         return self.sent[-1].take_back
 
@@ -81,9 +91,10 @@ class Wire(FakeLeafClient):
 class Setting:
     """Four shards, each on all of three leaves."""
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self, seed: int = 1, later_open: bool = True) -> None:
         self.maps = FakeMapSource(cluster_map(shards=4, leaves=3, replicas=3))
         self.wire = Wire()
+        self.wire.later_open = later_open
         self.registry = CollectorRegistry()
         metrics = RouterMetrics(self.registry)
         self.scatter = Scatter(self.maps, CLOCK, metrics, self.wire.ping, Random(seed))
@@ -156,13 +167,20 @@ async def test_any_leg_may_be_the_first_to_be_sent() -> None:
     assert firsts == {0, 1, 2, 3}
 
 
-async def test_a_late_attempt_is_hedged_and_may_still_win() -> None:
-    setting = Setting()
+either_way = pytest.mark.parametrize("later_open", [True, False], ids=["started", "asked"])
+"""The further attempts of a leg can be sent at once, or the executor makes them."""
+
+
+@either_way
+async def test_a_late_attempt_is_hedged_and_may_still_win(later_open: bool) -> None:
+    setting = Setting(later_open=later_open)
     hang = Hang()
     for leaf in ("leaf-1", "leaf-2", "leaf-3"):
         setting.wire.on(leaf, ShardRead, hang)
     call = setting.gather(AT_ONCE, shards=1)
-    await hang.reached.wait()
+    while len(setting.wire.calls) < 2:
+        await asyncio.sleep(0)
+    assert {(call.is_hedge, call.leaf) for call in setting.wire.calls} == {(True, leaf) for leaf in setting.others(0)}
     setting.wire.sent[0].tell()
     (leg,) = await call
     assert (leg.answer, leg.leaf, leg.attempts) == (GOOD, setting.wire.sent[0].leaf, len(leg.tries))
@@ -173,9 +191,10 @@ async def test_a_late_attempt_is_hedged_and_may_still_win() -> None:
     assert (setting.waiting, setting.open_legs) == (0, 0)
 
 
-async def test_a_hedge_that_wins_takes_the_first_attempt_back() -> None:
-    setting = Setting()
-    call = setting.gather(AT_ONCE, shards=1)
+@either_way
+async def test_a_hedge_that_wins_takes_the_first_attempt_back(later_open: bool) -> None:
+    setting = Setting(later_open=later_open)
+    call = setting.gather(SOON, shards=1)
     await passes(1)
     for leaf in setting.others(0):
         setting.wire.on(leaf, ShardRead, GOOD)
@@ -187,9 +206,63 @@ async def test_a_hedge_that_wins_takes_the_first_attempt_back() -> None:
     assert (setting.waiting, setting.open_legs) == (0, 0)
 
 
-@pytest.mark.parametrize("error", [Unavailable("the lane broke"), NotReady("no lease"), Internal("defect")], ids=repr)
-async def test_a_first_attempt_that_fails_is_followed_by_another_replica(error: KvShardError) -> None:
+async def test_a_late_leg_and_its_hedges_need_no_task() -> None:
     setting = Setting()
+    setting.wire.later_told = True
+    call = setting.gather(AT_ONCE, shards=1)
+    while len(setting.wire.sent) < 3:
+        await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task(), call}
+    first, second, third = setting.wire.sent
+    third.tell(Unavailable("the lane broke"))
+    second.tell()
+    assert (first.state, second.state, third.state) == ("taken back", "told", "told")
+    (leg,) = await call
+    assert [each.outcome for each in leg.tries] == ["cancelled", "won", "unavailable"]
+    counters = setting.scatter.defences.counters
+    assert (counters.hedges_won, counters.hedges_wasted, setting.legs("ok")) == (1, 1, 1)
+    assert (setting.waiting, setting.open_legs) == (0, 0)
+
+
+def test_no_hedge_is_sent_before_its_delay() -> None:
+    """uvloop, whose timers keep whole milliseconds."""
+
+    async def hedge_after(delay_s: float) -> float:
+        setting = Setting()
+        setting.wire.later_told = True
+        call = setting.gather(How(hedge=FixedDelay(delay_s)), shards=1)
+        while len(setting.wire.sent) < 2:
+            await asyncio.sleep(0)
+        first, hedge = setting.wire.sent[:2]
+        hedge.tell()
+        await call
+        return hedge.at - first.at
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        for delay_us in range(1_050, 3_000, 100):
+            assert runner.run(hedge_after(delay_us * 1e-6)) >= (delay_us - 250) * 1e-6
+
+
+async def test_a_refused_hedge_is_asked_for_again_without_a_task() -> None:
+    setting = Setting()
+    defences = setting.scatter.defences
+    defences.late_until = CLOCK.monotonic() + 0.05
+    call = setting.gather(SOON, shards=1)
+    while not defences.counters.refused[Refusal.LATE_ROUTER]:
+        await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task(), call}
+    assert len(setting.wire.sent) == 1
+    for leaf in setting.others(0):
+        setting.wire.on(leaf, ShardRead, GOOD)
+    (leg,) = await call
+    assert leg.refused == (Refusal.LATE_ROUTER,)
+    assert [each.outcome for each in leg.tries] == ["cancelled", "won"]
+
+
+@either_way
+@pytest.mark.parametrize("error", [Unavailable("the lane broke"), NotReady("no lease"), Internal("defect")], ids=repr)
+async def test_a_first_attempt_that_fails_is_followed_by_another_replica(error: KvShardError, later_open: bool) -> None:
+    setting = Setting(later_open=later_open)
     call = setting.gather(shards=1)
     await passes(1)
     for leaf in setting.others(0):
@@ -280,11 +353,13 @@ async def test_a_caller_that_goes_leaves_nothing_behind() -> None:
 
 async def test_a_caller_that_goes_while_a_leg_is_handed_over_leaves_nothing_behind() -> None:
     """The executor's task has been made, and has not begun."""
-    setting = Setting()
+    setting = Setting(later_open=False)
     call = setting.gather()
     await passes()
+    call.cancel()
     setting.wire.of(0).tell(Unavailable("the lane broke"))
-    await cancelled(call)
+    with pytest.raises(asyncio.CancelledError):
+        await call
     assert {setting.wire.of(shard).state for shard in (1, 2, 3)} == {"taken back"}
     assert (setting.waiting, setting.open_legs) == (0, 0)
     assert setting.wire.calls == []
@@ -292,7 +367,7 @@ async def test_a_caller_that_goes_while_a_leg_is_handed_over_leaves_nothing_behi
 
 async def test_an_answer_that_crosses_its_being_taken_back_is_counted_once() -> None:
     """The executor has given the attempt up; the answer comes before the lane was told."""
-    setting = Setting()
+    setting = Setting(later_open=False)
     call = setting.gather(AT_ONCE, shards=1)
     await passes(1)
     for leaf in setting.others(0):
@@ -353,9 +428,9 @@ STEPS = st.one_of(st.just(GOOD), st.sampled_from(ERRORS), st.none())
 
 
 async def _whatever_comes(
-    firsts: list[Any], later: list[Any], order: list[int], at: int, is_hedged: bool, cuts_off: bool
+    firsts: list[Any], later: list[Any], order: list[int], at: int, is_hedged: bool, cuts_off: bool, later_open: bool
 ) -> None:
-    setting = Setting()
+    setting = Setting(later_open=later_open)
     setting.wire.on("leaf-1", Ping, Hang())
     for number in (1, 2, 3):
         setting.wire.on(f"leaf-{number}", ShardRead, *(Hang() if step is None else step for step in later))
@@ -387,7 +462,7 @@ async def _whatever_comes(
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     firsts=st.lists(STEPS, min_size=3, max_size=3),
     later=st.lists(STEPS, min_size=1, max_size=3),
@@ -395,11 +470,12 @@ async def _whatever_comes(
     at=st.integers(0, 2),
     is_hedged=st.booleans(),
     cuts_off=st.booleans(),
+    later_open=st.booleans(),
 )
 def test_nothing_is_left_whatever_comes_when(
-    firsts: list[Any], later: list[Any], order: list[int], at: int, is_hedged: bool, cuts_off: bool
+    firsts: list[Any], later: list[Any], order: list[int], at: int, is_hedged: bool, cuts_off: bool, later_open: bool
 ) -> None:
-    asyncio.run(_whatever_comes(firsts, later, order, at, is_hedged, cuts_off))
+    asyncio.run(_whatever_comes(firsts, later, order, at, is_hedged, cuts_off, later_open))
 
 
 async def test_legs_that_were_answered_count_also_when_the_read_is_given_up() -> None:

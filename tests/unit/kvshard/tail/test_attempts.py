@@ -30,6 +30,7 @@ from kvshard.tail.leg_events import (
     Config,
     DeadlinePassed,
     Finish,
+    HedgeGranted,
     LookAtMap,
     Lost,
     MapRefreshed,
@@ -433,6 +434,16 @@ class TestWaitingForOneWhileOthersRefuse:
 
 
 class TestTheGate:
+    def test_who_was_granted_before_is_asked_without_it(self) -> None:
+        leg = machine(Config(max_attempts=3), A, B, C, gate=OpenGate(0.05))
+        leg.start(0.0)
+        assert leg.step(HedgeGranted(C), 0.06)[0] == hedge(2, C)
+        assert leg.step(HedgeGranted(C), 0.07) == [], "it is no spare any more"
+        assert leg.step(HedgeGranted(Candidate("gone")), 0.07) == []
+        leg.check_invariants()
+        leg.step(AttemptSucceeded(1), 0.08)
+        assert leg.step(HedgeGranted(B), 0.09) == []
+
     reading = Config(max_attempts=3)
 
     def test_it_is_asked_when_the_delay_has_passed_and_told_who_is_late(self) -> None:

@@ -18,7 +18,6 @@ from kvshard.tail.defences import (
     URGENT_DELAYS,
     Defences,
     LegHedges,
-    TailCounters,
 )
 from kvshard.tail.hedging import Auto, FixedDelay, HedgePolicy, HedgeSettings, Off, Quantile, Refusal, ReplicaChoice
 from kvshard.tail.hold_out import HOLD_OUT_PER_S, HOLD_OUT_SHARE, Comparison
@@ -27,6 +26,7 @@ from kvshard.tail.leaf_health import Attempt, LeafState
 from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
 from kvshard.tail.replica_health import STALL_FRACTION
 from kvshard.tail.replica_plan import plan_read
+from kvshard.tail.tail_counters import TailCounters
 
 A, B, C = Candidate("a", 1), Candidate("b", 1), Candidate("c", 1)
 NOW = 1_000.0
@@ -100,6 +100,19 @@ class TestGates:
         held.note_late(0.01, NOW)
         self.refused(held, a_leg(held), Refusal.LATE_ROUTER, now=NOW + 0.09)
         assert admitted(a_leg(held), now=NOW + 0.1) is B
+
+    def test_late_legs_of_a_late_router_are_looked_at_together_and_ever_more_seldom(self) -> None:
+        held = defences()
+        answer(held, a_leg(held), "a", 0.002, count=100)
+        request = held.request(None, 8, NOW + 1.0)
+        timing = request.timing("Get", NOW + 1.0)
+        late = timing.pool.least_delay
+        assert request.postponed_s(8, LATE_TIMER_S, timing, 0, NOW + 1.0) is None
+        assert request.postponed_s(8, 0.03, timing, 0, NOW + 1.0) == pytest.approx(0.03)
+        assert request.postponed_s(5, 0.0, timing, 1, NOW + 1.029) == pytest.approx(2 * late)
+        assert request.postponed_s(5, 0.0, timing, 3, NOW + 1.029) == pytest.approx(8 * late)
+        assert request.postponed_s(5, 0.0, timing, 1, NOW + 1.031) is None
+        assert held.counters.refused[Refusal.LATE_ROUTER] == 18
 
     def test_a_late_router_does_not_say_that_the_leaves_are_late(self) -> None:
         """Its legs are all late then, at every leaf: if that counted, none of them could be hedged any more."""
