@@ -18,10 +18,9 @@ from typing import Any, Generic, NamedTuple
 
 from kvshard.clustermap import ShardConfig
 from kvshard.errors import KvShardError
-from kvshard.model import changed
 from kvshard.rpc.leaf_client import Answer, Start
 from kvshard.scatter.late_leg import LateLeg
-from kvshard.scatter.leg import Ask, How, Prepared, ReplyT, RequestT, Shared
+from kvshard.scatter.leg import Ask, How, Prepared, ReplyT, RequestT, Shared, addressed
 from kvshard.scatter.leg_result import LegResult, leg_result
 from kvshard.scatter.sent_attempts import FirstAttempt
 from kvshard.tail.attempts import AttemptMachine
@@ -149,7 +148,7 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         candidate = defences.first(plan, how.replica_choice, began, hedges, timing.pool)
         now = self._now()
         first: FirstAttempt[RequestT] = FirstAttempt(place, request, plan, candidate, timing, now)
-        as_sent: Any = request if request.epoch == candidate.epoch else changed(request, epoch=candidate.epoch)
+        as_sent: Any = addressed(request, candidate)
         take_back = start(candidate.leaf, as_sent, deadline, partial(self._heard, first))
         if take_back is None:
             return self._prepared(first, now)

@@ -12,9 +12,8 @@ from math import inf
 from typing import Any, Generic
 
 from kvshard.errors import KvShardError
-from kvshard.model import changed
 from kvshard.rpc.leaf_client import Answer, Start
-from kvshard.scatter.leg import Prepared, ReplyT, RequestT, Shared
+from kvshard.scatter.leg import Prepared, ReplyT, RequestT, Shared, addressed
 from kvshard.scatter.sent_attempts import FirstAttempt, SentAttempt
 from kvshard.tail.attempts import AttemptMachine
 from kvshard.tail.executor import FIRST, OVERRUN_S, BegunLeg, LegOutcome, leg_outcome
@@ -144,9 +143,7 @@ class LateLeg(Generic[RequestT, ReplyT]):
     def _send(self, number: int, attempt: SentAttempt, kind: AttemptKind, now: float) -> bool:
         """Whether it could be sent without awaiting."""
         first, candidate = self.first, attempt.candidate
-        as_sent: Any = (
-            first.request if first.request.epoch == candidate.epoch else changed(first.request, epoch=candidate.epoch)
-        )
+        as_sent: Any = addressed(first.request, candidate)
         heard = partial(self._heard, number, attempt)
         try:
             take_back = self._start(candidate.leaf, as_sent, self.machine.deadline, heard, kind is AttemptKind.HEDGE)

@@ -114,6 +114,11 @@ class Shared:
             self.heard.committed.learn(shard, seqno)
 
 
+def addressed(request: RequestT, candidate: Candidate) -> RequestT:
+    """The request as it is sent to a replica: by the epoch of the set that this was taken from."""
+    return request if request.epoch == candidate.epoch else changed(request, epoch=candidate.epoch)
+
+
 class Prepared:
     """A leg before its first attempt: whom it may ask, in which order. gate: None for a write.
 
@@ -180,7 +185,7 @@ class Leg(Generic[RequestT, ReplyT]):
         if self._repetition is not None or self._hedges is None:
             assert self._repetition is not None, "only a write has no hedges"
             return await self._send_write(self._repetition, candidate, deadline)
-        request = self.request if self.request.epoch == candidate.epoch else changed(self.request, epoch=candidate.epoch)
+        request = addressed(self.request, candidate)
         defences, clock = self._shared.defences, self._clock
         attempt = defences.began(candidate.leaf, self._hedges, clock.monotonic(), kind)
         try:
