@@ -52,6 +52,9 @@ class QueryCompiler:
         self._fields = index.schema
         self._analyzer = text_analyzer()
         self._defaults = default_fields(schema)
+        self._index_options = {
+            searched(name): "position" if field_type == TEXT else "basic" for name, field_type in schema.items()
+        }
 
     def compile(
         self, node: Node, filters: Sequence[Node], expired_at_ms: int | None, last_slot: int = TOKEN_SLOTS - 1
@@ -112,7 +115,7 @@ class QueryCompiler:
         if field_type == KEYWORD:
             if isinstance(node, Prefix):
                 return self._prefix(field, keyword_term(node.text))
-            return Query.term_query(self._fields, field, keyword_term(node.text), "basic")
+            return self._term_query(field, keyword_term(node.text))
         interval = _interval(field_type, node.text)
         return self._numbers(name, interval, interval, True, True)
 
@@ -121,9 +124,16 @@ class QueryCompiler:
         if not tokens:
             return None
         if len(tokens) == 1:
-            return Query.term_query(self._fields, field, tokens[0].text)
+            return self._term_query(field, tokens[0].text)
         first = tokens[0].position
         return Query.phrase_query(self._fields, field, [(token.position - first, token.text) for token in tokens])
+
+    def _term_query(self, field: str, term: str) -> Query:
+        """The documents with this term in this index field (`searched`), scored by BM25.
+
+        Every scored term query is made here: it is the one place that knows how a term is weighted over all shards.
+        """
+        return Query.term_query(self._fields, field, term, self._index_options[field])
 
     def _text_prefix(self, field: str, text: str) -> Query | None:
         tokens = self._analyzer.pre_tokenize(text).tokens
