@@ -10,8 +10,10 @@ Pure: imports only the standard library and other pure files.
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from typing import Final, TypeAlias
 
+from kvshard.analyzers import ANALYZERS, KEYWORD_LOWER, WORDS
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.limits import SCHEMA_MAX_FIELDS
 
@@ -23,7 +25,11 @@ BOOLEAN: Final = "boolean"
 DATE: Final = "date"
 
 FIELD_TYPES: Final = (TEXT, KEYWORD, INTEGER, FLOAT, BOOLEAN, DATE)
-"""text: analysed into words. keyword: one exact value. integer: 64 bits, signed. float: finite double. date: an instant."""
+"""text: analysed into words. keyword: one exact value. integer: 64 bits, signed. float: finite double. date: an instant.
+
+These are base types. A text field may name an analyzer, as in "text(english)"; code that asks what kind of field it has asks
+`base_type`, never the field type itself.
+"""
 
 FIELD_NAME_MAX_CHARS: Final = 64
 """Names stand in queries, error messages and the index's own metadata, once a segment."""
@@ -35,7 +41,7 @@ INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
 
 Schema: TypeAlias = Mapping[str, str]
-"""Field name -> field type."""
+"""Field name -> field type, with its option if it has one."""
 
 Scalar: TypeAlias = str | int | float | bool
 """A checked value: dates are UTC microseconds since 1970."""
@@ -71,10 +77,37 @@ def parse_schema(mapping: Mapping[str, str]) -> dict[str, str]:
         raise InvalidArgument(f"a schema may have at most {SCHEMA_MAX_FIELDS} fields, not {len(mapping)}", details)
     for name, field_type in mapping.items():
         _check_name(name)
-        if field_type not in FIELD_TYPES:
-            message = f"field {name!r} has the unknown type {_shown(field_type)}; known are {', '.join(FIELD_TYPES)}"
-            raise InvalidArgument(message, ErrorDetails(field=f"schema.{name}"))
+        if not isinstance(field_type, str) or field_type not in _CHECKS:
+            raise InvalidArgument(f"field {name!r} {_wrong_type(field_type)}", ErrorDetails(field=f"schema.{name}"))
     return dict(mapping)
+
+
+def base_type(field_type: str) -> str:
+    """The field type without its option: TEXT for "text(english)". Those without one are their own base type."""
+    return field_type.partition("(")[0]
+
+
+def analyzer_of(field_type: str) -> str:
+    """The analyzer of a text field: "english" for "text(english)", WORDS for "text"."""
+    return field_type.partition("(")[2].rstrip(")") or WORDS
+
+
+def text_type(analyzer: str) -> str:
+    """The field type of texts with this analyzer: the other way around."""
+    return TEXT if analyzer == WORDS else f"{TEXT}({analyzer})"
+
+
+def _wrong_type(field_type: object) -> str:
+    """What is wrong with a field type that there is not."""
+    base, has_option, option = str(field_type).partition("(")
+    if base == TEXT and has_option:
+        wanted = option.rstrip(")").strip()
+        close = get_close_matches(wanted.lower(), ANALYZERS, n=1)
+        hint = f" (did you mean {text_type(close[0])}?)" if close else ""
+        return f"has the unknown analyzer {_shown(wanted)}{hint}; known are {', '.join(ANALYZERS)}"
+    if base in FIELD_TYPES and has_option:
+        return f"has the type {_shown(field_type)}, but only text has analyzers, as in text(english)"
+    return f"has the unknown type {_shown(field_type)}; known are {', '.join(FIELD_TYPES)}, and text(ANALYZER)"
 
 
 def _check_name(name: str) -> None:
@@ -164,6 +197,12 @@ def _check_text(name: str, given: object) -> str:
     return given
 
 
+def _check_lower_keyword(name: str, given: object) -> str:
+    if not isinstance(given, str):
+        raise _wrong(name, TEXT, given)
+    return _check_keyword(name, given)
+
+
 def _check_keyword(name: str, given: object) -> str:
     if not isinstance(given, str):
         raise _wrong(name, KEYWORD, given)
@@ -213,7 +252,10 @@ _CHECKS: dict[str, Callable[[str, object], Scalar]] = {
     FLOAT: _check_float,
     BOOLEAN: _check_boolean,
     DATE: _check_date,
+    **{text_type(analyzer): _check_text for analyzer in ANALYZERS},
+    text_type(KEYWORD_LOWER): _check_lower_keyword,
 }
+"""By field type, options included: looked up for every value of every document."""
 
 
 def _wrong(name: str, field_type: str, given: object) -> InvalidArgument:

@@ -18,7 +18,7 @@ import msgspec
 import tantivy
 
 from kvshard.model import NEVER
-from kvshard.schema import FLOAT, KEYWORD, TEXT, Scalar, Schema, field_values
+from kvshard.schema import FLOAT, KEYWORD, TEXT, Scalar, Schema, base_type, field_values
 
 KEY = "key"
 EXPIRES = "expires"
@@ -66,7 +66,7 @@ def index_schema(schema: Schema) -> tantivy.Schema:
     builder.add_unsigned_field(SLOT, fast=True)
     builder.add_text_field(PRESENT, tokenizer_name="raw", index_option="basic")
     for name, field_type in schema.items():
-        if field_type == TEXT:
+        if base_type(field_type) == TEXT:
             builder.add_text_field(searched(name), tokenizer_name="default", index_option="position")
         elif field_type == KEYWORD:
             for field in (searched(name), sorted_by(name)):
@@ -124,7 +124,7 @@ class DocumentBuilder:
         return document
 
     def _add(self, document: tantivy.Document, name: str, field_type: str, values: list[Scalar]) -> None:
-        if field_type == TEXT:
+        if base_type(field_type) == TEXT:
             document.add_text(PRESENT, name)
             for text in values:
                 document.add_text("f_" + name, str(text))

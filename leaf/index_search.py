@@ -13,7 +13,7 @@ from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArg
 from kvshard.limits import BATCH_MAX_BYTES, FACET_MAX_VALUES, SEARCH_MAX_DEPTH, SEARCH_MAX_LIMIT
 from kvshard.model import HighlightFragment, ShardHit, ShardSearch, ShardSearchReply
 from kvshard.query import Node, prepare
-from kvshard.schema import KEYWORD, TEXT, Schema
+from kvshard.schema import KEYWORD, TEXT, Schema, base_type
 from leaf.index_fields import searched
 from leaf.log_source import LogSource
 from leaf.text_index import TextIndex, tantivy_failures
@@ -202,7 +202,7 @@ def _type_of(schema: Schema, name: str, source: str) -> str:
         close = get_close_matches(name, schema, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise InvalidArgument(f"unknown field {name[:64]}{hint}", ErrorDetails(field=source))
-    return field_type
+    return base_type(field_type)
 
 
 def _fragments(document: bytes, generators: dict[str, tantivy.SnippetGenerator]) -> list[HighlightFragment]:

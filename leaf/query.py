@@ -34,7 +34,7 @@ from kvshard.query import (
     default_fields,
     interval_of,
 )
-from kvshard.schema import FLOAT, KEYWORD, TEXT, Schema
+from kvshard.schema import FLOAT, KEYWORD, TEXT, Schema, base_type
 from leaf.index_fields import EXPIRES, PRESENT, keyword_term, searched, slots, sorted_by, text_analyzer
 
 HIGHLIGHT_MAX_PREFIX_WORDS = 32
@@ -108,7 +108,7 @@ class QueryCompiler:
         return found[0] if len(found) == 1 else Query.disjunction_max_query(found)
 
     def _term_in(self, name: str, node: Word | Phrase | Prefix) -> Query | None:
-        field_type = self._schema[name]
+        field_type = base_type(self._schema[name])
         field = searched(name)
         if field_type == TEXT:
             return self._text_prefix(field, node.text) if isinstance(node, Prefix) else self._text(field, node.text)
@@ -152,14 +152,14 @@ class QueryCompiler:
         return Query.fuzzy_term_query(self._fields, field, text, distance=0, prefix=True)
 
     def _exists(self, name: str) -> Query:
-        if self._schema[name] == TEXT:
+        if base_type(self._schema[name]) == TEXT:
             return Query.const_score_query(Query.term_query(self._fields, PRESENT, name, "basic"), 1.0)
         return Query.exists_query(sorted_by(name))
 
     def _range(self, node: Range) -> Query:
         if node.lower is None and node.upper is None:
             return self._exists(node.field)
-        field_type = self._schema[node.field]
+        field_type = base_type(self._schema[node.field])
         if field_type == KEYWORD:
             return self._keyword_range(node)
         lower = None if node.lower is None else _interval(field_type, node.lower)
@@ -194,7 +194,7 @@ class QueryCompiler:
             case Prefix():
                 return node.text.isalnum()  # a phrase otherwise
             case Word() | Phrase():
-                return node.field is not None and self._schema[node.field] not in {TEXT, KEYWORD}
+                return node.field is not None and base_type(self._schema[node.field]) not in {TEXT, KEYWORD}
 
     def highlight_query(self, node: Node, name: str, searcher: tantivy.Searcher) -> Query | None:
         """The words of the query that may stand in a text field, as one query; None if there are none."""

@@ -23,6 +23,7 @@ from kvshard.cli.console import (
 from kvshard.cli.reading import ANYHOW, WHOLE, Gathering, Reading, coverage_text, missing_lines
 from kvshard.cli.timings import show_timing, timing_json
 from kvshard.errors import MalformedQuery
+from kvshard.schema import TEXT, base_type
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -129,7 +130,7 @@ async def _find(
     marked = wanted.highlight
     if not marked and is_for_people:
         infos = [info for info in await kv.collections() if info.name == collection]
-        marked = tuple(name for info in infos for name, kind in info.schema.items() if kind == "text")
+        marked = tuple(name for info in infos for name, kind in info.schema.items() if base_type(kind) == TEXT)
     return await kv.collection(collection).search(
         query,
         limit=wanted.limit,

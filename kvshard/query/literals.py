@@ -23,6 +23,7 @@ from kvshard.schema import (
     KEYWORD_MAX_CHARS,
     TEXT,
     Schema,
+    base_type,
     date_micros,
 )
 
@@ -86,12 +87,12 @@ def check_query(node: Node, schema: Schema, source: str = "query") -> None:
 
 def default_fields(schema: Schema) -> list[str]:
     """Where a word without a field is looked for: the text fields, or if there is none the keyword fields."""
-    texts = [name for name, field_type in schema.items() if field_type == TEXT]
+    texts = [name for name, field_type in schema.items() if base_type(field_type) == TEXT]
     return texts or [name for name, field_type in schema.items() if field_type == KEYWORD]
 
 
 def interval_of(field_type: str, text: str) -> Interval | None:
-    """The values a literal stands for in a field of this type; None if it is none of that type's."""
+    """The values a literal stands for in a field of this base type; None if it is none of that type's."""
     if field_type in {KEYWORD, TEXT}:
         return Interval(text, text)
     if field_type == INTEGER:
@@ -144,9 +145,10 @@ def _check_literal(name: str, field_type: str, text: str, position: int, source:
 
 
 def _type_of(name: str, schema: Schema, position: int, source: str) -> str:
+    """The base type of a field that the query names."""
     field_type = schema.get(name)
     if field_type is not None:
-        return field_type
+        return base_type(field_type)
     close = get_close_matches(name, schema, n=1)
     if close:
         hint = f"; did you mean {close[0]}?"

@@ -9,6 +9,7 @@ from kvshard.clustermap import ClusterMap, Collection, Hedging, InvalidMap, Leaf
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.hashing import SLOT_BITS, TOKEN_BITS
 from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
+from kvshard.schema import analyzer_of, base_type
 from kvshard.tail.status import LeafHealthStatus, LegKindStatus, TailStatus
 from kvshard.v1 import cluster_pb2
 
@@ -37,10 +38,12 @@ def schema_to_proto(schema: Mapping[str, str]) -> list[cluster_pb2.SchemaField]:
     """The fields of a schema, in its order. Raises InvalidArgument for a type that does not exist."""
     fields = []
     for name, kind in schema.items():
-        if kind not in _TYPE_NUMBERS:
+        base = base_type(kind)
+        if base not in _TYPE_NUMBERS:
             known = ", ".join(_TYPE_NUMBERS)
             raise InvalidArgument(f"field {name!r} has the unknown type {kind!r}; types are {known}", _at(f"schema.{name}"))
-        fields.append(cluster_pb2.SchemaField(name=name, type=_TYPE_NUMBERS[kind]))
+        analyzer = analyzer_of(kind) if kind != base else ""
+        fields.append(cluster_pb2.SchemaField(name=name, type=_TYPE_NUMBERS[base], analyzer=analyzer))
     return fields
 
 
@@ -52,7 +55,8 @@ def schema_from_proto(fields: Iterable[cluster_pb2.SchemaField]) -> dict[str, st
             raise InvalidArgument(f"field {field.name!r} has no known type", _at(f"schema.{field.name}"))
         if field.name in schema:
             raise InvalidArgument(f"field {field.name!r} stands twice in the schema", _at(f"schema.{field.name}"))
-        schema[field.name] = _TYPE_NAMES[field.type]
+        base = _TYPE_NAMES[field.type]
+        schema[field.name] = f"{base}({field.analyzer})" if field.analyzer else base
     return schema
 
 

@@ -269,19 +269,25 @@ class SchemaField(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
+    ANALYZER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the documents: a letter or underscore, then letters, digits and underscores."""
     type: Global___FieldType.ValueType
     """Its type."""
+    analyzer: _builtins.str
+    """What is done to the texts of a text field: "ascii", "cjk", "keyword", "ngram" or a language, as "english"; empty: words of
+    letters and digits, lower case. Other types have none.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         type: Global___FieldType.ValueType = ...,
+        analyzer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyzer", b"analyzer", "name", b"name", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGES = ("kvshard", "router", "leaf")
 
 PURE = (
+    "kvshard.analyzers",
     "kvshard.errors",
     "kvshard.faults",
     "kvshard.lane_messages",

@@ -2,9 +2,20 @@ import json
 
 import pytest
 
+from kvshard.analyzers import ANALYZERS, LANGUAGES, LANGUAGES_WITHOUT_STOP_WORDS
 from kvshard.errors import InvalidArgument
 from kvshard.limits import SCHEMA_MAX_FIELDS
-from kvshard.schema import KEYWORD_MAX_CHARS, date_micros, field_values, parse_schema, validate_document
+from kvshard.schema import (
+    FIELD_TYPES,
+    KEYWORD_MAX_CHARS,
+    analyzer_of,
+    base_type,
+    date_micros,
+    field_values,
+    parse_schema,
+    text_type,
+    validate_document,
+)
 
 SCHEMA = {
     "title": "text",
@@ -35,6 +46,13 @@ def test_schema_of_all_types_is_accepted():
         ({"a\n": "text"}, "schema", "letters"),
         ({"a" * 65: "text"}, "schema", "longer than 64"),
         ({"a": "string"}, "schema.a", "unknown type 'string'"),
+        ({"a": ["text"]}, "schema.a", "unknown type"),
+        ({"a": "text(englsh)"}, "schema.a", "unknown analyzer 'englsh' (did you mean text(english)?); known are ascii, cjk, "),
+        ({"a": "text(English)"}, "schema.a", "did you mean text(english)?"),
+        ({"a": "text(english"}, "schema.a", "did you mean text(english)?"),
+        ({"a": "text()"}, "schema.a", "unknown analyzer ''; known are"),
+        ({"a": "text(klingon)"}, "schema.a", "unknown analyzer 'klingon'; known are"),
+        ({"a": "keyword(english)"}, "schema.a", "only text has analyzers"),
         ({f"f{i}": "text" for i in range(SCHEMA_MAX_FIELDS + 1)}, "schema", "at most 256 fields"),
     ],
 )
@@ -43,6 +61,31 @@ def test_wrong_schemas_are_refused(schema, field, part):
         parse_schema(schema)
     assert caught.value.details.field == field
     assert part in caught.value.message
+
+
+def test_every_analyzer_makes_a_type_of_text():
+    schema = {f"f_{analyzer}": text_type(analyzer) for analyzer in ANALYZERS}
+    assert parse_schema(schema) == schema
+    assert {base_type(field_type) for field_type in schema.values()} == {"text"}
+    assert [analyzer_of(field_type) for field_type in schema.values()] == list(ANALYZERS)
+    assert set(LANGUAGES) > LANGUAGES_WITHOUT_STOP_WORDS
+
+
+def test_types_without_an_option_are_their_own_base_type():
+    assert [base_type(each) for each in FIELD_TYPES] == list(FIELD_TYPES)
+    assert analyzer_of("text") == "words"
+    assert text_type("words") == "text"
+
+
+def test_texts_with_an_analyzer_are_checked_as_texts_are():
+    schema = {"body": "text(english)", "name": "text(keyword)"}
+    assert field_values(schema, {"body": ["a", "b"], "name": "x" * KEYWORD_MAX_CHARS})["body"] == ["a", "b"]
+    with pytest.raises(InvalidArgument, match=r"document.body must be text"):
+        field_values(schema, {"body": 5})
+    with pytest.raises(InvalidArgument, match=r"document.name must be text"):
+        field_values(schema, {"name": 5})
+    with pytest.raises(InvalidArgument, match="8192 characters"):
+        field_values(schema, {"name": "x" * (KEYWORD_MAX_CHARS + 1)})
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from kvshard.rpc.convert import (
     tail_status_from_proto,
     tail_status_to_proto,
 )
+from kvshard.schema import parse_schema
 from kvshard.tail.status import LeafHealthStatus, LegKindStatus, TailStatus
 from kvshard.v1 import cluster_pb2
 
@@ -77,6 +78,17 @@ def test_collections_keep_the_order_of_their_fields() -> None:
     collection = collection_from_proto(collection_to_proto(Collection("docs", 2, SCHEMA)))
     assert collection == Collection("docs", 2, SCHEMA)
     assert list(collection.schema) == list(SCHEMA)
+
+
+def test_analyzers_survive() -> None:
+    schema = {"title": "text", "body": "text(english)", "name": "text(keyword)"}
+    assert schema_from_proto(schema_to_proto(schema)) == schema
+
+
+def test_an_analyzer_where_none_belongs_is_no_known_type() -> None:
+    fields = [cluster_pb2.SchemaField(name="year", type=cluster_pb2.FIELD_TYPE_INTEGER, analyzer="english")]
+    with pytest.raises(InvalidArgument, match="only text has analyzers"):
+        parse_schema(schema_from_proto(fields))
 
 
 def test_an_unknown_type_names_its_field() -> None:
