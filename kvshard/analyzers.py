@@ -14,13 +14,14 @@ ASCII: Final = "ascii"
 """Words, with accents and other marks taken off: "Café" is found as "cafe". Greek, Cyrillic and others stay as they are."""
 
 NGRAM: Final = "ngram"
-"""Every beginning of every word, so that half a word finds the whole one: for search as you type."""
+"""Words, and all their beginnings, so that half a word finds the whole one: for search as you type."""
 
 KEYWORD_LOWER: Final = "keyword"
 """The whole value as one term, lower case."""
 
 CJK: Final = "cjk"
-"""Chinese, Japanese and Korean as overlapping pairs of characters, since those are not written in words; others as WORDS."""
+"""Chinese, Japanese and Korean character by character, since they are not written in words; what is next to each other in a
+query has to be so in the text. Other scripts as WORDS."""
 
 LANGUAGES: Final = (
     "arabic",

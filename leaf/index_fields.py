@@ -19,6 +19,7 @@ import tantivy
 
 from kvshard.model import NEVER
 from kvshard.schema import FLOAT, KEYWORD, TEXT, Scalar, Schema, base_type, field_values
+from leaf.analysis import index_terms, tokenizer_name
 
 KEY = "key"
 EXPIRES = "expires"
@@ -67,7 +68,7 @@ def index_schema(schema: Schema) -> tantivy.Schema:
     builder.add_text_field(PRESENT, tokenizer_name="raw", index_option="basic")
     for name, field_type in schema.items():
         if base_type(field_type) == TEXT:
-            builder.add_text_field(searched(name), tokenizer_name="default", index_option="position")
+            builder.add_text_field(searched(name), tokenizer_name=tokenizer_name(field_type), index_option="position")
         elif field_type == KEYWORD:
             for field in (searched(name), sorted_by(name)):
                 builder.add_text_field(field, fast=True, tokenizer_name="raw", index_option="basic")
@@ -83,12 +84,6 @@ def index_schema(schema: Schema) -> tantivy.Schema:
 def slots(fields: tantivy.Schema, first: int, last: int) -> tantivy.Query:
     """The documents whose keys lie in these slots, both inclusive."""
     return tantivy.Query.range_query(fields, SLOT, tantivy.FieldType.Unsigned, first, last)
-
-
-def text_analyzer() -> tantivy.TextAnalyzer:
-    """What tantivy's "default" does to text: words of letters and digits, lower case, those over 40 bytes left out."""
-    words = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
-    return words.filter(tantivy.Filter.remove_long(40)).filter(tantivy.Filter.lowercase()).build()
 
 
 def decode_sort_value(field_type: str, value: SortValue) -> SortValue:
@@ -127,7 +122,11 @@ class DocumentBuilder:
         if base_type(field_type) == TEXT:
             document.add_text(PRESENT, name)
             for text in values:
-                document.add_text("f_" + name, str(text))
+                cut = index_terms(field_type, str(text))
+                if cut is None:
+                    document.add_text("f_" + name, str(text))
+                else:
+                    document.add_pre_tokenized_text("f_" + name, tantivy.PreTokenizedString(str(text), cut))
             return
         if field_type == KEYWORD:
             # A value given twice is one value: facets count documents, not mentions.

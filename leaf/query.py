@@ -17,6 +17,7 @@ import tantivy
 from tantivy import Occur as TantivyOccur
 from tantivy import Query
 
+from kvshard.analyzers import NGRAM
 from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.query import (
     Boost,
@@ -34,8 +35,9 @@ from kvshard.query import (
     default_fields,
     interval_of,
 )
-from kvshard.schema import FLOAT, KEYWORD, TEXT, Schema, base_type
-from leaf.index_fields import EXPIRES, PRESENT, keyword_term, searched, slots, sorted_by, text_analyzer
+from kvshard.schema import FLOAT, KEYWORD, TEXT, Schema, base_type, text_type
+from leaf.analysis import NGRAM_MAX_CHARS, prefix_terms, query_terms
+from leaf.index_fields import EXPIRES, PRESENT, keyword_term, searched, slots, sorted_by
 
 HIGHLIGHT_MAX_PREFIX_WORDS = 32
 """Words a prefix is spelled out to for highlighting: the most frequent ones of the shard; the rest is found but not marked."""
@@ -50,10 +52,9 @@ class QueryCompiler:
         self._schema = schema
         self._index = index
         self._fields = index.schema
-        self._analyzer = text_analyzer()
         self._defaults = default_fields(schema)
         self._index_options = {
-            searched(name): "position" if field_type == TEXT else "basic" for name, field_type in schema.items()
+            searched(name): "position" if base_type(field_type) == TEXT else "basic" for name, field_type in schema.items()
         }
 
     def compile(
@@ -111,7 +112,7 @@ class QueryCompiler:
         field_type = base_type(self._schema[name])
         field = searched(name)
         if field_type == TEXT:
-            return self._text_prefix(field, node.text) if isinstance(node, Prefix) else self._text(field, node.text)
+            return self._text_prefix(name, node.text) if isinstance(node, Prefix) else self._text(name, node.text)
         if field_type == KEYWORD:
             if isinstance(node, Prefix):
                 return self._prefix(field, keyword_term(node.text))
@@ -119,12 +120,12 @@ class QueryCompiler:
         interval = _interval(field_type, node.text)
         return self._numbers(name, interval, interval, True, True)
 
-    def _text(self, field: str, text: str) -> Query | None:
-        tokens = self._analyzer.pre_tokenize(text).tokens
+    def _text(self, name: str, text: str) -> Query | None:
+        field, tokens = searched(name), query_terms(self._schema[name], text)
         if not tokens:
             return None
         if len(tokens) == 1:
-            return self._term_query(field, tokens[0].text)
+            return self._word(name, tokens[0].text)
         first = tokens[0].position
         return Query.phrase_query(self._fields, field, [(token.position - first, token.text) for token in tokens])
 
@@ -135,14 +136,34 @@ class QueryCompiler:
         """
         return Query.term_query(self._fields, field, term, self._index_options[field])
 
-    def _text_prefix(self, field: str, text: str) -> Query | None:
-        tokens = self._analyzer.pre_tokenize(text).tokens
+    def _word(self, name: str, word: str) -> Query:
+        """What one word, as cut by the field's analyzer, finds there."""
+        if len(word) > NGRAM_MAX_CHARS and self._cuts_beginnings(name):
+            return self._prefix(searched(name), word)
+        return self._term_query(searched(name), word)
+
+    def _begun_word(self, name: str, word: str) -> Query:
+        if self._cuts_beginnings(name):
+            return self._word(name, word)
+        begun, stems = self._prefix(searched(name), word), query_terms(self._schema[name], word)
+        if len(stems) != 1 or stems[0].text == word:
+            return begun
+        # Of "running" the index may hold only "run", which does not begin with it.
+        stem = Query.const_score_query(Query.term_query(self._fields, searched(name), stems[0].text, "basic"), 1.0)
+        return Query.disjunction_max_query([begun, stem])
+
+    def _cuts_beginnings(self, name: str) -> bool:
+        """Whether every beginning of a word is a term of this field."""
+        return self._schema[name] == text_type(NGRAM)
+
+    def _text_prefix(self, name: str, text: str) -> Query | None:
+        field, tokens = searched(name), prefix_terms(self._schema[name], text)
         if not tokens:
             return None
         if tokens[-1].char_offset_to != len(text):
-            return self._text(field, text)  # the word is over before the star, as in `asyncio.*`: any word may follow
+            return self._text(name, text)  # the word is over before the star, as in `asyncio.*`: any word may follow
         if len(tokens) == 1:
-            return self._prefix(field, tokens[0].text)
+            return self._begun_word(name, tokens[0].text)
         first = tokens[0].position
         words: list[str | tuple[int, str]] = [(token.position - first, token.text) for token in tokens]
         return Query.phrase_prefix_query(self._fields, field, words)
@@ -192,19 +213,28 @@ class QueryCompiler:
                 must = [clause for clause in node.clauses if clause.occur is not Occur.MUST_NOT]
                 return all(clause.occur is Occur.MUST and self.has_one_score(clause.node) for clause in must)
             case Prefix():
-                return node.text.isalnum()  # a phrase otherwise
+                names = self._defaults if node.field is None else [node.field]
+                return all(self._has_one_prefix_score(name, node.text) for name in names)
             case Word() | Phrase():
                 return node.field is not None and base_type(self._schema[node.field]) not in {TEXT, KEYWORD}
+
+    def _has_one_prefix_score(self, name: str, text: str) -> bool:
+        if base_type(self._schema[name]) == KEYWORD:
+            return True
+        terms = prefix_terms(self._schema[name], text)
+        is_prefix = len(terms) == 1 and terms[0].char_offset_to == len(text) and not self._cuts_beginnings(name)
+        return not terms or is_prefix  # a phrase or a word otherwise
 
     def highlight_query(self, node: Node, name: str, searcher: tantivy.Searcher) -> Query | None:
         """The words of the query that may stand in a text field, as one query; None if there are none."""
         field = searched(name)
         words: set[str] = set()
         for text, is_prefix in _texts_for(node, name):
-            tokens = [token.text for token in self._analyzer.pre_tokenize(text).tokens]
-            words.update(tokens)
-            if is_prefix and tokens:
-                found = searcher.terms_with_prefix(field, tokens[-1], limit=HIGHLIGHT_MAX_PREFIX_WORDS)
+            words.update(term.text for term in query_terms(self._schema[name], text))
+            begun = prefix_terms(self._schema[name], text)
+            if (is_prefix or self._cuts_beginnings(name)) and begun:
+                words.update(term.text for term in begun)
+                found = searcher.terms_with_prefix(field, begun[-1].text, limit=HIGHLIGHT_MAX_PREFIX_WORDS)
                 words.update(word for word, _ in found)
         if not words:
             return None

@@ -24,13 +24,14 @@ import tantivy
 
 from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.schema import Schema
+from leaf.analysis import register
 from leaf.index_fields import KEY, DocumentBuilder, index_schema, key_text, slots
 from leaf.query import QueryCompiler
 
 WRITER_HEAP_BYTES: Final = 15_000_000
 """The least that tantivy takes. A leaf may hold a writer for each of its shards; a segment of this size is large enough."""
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Version of the layout of index folders; another one is rebuilt."""
 
 _SIDECAR: Final = "indexed.json"
@@ -91,6 +92,7 @@ class TextIndex:
         self._cut_at: int | None = None
         self.compiler = QueryCompiler(schema, index)
         self._index = index
+        register(index, schema)
         self._builder = DocumentBuilder(schema, slot_of)
         self._writer: tantivy.IndexWriter | None = None
         self._has_changes = False

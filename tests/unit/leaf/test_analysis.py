@@ -1,0 +1,223 @@
+"""Each analyzer by itself, and what a search finds, counts and marks in a field that has it."""
+
+import json
+
+import pytest
+import tantivy
+
+from kvshard import hashing
+from kvshard.analyzers import ANALYZERS
+from kvshard.query import prepare
+from kvshard.schema import text_type
+from leaf.analysis import NGRAM_MAX_CHARS, index_terms, prefix_terms, query_terms, term_count
+from leaf.index_fields import searched
+from leaf.text_index import TextIndex
+from leaf.text_search import IndexView
+
+
+def words(field_type, text):
+    return [term.text for term in query_terms(field_type, text)]
+
+
+@pytest.mark.parametrize(
+    ("field_type", "text", "expected"),
+    [
+        ("text", "Straße, Ümlaut-ÜBER", ["straße", "ümlaut", "über"]),
+        ("text", "Ελλάδα 東京タワー", ["ελλάδα", "東京タワー"]),
+        ("text", "🎉 party👍time", ["party", "time"]),
+        ("text", "x" * 41 + " y", ["y"]),
+        ("text(ascii)", "Café ÜBER straße Ελλάδα", ["cafe", "uber", "strasse", "ελλάδα"]),
+        ("text(cjk)", "日本 Tower 한국 ünï", ["日", "本", "tower", "한", "국", "ünï"]),
+        ("text(keyword)", "New YORK 🎉", ["new york 🎉"]),
+        ("text(ngram)", "Asyncio", ["asyncio"]),
+        ("text(english)", "The runners are running to the libraries", ["runner", "run", "librari"]),
+        ("text(german)", "Der Läufer über die Häuser", ["lauf", "haus"]),
+        ("text(greek)", "Άνθρωπος ΑΝΘΡΩΠΟΙ", ["ανθρωπ", "ανθρωπ"]),
+        ("text(russian)", "и книги книга", ["книг", "книг"]),
+    ],
+)
+def test_queries_are_cut_by_their_field(field_type, text, expected):
+    assert words(field_type, text) == expected
+
+
+def test_every_analyzer_can_be_made():
+    assert all(words(text_type(name), "42") == ["42"] for name in ANALYZERS)
+
+
+def test_marks_do_not_cut_words_of_scripts_that_have_them():
+    assert len(words("text(tamil)", "மரங்கள்")) == 1
+
+
+def test_positions_remember_where_stop_words_were():
+    assert [(term.text, term.position) for term in query_terms("text(english)", "tail of the cat")] == [("tail", 0), ("cat", 3)]
+
+
+@pytest.mark.parametrize(
+    ("field_type", "text", "expected"),
+    [
+        ("text", "Asyncio gath", ["asyncio", "gath"]),
+        ("text(english)", "the libraries runnin", ["librari", "runnin"]),
+        ("text(english)", "th", ["th"]),
+        ("text(english)", "the", ["the"]),
+        ("text(english)", "...", []),
+        ("text(ascii)", "Caf\u00e9", ["cafe"]),
+        ("text(keyword)", "New Yo", ["new yo"]),
+    ],
+)
+def test_a_begun_word_keeps_its_letters(field_type, text, expected):
+    assert [term.text for term in prefix_terms(field_type, text)] == expected
+
+
+def test_ngrams_are_all_beginnings_of_each_word():
+    terms = index_terms("text(ngram)", "Héy, 東京")
+    assert terms is not None
+    assert [(term.text, term.position, term.char_offset_from, term.char_offset_to) for term in terms] == [
+        ("h", 0, 0, 3),
+        ("hé", 0, 0, 3),
+        ("héy", 0, 0, 3),
+        ("東", 1, 5, 7),
+        ("東京", 1, 5, 7),
+    ]
+    assert term_count("text(ngram)", "Héy, 東京") == 5
+    assert index_terms("text", "Héy") is None
+
+
+def test_long_words_are_whole_terms_beside_their_beginnings():
+    word = "x" * (NGRAM_MAX_CHARS + 5)
+    lengths = [len(term.text) for term in index_terms("text(ngram)", word) or ()]
+    assert lengths == [*range(1, NGRAM_MAX_CHARS + 1), NGRAM_MAX_CHARS + 5]
+
+
+@pytest.mark.parametrize("field_type", ["text", "text(english)", "text(ngram)", "text(keyword)", "text(cjk)"])
+def test_terms_are_counted_as_the_index_counts_them(tmp_path, field_type):
+    text = "The runners of Tokyo 東京 are running 🎉"
+    index = index_of(tmp_path, {"body": field_type}, {b"a": {"body": text}})
+    word = (index_terms(field_type, text) or query_terms(field_type, text))[0].text
+    query = tantivy.Query.term_query(index.fields, searched("body"), word)
+    searcher = index.searcher()
+    ((_, address),) = searcher.search(query, 1).hits
+    explained = query.explain(searcher, address).to_json()
+    assert f'"value": {float(term_count(field_type, text))}' in explained.replace("\n", ""), explained
+
+
+def slot_of(key: bytes) -> int:
+    return hashing.slot(key, 0)
+
+
+def index_of(path, schema, documents):
+    index = TextIndex.create(path / "index", schema, slot_of)
+    index.write({key: (json.dumps(document).encode(), 0) for key, document in documents.items()})
+    index.commit(1)
+    return index
+
+
+FIELDS = {
+    "plain": "text",
+    "folded": "text(ascii)",
+    "english": "text(english)",
+    "typed": "text(ngram)",
+    "whole": "text(keyword)",
+    "cjk": "text(cjk)",
+}
+TEXTS = {
+    b"1": "The runners of New York are running",
+    b"2": "Café",
+    b"3": "東京タワー",
+    b"4": "asyncio.gather runs " + "x" * 30,
+    b"5": "New York",
+}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    documents = {key: dict.fromkeys(FIELDS, text) for key, text in TEXTS.items()}
+    return index_of(tmp_path_factory.mktemp("analysis"), FIELDS, documents)
+
+
+def page(index, text):
+    node = prepare(text, FIELDS)
+    query = index.compiler.compile(node, [], None)
+    has_one_score = index.compiler.has_one_score(node)
+    return IndexView(index.searcher(), index.fields, FIELDS).page(query, "", 0, 10, has_one_score).found, has_one_score
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain:run", ""),
+        ("plain:running", "1"),
+        ("english:run", "14"),
+        ("english:RUNNING", "14"),
+        ("english:runn*", "1"),
+        ("english:running*", "14"),
+        ('english:"runner of york"', ""),
+        ('english:"runner of new york"', "1"),
+        ('english:"runner with new york"', "1"),  # any stop word may stand where one stood
+        ('english:"runner new york"', ""),
+        ("english:the", ""),
+        ("english:the AND english:run", "14"),
+        ("plain:cafe", ""),
+        ("folded:cafe", "2"),
+        ("folded:CAFÉ", "2"),
+        ("folded:caf*", "2"),
+        ("typed:asyn", "4"),
+        ("typed:asyn*", "4"),
+        ("typed:sync", ""),
+        ('typed:"asyncio gath"', "4"),
+        ('typed:"new yo"', "15"),
+        ("typed:" + "x" * 15, "4"),
+        ("typed:" + "x" * 16, "4"),
+        ("typed:" + "x" * 29 + "*", "4"),
+        ("typed:" + "x" * 30, "4"),
+        ("typed:" + "x" * 31, ""),
+        ('whole:"new york"', "5"),
+        ("whole:york", ""),
+        ("whole:caf*", "2"),
+        ("plain:東京", ""),
+        ("plain:東京*", "3"),
+        ("cjk:東京", "3"),
+        ("cjk:京東", ""),
+        ("cjk:タワ", "3"),
+        ("cjk:京タ*", "3"),
+        ("cjk:york", "15"),
+    ],
+)
+def test_what_is_found(index, text, expected):
+    assert "".join(sorted(hit.key.decode() for hit in page(index, text)[0])) == expected
+
+
+@pytest.mark.parametrize("text", ["plain:r*", "english:r*", "english:running*", "typed:r*", "cjk:東京*", "whole:new*", "r*"])
+def test_one_score_is_promised_only_where_there_is_one(index, text):
+    found, has_one_score = page(index, text)
+    assert not has_one_score or len({hit.score for hit in found}) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "marked"),
+    [
+        ("english", "english:run", ["running"]),
+        ("english", "english:runn*", ["runners"]),
+        ("english", "english:running*", ["running"]),
+        ("typed", "typed:runn", ["runners", "running"]),
+        ("folded", "folded:york", ["York"]),
+        ("cjk", "cjk:york", ["York"]),
+    ],
+)
+def test_whole_words_are_marked(index, name, text, marked):
+    searcher = index.searcher()
+    query = index.compiler.highlight_query(prepare(text, FIELDS), name, searcher)
+    generator = tantivy.SnippetGenerator.create(searcher, query, index.fields, searched(name))
+    document = tantivy.Document()
+    document.add_text(searched(name), TEXTS[b"1"])
+    snippet = generator.snippet_from_doc(document)
+    assert [snippet.fragment()[each.start : each.end] for each in snippet.highlighted()] == marked
+
+
+def test_an_index_knows_its_analyzers_when_it_is_opened_again(tmp_path):
+    schema = {"body": "text(english)"}
+    index_of(tmp_path, schema, {b"a": {"body": "running"}}).close_writer()
+    index = TextIndex.open(tmp_path / "index", schema, slot_of)
+    index.write({b"b": (b'{"body": "runs"}', 0)})
+    index.commit(2)
+    query = index.compiler.compile(prepare("run", schema), [], None)
+    assert IndexView(index.searcher(), index.fields, schema).count(query) == 2
