@@ -143,7 +143,7 @@ HEDGED_AS_THE_ROUTER_SAYS = Hedging()
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A collection. schema maps a field's name to its type ("text", "keyword", "integer", "float", "boolean", "date").
+    """A collection. schema maps a field's name to its type, see `kvshard/schema.py`.
 
     Values of a collection with an empty schema are plain bytes.
     """

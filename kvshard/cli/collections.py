@@ -57,7 +57,8 @@ def create(name: str, /, *, schema: str = "", hedges: Hedges = _UNSAID, connect:
     name
         Its name.
     schema
-        Its searchable fields, as "title=text,year=integer"; types are text, keyword, integer, float, boolean, date.
+        Its searchable fields, as "title=text,year=integer"; types are text, keyword, integer, float, boolean, date. A text
+        may name its analyzer, as "text(english)"; others are ascii, cjk, keyword, ngram and further languages.
     """
     fields = parse_pairs(schema)
 

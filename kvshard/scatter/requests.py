@@ -15,6 +15,7 @@ from kvshard import limits, query
 from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
 from kvshard.request_ids import CLIENT_MAX_CHARS
 from kvshard.scatter.watermarks import Watermarks
+from kvshard.schema import base_type
 from kvshard.tail import hedging
 
 TTL_MAX_MS = 100 * 365 * 24 * 3_600_000
@@ -318,11 +319,11 @@ def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str
         refuse(f"a search has at most {FILTERS_MAX} filters, not {len(request.filters)}", "filters", FILTERS_MAX)
     sort_field = request.sort.removeprefix("-")
     if request.sort:
-        _check_field(sort_field, "sort", schema, lambda kind: kind != "text", "a text field cannot be sorted by")
+        _check_field(sort_field, "sort", schema, lambda kind: base_type(kind) != "text", "a text field cannot be sorted by")
     for name in _distinct(request.facets, "facets"):
         _check_field(name, "facets", schema, lambda kind: kind == "keyword", "only keyword fields have facets")
     for name in _distinct(request.highlight, "highlight"):
-        _check_field(name, "highlight", schema, lambda kind: kind == "text", "only text fields can be highlighted")
+        _check_field(name, "highlight", schema, lambda kind: base_type(kind) == "text", "only text fields can be highlighted")
     query.prepare(request.query, schema)
     for number, text in enumerate(request.filters):
         query.prepare(text, schema, f"filters[{number}]")

@@ -46,6 +46,8 @@ class Collection(Keyspace[K, Document]):
         """Create it, or do nothing where it exists with this very schema; CollectionExists where it has another.
 
         schema: field name -> "text", "keyword", "integer", "float", "boolean" or "date"; without one, values are plain bytes.
+        A text may name how it is cut: "text(english)" or another language (stems, without stop words), "text(ngram)" (half a
+        word finds the whole one), "text(ascii)" (without accents), "text(cjk)", "text(keyword)" (the whole value, lower case).
         hedge, hedge_budget, hedge_attempts: how its reads are hedged, see `update`; CollectionExists too where they are
         otherwise.
         """

@@ -199,6 +199,12 @@ def test_search_without_schema() -> None:
         requests.check_search(search(), "default", {})
 
 
+def test_texts_with_an_analyzer_are_texts() -> None:
+    schema = {"body": "text(english)"}
+    requests.check_search(search(sort="", facets=[], highlight=["body"], query="body:tail", filters=[]), "docs", schema)
+    refused(lambda: requests.check_search(search(sort="body", facets=[], highlight=[]), "docs", schema), "sort", None)
+
+
 def test_shards() -> None:
     assert requests.check_shards([2, 0, 2], {0: "", 1: "", 2: ""}) == [0, 2]
     refused(lambda: requests.check_shards([3], {0: ""}), "shards")
