@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from kvshard.client.status import ClusterStatus, LeafStatus
     from kvshard.clustermap import ClusterMap
     from kvshard.errors import (
+        AliasNotFound,
         Cancelled,
+        ChangeConflict,
         CollectionExists,
         CollectionNotFound,
         Compacted,
@@ -93,7 +95,9 @@ _NAMES_BY_MODULE = {
     "kvshard.clustermap": ("ClusterMap",),
     "kvshard.workers": ("WorkerStatus",),
     "kvshard.errors": (
+        "AliasNotFound",
         "Cancelled",
+        "ChangeConflict",
         "CollectionExists",
         "CollectionNotFound",
         "Compacted",
@@ -122,8 +126,10 @@ _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for nam
 
 __all__ = [
     "NO_RETRIES",
+    "AliasNotFound",
     "AttemptTiming",
     "Cancelled",
+    "ChangeConflict",
     "ClearedFaults",
     "Client",
     "ClusterMap",

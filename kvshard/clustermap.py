@@ -164,7 +164,7 @@ class ClusterMap:
 
     version: revision of the coordinator's last write to it, only grows. seed: of the token hash, fixed at bootstrap.
     replicas: wanted of each shard, fixed at bootstrap; when not given, as many as the shards' own plans say.
-    The mappings are by leaf id, shard id and collection name; do not change them.
+    The mappings are by leaf id, shard id, collection name and alias; do not change them. aliases: further names of collections.
     """
 
     version: int
@@ -173,18 +173,22 @@ class ClusterMap:
     shards: Mapping[int, ShardConfig]
     collections: Mapping[str, Collection]
     replicas: int = 0
+    aliases: Mapping[str, str] = field(default_factory=dict)
     _shard_of_slot: "array[int]" = field(init=False, repr=False, compare=False)
     _collection_of_id: dict[int, Collection] = field(init=False, repr=False, compare=False)
+    _collection_of_name: dict[str, Collection] = field(init=False, repr=False, compare=False)
     _shards_on: dict[str, list[ShardConfig]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        for name in ("leaves", "shards", "collections"):
+        for name in ("leaves", "shards", "collections", "aliases"):
             object.__setattr__(self, name, dict(sorted(getattr(self, name).items())))
         planned = max([1, *(len(each.desired or each.in_sync) for each in self.shards.values())])
         object.__setattr__(self, "replicas", self.replicas or planned)
         check(self)
         object.__setattr__(self, "_shard_of_slot", _slot_table(self.shards.values()))
         object.__setattr__(self, "_collection_of_id", {each.id: each for each in self.collections.values()})
+        aliased = {alias: self.collections[name] for alias, name in self.aliases.items()}
+        object.__setattr__(self, "_collection_of_name", {**self.collections, **aliased})
         shards_on: dict[str, list[ShardConfig]] = {leaf: [] for leaf in self.leaves}
         for shard in self.shards.values():
             for replica in shard.replicas:
@@ -204,8 +208,12 @@ class ClusterMap:
         return self._shard_of_slot[slot]
 
     def collection(self, name: str) -> Collection | None:
-        """The collection of that name."""
-        return self.collections.get(name)
+        """The collection of that name or alias."""
+        return self._collection_of_name.get(name)
+
+    def aliases_of(self, name: str) -> list[str]:
+        """The aliases of a collection."""
+        return [alias for alias, collection in self.aliases.items() if collection == name]
 
     def collection_by_id(self, collection_id: int) -> Collection | None:
         """The collection of that number."""
@@ -236,6 +244,7 @@ def check(cluster_map: ClusterMap) -> None:
 
     The shards' ranges cover every slot exactly once. A shard's replicas are on different known leaves and its primary is in
     sync. Names and ids agree with the keys they stand under. Collection numbers differ, and the default collection is there.
+    An alias has no collection's name and stands for one that is there.
     A wanted split cuts inside its shard, and its child is a new shard, of one split only.
     """
     _require(cluster_map.version >= 0, f"version {cluster_map.version} is negative")
@@ -250,6 +259,9 @@ def check(cluster_map: ClusterMap) -> None:
         _check_shard(shard, cluster_map.leaves)
     _check_splits(cluster_map.shards)
     _check_collections(cluster_map.collections)
+    for alias, name in cluster_map.aliases.items():
+        _require(name in cluster_map.collections, f"alias {alias!r} stands for {name!r}, which is no collection")
+        _require(bool(alias) and alias not in cluster_map.collections, f"alias {alias!r} has the name of a collection")
 
 
 def _require(is_so: bool, otherwise: str) -> None:

@@ -125,6 +125,16 @@ def collection_of(data: dict[str, object]) -> Collection:
     return Collection(read(data, "name", str), read(data, "id", int), schema, hedging)
 
 
+def alias_data(alias: str, collection: str) -> dict[str, object]:
+    """An alias as plain data."""
+    return {"alias": alias, "collection": collection}
+
+
+def alias_of(data: dict[str, object]) -> tuple[str, str]:
+    """The alias that alias_data described, and its collection."""
+    return read(data, "alias", str), read(data, "collection", str)
+
+
 def hedging_data(hedging: Hedging) -> dict[str, object]:
     """What was said of hedging, as plain data."""
     data: dict[str, object] = {"policy": hedging.policy} if hedging.policy else {}
@@ -144,18 +154,19 @@ def _hedging_of(data: dict[str, object]) -> Hedging:
 
 
 def to_json(cluster_map: ClusterMap) -> str:
-    """The map as canonical JSON."""
-    return encode(
-        {
-            "format": FORMAT,
-            "version": cluster_map.version,
-            "seed": cluster_map.seed,
-            "replicas": cluster_map.replicas,
-            "leaves": [leaf_data(each) for each in cluster_map.leaves.values()],
-            "shards": [shard_data(each) for each in cluster_map.shards.values()],
-            "collections": [collection_data(each) for each in cluster_map.collections.values()],
-        }
-    )
+    """The map as canonical JSON; "aliases" only where there are some."""
+    data: dict[str, object] = {
+        "format": FORMAT,
+        "version": cluster_map.version,
+        "seed": cluster_map.seed,
+        "replicas": cluster_map.replicas,
+        "leaves": [leaf_data(each) for each in cluster_map.leaves.values()],
+        "shards": [shard_data(each) for each in cluster_map.shards.values()],
+        "collections": [collection_data(each) for each in cluster_map.collections.values()],
+    }
+    if cluster_map.aliases:
+        data["aliases"] = [alias_data(alias, name) for alias, name in cluster_map.aliases.items()]
+    return encode(data)
 
 
 def from_json(text: str | bytes) -> ClusterMap:
@@ -166,8 +177,9 @@ def from_json(text: str | bytes) -> ClusterMap:
     leaves = [leaf_of(_object(each, "leaves")) for each in _items(data, "leaves")]
     shards = [shard_of(_object(each, "shards")) for each in _items(data, "shards")]
     collections = [collection_of(_object(each, "collections")) for each in _items(data, "collections")]
+    aliases = [alias_of(_object(each, "aliases")) for each in (_items(data, "aliases") if "aliases" in data else ())]
     names = [("leaf", leaf.id) for leaf in leaves] + [("shard", str(shard.id)) for shard in shards]
-    names += [("collection", collection.name) for collection in collections]
+    names += [("collection", collection.name) for collection in collections] + [("alias", alias) for alias, _ in aliases]
     if len(set(names)) < len(names):
         raise InvalidMap("the cluster map names something twice")
     return ClusterMap(
@@ -177,6 +189,7 @@ def from_json(text: str | bytes) -> ClusterMap:
         shards={shard.id: shard for shard in shards},
         collections={collection.name: collection for collection in collections},
         replicas=read(data, "replicas", int) if "replicas" in data else 0,
+        aliases=dict(aliases),
     )
 
 
@@ -211,6 +224,7 @@ def pretty(cluster_map: ClusterMap) -> str:
             "",
             *_table(tuple(collection_heads), collections),
             "",
+            *([*_table(("alias", "of"), list(cluster_map.aliases.items())), ""] if cluster_map.aliases else ()),
         ]
     )
 

@@ -100,6 +100,13 @@ class CollectionNotFound(KvShardError):
     grpc_code = 5
 
 
+class AliasNotFound(KvShardError):
+    """There is no alias of that name."""
+
+    reason = "ALIAS_NOT_FOUND"
+    grpc_code = 5
+
+
 class LeafNotFound(KvShardError):
     """The cluster has no leaf of that id."""
 
@@ -151,6 +158,13 @@ class VersionConflict(KvShardError):
     """The condition of a write does not hold; details.current_version is the key's present version (0: absent)."""
 
     reason = "VERSION_CONFLICT"
+    grpc_code = 10
+
+
+class ChangeConflict(KvShardError):
+    """Somebody else has changed the collection or the alias, or is changing it; nothing was done. Look, and decide anew."""
+
+    reason = "CHANGE_CONFLICT"
     grpc_code = 10
 
 

@@ -53,6 +53,14 @@ class MapEditor(MapSource, Protocol):
         """Drop a collection."""
         ...
 
+    async def set_alias(self, alias: str, collection: str, expected: str | None = None) -> None:
+        """Let an alias stand for a collection, if it stands for the expected one (None: for any) now."""
+        ...
+
+    async def remove_alias(self, alias: str) -> str:
+        """Remove an alias. Returns what it stood for."""
+        ...
+
     async def set_draining(self, leaf: str, is_draining: bool) -> Leaf:
         """Have a leaf emptied, or take that back."""
         ...
@@ -158,7 +166,10 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         """Lists the collections by name."""
         async with self._calls.call("ListCollections", context):
             collections = [collection for _, collection in sorted(known_map(self._maps).collections.items())]
-            return cluster_pb2.ListCollectionsResponse(collections=map(convert.collection_to_proto, collections))
+            aliases = convert.aliases_to_proto(known_map(self._maps).aliases)
+            return cluster_pb2.ListCollectionsResponse(
+                collections=map(convert.collection_to_proto, collections), aliases=aliases
+            )
 
     async def DropCollection(
         self, request: cluster_pb2.DropCollectionRequest, context: Context
@@ -174,6 +185,21 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
             except CollectionNotFound:
                 raise CollectionNotFound(f"there is no collection {request.name!r}", ErrorDetails(field="name")) from None
         return cluster_pb2.DropCollectionResponse()
+
+    async def SetAlias(self, request: cluster_pb2.SetAliasRequest, context: Context) -> cluster_pb2.SetAliasResponse:
+        """Lets an alias stand for a collection."""
+        async with self._calls.call("SetAlias", context):
+            check_collection_name(request.alias, "alias")
+            _require("collection", request.collection)
+            expected = request.if_collection if request.HasField("if_collection") else None
+            await self._maps.set_alias(request.alias, request.collection, expected)
+        return cluster_pb2.SetAliasResponse()
+
+    async def RemoveAlias(self, request: cluster_pb2.RemoveAliasRequest, context: Context) -> cluster_pb2.RemoveAliasResponse:
+        """Removes an alias."""
+        async with self._calls.call("RemoveAlias", context):
+            _require("alias", request.alias)
+            return cluster_pb2.RemoveAliasResponse(collection=await self._maps.remove_alias(request.alias))
 
     async def SplitShards(self, request: cluster_pb2.SplitShardsRequest, context: Context) -> cluster_pb2.SplitShardsResponse:
         """Has shards cut in two."""

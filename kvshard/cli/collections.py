@@ -1,4 +1,4 @@
-"""`kvshard collection create|set|list|drop`."""
+"""`kvshard collection create|set|alias|list|drop`."""
 
 import sys
 from dataclasses import asdict, dataclass
@@ -17,9 +17,10 @@ _DEFAULTS = Connect()
 
 def register(app: App) -> None:
     """Add the verbs to the command line."""
-    group = App(name="collection", help="Create, change, list and drop collections.")
+    group = App(name="collection", help="Create, change, name, list and drop collections.")
     group.command(create)
     group.command(set_collection, name="set")
+    group.command(alias)
     group.command(list_collections, name="list")
     group.command(drop)
     app.command(group)
@@ -86,8 +87,46 @@ def set_collection(name: str, /, *, hedges: Hedges = _UNSAID, connect: Connect =
     return with_client(connect, work)
 
 
+def alias(
+    name: str,
+    collection: str = "",
+    /,
+    *,
+    if_collection: str | None = None,
+    remove: Annotated[bool, Parameter(negative="")] = False,
+    connect: Connect = _DEFAULTS,
+) -> int:
+    """Let an alias stand for a collection from now on, or remove it.
+
+    Parameters
+    ----------
+    name
+        The alias.
+    collection
+        The collection that it is to stand for.
+    if_collection
+        Do it only if it stands for this collection now; "" if there is to be no such alias yet.
+    remove
+        Remove the alias; its collection stays.
+    """
+    if remove == bool(collection) or (remove and if_collection is not None):
+        complain("name the collection that the alias is to stand for, or say --remove")
+        return EXIT_USAGE
+
+    async def work(kv: "Client[bytes]") -> int:
+        if remove:
+            removed = await kv.remove_alias(name)
+            print_json({"removed": name, "collection": removed}) if connect.as_json else print(f"removed {name}, of {removed}")
+            return EXIT_OK
+        await kv.set_alias(name, collection, if_collection=if_collection)
+        print_json({"alias": name, "collection": collection}) if connect.as_json else print(f"{name} stands for {collection}")
+        return EXIT_OK
+
+    return with_client(connect, work)
+
+
 def list_collections(*, connect: Connect = _DEFAULTS) -> int:
-    """List the collections with their schemas, and how their reads are hedged."""
+    """List the collections with their schemas, how their reads are hedged, and their aliases."""
 
     async def work(kv: "Client[bytes]") -> int:
         infos = await kv.collections()
@@ -98,9 +137,9 @@ def list_collections(*, connect: Connect = _DEFAULTS) -> int:
 
         from kvshard.hedge_settings import hedging_text
 
-        table = Table("collection", "schema", "hedging", box=None, pad_edge=False)
+        table = Table("collection", "schema", "hedging", "aliases", box=None, pad_edge=False)
         for info in infos:
-            table.add_row(info.name, _schema_text(info), hedging_text(info.hedging) or "-")
+            table.add_row(info.name, _schema_text(info), hedging_text(info.hedging) or "-", ", ".join(info.aliases) or "-")
         rich_console().print(table)
         return EXIT_OK
 
@@ -155,4 +194,5 @@ def _show(info: "CollectionInfo", connect: Connect) -> None:
 def _row(info: "CollectionInfo") -> dict[str, object]:
     from kvshard.hedge_settings import hedging_json
 
-    return {"name": info.name, "id": info.id, "schema": dict(info.schema), "hedging": hedging_json(info.hedging)}
+    row = {"name": info.name, "id": info.id, "schema": dict(info.schema), "hedging": hedging_json(info.hedging)}
+    return {**row, "aliases": list(info.aliases)}

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from kvshard.errors import (
+    AliasNotFound,
+    ChangeConflict,
     CollectionExists,
     CollectionNotFound,
     Compacted,
@@ -41,7 +43,16 @@ EXIT_UNAVAILABLE = 3
 EXIT_INTERRUPTED = 130
 """What shells give to a command that Ctrl-C ended."""
 
-_NOT_FOUND_OR_CONFLICT = (CollectionNotFound, LeafNotFound, ShardNotFound, CollectionExists, VersionConflict, Compacted)
+_NOT_FOUND_OR_CONFLICT = (
+    AliasNotFound,
+    CollectionNotFound,
+    LeafNotFound,
+    ShardNotFound,
+    ChangeConflict,
+    CollectionExists,
+    VersionConflict,
+    Compacted,
+)
 
 
 @Parameter(name="*")

@@ -208,13 +208,14 @@ def split_text(found: "ClusterStatus", shard: "ShardConfig") -> str:
 def _collections(found: "ClusterStatus") -> "Table":
     from kvshard.hedge_settings import hedging_text
 
-    columns = ("collection", "documents", "bytes", "schema", "hedging")
+    columns = ("collection", "documents", "bytes", "schema", "hedging", "aliases")
     table = _table("collections", *columns, numbers=("documents", "bytes"))
     for collection in found.map.collections.values():
         schema = ", ".join(f"{name}={kind}" for name, kind in collection.schema.items()) or "plain values"
         documents, size = found.documents(collection.id), found.bytes(collection.id)
         hedging = hedging_text(collection.hedging) or "-"
-        table.add_row(collection.name, f"{documents:,}", byte_text(size), schema, hedging)
+        aliases = ", ".join(found.map.aliases_of(collection.name)) or "-"
+        table.add_row(collection.name, f"{documents:,}", byte_text(size), schema, hedging, aliases)
     return table
 
 
@@ -252,6 +253,7 @@ def _as_json(found: "ClusterStatus") -> dict[str, object]:
                 "id": collection.id,
                 "schema": dict(collection.schema),
                 "hedging": hedging_json(collection.hedging),
+                "aliases": found.map.aliases_of(collection.name),
                 "documents": found.documents(collection.id),
                 "bytes": found.bytes(collection.id),
             }

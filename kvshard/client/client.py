@@ -22,7 +22,7 @@ from kvshard.client.wire import cluster_status_of, collection_info_of, slow_read
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Leaf, ShardConfig, WantedSplit
 from kvshard.errors import FailedPrecondition
 from kvshard.model import FaultRecord
-from kvshard.rpc.convert import cluster_map_from_proto, leaf_from_proto, shard_from_proto, split_from_proto
+from kvshard.rpc.convert import aliases_from_proto, cluster_map_from_proto, leaf_from_proto, shard_from_proto, split_from_proto
 from kvshard.v1 import cluster_pb2
 
 if TYPE_CHECKING:
@@ -161,18 +161,44 @@ class Client(Keyspace[K, bytes]):
         return self._direct
 
     def collection(self, name: str) -> Collection[K]:
-        """The collection of that name, whether or not it exists: `create` it first, or use one that is there."""
+        """The collection of that name or alias, whether or not it exists: `create` it first, or use one that is there."""
         return Collection(self._connection, name, self._keys, self._options)
 
     async def collections(self, *, timeout: float | None = None) -> list[CollectionInfo]:
-        """All collections, by name."""
+        """All collections, by name, with their aliases."""
         response = await self._connection.unary(
             lambda stubs: stubs.cluster.ListCollections,
             cluster_pb2.ListCollectionsRequest(),
             deadline=self._deadline(timeout),
             is_repeatable=True,
         )
-        return [collection_info_of(collection) for collection in response.collections]
+        aliases = aliases_from_proto(response.aliases)
+        return [collection_info_of(collection, aliases) for collection in response.collections]
+
+    async def set_alias(
+        self, alias: str, collection: str, *, if_collection: str | None = None, timeout: float | None = None
+    ) -> None:
+        """Let an alias stand for a collection, in every operation; what it stood for before it no longer does, at once.
+
+        if_collection: only if it stands for this collection now, "": if it is new; ChangeConflict otherwise. Raises
+        CollectionNotFound; CollectionExists when a collection has its name.
+        """
+        await self._connection.unary(
+            lambda stubs: stubs.cluster.SetAlias,
+            cluster_pb2.SetAliasRequest(alias=alias, collection=collection, if_collection=if_collection),
+            deadline=self._deadline(timeout),
+            is_repeatable=True,
+        )
+
+    async def remove_alias(self, alias: str, *, timeout: float | None = None) -> str:
+        """Remove an alias; its collection stays. Returns which that is. Raises AliasNotFound."""
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.RemoveAlias,
+            cluster_pb2.RemoveAliasRequest(alias=alias),
+            deadline=self._deadline(timeout),
+            is_repeatable=False,  # A repetition would not find what the first one has removed.
+        )
+        return response.collection
 
     async def map(self, *, timeout: float | None = None) -> ClusterMap:
         """The cluster map that the router follows at present."""

@@ -233,10 +233,12 @@ class SearchPage(Generic[K]):
 class CollectionInfo:
     """A collection. schema maps field names to types; empty for plain values. id: never used again after a drop.
 
-    hedging: how its reads are hedged where they do not say; what is empty in it is as the router has it.
+    hedging: how its reads are hedged where they do not say; what is empty in it is as the router has it. aliases: its further
+    names, where all collections were asked for.
     """
 
     name: str
     schema: Mapping[str, str] = field(default_factory=dict)
     id: int = 0
     hedging: Hedging = HEDGED_AS_THE_ROUTER_SAYS
+    aliases: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """From the protobuf messages of the public services to what the client hands back."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from google.protobuf.message import DecodeError
@@ -34,6 +34,8 @@ from kvshard.rpc.convert import (
 from kvshard.rpc.status import record_of_failure
 from kvshard.rpc.worker_convert import worker_status_from_proto
 from kvshard.v1 import cluster_pb2, kv_pb2, search_pb2, types_pb2
+
+NO_ALIASES: Mapping[str, str] = {}
 
 
 def error_of_failure(failure: types_pb2.Failure) -> KvShardError:
@@ -178,10 +180,11 @@ def page_of(
     return SearchPage(list(hits), response.total, coverage_of(response.coverage), facets, response.next, timing_of(response))
 
 
-def collection_info_of(message: cluster_pb2.Collection) -> CollectionInfo:
-    """A collection with its schema and its hedging settings."""
+def collection_info_of(message: cluster_pb2.Collection, aliases: Mapping[str, str] = NO_ALIASES) -> CollectionInfo:
+    """A collection with its schema and its hedging settings. aliases: of all collections."""
     fields, hedging = schema_from_proto(message.fields), hedging_from_proto(message.hedging)
-    return CollectionInfo(message.name, fields, message.id, hedging)
+    names = tuple(alias for alias, name in aliases.items() if name == message.name)
+    return CollectionInfo(message.name, fields, message.id, hedging, names)
 
 
 def cluster_status_of(response: cluster_pb2.GetStatusResponse) -> ClusterStatus:

@@ -13,7 +13,7 @@ import structlog
 
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection, Hedging, InvalidMap, Leaf, ShardConfig, WantedSplit
-from kvshard.coordination import mapwriter, placements, replica_sets, splits
+from kvshard.coordination import collections, mapwriter, placements, replica_sets, splits
 from kvshard.coordination.base import Coordinator, CoordinatorUnavailable, Event, HistoryCompacted, KeyValue
 from kvshard.coordination.mapwriter import BootstrapPlan, MapMeta, bootstrap
 from kvshard.coordination.placements import Removal
@@ -49,9 +49,11 @@ def assemble(items: Sequence[KeyValue]) -> ClusterMap | None:
     meta = mapwriter.decode_meta(meta_item.value)
     leaves = [mapwriter.decode_leaf(item) for item in items if item.key.startswith(mapwriter.LEAF_PREFIX)]
     shards = [mapwriter.decode_shard(item) for item in items if item.key.startswith(mapwriter.SHARD_PREFIX)]
-    collections = [mapwriter.decode_collection(item) for item in items if item.key.startswith(mapwriter.COLLECTION_PREFIX)]
+    known = [mapwriter.decode_collection(item) for item in items if item.key.startswith(mapwriter.COLLECTION_PREFIX)]
+    aliases = dict(mapwriter.decode_alias(item) for item in items if item.key.startswith(mapwriter.ALIAS_PREFIX))
     named = [mapwriter.leaf_key(each.id) for each in leaves] + [mapwriter.shard_key(each.id) for each in shards]
-    misnamed = [key for key in [*named, *(mapwriter.collection_key(each.name) for each in collections)] if key not in by_key]
+    named += [mapwriter.collection_key(each.name) for each in known] + [mapwriter.alias_key(alias) for alias in aliases]
+    misnamed = [key for key in named if key not in by_key]
     if misnamed:
         raise InvalidMap(f"invalid cluster map: a value names itself {misnamed[0]!r} but stands under another key")
     return ClusterMap(
@@ -60,7 +62,8 @@ def assemble(items: Sequence[KeyValue]) -> ClusterMap | None:
         replicas=meta.replicas,
         leaves={leaf.id: leaf for leaf in leaves},
         shards={shard.id: shard for shard in shards},
-        collections={collection.name: collection for collection in collections},
+        collections={collection.name: collection for collection in known},
+        aliases=aliases,
     )
 
 
@@ -182,20 +185,31 @@ class MapStore:
         return (await mapwriter.read_shard(self._coordinator, shard))[1]
 
     async def create_collection(self, name: str, schema: Mapping[str, str], hedging: Hedging | None = None) -> Collection:
-        """Create a collection; one with the same schema is returned as it is. See `mapwriter.create_collection`."""
-        collection = await mapwriter.create_collection(self._coordinator, name, schema, hedging)
+        """Create a collection; one with the same schema is returned as it is. See `collections.create_collection`."""
+        collection = await collections.create_collection(self._coordinator, name, schema, hedging)
         await self._refresh_after_write()
         return collection
 
     async def update_collection(self, name: str, hedging: Hedging, names: Sequence[str]) -> Collection:
-        """Change the named fields of a collection's hedging settings. See `mapwriter.update_collection`."""
-        collection = await mapwriter.update_collection(self._coordinator, name, hedging, names)
+        """Change the named fields of a collection's hedging settings. See `collections.update_collection`."""
+        collection = await collections.update_collection(self._coordinator, name, hedging, names)
         await self._refresh_after_write()
         return collection
 
     async def drop_collection(self, name: str) -> Collection:
-        """Drop a collection. Raises CollectionNotFound; InvalidArgument for the default one."""
-        collection = await mapwriter.drop_collection(self._coordinator, name)
+        """Drop a collection. See `collections.drop_collection`."""
+        collection = await collections.drop_collection(self._coordinator, name)
+        await self._refresh_after_write()
+        return collection
+
+    async def set_alias(self, alias: str, collection: str, expected: str | None = None) -> None:
+        """Let an alias stand for a collection. See `collections.set_alias`."""
+        await collections.set_alias(self._coordinator, alias, collection, expected)
+        await self._refresh_after_write()
+
+    async def remove_alias(self, alias: str) -> str:
+        """Remove an alias. Returns what it stood for. See `collections.remove_alias`."""
+        collection = await collections.remove_alias(self._coordinator, alias)
         await self._refresh_after_write()
         return collection
 

@@ -1,8 +1,8 @@
 """Every change that is made to the cluster map: compare-and-set on the coordinator's keys, never a blind write.
 
-Keys: `map/meta`, `map/leaf/<id>`, `map/shard/<id>`, `map/collection/<name>`, each canonical JSON. The map's version is the
-highest revision among them; a change that deletes a key therefore also rewrites `map/meta`, so that whoever reads the keys
-later finds the same version as whoever watched the change.
+Keys: `map/meta`, `map/leaf/<id>`, `map/shard/<id>`, `map/collection/<name>`, `map/alias/<name>`, each canonical JSON. The map's
+version is the highest revision among them; a change that deletes a key therefore also rewrites `map/meta`, so that who reads
+the keys later finds the same version as whoever watched the change.
 
 An answer of the coordinator that was lost is never taken as a no: the keys are read again, and the change is made only if they
 do not show it. Where it cannot be told (a new epoch), making it twice is harmless.
@@ -12,7 +12,7 @@ import asyncio
 import math
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -23,7 +23,6 @@ from kvshard.clustermap import (
     DEFAULT_COLLECTION,
     LEAF_WEIGHT_MAX,
     Collection,
-    Hedging,
     InvalidMap,
     Leaf,
     Replica,
@@ -41,25 +40,21 @@ from kvshard.coordination.base import (
     Put,
 )
 from kvshard.errors import (
-    CollectionExists,
-    CollectionNotFound,
     ErrorDetails,
     FailedPrecondition,
     InvalidArgument,
-    ResourceExhausted,
     Unavailable,
 )
-from kvshard.hedge_settings import check_hedging, merged
 from kvshard.limits import COLLECTION_NAME_MAX_CHARS
 from kvshard.placement import PlacementProblem, solve
 from kvshard.ring import RingLeaf
-from kvshard.schema import parse_schema
 
 PREFIX = "map/"
 META_KEY = "map/meta"
 LEAF_PREFIX = "map/leaf/"
 SHARD_PREFIX = "map/shard/"
 COLLECTION_PREFIX = "map/collection/"
+ALIAS_PREFIX = "map/alias/"
 
 CLAIM_KEY = "bootstrap/claim"
 """Who is writing the first map piece by piece; not under map/, so that nobody takes it for a part of the map."""
@@ -79,9 +74,6 @@ turn do not race for one key."""
 RETRY_PAUSE_S = 0.05
 RETRY_PAUSE_MAX_S = 1.0
 """Pause after a coordinator that did not answer, growing up to the maximum: all tries together last about half a minute."""
-
-COLLECTIONS_MAX = 1_000
-"""Every collection is in every copy of the map, and one with a schema is a search index on every shard."""
 
 _LEAF_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _COLLECTION_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9_-]{{0,{COLLECTION_NAME_MAX_CHARS - 1}}}")
@@ -129,6 +121,11 @@ def collection_key(name: str) -> str:
     return f"{COLLECTION_PREFIX}{name}"
 
 
+def alias_key(alias: str) -> str:
+    """The key of an alias."""
+    return f"{ALIAS_PREFIX}{alias}"
+
+
 def encode_meta(meta: MapMeta) -> bytes:
     """The value of map/meta."""
     data = {"seed": meta.seed, "cluster_id": meta.cluster_id, "next_collection_id": meta.next_collection_id}
@@ -161,6 +158,11 @@ def decode_collection(item: KeyValue) -> Collection:
     return text.collection_of(text.decode(item.value, item.key))
 
 
+def decode_alias(item: KeyValue) -> tuple[str, str]:
+    """The alias that a key holds, and its collection. Raises InvalidMap."""
+    return text.alias_of(text.decode(item.value, item.key))
+
+
 def check_leaf(leaf: Leaf) -> None:
     """Raise InvalidArgument unless the leaf may stand in a map: one bad entry would make every process refuse the whole map."""
     if not _LEAF_ID.fullmatch(leaf.id):
@@ -190,7 +192,8 @@ def put_shard(shard: ShardConfig) -> Put:
     return Put(shard_key(shard.id), text.encode(text.shard_data(shard)).encode())
 
 
-def _collection_put(collection: Collection) -> Put:
+def put_collection(collection: Collection) -> Put:
+    """The write of a collection."""
     return Put(collection_key(collection.name), text.encode(text.collection_data(collection)).encode())
 
 
@@ -226,7 +229,7 @@ async def bootstrap(coordinator: Coordinator, plan: BootstrapPlan) -> bool:
     """
     shards = plan_shards(plan)
     meta = MapMeta(plan.seed, plan.cluster_id, DEFAULT_COLLECTION.id + 1, plan.replicas)
-    writes = [_collection_put(DEFAULT_COLLECTION), *(put_leaf(leaf) for leaf in plan.leaves)]
+    writes = [put_collection(DEFAULT_COLLECTION), *(put_leaf(leaf) for leaf in plan.leaves)]
     writes += [put_shard(shard) for shard in shards]
     rival = ABSENT
     patience = 0
@@ -304,81 +307,6 @@ def unknown_leaf(leaf: str) -> InvalidArgument:
     """What a leaf is told that wants to serve in a cluster which does not know it."""
     known = f"the cluster has no leaf {leaf!r}"
     return InvalidArgument(f"{known}; start it with --join to make it part of the cluster", ErrorDetails(field="id"))
-
-
-async def create_collection(
-    coordinator: Coordinator, name: str, schema: Mapping[str, str], hedging: Hedging | None = None
-) -> Collection:
-    """Create a collection; one with the same schema is returned as it is. Raises CollectionExists when the schemas differ.
-
-    hedging: how its reads are hedged; None says nothing of it, anything else must be as an existing collection has it.
-    """
-    check_collection_name(name)
-    wanted = parse_schema(schema)
-    hedging = None if hedging is None else check_hedging(hedging)
-
-    async def attempt() -> Collection | None:
-        item = await coordinator.get(collection_key(name))
-        if item is not None:
-            existing = decode_collection(item)
-            if dict(existing.schema) != wanted:
-                raise CollectionExists(f"collection {name!r} exists with another schema")
-            if hedging not in (None, existing.hedging):
-                raise CollectionExists(f"collection {name!r} exists with other hedging settings; they can be changed")
-            return existing
-        meta_item, meta = await read_meta(coordinator)
-        if len((await coordinator.get_prefix(COLLECTION_PREFIX)).items) >= COLLECTIONS_MAX:
-            raise ResourceExhausted(
-                f"the cluster has {COLLECTIONS_MAX} collections already", ErrorDetails(limit=COLLECTIONS_MAX)
-            )
-        created = Collection(name, meta.next_collection_id, wanted, hedging or Hedging())
-        new_meta = replace(meta, next_collection_id=meta.next_collection_id + 1)
-        writes = [_collection_put(created), Put(META_KEY, encode_meta(new_meta))]
-        is_done = await replace_keys(coordinator, [(collection_key(name), None), (META_KEY, meta_item)], writes)
-        return created if is_done else None
-
-    return await until_done(attempt, f"create collection {name}")
-
-
-async def update_collection(coordinator: Coordinator, name: str, hedging: Hedging, names: Sequence[str]) -> Collection:
-    """Change the named fields of a collection's hedging settings, and leave the others.
-
-    Raises CollectionNotFound; InvalidArgument for settings that there are not.
-    """
-    change = check_hedging(merged(Hedging(), hedging, names))
-
-    async def attempt() -> Collection | None:
-        item = await coordinator.get(collection_key(name))
-        if item is None:
-            raise CollectionNotFound(f"there is no collection {name!r}", ErrorDetails(field="name"))
-        held = decode_collection(item)
-        wanted = replace(held, hedging=merged(held.hedging, change, names))
-        if wanted == held:
-            return held
-        return wanted if await replace_keys(coordinator, [(item.key, item)], [_collection_put(wanted)]) else None
-
-    return await until_done(attempt, f"update collection {name}")
-
-
-async def drop_collection(coordinator: Coordinator, name: str) -> Collection:
-    """Drop a collection. Raises CollectionNotFound; InvalidArgument for the default collection."""
-    if name == DEFAULT_COLLECTION.name:
-        raise InvalidArgument("the default collection cannot be dropped", ErrorDetails(field="name"))
-    seen: Collection | None = None
-
-    async def attempt() -> Collection | None:
-        nonlocal seen
-        item = await coordinator.get(collection_key(name))
-        if item is None:
-            if seen is not None:
-                return seen  # our own drop whose answer was lost, or another's: it is gone either way
-            raise CollectionNotFound(f"there is no collection {name!r}")
-        seen = decode_collection(item)
-        meta_item, meta = await read_meta(coordinator)
-        writes: list[Put | Delete] = [Delete(item.key), Put(META_KEY, encode_meta(meta))]
-        return seen if await replace_keys(coordinator, [(item.key, item), (META_KEY, meta_item)], writes) else None
-
-    return await until_done(attempt, f"drop collection {name}")
 
 
 async def replace_keys(

@@ -164,7 +164,18 @@ def cluster_map_to_proto(cluster_map: ClusterMap) -> cluster_pb2.ClusterMap:
         shards=[shard_to_proto(shard) for _, shard in sorted(cluster_map.shards.items())],
         collections=[collection_to_proto(entry) for _, entry in sorted(cluster_map.collections.items())],
         replicas=cluster_map.replicas,
+        aliases=aliases_to_proto(cluster_map.aliases),
     )
+
+
+def aliases_to_proto(aliases: Mapping[str, str]) -> list[cluster_pb2.Alias]:
+    """Aliases with their collections, by name."""
+    return [cluster_pb2.Alias(alias=alias, collection=name) for alias, name in sorted(aliases.items())]
+
+
+def aliases_from_proto(messages: Iterable[cluster_pb2.Alias]) -> dict[str, str]:
+    """Aliases with their collections."""
+    return {each.alias: each.collection for each in messages}
 
 
 def cluster_map_from_proto(message: cluster_pb2.ClusterMap) -> ClusterMap:
@@ -174,7 +185,9 @@ def cluster_map_from_proto(message: cluster_pb2.ClusterMap) -> ClusterMap:
     collections = {entry.name: collection_from_proto(entry) for entry in message.collections}
     if (len(leaves), len(shards), len(collections)) != (len(message.leaves), len(message.shards), len(message.collections)):
         raise InvalidMap("a leaf, a shard or a collection stands twice in the map")
-    return ClusterMap(message.version, message.seed, leaves, shards, collections, message.replicas)
+    return ClusterMap(
+        message.version, message.seed, leaves, shards, collections, message.replicas, aliases_from_proto(message.aliases)
+    )
 
 
 def leaf_status_to_proto(leaf: Leaf, reply: LeafStatusReply | None, error: str = "") -> cluster_pb2.LeafStatus:

@@ -351,10 +351,10 @@ def check_shards(shards: Sequence[int], known: Mapping[int, object]) -> list[int
     return sorted(set(shards))
 
 
-def check_collection_name(name: str) -> None:
+def check_collection_name(name: str, field: str = "name") -> None:
     """A collection's name is a letter, then letters, digits, "-" and "_"; at most COLLECTION_NAME_MAX_CHARS of them."""
     longest = limits.COLLECTION_NAME_MAX_CHARS
     if not 1 <= len(name) <= longest:
-        refuse(f"a collection's name has 1 to {longest} characters, not {len(name)}", "name", longest)
+        refuse(f"a collection's name has 1 to {longest} characters, not {len(name)}", field, longest)
     if not (name.isascii() and name[0].isalpha() and name.replace("-", "").replace("_", "").isalnum()):
-        refuse(f'{name!r} is no name for a collection: a letter, then letters, digits, "-" and "_"', "name")
+        refuse(f'{name!r} is no name for a collection: a letter, then letters, digits, "-" and "_"', field)

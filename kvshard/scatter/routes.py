@@ -40,12 +40,12 @@ def resolve_known(maps: MapSource, name: str) -> tuple[ClusterMap, Collection] |
     if not maps.has_map:
         return None
     current = maps.current
-    collection = current.collections.get(name or DEFAULT_COLLECTION.name)
+    collection = current.collection(name or DEFAULT_COLLECTION.name)
     return None if collection is None else (current, collection)
 
 
 async def resolve(maps: MapSource, name: str) -> tuple[ClusterMap, Collection]:
-    """The map and the collection of that name in it; the empty name is the default collection.
+    """The map and the collection of that name or alias in it; the empty name is the default collection.
 
     A name that the map lacks may just have been created through another router, so the map is read anew once.
     """

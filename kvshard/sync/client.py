@@ -93,7 +93,7 @@ class Client(Keyspace[K, bytes]):
         self._source.close()
 
     def collection(self, name: str) -> Collection[K]:
-        """The collection of that name, whether or not it exists: `create` it first, or use one that is there."""
+        """The collection of that name or alias, whether or not it exists: `create` it first, or use one that is there."""
         return Collection(self._source, name)
 
     def _ask(self, begin: Callable[[AsyncClient[K]], Awaitable[T]]) -> T:
@@ -118,8 +118,20 @@ class Client(Keyspace[K, bytes]):
         return self._ask(ask)
 
     def collections(self, *, timeout: float | None = None) -> list[CollectionInfo]:
-        """All collections, by name."""
+        """All collections, by name, with their aliases."""
         return self._ask(lambda kv: kv.collections(timeout=timeout))
+
+    def set_alias(self, alias: str, collection: str, *, if_collection: str | None = None, timeout: float | None = None) -> None:
+        """Let an alias stand for a collection, in every operation; what it stood for before it no longer does, at once.
+
+        if_collection: only if it stands for this collection now, "": if it is new; ChangeConflict otherwise. Raises
+        CollectionNotFound; CollectionExists when a collection has its name.
+        """
+        self._ask(lambda kv: kv.set_alias(alias, collection, if_collection=if_collection, timeout=timeout))
+
+    def remove_alias(self, alias: str, *, timeout: float | None = None) -> str:
+        """Remove an alias; its collection stays. Returns which that is. Raises AliasNotFound."""
+        return self._ask(lambda kv: kv.remove_alias(alias, timeout=timeout))
 
     def map(self, *, timeout: float | None = None) -> ClusterMap:
         """The cluster map that the router follows at present."""

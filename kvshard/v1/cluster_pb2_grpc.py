@@ -60,6 +60,16 @@ class ClusterStub(object):
                 request_serializer=kvshard_dot_v1_dot_cluster__pb2.DropCollectionRequest.SerializeToString,
                 response_deserializer=kvshard_dot_v1_dot_cluster__pb2.DropCollectionResponse.FromString,
                 _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/kvshard.v1.Cluster/SetAlias',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.RemoveAlias = channel.unary_unary(
+                '/kvshard.v1.Cluster/RemoveAlias',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.RemoveAliasRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.RemoveAliasResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/kvshard.v1.Cluster/GetStatus',
                 request_serializer=kvshard_dot_v1_dot_cluster__pb2.GetStatusRequest.SerializeToString,
@@ -150,7 +160,22 @@ class ClusterServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DropCollection(self, request, context):
-        """Drops a collection with all its keys.
+        """Drops a collection with all its keys. FAILED_PRECONDITION while an alias stands for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Lets an alias stand for a collection, for every request that a router serves by the new map. ALREADY_EXISTS when a collection
+        has its name, ABORTED when it stands for another collection than expected.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveAlias(self, request, context):
+        """Removes an alias; its collection stays. NOT_FOUND when there is no such alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -265,6 +290,16 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.DropCollection,
                     request_deserializer=kvshard_dot_v1_dot_cluster__pb2.DropCollectionRequest.FromString,
                     response_serializer=kvshard_dot_v1_dot_cluster__pb2.DropCollectionResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.SetAliasRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'RemoveAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveAlias,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.RemoveAliasRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.RemoveAliasResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -458,6 +493,60 @@ class Cluster(object):
             '/kvshard.v1.Cluster/DropCollection',
             kvshard_dot_v1_dot_cluster__pb2.DropCollectionRequest.SerializeToString,
             kvshard_dot_v1_dot_cluster__pb2.DropCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/SetAlias',
+            kvshard_dot_v1_dot_cluster__pb2.SetAliasRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/RemoveAlias',
+            kvshard_dot_v1_dot_cluster__pb2.RemoveAliasRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.RemoveAliasResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,7 +42,13 @@ class ClusterStub:
     ListCollections: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListCollectionsRequest, _cluster_pb2.ListCollectionsResponse]
     """Lists the collections."""
     DropCollection: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.DropCollectionRequest, _cluster_pb2.DropCollectionResponse]
-    """Drops a collection with all its keys."""
+    """Drops a collection with all its keys. FAILED_PRECONDITION while an alias stands for it."""
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.SetAliasRequest, _cluster_pb2.SetAliasResponse]
+    """Lets an alias stand for a collection, for every request that a router serves by the new map. ALREADY_EXISTS when a collection
+    has its name, ABORTED when it stands for another collection than expected.
+    """
+    RemoveAlias: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.RemoveAliasRequest, _cluster_pb2.RemoveAliasResponse]
+    """Removes an alias; its collection stays. NOT_FOUND when there is no such alias."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetStatusRequest, _cluster_pb2.GetStatusResponse]
     """Returns the state of every leaf and shard."""
     DrainLeaf: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.DrainLeafRequest, _cluster_pb2.DrainLeafResponse]
@@ -89,7 +95,13 @@ class ClusterAsyncStub(ClusterStub):
     ListCollections: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListCollectionsRequest, _cluster_pb2.ListCollectionsResponse]  # type: ignore[assignment]
     """Lists the collections."""
     DropCollection: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DropCollectionRequest, _cluster_pb2.DropCollectionResponse]  # type: ignore[assignment]
-    """Drops a collection with all its keys."""
+    """Drops a collection with all its keys. FAILED_PRECONDITION while an alias stands for it."""
+    SetAlias: _aio.UnaryUnaryMultiCallable[_cluster_pb2.SetAliasRequest, _cluster_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """Lets an alias stand for a collection, for every request that a router serves by the new map. ALREADY_EXISTS when a collection
+    has its name, ABORTED when it stands for another collection than expected.
+    """
+    RemoveAlias: _aio.UnaryUnaryMultiCallable[_cluster_pb2.RemoveAliasRequest, _cluster_pb2.RemoveAliasResponse]  # type: ignore[assignment]
+    """Removes an alias; its collection stays. NOT_FOUND when there is no such alias."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetStatusRequest, _cluster_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Returns the state of every leaf and shard."""
     DrainLeaf: _aio.UnaryUnaryMultiCallable[_cluster_pb2.DrainLeafRequest, _cluster_pb2.DrainLeafResponse]  # type: ignore[assignment]
@@ -163,7 +175,25 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.DropCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.DropCollectionResponse, _abc.Awaitable[_cluster_pb2.DropCollectionResponse]]:
-        """Drops a collection with all its keys."""
+        """Drops a collection with all its keys. FAILED_PRECONDITION while an alias stands for it."""
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _cluster_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.SetAliasResponse, _abc.Awaitable[_cluster_pb2.SetAliasResponse]]:
+        """Lets an alias stand for a collection, for every request that a router serves by the new map. ALREADY_EXISTS when a collection
+        has its name, ABORTED when it stands for another collection than expected.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveAlias(
+        self,
+        request: _cluster_pb2.RemoveAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.RemoveAliasResponse, _abc.Awaitable[_cluster_pb2.RemoveAliasResponse]]:
+        """Removes an alias; its collection stays. NOT_FOUND when there is no such alias."""
 
     @_abc_1.abstractmethod
     def GetStatus(

@@ -104,6 +104,18 @@ class FakeMapSource:
         self._change({key: value for key, value in self.current.collections.items() if key != name})
         return dropped
 
+    async def set_alias(self, alias: str, collection: str, expected: str | None = None) -> None:
+        self._set_aliases({**self.current.aliases, alias: collection})
+
+    async def remove_alias(self, alias: str) -> str:
+        left = dict(self.current.aliases)
+        removed = left.pop(alias)
+        self._set_aliases(left)
+        return removed
+
+    def _set_aliases(self, aliases: Mapping[str, str]) -> None:
+        self.install(dataclasses.replace(self.current, version=self.current.version + 1, aliases=aliases))
+
     def _change(self, collections: Mapping[str, Collection]) -> None:
         self.install(dataclasses.replace(self.current, version=self.current.version + 1, collections=collections))
 

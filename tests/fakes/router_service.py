@@ -16,6 +16,8 @@ from fakes.router_lanes import FakeLanes, FrameContext
 
 from kvshard.clustermap import ClusterMap, Collection, Leaf, Replica, ShardConfig, WantedSplit
 from kvshard.errors import (
+    AliasNotFound,
+    ChangeConflict,
     CollectionExists,
     CollectionNotFound,
     ErrorDetails,
@@ -38,6 +40,7 @@ from kvshard.model import (
 )
 from kvshard.rpc.channel import SERVER_OPTIONS
 from kvshard.rpc.convert import (
+    aliases_to_proto,
     cluster_map_to_proto,
     collection_to_proto,
     hedging_from_proto,
@@ -81,6 +84,7 @@ class FakeRouter:
 
     def __init__(self, scan_chunk: int = 3, port: int = 0, *, has_lanes: bool = False) -> None:
         self.collections = {"default": Collection("default", 1)}
+        self.aliases: dict[str, str] = {}
         self.items: dict[str, dict[bytes, tuple[bytes, int, int]]] = defaultdict(dict)
         self.version = 0
         self.scan_chunk = scan_chunk
@@ -172,7 +176,7 @@ class FakeRouter:
 
     def collection(self, name: str) -> Collection:
         try:
-            return self.collections[name or "default"]
+            return self.collections[self.aliases.get(name, name or "default")]
         except KeyError:
             raise CollectionNotFound(f"there is no collection {name!r}") from None
 
@@ -430,9 +434,27 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
     def ListCollections(self, request, context):
         def work():
             rows = [collection_to_proto(row) for _, row in sorted(self._router.collections.items())]
-            return cluster_pb2.ListCollectionsResponse(collections=rows)
+            return cluster_pb2.ListCollectionsResponse(collections=rows, aliases=aliases_to_proto(self._router.aliases))
 
         return self._run("ListCollections", request, context, work)
+
+    def SetAlias(self, request, context):
+        def work():
+            held = self._router.aliases.get(request.alias, "")
+            if request.HasField("if_collection") and held not in (request.if_collection, request.collection):
+                raise ChangeConflict(f"alias {request.alias!r} stands for {held!r}")
+            self._router.aliases[request.alias] = self._router.collection(request.collection).name
+            return cluster_pb2.SetAliasResponse()
+
+        return self._run("SetAlias", request, context, work)
+
+    def RemoveAlias(self, request, context):
+        def work():
+            if request.alias not in self._router.aliases:
+                raise AliasNotFound(f"there is no alias {request.alias!r}")
+            return cluster_pb2.RemoveAliasResponse(collection=self._router.aliases.pop(request.alias))
+
+        return self._run("RemoveAlias", request, context, work)
 
     def DropCollection(self, request, context):
         def work():

@@ -300,7 +300,7 @@ def test_collections(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture
     plain = json.loads(lines(capsys)[-1])
     assert (plain["name"], plain["id"], plain["schema"]) == ("plain", 3, {})
     assert cli("collection", "list") == 0
-    assert any(line.split() == ["docs", "title=text,", "year=integer", "-"] for line in lines(capsys))
+    assert any(line.split() == ["docs", "title=text,", "year=integer", "-", "-"] for line in lines(capsys))
     assert cli("collection", "list", "--json") == 0
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["default", "docs", "plain"]
     assert cli("collection", "drop", "docs", "--yes") == 0
@@ -321,7 +321,7 @@ def test_status(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]
     assert [leaf["is_up"] for leaf in found["leaves"]] == [True, False]
     assert found["leaves"][0]["report"]["pid"] == 4242
     hedging = {"policy": None, "budget": None, "max_attempts": None}
-    default = {"name": "default", "id": 1, "schema": {}, "hedging": hedging, "documents": 1, "bytes": 3}
+    default = {"name": "default", "id": 1, "schema": {}, "hedging": hedging, "aliases": [], "documents": 1, "bytes": 3}
     assert found["collections"] == [default]
 
 

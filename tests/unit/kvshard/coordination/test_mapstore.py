@@ -12,8 +12,8 @@ from fakes.coordinator import MemoryCoordinator
 
 from kvshard import clustermap_text
 from kvshard.clustermap import DEFAULT_COLLECTION, Collection, Hedging, Leaf, Replica
+from kvshard.coordination import collections, mapwriter, replica_sets
 from kvshard.coordination import mapstore as mapstore_module
-from kvshard.coordination import mapwriter, replica_sets
 from kvshard.coordination.base import CoordinatorUnavailable, Delete, Put
 from kvshard.coordination.mapstore import BootstrapPlan, MapStore, bootstrap
 from kvshard.coordination.replica_sets import CasOutcome
@@ -185,8 +185,8 @@ async def test_a_failing_subscriber_harms_nobody(coordinator: MemoryCoordinator,
 async def test_versions_agree_between_watching_and_reading_after_a_delete(
     coordinator: MemoryCoordinator, store: MapStore
 ) -> None:
-    created = await mapwriter.create_collection(coordinator, "docs", {"body": "text"})
-    await mapwriter.drop_collection(coordinator, created.name)
+    created = await collections.create_collection(coordinator, "docs", {"body": "text"})
+    await collections.drop_collection(coordinator, created.name)
     watched = await store.wait_newer(2, WAIT_S)
     late = new_store(coordinator.handle())
     await late.start()
@@ -323,8 +323,8 @@ async def test_collections_get_numbers_that_are_never_used_again(store: MapStore
 
 
 async def test_racing_creations_share_no_number(coordinator: MemoryCoordinator, store: MapStore) -> None:
-    creations = [mapwriter.create_collection(coordinator.handle(), f"c{n}", {}) for n in range(8)]
-    made = await asyncio.gather(*creations, mapwriter.create_collection(coordinator.handle(), "c0", {}))
+    creations = [collections.create_collection(coordinator.handle(), f"c{n}", {}) for n in range(8)]
+    made = await asyncio.gather(*creations, collections.create_collection(coordinator.handle(), "c0", {}))
     assert sorted({each.id for each in made}) == list(range(2, 10))
     assert made[0] == made[-1]
 
@@ -369,7 +369,7 @@ async def test_an_update_changes_what_it_names_and_nothing_else(store: MapStore)
 async def test_racing_updates_of_different_settings_are_both_kept(coordinator: MemoryCoordinator, store: MapStore) -> None:
     await store.create_collection("docs", {})
     changes = [(Hedging("off"), "policy"), (Hedging("", 0.2), "budget"), (Hedging("", None, 2), "max_attempts")]
-    updates = [mapwriter.update_collection(coordinator.handle(), "docs", hedging, [name]) for hedging, name in changes]
+    updates = [collections.update_collection(coordinator.handle(), "docs", hedging, [name]) for hedging, name in changes]
     await asyncio.gather(*updates)
     await store.refresh()
     assert store.current.collections["docs"].hedging == Hedging("off", 0.2, 2)
@@ -396,7 +396,7 @@ async def test_bad_schemas_and_the_default_collection(store: MapStore) -> None:
 
 
 async def test_collections_are_bounded(store: MapStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapwriter, "COLLECTIONS_MAX", 2)
+    monkeypatch.setattr(collections, "COLLECTIONS_MAX", 2)
     await store.create_collection("one", {})
     with pytest.raises(ResourceExhausted):
         await store.create_collection("two", {})

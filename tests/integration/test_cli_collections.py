@@ -1,0 +1,52 @@
+"""Aliases on the command line: in process, against a fake router."""
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+from fakes.router_service import FakeRouter
+
+from kvshard.cli import main
+
+Cli = Callable[..., int]
+
+
+@pytest.fixture
+def router() -> Iterator[FakeRouter]:
+    with FakeRouter() as fake:
+        yield fake
+
+
+@pytest.fixture
+def cli(router: FakeRouter) -> Cli:
+    def call(*argv: str) -> int:
+        return main([*argv, "--router", router.address])
+
+    return call
+
+
+def test_an_alias_is_made_moved_shown_and_removed(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("products_v1", "products_v2"):
+        assert cli("collection", "create", name, "--schema", "title=text") == 0
+    assert cli("collection", "alias", "products", "products_v1", "--if-collection", "") == 0
+    assert router.aliases == {"products": "products_v1"}
+    assert cli("collection", "alias", "products", "products_v2", "--if-collection", "products_v1") == 0
+    assert "products stands for products_v2" in capsys.readouterr().out
+    assert cli("collection", "list") == 0
+    assert "products_v2  title=text    -        products" in capsys.readouterr().out
+    assert cli("collection", "list", "--json") == 0
+    rows = {row["name"]: row["aliases"] for row in json.loads(capsys.readouterr().out)}
+    assert rows == {"default": [], "products_v1": [], "products_v2": ["products"]}
+    assert cli("collection", "alias", "products", "--remove", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"removed": "products", "collection": "products_v2"}
+    assert router.aliases == {}
+
+
+def test_what_an_alias_is_refused_for(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("collection", "alias", "products") == 2
+    assert cli("collection", "alias", "products", "default", "--remove") == 2
+    assert cli("collection", "alias", "products", "nothing") == 1
+    assert cli("collection", "alias", "products", "--remove") == 1
+    assert cli("collection", "alias", "products", "default") == 0
+    assert cli("collection", "alias", "products", "nothing", "--if-collection", "other") == 1
+    assert "stands for 'default'" in capsys.readouterr().err
