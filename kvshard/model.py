@@ -145,6 +145,21 @@ class ShardScanReply(Struct, frozen=True, gc=False):
     age_ms: int = 0
 
 
+class TermStatistics(Struct, frozen=True, gc=False):
+    """What scores rest on: live documents of a collection, tokens per field, and per field and term the documents with it.
+
+    Of one shard, or summed up over several. Fields are the schema's, terms the index's. Documents that have expired count
+    until they are removed, which happens by the log and so at all replicas alike; those that have left by a split do not.
+
+    generation: of one shard's, the seqno whose effects they hold; of sums, 0.
+    """
+
+    documents: int = 0
+    tokens: dict[str, int] = {}
+    counts: dict[str, dict[str, int]] = {}
+    generation: int = 0
+
+
 class ShardSearch(Struct, frozen=True, gc=False):
     """Search one shard. offset: hits of this shard's own order to pass over. limit: hits wanted after them; 0 only counts.
 

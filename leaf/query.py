@@ -12,6 +12,7 @@ What the language means where a parser cannot know:
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import tantivy
 from tantivy import Occur as TantivyOccur
@@ -38,6 +39,7 @@ from kvshard.query import (
 from kvshard.schema import FLOAT, KEYWORD, TEXT, Schema, base_type, text_type
 from leaf.analysis import NGRAM_MAX_CHARS, prefix_terms, query_terms
 from leaf.index_fields import EXPIRES, PRESENT, keyword_term, searched, slots, sorted_by
+from leaf.weighting import Weighting
 
 HIGHLIGHT_MAX_PREFIX_WORDS = 32
 """Words a prefix is spelled out to for highlighting: the most frequent ones of the shard; the rest is found but not marked."""
@@ -53,17 +55,23 @@ class QueryCompiler:
         self._index = index
         self._fields = index.schema
         self._defaults = default_fields(schema)
+        self._weighting = Weighting(self._fields, is_noting=False)
         self._index_options = {
-            searched(name): "position" if base_type(field_type) == TEXT else "basic" for name, field_type in schema.items()
+            name: "position" if base_type(field_type) == TEXT else "basic" for name, field_type in schema.items()
         }
 
     def compile(
-        self, node: Node, filters: Sequence[Node], expired_at_ms: int | None, last_slot: int = TOKEN_SLOTS - 1
+        self,
+        node: Node,
+        filters: Sequence[Node],
+        expired_at_ms: int | None,
+        last_slot: int = TOKEN_SLOTS - 1,
+        weighting: Weighting | None = None,
     ) -> Query:
         """The query, restricted to what the filters match, without documents whose time had passed at expired_at_ms, and
-        without those beyond last_slot, which have left the shard by a split.
+        without those beyond last_slot, which have left the shard by a split. weighting: makes its scored parts.
         """
-        query = self._compile(node) or Query.empty_query()
+        query = self.scored(node, weighting or self._weighting)
         clauses = [(TantivyOccur.Must, query)]
         for each in filters:
             compiled = self._compile(each) or Query.empty_query()
@@ -74,6 +82,12 @@ class QueryCompiler:
         if last_slot < TOKEN_SLOTS - 1:
             clauses.append((TantivyOccur.MustNot, slots(self._fields, last_slot + 1, TOKEN_SLOTS - 1)))
         return query if len(clauses) == 1 else Query.boolean_query(clauses)
+
+    def scored(self, node: Node, weighting: Weighting) -> Query:
+        """The query alone, with its scored parts made by this weighting, which notes them."""
+        weighted = copy(self)
+        weighted._weighting = weighting
+        return weighted._compile(node) or Query.empty_query()
 
     def _compile(self, node: Node) -> Query | None:
         match node:
@@ -106,7 +120,7 @@ class QueryCompiler:
         found = [query for query in (self._term_in(name, node) for name in self._defaults) if query is not None]
         if not found:
             return None
-        return found[0] if len(found) == 1 else Query.disjunction_max_query(found)
+        return self._best_of(found)
 
     def _term_in(self, name: str, node: Word | Phrase | Prefix) -> Query | None:
         field_type = base_type(self._schema[name])
@@ -116,31 +130,40 @@ class QueryCompiler:
         if field_type == KEYWORD:
             if isinstance(node, Prefix):
                 return self._prefix(field, keyword_term(node.text))
-            return self._term_query(field, keyword_term(node.text))
+            return self._term_query(name, keyword_term(node.text))
         interval = _interval(field_type, node.text)
         return self._numbers(name, interval, interval, True, True)
 
     def _text(self, name: str, text: str) -> Query | None:
-        field, tokens = searched(name), query_terms(self._schema[name], text)
+        tokens = query_terms(self._schema[name], text)
         if not tokens:
             return None
         if len(tokens) == 1:
             return self._word(name, tokens[0].text)
         first = tokens[0].position
-        return Query.phrase_query(self._fields, field, [(token.position - first, token.text) for token in tokens])
+        return self._phrase_query(name, [(token.position - first, token.text) for token in tokens])
 
-    def _term_query(self, field: str, term: str) -> Query:
-        """The documents with this term in this index field (`searched`), scored by BM25.
+    def _term_query(self, name: str, term: str) -> Query:
+        """The documents with this term in this field, scored by BM25.
 
-        Every scored term query is made here: it is the one place that knows how a term is weighted over all shards.
+        Every scored term, phrase and best of several is made by one of these three: what is made elsewhere is not scored by the
+        statistics of all shards, or not rightly.
         """
-        return Query.term_query(self._fields, field, term, self._index_options[field])
+        return self._weighting.term(name, term, self._index_options[name])
+
+    def _phrase_query(self, name: str, words: Sequence[tuple[int, str]], slop: int = 0) -> Query:
+        """The documents with these (position, term) in this field, scored by BM25."""
+        return self._weighting.phrase(name, words, slop)
+
+    def _best_of(self, queries: Sequence[Query], tie_breaker: float = 0.0) -> Query:
+        """The documents that match one of these, with the score of the best."""
+        return queries[0] if len(queries) == 1 else self._weighting.best_of(queries, tie_breaker)
 
     def _word(self, name: str, word: str) -> Query:
         """What one word, as cut by the field's analyzer, finds there."""
         if len(word) > NGRAM_MAX_CHARS and self._cuts_beginnings(name):
             return self._prefix(searched(name), word)
-        return self._term_query(searched(name), word)
+        return self._term_query(name, word)
 
     def _begun_word(self, name: str, word: str) -> Query:
         if self._cuts_beginnings(name):
@@ -150,7 +173,7 @@ class QueryCompiler:
             return begun
         # Of "running" the index may hold only "run", which does not begin with it.
         stem = Query.const_score_query(Query.term_query(self._fields, searched(name), stems[0].text, "basic"), 1.0)
-        return Query.disjunction_max_query([begun, stem])
+        return self._best_of([begun, stem])
 
     def _cuts_beginnings(self, name: str) -> bool:
         """Whether every beginning of a word is a term of this field."""

@@ -80,6 +80,7 @@ PURE = (
     "kvshard.scatter.tokens",
     "kvshard.scatter.watermarks",
     "leaf.admission",
+    "leaf.bm25",
     "leaf.faults",
     "leaf.key_cache",
     "leaf.layout",
@@ -95,7 +96,7 @@ PURE = (
 )
 """Files that decide: they import only the standard library and each other. A package name means all of its modules."""
 
-PURE_EXCEPTIONS = {"kvshard.hashing": {"mmh3"}, "kvshard.model": {"msgspec"}}
+PURE_EXCEPTIONS = {"kvshard.hashing": {"mmh3"}, "kvshard.model": {"msgspec"}, "leaf.bm25": {"msgspec"}}
 """The token hash is a pure function that happens to be a foreign library's, and so are the types of the messages."""
 
 # `random` is not among them: a policy may name the type of the generator it is handed, see below.

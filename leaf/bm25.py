@@ -1,0 +1,138 @@
+"""BM25 with the statistics of all shards: what a document scores, read off tantivy's explanation of its match.
+
+tantivy scores by the statistics of its own index, deleted documents among them until it merges. What they do not touch is in
+its explanation: how often each term stands in the document, and how long the field is there. The length is the one that
+tantivy keeps, a byte a document; over 40 it is rounded down, everywhere alike. Put together with shipped statistics,
+as Python's floats, that gives each document one score, to the last bit, at every replica.
+
+The formula is tantivy's: the sum over the terms of `idf * (k1 + 1) * tf / (tf + k1 * (1 - b + b * length / average))`, with
+`idf = ln(1 + (N - n + 0.5) / (n + 0.5))`. A phrase is one term with the sum of its terms' idf.
+
+An explanation does not name every part of its query. So the query that is explained has each scored part wrapped in a boost by
+a negative number, which no query of a user has: part k by -(k + 1).
+
+Pure: imports only the standard library, other pure files, and the base of the structs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum, log1p
+from typing import Final, TypeAlias
+
+from msgspec import Struct
+
+from kvshard.model import TermStatistics
+
+K1: Final = 1.2
+B: Final = 0.75
+
+ROUNDING: Final = 1e-5
+"""tantivy computes in 32 bits: each of its steps errs by up to 6e-8 of the result, and a sum of 100 terms takes 100 of them."""
+
+_BOOST: Final = "Boost x"
+_SUM: Final = "BooleanClause"
+_PHRASE: Final = "Phrase Scorer"
+
+
+class Explanation(Struct, frozen=True, gc=False):
+    """tantivy's explanation of a score."""
+
+    value: float
+    description: str
+    details: "list[Explanation]" = []
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTerms:
+    """A part of a query that is scored by BM25: a term, or a phrase of several. field: of the schema."""
+
+    field: str
+    terms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BestOf:
+    """A part whose score is that of its best alternative; of the others tie_breaker times their scores."""
+
+    tie_breaker: float = 0.0
+
+
+Part: TypeAlias = ScoredTerms | BestOf
+
+
+def idf(count: int, documents: int) -> float:
+    """The weight of a term that stands in `count` of so many documents."""
+    count = min(count, documents)  # They may have been counted at different times.
+    return log1p((documents - count + 0.5) / (count + 0.5))
+
+
+def terms_idf(terms: Sequence[str], counts: Mapping[str, int], documents: int) -> float:
+    """The weight of a phrase of these terms, each as often as it stands there."""
+    return sum(idf(counts.get(term, 0), documents) for term in terms)
+
+
+class Bm25:
+    """Scores by these statistics. parts: of the query that is explained, by their numbers."""
+
+    def __init__(self, statistics: TermStatistics, parts: Sequence[Part]) -> None:
+        self._statistics = statistics
+        self._parts = parts
+        self._weights: dict[ScoredTerms, tuple[float, float]] = {}
+
+    def score(self, node: Explanation) -> float:
+        """The score of the document that this explains."""
+        description = node.description
+        if description.startswith(_BOOST):
+            factor, inner = float(description[len(_BOOST) :].split(" ", 1)[0]), node.details[0]
+            return factor * self.score(inner) if factor >= 0.0 else self._part(self._parts[round(-factor) - 1], inner)
+        if description.startswith(_SUM):
+            # An exact sum does not depend on the order of the clauses, which tantivy is free to change.
+            return fsum([self.score(each) for each in node.details])
+        return node.value
+
+    def _part(self, part: Part, node: Explanation) -> float:
+        if isinstance(part, BestOf):
+            values = [self.score(each) for each in node.details]
+            best = max(values)
+            return best + part.tie_breaker * (fsum(values) - best) if part.tie_breaker else best
+        if node.description.startswith(_PHRASE):
+            node = node.details[0]
+        frequency, _, _, length, _ = node.details[2].details
+        weight, per_token = self._weight(part)
+        return weight * frequency.value / (frequency.value + K1 * (1.0 - B + per_token * length.value))
+
+    def _weight(self, part: ScoredTerms) -> tuple[float, float]:
+        """(weight times (k1 + 1), b / average length)."""
+        found = self._weights.get(part)
+        if found is None:
+            statistics = self._statistics
+            weight = terms_idf(part.terms, statistics.counts.get(part.field, {}), statistics.documents)
+            found = self._weights[part] = (weight * (K1 + 1.0), B / average_length(statistics, part.field))
+        return found
+
+
+def average_length(statistics: TermStatistics, field: str) -> float:
+    """Of a field, over all documents, as tantivy has it: those without the field count as empty."""
+    return max(statistics.tokens.get(field, 0), 1) / max(statistics.documents, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """By what a score may differ from the one that tantivy gives with the right weights but its own average lengths.
+
+    least * given <= score <= most * given.
+
+    One term gives `w * tf / (tf + K)` with `K = k1 * (1 - b + b * length / average)`. With g for the right average and l for
+    tantivy's own, the ratio of the score to what tantivy gives is `(tf + K_l) / (tf + K_g)`. Both K grow with the length from
+    the same start, so for every tf >= 0 and every length the ratio lies between 1 and its limit, `g / l`. Sums, the largest of
+    several, and products with positive numbers of values within some bounds stay within them; constants have ratio 1.
+    """
+
+    least: float
+    most: float
+
+
+def bounds(averages: Sequence[tuple[float, float]]) -> Bounds:
+    """The bounds of a query over fields with these (right, tantivy's own) average lengths."""
+    ratios = [1.0, *(right / own for right, own in averages if own > 0.0)]
+    return Bounds(min(ratios) * (1.0 - ROUNDING), max(ratios) * (1.0 + ROUNDING))

@@ -1,0 +1,74 @@
+"""How the scored parts of a query are made: as they are, weighted for all shards, or numbered for an explanation.
+
+The compiler (`leaf/query.py`) makes every scored part through one of these. They take the names of the schema's fields. Each
+notes which parts it made, so whoever compiles a query knows its terms.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import tantivy
+from tantivy import Query
+
+from leaf.bm25 import BestOf, Part, ScoredTerms
+from leaf.index_fields import searched
+
+PARTS_MAX: Final = 1 << 24
+"""Numbers of parts travel as 32 bit floats, which are exact so far."""
+
+
+class Weighting:
+    """Parts as they are, scored by tantivy's own statistics of the index. is_noting: keep what was made in `parts`."""
+
+    def __init__(self, fields: tantivy.Schema, is_noting: bool = True) -> None:
+        self._fields = fields
+        self._is_noting = is_noting
+        self.parts: list[Part] = []
+
+    def term(self, name: str, term: str, index_option: str) -> Query:
+        """The documents with a term in a field."""
+        return self._made(ScoredTerms(name, (term,)), Query.term_query(self._fields, searched(name), term, index_option))
+
+    def phrase(self, name: str, words: Sequence[tuple[int, str]], slop: int = 0) -> Query:
+        """The documents with these (position, term) in a field, moved by at most slop in all."""
+        query = Query.phrase_query(self._fields, searched(name), list(words), slop)
+        return self._made(ScoredTerms(name, tuple(term for _, term in words)), query)
+
+    def best_of(self, queries: Sequence[Query], tie_breaker: float = 0.0) -> Query:
+        """The documents that match any of these, with the score of the best, and tie_breaker times those of the others."""
+        return self._made(BestOf(tie_breaker), Query.disjunction_max_query(list(queries), tie_breaker))
+
+    @property
+    def terms(self) -> dict[str, set[str]]:
+        """The terms of the parts made so far, by field."""
+        found: dict[str, set[str]] = {}
+        for part in self.parts:
+            if isinstance(part, ScoredTerms):
+                found.setdefault(part.field, set()).update(part.terms)
+        return found
+
+    def _made(self, part: Part, query: Query) -> Query:
+        if self._is_noting:
+            self.parts.append(part)
+        return query
+
+
+class Boosted(Weighting):
+    """Parts whose score is multiplied: boost_of tells by what."""
+
+    def __init__(self, fields: tantivy.Schema, boost_of: Callable[[ScoredTerms], float]) -> None:
+        super().__init__(fields)
+        self._boost_of = boost_of
+
+    def _made(self, part: Part, query: Query) -> Query:
+        self.parts.append(part)
+        return Query.boost_query(query, self._boost_of(part)) if isinstance(part, ScoredTerms) else query
+
+
+class Numbered(Weighting):
+    """Parts that an explanation names: see `leaf/bm25.py`."""
+
+    def _made(self, part: Part, query: Query) -> Query:
+        self.parts.append(part)
+        assert len(self.parts) < PARTS_MAX, "a query has fewer clauses"
+        return Query.boost_query(query, float(-len(self.parts)))
