@@ -17,6 +17,7 @@ PARTS = {
     "leaf-footprint": ("benchmarks.leaf_footprint", "disk and memory of a leaf with a million keys"),
     "leaf-path": ("benchmarks.leaf_path", "processor time of reads and writes at a leaf, without transport"),
     "leg-scaling": ("benchmarks.leg_scaling", "what a leg of a search costs the router as shards grow from 4 to 64"),
+    "search": ("benchmarks.search", "ranking, cost, freshness and isolation of searches over 100,000 texts, beside one index"),
     "scan-memory": ("benchmarks.scan_memory", "memory and rate of scans through the router"),
 }
 """A module each, which prints its figures, writes them to bench-results and exits 1 when a bound is not kept."""

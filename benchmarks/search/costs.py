@@ -1,0 +1,102 @@
+"""What a search costs beside the reference: processor time, rate, and the time of one that is alone."""
+
+import itertools
+from collections.abc import Sequence
+
+import grpc
+
+from benchmarks.echo_server import METHOD
+from benchmarks.figures import Figure, percentile
+from benchmarks.fleet import ROUTER
+from benchmarks.loops import one_by_one, together
+from benchmarks.measured import CLIENT, Comparison, Measured
+from benchmarks.processes import RunningEcho
+from benchmarks.search.loaded import Loaded
+from benchmarks.search.reference import Reference
+from benchmarks.turns import Arm, Pace, in_turns
+
+TOP = 10
+CALLERS = 8
+"""Searches under way at a time, one for each shard: enough to keep this machine's cores busy."""
+
+GATHERED, REFERENCE, ECHO = "kvshard, 8 shards", "one tantivy index, in this process", "unary echo"
+CPU_BOUND, CPU_GOAL = 4.0, 2.5
+TIME_BOUND, TIME_GOAL = 2.5, 1.5
+
+
+async def rates(loaded: Loaded, reference: Reference, queries: Sequence[str], pace: Pace) -> Comparison:
+    """Searches as fast as they go, with their documents; the reference finds and reads the same."""
+    ours, theirs = itertools.cycle(queries), itertools.cycle(queries)
+
+    async def search() -> int:
+        await loaded.texts.search(next(ours), limit=TOP)
+        return 1
+
+    async def answer() -> int:
+        reference.answer(next(theirs), TOP)
+        return 1
+
+    arms = [
+        Arm(GATHERED, lambda seconds: together(seconds, CALLERS, search), loaded.processes, f"{CALLERS} at a time"),
+        Arm(REFERENCE, lambda seconds: one_by_one(seconds, "search", answer)),
+    ]
+    return await in_turns("searches with 10 documents", "queries/s", arms, pace)
+
+
+def rate_figures(compared: Comparison) -> list[Figure]:
+    """Rates, and the processor time of router and leaves against that of the reference."""
+    ours, theirs = compared.arms[GATHERED], compared.arms[REFERENCE]
+    used = ours.processor_us()
+    servers = sum(value for role, value in used.items() if role != CLIENT)
+    alone = theirs.processor_us()[CLIENT]
+    roles = f"router {used[ROUTER]:,.0f} + leaves {used['leaf']:,.0f} us against {alone:,.0f} us; client {used[CLIENT]:,.0f} us"
+    note = f"{roles}; busiest: {ours.busiest}"
+    return [
+        Figure("searches", ours.rate, "queries/s", ours.operations, note=f"{CALLERS} at a time; {_spread(ours)}"),
+        Figure("searches of the reference", theirs.rate, "queries/s", theirs.operations, note=f"one thread; {_spread(theirs)}"),
+        Figure("CPU per query / the reference's", servers / alone, "x", ours.operations, CPU_BOUND, note=note, goal=CPU_GOAL),
+    ]
+
+
+def _spread(arm: Measured) -> str:
+    return f"blocks {min(arm.rates):,.0f} to {max(arm.rates):,.0f}"
+
+
+async def times(loaded: Loaded, reference: Reference, echo: RunningEcho, queries: Sequence[str], pace: Pace) -> Comparison:
+    """One search at a time, the reference's, and a unary call that does nothing."""
+    ours, theirs = itertools.cycle(queries), itertools.cycle(queries)
+    async with grpc.aio.insecure_channel(echo.address) as channel:
+        bare: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
+
+        async def search() -> int:
+            await loaded.texts.search(next(ours), limit=TOP)
+            return 1
+
+        async def answer() -> int:
+            reference.answer(next(theirs), TOP)
+            return 1
+
+        async def call() -> int:
+            await bare(b"x" * 100)
+            return 1
+
+        arms = [
+            Arm(GATHERED, lambda seconds: one_by_one(seconds, "one", search), loaded.processes),
+            Arm(REFERENCE, lambda seconds: one_by_one(seconds, "one", answer)),
+            Arm(ECHO, lambda seconds: one_by_one(seconds, "one", call), {"echo": [echo.pid]}),
+        ]
+        return await in_turns("one search at a time", "calls/s", arms, pace)
+
+
+def time_figures(compared: Comparison) -> list[Figure]:
+    """The median of a gathered search against those of the reference and of one unary echo together."""
+    middle = {name: percentile(arm.latencies("one"), 0.5) for name, arm in compared.arms.items()}
+    bar = middle[REFERENCE] + middle[ECHO]
+    samples = compared.arms[GATHERED].operations
+    note = f"({middle[REFERENCE] * 1e3:.2f} + {middle[ECHO] * 1e3:.2f}) ms"
+    return [
+        Figure("gathered search, p50", middle[GATHERED] * 1e3, "ms", samples),
+        Figure(
+            "gathered p50 / (reference p50 + echo)", middle[GATHERED] / bar, "x", samples, TIME_BOUND, note=note, goal=TIME_GOAL
+        ),
+    ]
