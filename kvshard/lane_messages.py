@@ -43,8 +43,8 @@ class KeysReadReply:
 class KeysWrite:
     """Write keys of a collection, in order. Columns parallel to the keys; an optional column is empty when unused.
 
-    values: None deletes. ttl_ms, conditions, refresh: as in `model.ShardWrite` (refresh: wait_for_refresh). request_id: a
-    `RequestId` message. is_each_alone: as in KeysRead.
+    values: None deletes. ttl_ms, conditions, refresh, next_refresh: as in `model.ShardWrite` (refresh: wait_for_refresh).
+    request_id: a `RequestId` message. is_each_alone: as in KeysRead.
     """
 
     collection: str
@@ -55,12 +55,13 @@ class KeysWrite:
     refresh: bool = False
     request_id: bytes = b""
     is_each_alone: bool = False
+    next_refresh: bool = False
 
 
 @dataclass(slots=True)
 class KeysWriteReply:
     """Columns parallel to the keys. versions: the new version, 0 where it failed or deleted an absent key. existed: the key was
-    there before. rest: a `BatchWriteResponse` message without these columns: failures, watermarks; empty: neither."""
+    there before. rest: a `BatchWriteResponse` message without these columns: failures, watermarks, written; empty: none."""
 
     versions: list[int]
     existed: list[bool]

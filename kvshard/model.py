@@ -10,6 +10,7 @@ Pure: imports only the standard library, other pure files, and the base of the s
 """
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from msgspec import Struct, structs
 
@@ -26,6 +27,10 @@ ABSENT = 0
 
 UNKNOWN_AGE = -1
 """age_ms of a state that nobody can tell the age of: the replica has not heard a primary since it started."""
+
+Refresh: TypeAlias = bool | Literal["wait"]
+"""When a write answers. False: when it is durable; True: when a search sees it, for which its index is refreshed out of turn;
+"wait": when a search sees it after the next refresh in turn."""
 
 
 class ShardRead(Struct, frozen=True, gc=False):
@@ -67,7 +72,8 @@ class ShardWrite(Struct, frozen=True, gc=False):
     """Write keys of one shard, in order. Columns parallel to the keys; an optional column is empty when unused.
 
     values: None deletes. ttl_ms: length of life (0: for ever). conditions: the version the key must have (ABSENT: it must not
-    be there), None: unconditional. wait_for_refresh: answer only when a search sees the writes.
+    be there), None: unconditional. wait_for_refresh: answer only when a search sees the writes; next_refresh: which then is not
+    hurried for it.
 
     client, number: the request id, which makes the write take effect once however often it is sent; empty client: none.
     since: a committed seqno of the shard that the sender knew before it first sent the write (0: none); see
@@ -92,6 +98,7 @@ class ShardWrite(Struct, frozen=True, gc=False):
     positions: list[int] = []
     total: int = 0
     cuts: int | None = None
+    next_refresh: bool = False
 
 
 class ShardWriteReply(Struct, frozen=True, gc=False):

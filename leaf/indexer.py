@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -33,6 +33,14 @@ SEARCH_THREADS: Final = 2
 """tantivy frees the GIL, so that two searches run at once; more would take the cores from the leaf's event loop."""
 
 logger = structlog.get_logger(__name__)
+
+
+class _Waiter(NamedTuple):
+    """Who waits until an index covers a seqno. is_hurried: it is to be refreshed for that, out of turn."""
+
+    seqno: int
+    is_hurried: bool
+    future: "asyncio.Future[None]"
 
 
 class Indexer:
@@ -63,7 +71,8 @@ class Indexer:
         self._applied: dict[int, int] = {}
         self._floor: dict[int, int] = {}
         self._news: set[int] = set()
-        self._waiters: dict[IndexSlot, list[tuple[int, asyncio.Future[None]]]] = {}
+        self._expected: set[int] = set()
+        self._waiters: dict[IndexSlot, list[_Waiter]] = {}
         self._unwanted: list[Path] = []
         self._awaited: set[tuple[int, int]] = set()
         self._index_pool = ThreadPoolExecutor(1, thread_name_prefix="indexing")
@@ -123,13 +132,15 @@ class Indexer:
     def notify(self, shard: int, applied_seqno: int) -> None:
         """The shard has applied entries through this seqno. Cheap; called after each apply."""
         self._applied[shard] = applied_seqno
-        if self._slots and shard not in self._news:  # Without an index the task would wake for nothing, at every write.
+        # Without an index the task would wake for nothing, at every write.
+        if self._slots and (shard not in self._news or shard in self._expected):
             self._news.add(shard)
             self._wake.set()
 
-    async def refresh(self, shard: int, seqno: int) -> None:
-        """Return when searches of this shard see everything through the seqno."""
-        waits = [self._wait_for(slot, seqno) for slot in self._slots_of(shard) if not slot.covers(seqno)]
+    async def refresh(self, shard: int, seqno: int, *, is_hurried: bool = True) -> None:
+        """Return when searches of this shard see everything through the seqno. is_hurried: no regular refresh is waited for."""
+        slots = [slot for slot in self._slots_of(shard) if not slot.covers(seqno)]
+        waits = [self._wait_for(slot, seqno, is_hurried=is_hurried) for slot in slots]
         if waits:
             await asyncio.gather(*waits)
 
@@ -222,14 +233,14 @@ class Indexer:
         while slot.index is index:
             await self._wait_for(slot, 0, is_new=True)
 
-    async def _wait_for(self, slot: IndexSlot, seqno: int, is_new: bool = False) -> None:
-        """Return when the slot covers the seqno; is_new: not before its next step."""
+    async def _wait_for(self, slot: IndexSlot, seqno: int, *, is_new: bool = False, is_hurried: bool = True) -> None:
+        """Return when the slot covers the seqno; is_new: not before its next step. is_hurried: have that step taken at once."""
         if slot.covers(seqno) and not is_new:
             return
         if self._is_closing or self._slots.get((slot.shard, slot.collection.id)) is not slot:
             raise _gone(slot)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(slot, []).append((seqno, future))
+        self._waiters.setdefault(slot, []).append(_Waiter(seqno, is_hurried, future))
         self._start()
         await future
 
@@ -269,9 +280,9 @@ class Indexer:
     def _forget(self, slot: IndexSlot, remove: bool = False) -> None:
         del self._slots[slot.shard, slot.collection.id]
         self._end_waiting(slot.forks, slot.collection.id)
-        for _, future in self._waiters.pop(slot, []):
-            if not future.done():
-                future.set_exception(_gone(slot))
+        for waiter in self._waiters.pop(slot, []):
+            if not waiter.future.done():
+                waiter.future.set_exception(_gone(slot))
         if remove:
             self._unwanted.append(self._path(slot.shard, slot.collection.id))
         self._index_pool.submit(slot.close)
@@ -310,6 +321,7 @@ class Indexer:
     async def _step_slots(self) -> float | None:
         """One step for every index that is due. Returns when the next one will be."""
         self._news.clear()
+        self._expected.clear()
         due: list[float] = []
         for slot in list(self._slots.values()):
             due_at = self._due_at(slot)
@@ -326,9 +338,13 @@ class Indexer:
     def _due_at(self, slot: IndexSlot) -> float | None:
         if self._slots.get((slot.shard, slot.collection.id)) is not slot:
             return None
-        waiting = self._waiters.get(slot, ())
-        wanted = max((seqno for seqno, future in waiting if not future.done()), default=0)
-        return slot.due_at(self._applied.get(slot.shard, 0), wanted, self._interval_s)
+        applied, wanted = self._applied.get(slot.shard, 0), 0
+        for seqno, is_hurried, future in self._waiters.get(slot, ()):
+            if is_hurried and not future.done():
+                if seqno > applied:
+                    self._expected.add(slot.shard)  # There is nothing to do for it before that entry is there.
+                wanted = max(wanted, min(seqno, applied))
+        return slot.due_at(applied, wanted, self._interval_s)
 
     async def _step(self, slot: IndexSlot) -> None:
         started, before, had_writer = self._clock.monotonic(), slot.indexed_through(), slot.has_writer
@@ -340,14 +356,14 @@ class Indexer:
             self._on_refresh_seconds(self._clock.monotonic() - started)
         if had_writer and not any(each.has_writer for each in self._slots.values()):
             await loop.run_in_executor(self._index_pool, trim_heap)
-        left: list[tuple[int, asyncio.Future[None]]] = []
-        for seqno, future in self._waiters.pop(slot, []):
-            if future.done():
+        left: list[_Waiter] = []
+        for waiter in self._waiters.pop(slot, []):
+            if waiter.future.done():
                 continue
-            if slot.covers(seqno):
-                future.set_result(None)
+            if slot.covers(waiter.seqno):
+                waiter.future.set_result(None)
             else:
-                left.append((seqno, future))
+                left.append(waiter)
         if left:
             self._waiters[slot] = left
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import repeat
 from math import inf
+from typing import Final
 
 import msgspec
 
@@ -58,6 +59,11 @@ from leaf.replication.machine import ReadNow
 from leaf.replication.messages import RequestId
 from leaf.write_plan import Validate, WritePlan, check_key, check_request, invalid_keys, plan_write
 from leaf.write_result import decode_part, encode_result
+
+TELL_S: Final = 0.05
+TELL_PART: Final = 0.1
+"""Before its deadline, and no more than this part of the time, a search ends that waits for a write: who asked is to hear which
+write is missing, and not only that there was no answer."""
 
 _decode_json = msgspec.json.Decoder().decode
 
@@ -254,7 +260,8 @@ class Requests:
         written = await self._driver.write(request.shard, identity, size, evaluate, deadline)
         reply = plan.reply if plan is not None else self._repeated(request, written)
         if request.wait_for_refresh and collection.schema:
-            await self._refreshed(request.shard, written.seqno or replica.applied, deadline)
+            seqno = written.seqno or replica.applied
+            await self._refreshed(request.shard, seqno, deadline, is_hurried=not request.next_refresh)
         return changed(reply, seqno=written.seqno)
 
     def _repeated(self, request: ShardWrite, written: Written) -> ShardWriteReply:
@@ -297,10 +304,10 @@ class Requests:
             self._store.remember(request.shard, request.collection_id, headers)
         return plan
 
-    async def _refreshed(self, shard: int, seqno: int, deadline: float) -> None:
+    async def _refreshed(self, shard: int, seqno: int, deadline: float, *, is_hurried: bool) -> None:
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                await self._indexer.refresh(shard, seqno)
+                await self._indexer.refresh(shard, seqno, is_hurried=is_hurried)
         except TimeoutError:
             details = ErrorDetails(maybe_applied=True, shards=(shard,))
             raise DeadlineExceeded("the write is durable, but a search did not see it before the deadline", details) from None
@@ -330,12 +337,16 @@ class Requests:
         return reply
 
     async def _indexed(self, request: ShardSearch, deadline: float) -> None:
+        left = deadline - self._clock.monotonic()
         try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+            async with asyncio.timeout(max(0.0, left - min(TELL_S, left * TELL_PART))):
                 await self._indexer.refresh(request.shard, request.min_seqno)
         except TimeoutError:
-            text = f"the index of shard {request.shard} does not hold entry {request.min_seqno} yet"
-            raise NotReady(text, ErrorDetails(shards=(request.shard,))) from None
+            shard, wanted, applied = request.shard, request.min_seqno, self._replica(request.shard).applied
+            text, details = f"shard {shard} is to show the write with version {wanted}", ErrorDetails(shards=(shard,))
+            if wanted > applied:  # Said by way of an answer: in the time that is left no other replica could be waited for.
+                raise FailedPrecondition(f"{text}, but this replica has none beyond {applied}", details) from None
+            raise DeadlineExceeded(f"{text}, but its index was not refreshed in time", details) from None
 
 
 def _moved(shard: int) -> ShardMoved:

@@ -5,6 +5,8 @@ after that. So a page costs each shard its offset + limit, which is why the dept
 pages, its heirs are asked again for the hits that were taken, to see which of them has which.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -19,9 +21,10 @@ from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.coverage import Coverage, KnownCounts
 from kvshard.scatter.gather import verdict
 from kvshard.scatter.ledger import ReadTimes
-from kvshard.scatter.leg import How
+from kvshard.scatter.leg import MAP_READ_TIMEOUT_S, How
 from kvshard.scatter.leg_result import LegResult
 from kvshard.scatter.merge import MergedFacet, MergedHits, merge_facet, merge_hits
+from kvshard.scatter.min_versions import MinVersions
 from kvshard.scatter.moved import Rounds, heirs
 from kvshard.scatter.requests import ReadPolicy, SearchQuery, check_limit, check_search, check_shards
 from kvshard.scatter.routes import MapSource, resolve
@@ -121,6 +124,7 @@ class SearchOperation:
         if token:
             position = self._tokens.decode_search(token, collection.id, request_print)
             _check_depth(position, query.limit)
+        cluster_map = await self._knowing(cluster_map, query.min_versions)
         how = self._scatter.how_to_read(policy, collection)
         sending = _Sending(how, policy.may_lack_shards, deadline, times)
         asked = await self._ask(cluster_map, collection.id, query, position, sending)
@@ -137,6 +141,19 @@ class SearchOperation:
             facets=facets,
             next_token=next_token,
         )
+
+    async def _knowing(self, cluster_map: ClusterMap, wanted: MinVersions) -> ClusterMap:
+        """A map with the shards of which writes are wanted: one may be newer than this map. Raises InvalidArgument."""
+        if any(shard not in cluster_map.shards for shard in wanted.shards):
+            with contextlib.suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(MAP_READ_TIMEOUT_S):
+                    await self._maps.refresh()
+            cluster_map = self._maps.current
+        for shard in wanted.shards:
+            if shard not in cluster_map.shards:
+                text = f"min_versions is of another cluster: here there is no shard {shard}"
+                raise InvalidArgument(text, ErrorDetails(field="min_versions", shards=(shard,)))
+        return cluster_map
 
     async def _ask(
         self,
@@ -292,7 +309,7 @@ def _leg_requests(
             highlight=query.highlight,
             refresh=query.is_refresh_wanted,
             keys_only=query.is_keys_only,
-            min_seqno=refreshed.of(shard),
+            min_seqno=max(refreshed.of(shard), query.min_versions.of(shard)),
             cuts=cluster_map.shards[shard].cuts,
         )
         for shard in shards

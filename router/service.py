@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import grpc.aio
 
-from kvshard.model import ShardHit
+from kvshard.model import Refresh, ShardHit
 from kvshard.rpc.key_convert import (
     coverage_to_proto,
     failures_to_proto,
@@ -20,6 +20,7 @@ from kvshard.rpc.key_convert import (
 )
 from kvshard.scatter.kv import KeyValueOperations
 from kvshard.scatter.merge import MergedFacet
+from kvshard.scatter.min_versions import MinVersions
 from kvshard.scatter.requests import (
     DEFAULT_READ_POLICY,
     ReadPolicy,
@@ -31,6 +32,7 @@ from kvshard.scatter.requests import (
     check_ttl,
     check_value,
     condition_of,
+    refuse,
     write_columns,
 )
 from kvshard.scatter.scan import ScanOperation
@@ -90,8 +92,9 @@ class KVService(kv_pb2_grpc.KVServicer):
                 conditions=[] if condition is None else [condition],
             )
             identity, deadline = _identity(request), self._calls.leg_deadline(context)
-            version, _ = await self._operations.write("Put", request.collection, columns, request.refresh, deadline, identity)
-        return kv_pb2.PutResponse(version=version, watermarks=self._watermarks(request))
+            written = await self._operations.write("Put", request.collection, columns, _refresh(request), deadline, identity)
+        version, watermarks = written.versions[0], self._watermarks(request)
+        return kv_pb2.PutResponse(version=version, watermarks=watermarks, written=written.token)
 
     async def Delete(self, request: kv_pb2.DeleteRequest, context: Context) -> kv_pb2.DeleteResponse:
         """Deletes one key."""
@@ -100,10 +103,9 @@ class KVService(kv_pb2_grpc.KVServicer):
             condition = _condition(request.condition, "condition") if request.HasField("condition") else None
             columns = WriteColumns([request.key], [None], [], [] if condition is None else [condition])
             identity, deadline = _identity(request), self._calls.leg_deadline(context)
-            _, existed = await self._operations.write(
-                "Delete", request.collection, columns, request.refresh, deadline, identity
-            )
-        return kv_pb2.DeleteResponse(existed=existed, watermarks=self._watermarks(request))
+            written = await self._operations.write("Delete", request.collection, columns, _refresh(request), deadline, identity)
+        existed, watermarks = written.existed[0], self._watermarks(request)
+        return kv_pb2.DeleteResponse(existed=existed, watermarks=watermarks, written=written.token)
 
     async def BatchGet(self, request: kv_pb2.BatchGetRequest, context: Context) -> kv_pb2.BatchGetResponse:
         """Reads many keys."""
@@ -134,12 +136,13 @@ class KVService(kv_pb2_grpc.KVServicer):
                 list(request.keys), list(request.values), list(request.deletes), list(request.ttl_ms), conditions
             )
             identity, deadline = _identity(request), self._calls.leg_deadline(context)
-            written = await self._operations.batch_write(request.collection, columns, request.refresh, deadline, identity)
+            written = await self._operations.batch_write(request.collection, columns, _refresh(request), deadline, identity)
             return kv_pb2.BatchWriteResponse(
                 versions=written.versions,
                 existed=written.existed,
                 failures=failures_to_proto(written.failures),
                 watermarks=self._watermarks(request),
+                written=written.token,
             )
 
     def _watermarks(self, request: _Write) -> bytes:
@@ -190,6 +193,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 is_refresh_wanted=request.refresh,
                 is_keys_only=request.keys_only,
                 shards=list(request.shards) or None,
+                min_versions=MinVersions.decode_all(request.min_versions),
             )
             policy = _policy(request)
             deadline = self._calls.leg_deadline(context)
@@ -211,6 +215,12 @@ def _policy(
     if not request.HasField("options"):
         return DEFAULT_READ_POLICY
     return policy_of(request.options)
+
+
+def _refresh(request: _Write) -> Refresh:
+    if request.next_refresh and not request.refresh:
+        refuse("next_refresh says how a write with refresh waits; set refresh", "next_refresh")
+    return "wait" if request.next_refresh else request.refresh
 
 
 def _identity(request: _Write) -> RequestIdentity | None:

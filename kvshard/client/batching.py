@@ -15,6 +15,7 @@ from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 from kvshard.client.batch_window import Window, bucket_of
 from kvshard.errors import ErrorDetails, KvShardError, ResourceExhausted
 from kvshard.lane_messages import KeysRead
+from kvshard.model import Refresh
 
 FRAME_KEYS_MAX = 1_000
 """Keys of a frame: the cost of a frame is long amortised, and whoever decodes one holds up its event loop for a millisecond."""
@@ -46,7 +47,7 @@ SIZE_WEIGHT = 0.25
 
 _NEVER = float("inf")
 
-Variant: TypeAlias = bytes | bool
+Variant: TypeAlias = bytes | Refresh
 """What the calls of a queue have in common beside the collection: the options of reads, the refresh of writes."""
 QueueName: TypeAlias = tuple[str, Variant, int | None]
 

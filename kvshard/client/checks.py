@@ -9,6 +9,7 @@ from typing import cast
 
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.limits import BATCH_MAX_BYTES, BATCH_MAX_KEYS, KEY_MAX_BYTES, SEARCH_MAX_LIMIT, VALUE_MAX_BYTES
+from kvshard.model import Refresh
 
 TTL_MAX_S = 1e11
 """About 3,000 years: beyond this an expiry instant would come near the end of 64-bit milliseconds."""
@@ -108,6 +109,22 @@ def check_timeout(timeout: float) -> float:
     if not (timeout > 0 and math.isfinite(timeout)):
         raise invalid(f"timeout must be above 0 seconds, not {timeout!r}", "timeout")
     return timeout
+
+
+def check_refresh(refresh: Refresh) -> Refresh:
+    """What a write waits for, if it is that."""
+    if refresh is not False and refresh is not True and refresh != "wait":
+        raise invalid(f'refresh is False, True or "wait", not {refresh!r}', "refresh")
+    return refresh
+
+
+def check_min_versions(min_versions: bytes | Iterable[bytes]) -> list[bytes]:
+    """The tokens of the writes that a search must see, if they are such."""
+    tokens = [min_versions] if isinstance(min_versions, bytes) else list(min_versions)
+    for token in tokens:
+        if not isinstance(token, bytes):
+            raise invalid(f"min_versions is a token, or several: bytes, not {type(token).__name__}", "min_versions")
+    return [token for token in tokens if token]
 
 
 def check_search_limit(limit: int) -> int:

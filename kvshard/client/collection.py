@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
-from kvshard.client.checks import check_search_limit, invalid
+from kvshard.client.checks import check_min_versions, check_search_limit, invalid
 from kvshard.client.codecs import BYTES, DOCUMENTS, decode_document
 from kvshard.client.connection import Connection
 from kvshard.client.keyspace import Keyspace
@@ -90,6 +90,15 @@ class Collection(Keyspace[K, Document]):
             lambda stubs: stubs.cluster.DropCollection, request, deadline=self._deadline(timeout), is_repeatable=False
         )
 
+    def watermark(self) -> bytes:
+        """A token of all that this client has written to the collection so far, by any of its handles; empty for nothing.
+
+        Opaque. Give it to a search as `min_versions`, here or in another process, and the search sees these writes. What was
+        written through `raw`, or with an error that says maybe_applied, counts as far as it was acknowledged.
+        """
+        written = self._connection.keys.written.get(self._name)
+        return b"" if written is None else written.encode()
+
     async def search(
         self,
         query: str,
@@ -104,6 +113,7 @@ class Collection(Keyspace[K, Document]):
         refresh: bool = False,
         keys_only: bool = False,
         shards: Sequence[int] | None = None,
+        min_versions: bytes | Sequence[bytes] = b"",
         **read: Unpack[ReadOverrides],
     ) -> SearchPage[K]:
         """Find the best documents.
@@ -111,7 +121,8 @@ class Collection(Keyspace[K, Document]):
         query: words, "phrases", prefix*, field:word, field:[a TO b], AND, OR, NOT, groups; empty or * finds all. filters:
         query strings that each hit must match besides, without a say in its score. sort: a field, "-" in front for descending;
         by score when empty. next: the `.next` of the page before, with the other arguments as they were. refresh: see every
-        write that was acknowledged before. shards: ask only these.
+        write that was acknowledged before. shards: ask only these. min_versions: the token of `watermark`, or those of several
+        clients: see all that they had written then. The search waits for the shards that are behind, until its timeout.
         """
         for name, given in (("filters", filters), ("facets", facets), ("highlight", highlight)):
             if isinstance(given, str):
@@ -130,6 +141,7 @@ class Collection(Keyspace[K, Document]):
             refresh=refresh,
             keys_only=keys_only,
             shards=shards,
+            min_versions=check_min_versions(min_versions),
             options=options,
         )
         response = await self._connection.unary(

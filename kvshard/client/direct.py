@@ -325,8 +325,8 @@ def _worth_repeating(error: KvShardError) -> KvShardError:
 def _in_part(reply: KeysWriteReply, failures: Sequence[tuple[int, ErrorRecord]]) -> KeysWriteReply:
     """The answer to a write of which a part was done, and the rest is worth repeating."""
     repeated = [(index, record_of(_worth_repeating(error_of(record)))) for index, record in failures]
-    watermarks = kv_pb2.BatchWriteResponse.FromString(reply.rest).watermarks
-    return KeysWriteReply(reply.versions, reply.existed, rest_of_write(repeated, watermarks))
+    rest = kv_pb2.BatchWriteResponse.FromString(reply.rest)
+    return KeysWriteReply(reply.versions, reply.existed, rest_of_write(repeated, rest.watermarks, rest.written))
 
 
 def _for_a_router(failures: Sequence[tuple[int, ErrorRecord]]) -> list[KvShardError]:

@@ -16,8 +16,9 @@ from kvshard.client.transport import KeyTransport
 from kvshard.client.wire import read_failures, write_rest
 from kvshard.client.write_batcher import WriteBatcher
 from kvshard.client.write_ids import WriteId, WriteIds
-from kvshard.errors import Internal, KvShardError, in_doubt
+from kvshard.errors import Internal, InvalidArgument, KvShardError, in_doubt
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite
+from kvshard.scatter.min_versions import MinVersions
 
 if TYPE_CHECKING:
     from kvshard.client.connection import Connection
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 class KeyCalls:
     """Reads and writes of keys. transport: carries them; it may be exchanged for another one before the first call.
 
-    reads, writes: gather single operations.
+    reads, writes: gather single operations. written: collection -> the states that hold all that was written to it, of
+    collections that can be searched; those that a client writes to are few, and each has an entry of some bytes a shard.
     """
 
     def __init__(self, connection: "Connection", transport: KeyTransport) -> None:
@@ -35,6 +37,7 @@ class KeyCalls:
         self.connection = connection
         self.reads = ReadBatcher(self)
         self.writes = WriteBatcher(self)
+        self.written: dict[str, MinVersions] = {}
 
     def __repr__(self) -> str:
         return f"KeyCalls({self.reads!r}, {self.writes!r}, {self.transport!r})"
@@ -66,9 +69,11 @@ class KeyCalls:
         else:
             if len(reply.versions) == len(reply.existed) == len(request.keys):
                 try:
-                    failures, watermarks = write_rest(reply.rest)
-                except Internal as unreadable:
-                    raise in_doubt(unreadable) from None
+                    failures, watermarks, token = write_rest(reply.rest)
+                    if token:
+                        self._note_written(request.collection, token)
+                except (Internal, InvalidArgument) as unreadable:
+                    raise in_doubt(Internal(unreadable.message)) from None
                 self.ids.learn(watermarks)
                 return Written(reply.versions, reply.existed, failures)
             error = in_doubt(Internal(f"a write of {len(request.keys)} keys was answered with {len(reply.versions)}"))
@@ -129,6 +134,9 @@ class KeyCalls:
                 error = told(id.failed(raised), error)
             await connection.pause_or_raise(error, router, is_repeatable=True, attempts=id.attempts, deadline=deadline)
 
+    def _note_written(self, collection: str, token: bytes) -> None:
+        self.written.setdefault(collection, MinVersions()).want_all(MinVersions.decode(token, "written"))
+
     async def close(self) -> None:
         """Give up what is under way, and close the connections. A second close does nothing."""
         await self.reads.close()
@@ -145,4 +153,4 @@ class KeyCalls:
 def _with_id(request: KeysWrite, id: bytes) -> KeysWrite:
     """The request under this id. Written out, since `dataclasses.replace` takes four times as long, for every single write."""
     columns = request.keys, request.values, request.ttl_ms, request.conditions
-    return KeysWrite(request.collection, *columns, request.refresh, id, request.is_each_alone)
+    return KeysWrite(request.collection, *columns, request.refresh, id, request.is_each_alone, request.next_refresh)

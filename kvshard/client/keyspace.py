@@ -8,6 +8,7 @@ from kvshard.client.batch_results import DeleteResults, GetResults, PutResults, 
 from kvshard.client.batch_retry import Written
 from kvshard.client.checks import (
     batches,
+    check_refresh,
     check_timeout,
     key_bytes,
     keys_bytes,
@@ -22,6 +23,7 @@ from kvshard.client.single_calls import SingleCalls, condition_of
 from kvshard.client.wire import add_coverage, add_timing, coverage_of, failures_of, read_rest, state_of, timing_of
 from kvshard.errors import KvShardError
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite
+from kvshard.model import Refresh
 from kvshard.v1 import kv_pb2, types_pb2
 
 OutcomeT = TypeVar("OutcomeT", int, bool)
@@ -87,13 +89,14 @@ class Keyspace(Generic[K, V]):
         ttl: float | None = None,
         if_version: int | None = None,
         if_absent: bool = False,
-        refresh: bool = False,
+        refresh: Refresh = False,
         timeout: float | None = None,
     ) -> int:
         """Write a key and return its new version; durable when it returns.
 
         ttl: seconds after which the key vanishes. if_version: only if the key has this version; if_absent: only if there is no
-        such key; VersionConflict otherwise. refresh: return only when a search can see the write. A write that failed is
+        such key; VersionConflict otherwise. refresh: return only when a search can see the write; "wait": after the next
+        refresh of its index in turn, without one of its own, which is cheaper where many write so. A write that failed is
         repeated under the same id, so that it takes effect once; when the time is over before its outcome is known, the error
         says details.maybe_applied.
         """
@@ -145,7 +148,7 @@ class Keyspace(Generic[K, V]):
         return Item(key_given, decoded, reply.versions[0], expires_at_ms, timing_of(rest), state)
 
     async def delete(
-        self, key: str | bytes, *, if_version: int | None = None, refresh: bool = False, timeout: float | None = None
+        self, key: str | bytes, *, if_version: int | None = None, refresh: Refresh = False, timeout: float | None = None
     ) -> bool:
         """Delete a key; True if it was there. if_version: only if it has this version, VersionConflict otherwise."""
         return (await self._write(key_bytes(key), None, 0, condition_of(if_version, False), refresh, timeout))[1]
@@ -156,12 +159,14 @@ class Keyspace(Generic[K, V]):
         value: bytes | None,
         ttl_ms: int,
         condition: int | None,
-        refresh: bool,
+        refresh: Refresh,
         timeout: float | None,
     ) -> tuple[int, bool]:
         """A put, or a delete (None), beside those of other callers: its version, and whether the key was there."""
         now = self._now()
         deadline = now + (self._options.timeout if timeout is None else check_timeout(timeout))
+        if refresh:
+            check_refresh(refresh)
         writes = self._connection.keys.writes
         future = writes.write(
             self._name, key, value, ttl_ms=ttl_ms, condition=condition, refresh=refresh, deadline=deadline, now=now
@@ -209,7 +214,7 @@ class Keyspace(Generic[K, V]):
         *,
         ttl: float | None = None,
         if_absent: bool = False,
-        refresh: bool = False,
+        refresh: Refresh = False,
         timeout: float | None = None,
     ) -> PutResults[K]:
         """Write many keys, in order where one occurs twice. Each key has a result of its own: its new version or an error.
@@ -220,26 +225,30 @@ class Keyspace(Generic[K, V]):
         given, values = _columns_of(items)
         keys, encoded = keys_bytes(given), self._values.encode_all(values)
         ttl_ms, condition = ttl_milliseconds(ttl), condition_of(None, if_absent)
+        is_seen, is_patient = bool(check_refresh(refresh)), refresh == "wait"
         requests = []
         for piece in batches(keys, encoded):
             count = piece.stop - piece.start
             ttls = [ttl_ms] * count if ttl_ms else []
             conditions: list[int | None] = [condition] * count if condition is not None else []
-            requests.append(KeysWrite(self._name, keys[piece], list(encoded[piece]), ttls, conditions, refresh))
+            given_values: list[bytes | None] = list(encoded[piece])
+            columns = keys[piece], given_values, ttls, conditions
+            requests.append(KeysWrite(self._name, *columns, is_seen, next_refresh=is_patient))
         outcomes: list[int | KvShardError] = []
         for written in await self._write_pieces(requests, self._deadline(timeout)):
             outcomes += _outcomes(written.versions, written)
         return PutResults(keys, outcomes, self._decode_key)
 
     async def delete_many(
-        self, keys: Iterable[str | bytes], *, refresh: bool = False, timeout: float | None = None
+        self, keys: Iterable[str | bytes], *, refresh: Refresh = False, timeout: float | None = None
     ) -> DeleteResults[K]:
         """Delete many keys. Each has a result of its own: whether it was there, or an error; see put_many."""
         wire = keys_bytes(keys)
+        is_seen, is_patient = bool(check_refresh(refresh)), refresh == "wait"
         requests = []
         for piece in batches(wire):
             nothing: list[bytes | None] = [None] * (piece.stop - piece.start)
-            requests.append(KeysWrite(self._name, wire[piece], nothing, refresh=refresh))
+            requests.append(KeysWrite(self._name, wire[piece], nothing, refresh=is_seen, next_refresh=is_patient))
         outcomes: list[bool | KvShardError] = []
         for written in await self._write_pieces(requests, self._deadline(timeout)):
             outcomes += _outcomes(written.existed, written)

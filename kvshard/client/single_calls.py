@@ -6,12 +6,12 @@
 from typing import TYPE_CHECKING, Generic, NamedTuple, Self, TypeAlias, cast
 
 from kvshard.client.batching import Caller
-from kvshard.client.checks import check_condition, check_timeout, ttl_milliseconds
+from kvshard.client.checks import check_condition, check_refresh, check_timeout, ttl_milliseconds
 from kvshard.client.codecs import ValueCodec, key_decoder
 from kvshard.client.read_batcher import Found
 from kvshard.client.results import Item, K, V
 from kvshard.client.write_batching import WriteCall
-from kvshard.model import ABSENT
+from kvshard.model import ABSENT, Refresh
 
 if TYPE_CHECKING:
     from kvshard.client.connection import Connection
@@ -26,7 +26,7 @@ class WriteHow(NamedTuple):
 
     ttl_ms: int
     condition: int | None
-    refresh: bool
+    refresh: Refresh
     timeout: float | None
 
     @classmethod
@@ -35,12 +35,12 @@ class WriteHow(NamedTuple):
         ttl: float | None = None,
         if_version: int | None = None,
         if_absent: bool = False,
-        refresh: bool = False,
+        refresh: Refresh = False,
         timeout: float | None = None,
     ) -> Self:
         """Of the parameters of `put`. Raises InvalidArgument."""
         checked = None if timeout is None else check_timeout(timeout)
-        return cls(ttl_milliseconds(ttl), condition_of(if_version, if_absent), refresh, checked)
+        return cls(ttl_milliseconds(ttl), condition_of(if_version, if_absent), check_refresh(refresh), checked)
 
 
 class SingleCalls(Generic[K, V]):

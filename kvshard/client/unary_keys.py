@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from kvshard.client.routers import Routers
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite, KeysWriteReply
+from kvshard.rpc.key_convert import rest_of_write
 from kvshard.v1 import kv_pb2, types_pb2
 
 _OPTIONS_KEPT = 64
@@ -64,6 +65,7 @@ async def write(routers: Routers, request: KeysWrite, timeout: float) -> KeysWri
         ttl_ms=request.ttl_ms,
         conditions=[_condition(condition) or types_pb2.WriteCondition() for condition in request.conditions],
         refresh=request.refresh,
+        next_refresh=request.next_refresh,
         request_id=id,
     )
     written = await routers.call(lambda stubs: stubs.kv.BatchWrite, message, timeout=timeout, is_write=True)
@@ -81,10 +83,11 @@ async def _put(routers: Routers, request: KeysWrite, id: types_pb2.RequestId, ti
         ttl_ms=request.ttl_ms[0] if request.ttl_ms else 0,
         condition=_condition(request.conditions[0] if request.conditions else None),
         refresh=request.refresh,
+        next_refresh=request.next_refresh,
         request_id=id,
     )
     written = await routers.call(lambda stubs: stubs.kv.Put, message, timeout=timeout, is_write=True)
-    return KeysWriteReply([written.version], [False], _watermarks(written.watermarks))
+    return KeysWriteReply([written.version], [False], _rest(written))
 
 
 async def _delete(routers: Routers, request: KeysWrite, id: types_pb2.RequestId, timeout: float) -> KeysWriteReply:
@@ -93,14 +96,15 @@ async def _delete(routers: Routers, request: KeysWrite, id: types_pb2.RequestId,
         key=request.keys[0],
         condition=_condition(request.conditions[0] if request.conditions else None),
         refresh=request.refresh,
+        next_refresh=request.next_refresh,
         request_id=id,
     )
     written = await routers.call(lambda stubs: stubs.kv.Delete, message, timeout=timeout, is_write=True)
-    return KeysWriteReply([0], [written.existed], _watermarks(written.watermarks))
+    return KeysWriteReply([0], [written.existed], _rest(written))
 
 
-def _watermarks(watermarks: bytes) -> bytes:
-    return kv_pb2.BatchWriteResponse(watermarks=watermarks).SerializeToString() if watermarks else b""
+def _rest(response: kv_pb2.PutResponse | kv_pb2.DeleteResponse) -> bytes:
+    return rest_of_write((), response.watermarks, response.written)
 
 
 def _condition(condition: int | None) -> types_pb2.WriteCondition | None:

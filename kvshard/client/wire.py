@@ -140,15 +140,15 @@ def read_failures(rest: bytes) -> dict[int, KvShardError]:
     return failures_of(read_rest(rest).failures) if rest else {}
 
 
-def write_rest(rest: bytes) -> tuple[dict[int, KvShardError], bytes]:
-    """What an answer to a write of keys says beside its columns: the failures, as of a read, and the watermarks."""
+def write_rest(rest: bytes) -> tuple[dict[int, KvShardError], bytes, bytes]:
+    """What an answer to a write of keys says beside its columns: failures, as of a read, the watermarks and the token."""
     if not rest:
-        return {}, b""
+        return {}, b"", b""
     try:
         response = kv_pb2.BatchWriteResponse.FromString(rest)
     except DecodeError as error:
         raise Internal(f"the rest of an answer is no BatchWriteResponse: {error}") from None
-    return failures_of(response.failures), response.watermarks
+    return failures_of(response.failures), response.watermarks, response.written
 
 
 def failures_of(failures: Iterable[types_pb2.KeyFailure]) -> dict[int, KvShardError]:

@@ -9,6 +9,7 @@ from kvshard.client.frame_slices import FrameSlices
 from kvshard.client.write_batching import WriteBatching, WriteCall, WriteFrame
 from kvshard.client.write_ids import WriteId
 from kvshard.errors import KvShardError, in_doubt
+from kvshard.model import Refresh
 
 if TYPE_CHECKING:
     from kvshard.client.key_calls import KeyCalls
@@ -38,7 +39,7 @@ class WriteBatcher(Batcher[WriteFrame]):
         *,
         ttl_ms: int = 0,
         condition: int | None = None,
-        refresh: bool = False,
+        refresh: Refresh = False,
         deadline: float,
         now: float,
     ) -> "asyncio.Future[Done]":

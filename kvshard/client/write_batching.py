@@ -23,16 +23,17 @@ from kvshard.client.batching import (
     too_many_waiting,
 )
 from kvshard.lane_messages import KeysWrite
+from kvshard.model import Refresh
 
 
 class WriteCall(NamedTuple):
-    """One write. value None deletes. ttl_ms, condition, refresh: as in `KeysWrite`."""
+    """One write. value None deletes. ttl_ms, condition: as in `KeysWrite`."""
 
     key: bytes
     value: bytes | None
     ttl_ms: int
     condition: int | None
-    refresh: bool
+    refresh: Refresh
     caller: Caller
     deadline: float
 
@@ -46,7 +47,7 @@ class WriteFrame(Frame):
 
     __slots__ = ("conditions", "doubtful", "places", "refresh", "total", "ttl_ms", "values")
 
-    def __init__(self, collection: str, refresh: bool, bucket: int | None, calls: Sequence[WriteCall]) -> None:
+    def __init__(self, collection: str, refresh: Refresh, bucket: int | None, calls: Sequence[WriteCall]) -> None:
         keys, callers = [call.key for call in calls], [call.caller for call in calls]
         super().__init__(collection, bucket, keys, callers, [call.deadline for call in calls])
         self.refresh = refresh
@@ -61,7 +62,8 @@ class WriteFrame(Frame):
     def request(self) -> KeysWrite:
         """The frame as it travels, without its id."""
         columns = self.keys, self.values, self.ttl_ms, self.conditions
-        return KeysWrite(self.collection, *columns, self.refresh, is_each_alone=True)
+        is_patient = self.refresh == "wait"
+        return KeysWrite(self.collection, *columns, bool(self.refresh), is_each_alone=True, next_refresh=is_patient)
 
     def keep(self, indices: Sequence[int]) -> None:
         """Keep only the calls at these indices, in order."""
@@ -77,7 +79,7 @@ class WriteQueue(Queue):
 
     __slots__ = ("bucket", "collection", "count", "ready", "refresh")
 
-    def __init__(self, collection: str, refresh: bool, bucket: int | None) -> None:
+    def __init__(self, collection: str, refresh: Refresh, bucket: int | None) -> None:
         self.collection = collection
         self.refresh = refresh
         self.bucket = bucket
@@ -195,7 +197,7 @@ class WriteBatching(Batching[WriteQueue, WriteFrame]):
 
     def _new_queue(self, name: QueueName) -> WriteQueue:
         collection, refresh, bucket = name
-        assert isinstance(refresh, bool), "writes differ by their refresh"
+        assert not isinstance(refresh, bytes), "writes differ by their refresh"
         return WriteQueue(collection, refresh, bucket)
 
     def _scatter(self, queue: WriteQueue) -> None:

@@ -171,8 +171,9 @@ def _rest_of_whole(coverage: Coverage) -> bytes:
     return kv_pb2.BatchGetResponse(coverage=coverage_to_proto(coverage)).SerializeToString()
 
 
-def rest_of_write(failures: Sequence[tuple[int, ErrorRecord]], watermarks: bytes = b"") -> bytes:
+def rest_of_write(failures: Sequence[tuple[int, ErrorRecord]], watermarks: bytes = b"", written: bytes = b"") -> bytes:
     """What a `KeysWriteReply` says beside its columns: an encoded BatchWriteResponse; empty when there is nothing to say."""
-    if not failures and not watermarks:
+    if not failures and not watermarks and not written:
         return b""
-    return kv_pb2.BatchWriteResponse(failures=failures_to_proto(failures), watermarks=watermarks).SerializeToString()
+    rest = kv_pb2.BatchWriteResponse(failures=failures_to_proto(failures), watermarks=watermarks, written=written)
+    return rest.SerializeToString()

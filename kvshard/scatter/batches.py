@@ -12,16 +12,26 @@ from kvshard.errors import ErrorDetails, ErrorRecord, Internal, ResourceExhauste
 from kvshard.model import ShardReadReply, ShardWriteReply
 from kvshard.scatter.columns import Division
 from kvshard.scatter.leg_result import LegResult
+from kvshard.scatter.min_versions import MinVersions
 from kvshard.scatter.moved import is_moved
 
 
 @dataclass(slots=True)
 class BatchWritten:
-    """Columns parallel to the keys written. failures: (index, error), by index; the others are durable."""
+    """Columns parallel to the keys written. failures: (index, error), by index; the others are durable.
+
+    seen_from: the states that hold what was written, of a collection that can be searched.
+    """
 
     versions: list[int]
     existed: list[bool]
     failures: list[tuple[int, ErrorRecord]]
+    seen_from: MinVersions | None = None
+
+    @property
+    def token(self) -> bytes:
+        """What a search must be given to see what was written; empty when there is nothing to see."""
+        return b"" if self.seen_from is None else self.seen_from.encode()
 
 
 @dataclass(slots=True)

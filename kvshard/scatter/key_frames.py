@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from kvshard.clock import Clock
 from kvshard.errors import ErrorRecord, InvalidArgument, record_of
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite, KeysWriteReply
+from kvshard.model import Refresh
 from kvshard.rpc.key_convert import identity_of_encoded, policy_of_encoded, rest_of_read, rest_of_write
 from kvshard.scatter.kv import BatchRead, BatchWritten, KeyValueOperations
 from kvshard.scatter.ledger import ReadTimes, Timing
@@ -110,22 +111,21 @@ class KeyFrames:
             written = await self._write_alone(request, columns, identity, deadline)
         else:
             check_columns(columns)
-            written = await self._operations.batch_write(request.collection, columns, request.refresh, deadline, identity)
+            written = await self._operations.batch_write(request.collection, columns, _refresh_of(request), deadline, identity)
         account.failures = written.failures
         watermarks = self._operations.watermarks() if wants_watermarks else b""
-        return KeysWriteReply(written.versions, written.existed, rest_of_write(written.failures, watermarks))
+        return KeysWriteReply(written.versions, written.existed, rest_of_write(written.failures, watermarks, written.token))
 
     async def _write_alone(
         self, request: KeysWrite, columns: WriteColumns, identity: RequestIdentity | None, deadline: float
     ) -> BatchWritten:
-        collection, refresh, count = request.collection, request.refresh, len(request.keys)
+        collection, refresh, count = request.collection, _refresh_of(request), len(request.keys)
         faults = _faults_of_columns(columns)
         if count == 1:
             if faults:
                 raise faults[0]
             method = "Delete" if columns.values[0] is None else "Put"
-            version, existed = await self._operations.write(method, collection, columns, refresh, deadline, identity)
-            return BatchWritten([version], [existed], [])
+            return await self._operations.write(method, collection, columns, refresh, deadline, identity)
         if not faults:
             return await self._operations.batch_write(collection, columns, refresh, deadline, identity)
         kept = _others(request.keys, faults)
@@ -137,12 +137,17 @@ class KeyFrames:
             _placed(written.versions, kept, count, 0),
             _placed(written.existed, kept, count, False),
             _all_failures(written.failures, kept, faults),
+            written.seen_from,
         )
 
     def _timing(self, policy: ReadPolicy, account: FrameAccount) -> Timing | None:
         if not policy.is_timing_wanted or account.times is None:
             return None
         return account.times.timing(self._clock.monotonic())
+
+
+def _refresh_of(request: KeysWrite) -> Refresh:
+    return "wait" if request.refresh and request.next_refresh else request.refresh
 
 
 def _faults_of_keys(keys: Sequence[bytes]) -> dict[int, InvalidArgument]:

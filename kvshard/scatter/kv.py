@@ -15,7 +15,7 @@ from typing import NamedTuple
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection
 from kvshard.errors import ErrorRecord, error_of, record_of
-from kvshard.model import ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
+from kvshard.model import Refresh, ShardRead, ShardReadReply, ShardWrite, ShardWriteReply
 from kvshard.request_ids import WriteName, WriteNames
 from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.batches import BatchWritten as BatchWritten
@@ -26,6 +26,7 @@ from kvshard.scatter.gather import ReadState, verdict
 from kvshard.scatter.ledger import ReadTimes
 from kvshard.scatter.leg import REPEATED, USUALLY, Heard, How
 from kvshard.scatter.leg_result import LegResult
+from kvshard.scatter.min_versions import MinVersions
 from kvshard.scatter.moved import Rounds, is_moved
 from kvshard.scatter.requests import ReadPolicy, RequestIdentity, WriteColumns
 from kvshard.scatter.routes import MapSource, resolve, resolve_known
@@ -131,15 +132,15 @@ class KeyValueOperations:
         method: str,
         collection_name: str,
         columns: WriteColumns,
-        wait_for_refresh: bool,
+        refresh: Refresh,
         deadline: float,
         identity: RequestIdentity | None = None,
-    ) -> tuple[int, bool]:
-        """Write or delete the one key of the columns; returns its version and whether it was there before."""
-        written = await self._write(method, collection_name, columns, wait_for_refresh, deadline, identity)
+    ) -> BatchWritten:
+        """Write or delete the one key of the columns. Raises why that failed."""
+        written = await self._write(method, collection_name, columns, refresh, deadline, identity)
         if written.failures:
             raise error_of(written.failures[0][1])
-        return written.versions[0], written.existed[0]
+        return written
 
     async def batch_get(
         self,
@@ -256,25 +257,27 @@ class KeyValueOperations:
         self,
         collection_name: str,
         columns: WriteColumns,
-        wait_for_refresh: bool,
+        refresh: Refresh,
         deadline: float,
         identity: RequestIdentity | None = None,
     ) -> BatchWritten:
         """Write many keys; those of one shard take effect together, in order, those of different shards independently."""
-        return await self._write("BatchWrite", collection_name, columns, wait_for_refresh, deadline, identity)
+        return await self._write("BatchWrite", collection_name, columns, refresh, deadline, identity)
 
     async def _write(
         self,
         method: str,
         collection_name: str,
         columns: WriteColumns,
-        wait_for_refresh: bool,
+        refresh: Refresh,
         deadline: float,
         identity: RequestIdentity | None,
     ) -> BatchWritten:
         cluster_map, collection = resolve_known(self._maps, collection_name) or await resolve(self._maps, collection_name)
         count = len(columns.keys)
         written: BatchWritten | None = None
+        seen_from = MinVersions() if collection.schema else None  # A collection of plain values has no index.
+        refresh = refresh if collection.schema else False
         rounds: Rounds | None = None
         wanted: Sequence[int] = range(count)
         with _WriteId(identity, self._names, self._scatter.heard) as id:
@@ -282,15 +285,15 @@ class KeyValueOperations:
                 keys = columns.keys if len(wanted) == count else pick(columns.keys, wanted)
                 division = Division(cluster_map.shards_of_keys(keys))
                 parts = division.split(wanted)
-                requests = [
-                    _shard_write(cluster_map, shard, collection, columns, parts[shard], wait_for_refresh, id) for shard in parts
-                ]
+                requests = [_shard_write(cluster_map, shard, collection, columns, parts[shard], refresh, id) for shard in parts]
                 legs = await self._send(method, requests, deadline, id)
-                self._note_refreshed(requests, legs)
+                if seen_from is not None:
+                    self._note_seen(legs, seen_from, refresh)
                 whole = whole_written(division, parts, legs) if len(wanted) == count else None
                 if whole is not None:
+                    whole.seen_from = seen_from
                     return whole
-                written = written or BatchWritten([0] * count, [False] * count, [])
+                written = written or BatchWritten([0] * count, [False] * count, [], seen_from)
                 moved = [index for leg in legs for index in take_written(written, parts[leg.shard], leg)]
                 if not moved:
                     break
@@ -314,11 +317,14 @@ class KeyValueOperations:
             return [await self._scatter.ask(method, self._leaves.write, requests[0], deadline, id.how)]
         return await self._scatter.gather(method, self._leaves.write, requests, deadline, id.how)
 
-    def _note_refreshed(self, requests: Sequence[ShardWrite], legs: Sequence[LegResult[ShardWriteReply]]) -> None:
-        """A search through this router must see these writes, whichever replica answers it."""
-        for request, leg in zip(requests, legs, strict=True):
-            if request.wait_for_refresh and leg.answer is not None:
-                self._scatter.heard.refreshed.learn(leg.shard, leg.answer.reply.seqno)
+    def _note_seen(self, legs: Sequence[LegResult[ShardWriteReply]], seen_from: MinVersions, refresh: Refresh) -> None:
+        """From which states on searches see these writes. With refresh, any search through this router must."""
+        for leg in legs:
+            if leg.answer is not None:
+                seqno = leg.answer.reply.seqno
+                seen_from.want(leg.shard, seqno)
+                if refresh:
+                    self._scatter.heard.refreshed.learn(leg.shard, seqno)
 
 
 class _WriteId:
@@ -393,7 +399,7 @@ def _shard_write(
     collection: Collection,
     columns: WriteColumns,
     indices: Sequence[int],
-    wait_for_refresh: bool,
+    refresh: Refresh,
     id: _WriteId,
 ) -> ShardWrite:
     config, part = cluster_map.shards[shard], _part(columns, indices)
@@ -406,12 +412,12 @@ def _shard_write(
         values=part.values,
         ttl_ms=part.ttl_ms,
         conditions=part.conditions,
-        # A collection of plain values has no index that could be refreshed.
-        wait_for_refresh=wait_for_refresh and bool(collection.schema),
+        wait_for_refresh=bool(refresh),
         client=id.client,
         number=id.number,
         since=id.known.of(shard),
         positions=positions,
         total=total,
         cuts=config.cuts,
+        next_refresh=refresh == "wait",
     )

@@ -14,6 +14,7 @@ from typing import NoReturn
 from kvshard import limits, query
 from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
 from kvshard.request_ids import CLIENT_MAX_CHARS
+from kvshard.scatter.min_versions import NOTHING_WANTED, MinVersions
 from kvshard.scatter.watermarks import Watermarks
 from kvshard.schema import base_type
 from kvshard.tail import hedging
@@ -281,7 +282,7 @@ def _after_prefix(prefix: bytes) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """A search in domain terms; see search.proto for the fields. shards None: all of them."""
+    """A search in domain terms; see search.proto for the fields. shards None: all of them. min_versions: what it must see."""
 
     query: str
     filters: list[str]
@@ -293,6 +294,7 @@ class SearchQuery:
     is_refresh_wanted: bool
     is_keys_only: bool
     shards: list[int] | None
+    min_versions: MinVersions = NOTHING_WANTED
 
     def fingerprint_parts(self) -> list[bytes]:
         """What must stay as it was from page to page: whatever decides which hits there are, and their order."""

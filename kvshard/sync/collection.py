@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar, Unpack
 
+from kvshard.client.client import Client as AsyncClient
 from kvshard.client.codecs import BYTES, DOCUMENTS
 from kvshard.client.collection import Collection as AsyncCollection
 from kvshard.client.options import ReadOverrides
@@ -79,6 +80,17 @@ class Collection(Keyspace[K, Document]):
         """Drop it with all its keys. Raises CollectionNotFound where there is none."""
         self._ask(lambda there: there.drop(timeout=timeout))
 
+    def watermark(self) -> bytes:
+        """A token of all that this client has written to the collection so far, by any of its handles; empty for nothing.
+
+        Opaque. Give it to a search as `min_versions`, here or in another process, and the search sees these writes.
+        """
+
+        async def made(client: AsyncClient[K]) -> bytes:
+            return client.collection(self._name).watermark()
+
+        return self._source.run(made)
+
     def search(
         self,
         query: str,
@@ -93,6 +105,7 @@ class Collection(Keyspace[K, Document]):
         refresh: bool = False,
         keys_only: bool = False,
         shards: Sequence[int] | None = None,
+        min_versions: bytes | Sequence[bytes] = b"",
         **read: Unpack[ReadOverrides],
     ) -> SearchPage[K]:
         """Find the best documents.
@@ -100,7 +113,8 @@ class Collection(Keyspace[K, Document]):
         query: words, "phrases", prefix*, field:word, field:[a TO b], AND, OR, NOT, groups; empty or * finds all. filters:
         query strings that each hit must match besides, without a say in its score. sort: a field, "-" in front for descending;
         by score when empty. next: the `.next` of the page before, with the other arguments as they were. refresh: see every
-        write that was acknowledged before. shards: ask only these.
+        write that was acknowledged before. shards: ask only these. min_versions: the token of `watermark`, or those of several
+        clients: see all that they had written then. The search waits for the shards that are behind, until its timeout.
         """
         return self._ask(
             lambda there: there.search(
@@ -115,6 +129,7 @@ class Collection(Keyspace[K, Document]):
                 refresh=refresh,
                 keys_only=keys_only,
                 shards=shards,
+                min_versions=min_versions,
                 **read,
             )
         )

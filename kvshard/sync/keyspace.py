@@ -16,6 +16,7 @@ from kvshard.client.results import Item, K, Timing, V
 from kvshard.client.scan import ScanRange
 from kvshard.client.single_calls import WriteHow, single_calls_of
 from kvshard.client.write_batcher import Done
+from kvshard.model import Refresh
 from kvshard.sync.loop_thread import AskedCall, Call
 from kvshard.sync.scan import Scan
 from kvshard.sync.source import Source
@@ -62,13 +63,14 @@ class Keyspace(Generic[K, V]):
         ttl: float | None = None,
         if_version: int | None = None,
         if_absent: bool = False,
-        refresh: bool = False,
+        refresh: Refresh = False,
         timeout: float | None = None,
     ) -> int:
         """Write a key and return its new version; durable when it returns.
 
         ttl: seconds after which the key vanishes. if_version: only if the key has this version; if_absent: only if there is no
-        such key; VersionConflict otherwise. refresh: return only when a search can see the write. A write that failed is
+        such key; VersionConflict otherwise. refresh: return only when a search can see the write; "wait": after the next
+        refresh of its index in turn, without one of its own, which is cheaper where many write so. A write that failed is
         repeated under the same id, so that it takes effect once; when the time is over before its outcome is known, the error
         says details.maybe_applied.
         """
@@ -99,7 +101,7 @@ class Keyspace(Generic[K, V]):
         return self._run(lambda there: there.explain_get(key, **read))
 
     def delete(
-        self, key: str | bytes, *, if_version: int | None = None, refresh: bool = False, timeout: float | None = None
+        self, key: str | bytes, *, if_version: int | None = None, refresh: Refresh = False, timeout: float | None = None
     ) -> bool:
         """Delete a key; True if it was there. if_version: only if it has this version, VersionConflict otherwise."""
         return self._write(key_bytes(key), None, WriteHow.of(None, if_version, False, refresh, timeout))[1]
@@ -122,7 +124,7 @@ class Keyspace(Generic[K, V]):
         *,
         ttl: float | None = None,
         if_absent: bool = False,
-        refresh: bool = False,
+        refresh: Refresh = False,
         timeout: float | None = None,
     ) -> PutResults[K]:
         """Write many keys, in order where one occurs twice. Each key has a result of its own: its new version or an error.
@@ -134,7 +136,7 @@ class Keyspace(Generic[K, V]):
         return self._run(lambda there: there.put_many(given, ttl=ttl, if_absent=if_absent, refresh=refresh, timeout=timeout))
 
     def delete_many(
-        self, keys: Iterable[str | bytes], *, refresh: bool = False, timeout: float | None = None
+        self, keys: Iterable[str | bytes], *, refresh: Refresh = False, timeout: float | None = None
     ) -> DeleteResults[K]:
         """Delete many keys. Each has a result of its own: whether it was there, or an error; see put_many."""
         wanted = list(keys)

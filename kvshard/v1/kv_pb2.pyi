@@ -102,6 +102,7 @@ class PutRequest(_message.Message):
     CONDITION_FIELD_NUMBER: _builtins.int
     REFRESH_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NEXT_REFRESH_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Collection; empty means "default"."""
     key: _builtins.bytes
@@ -112,6 +113,8 @@ class PutRequest(_message.Message):
     """Milliseconds after which the key vanishes; 0 means never."""
     refresh: _builtins.bool
     """Answer only when a search can see the write."""
+    next_refresh: _builtins.bool
+    """With refresh: wait for the next regular refresh, and do not ask for one out of turn."""
     @_builtins.property
     def condition(self) -> _types_pb2.WriteCondition:
         """Condition; absent means unconditional."""
@@ -130,10 +133,11 @@ class PutRequest(_message.Message):
         condition: _types_pb2.WriteCondition | None = ...,
         refresh: _builtins.bool = ...,
         request_id: _types_pb2.RequestId | None = ...,
+        next_refresh: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "condition", b"condition", "key", b"key", "refresh", b"refresh", "request_id", b"request_id", "ttl_ms", b"ttl_ms", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "condition", b"condition", "key", b"key", "next_refresh", b"next_refresh", "refresh", b"refresh", "request_id", b"request_id", "ttl_ms", b"ttl_ms", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,19 +151,25 @@ class PutResponse(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     WATERMARKS_FIELD_NUMBER: _builtins.int
+    WRITTEN_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The key's new version."""
     watermarks: _builtins.bytes
     """Opaque; set when the request id asked for it."""
+    written: _builtins.bytes
+    """Opaque; which state of its shard holds this write, for `SearchRequest.min_versions`. Empty when the
+    collection has no schema, or nothing was written.
+    """
     def __init__(
         self,
         *,
         version: _builtins.int = ...,
         watermarks: _builtins.bytes = ...,
+        written: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version", "watermarks", b"watermarks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version", "watermarks", b"watermarks", "written", b"written"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -176,12 +186,15 @@ class DeleteRequest(_message.Message):
     CONDITION_FIELD_NUMBER: _builtins.int
     REFRESH_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NEXT_REFRESH_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Collection; empty means "default"."""
     key: _builtins.bytes
     """The key, 1 to 1024 bytes."""
     refresh: _builtins.bool
     """Answer only when a search no longer sees the key."""
+    next_refresh: _builtins.bool
+    """With refresh: wait for the next regular refresh, and do not ask for one out of turn."""
     @_builtins.property
     def condition(self) -> _types_pb2.WriteCondition:
         """Condition; absent means unconditional."""
@@ -198,10 +211,11 @@ class DeleteRequest(_message.Message):
         condition: _types_pb2.WriteCondition | None = ...,
         refresh: _builtins.bool = ...,
         request_id: _types_pb2.RequestId | None = ...,
+        next_refresh: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "condition", b"condition", "key", b"key", "refresh", b"refresh", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "condition", b"condition", "key", b"key", "next_refresh", b"next_refresh", "refresh", b"refresh", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -215,19 +229,25 @@ class DeleteResponse(_message.Message):
 
     EXISTED_FIELD_NUMBER: _builtins.int
     WATERMARKS_FIELD_NUMBER: _builtins.int
+    WRITTEN_FIELD_NUMBER: _builtins.int
     existed: _builtins.bool
     """True if the key was there."""
     watermarks: _builtins.bytes
     """Opaque; set when the request id asked for it."""
+    written: _builtins.bytes
+    """Opaque; which state of its shard holds this write, for `SearchRequest.min_versions`. Empty when the
+    collection has no schema, or nothing was written.
+    """
     def __init__(
         self,
         *,
         existed: _builtins.bool = ...,
         watermarks: _builtins.bytes = ...,
+        written: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "watermarks", b"watermarks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "watermarks", b"watermarks", "written", b"written"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -341,10 +361,13 @@ class BatchWriteRequest(_message.Message):
     CONDITIONS_FIELD_NUMBER: _builtins.int
     REFRESH_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NEXT_REFRESH_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Collection; empty means "default"."""
     refresh: _builtins.bool
     """Answer only when a search can see the writes."""
+    next_refresh: _builtins.bool
+    """With refresh: wait for the next regular refresh, and do not ask for one out of turn."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The keys, at most 10,000. Where a key occurs twice the operations take effect in order."""
@@ -380,10 +403,11 @@ class BatchWriteRequest(_message.Message):
         conditions: _abc.Iterable[_types_pb2.WriteCondition] | None = ...,
         refresh: _builtins.bool = ...,
         request_id: _types_pb2.RequestId | None = ...,
+        next_refresh: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "conditions", b"conditions", "deletes", b"deletes", "keys", b"keys", "refresh", b"refresh", "request_id", b"request_id", "ttl_ms", b"ttl_ms", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "conditions", b"conditions", "deletes", b"deletes", "keys", b"keys", "next_refresh", b"next_refresh", "refresh", b"refresh", "request_id", b"request_id", "ttl_ms", b"ttl_ms", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -399,8 +423,13 @@ class BatchWriteResponse(_message.Message):
     EXISTED_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     WATERMARKS_FIELD_NUMBER: _builtins.int
+    WRITTEN_FIELD_NUMBER: _builtins.int
     watermarks: _builtins.bytes
     """Opaque; set when the request id asked for it."""
+    written: _builtins.bytes
+    """Opaque; which states of their shards hold these writes, for `SearchRequest.min_versions`. Empty when the
+    collection has no schema, or nothing was written.
+    """
     @_builtins.property
     def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The new versions; 0 where the operation failed or was a delete of an absent key."""
@@ -420,10 +449,11 @@ class BatchWriteResponse(_message.Message):
         existed: _abc.Iterable[_builtins.bool] | None = ...,
         failures: _abc.Iterable[_types_pb2.KeyFailure] | None = ...,
         watermarks: _builtins.bytes = ...,
+        written: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "failures", b"failures", "versions", b"versions", "watermarks", b"watermarks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existed", b"existed", "failures", b"failures", "versions", b"versions", "watermarks", b"watermarks", "written", b"written"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,6 +38,9 @@ class SearchRequest(_message.Message):
     KEYS_ONLY_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    EXPLAIN_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    MIN_VERSIONS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Collection; it must have a schema."""
     query: _builtins.str
@@ -56,6 +59,10 @@ class SearchRequest(_message.Message):
     """See every write that was acknowledged before the search, at the price of a refresh."""
     keys_only: _builtins.bool
     """Leave the documents out of the hits."""
+    explain: _builtins.bool
+    """Tell of each hit how its score came about. At most 100 hits then."""
+    profile: _builtins.bool
+    """Tell what each leg looked for and where its time went."""
     @_builtins.property
     def filters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further query strings that each hit must match and that do not touch its score."""
@@ -76,6 +83,12 @@ class SearchRequest(_message.Message):
     def options(self) -> _types_pb2.ReadOptions:
         """How to read."""
 
+    @_builtins.property
+    def min_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """See the writes whose answers carried these tokens (`written`), whoever made them; the search waits for its indexes as long
+        as it must, at most until its deadline. At most 1,000 tokens.
+        """
+
     def __init__(
         self,
         *,
@@ -92,10 +105,13 @@ class SearchRequest(_message.Message):
         keys_only: _builtins.bool = ...,
         shards: _abc.Iterable[_builtins.int] | None = ...,
         options: _types_pb2.ReadOptions | None = ...,
+        explain: _builtins.bool = ...,
+        profile: _builtins.bool = ...,
+        min_versions: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collection", b"collection", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "highlight", b"highlight", "keys_only", b"keys_only", "limit", b"limit", "options", b"options", "query", b"query", "refresh", b"refresh", "shards", b"shards", "sort", b"sort", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collection", b"collection", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "highlight", b"highlight", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "shards", b"shards", "sort", b"sort", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -153,6 +169,7 @@ class Hit(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     SHARD_FIELD_NUMBER: _builtins.int
     HIGHLIGHTS_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     """Its key."""
     score: _builtins.float
@@ -167,6 +184,10 @@ class Hit(_message.Message):
     def highlights(self) -> _containers.RepeatedCompositeFieldContainer[Global___Highlight]:
         """Highlighted fragments of the fields asked for, where they match."""
 
+    @_builtins.property
+    def explanation(self) -> Global___Explanation:
+        """How the score came about; present when explain was set."""
+
     def __init__(
         self,
         *,
@@ -176,14 +197,191 @@ class Hit(_message.Message):
         version: _builtins.int = ...,
         shard: _builtins.int = ...,
         highlights: _abc.Iterable[Global___Highlight] | None = ...,
+        explanation: Global___Explanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "highlights", b"highlights", "key", b"key", "score", b"score", "shard", b"shard", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "explanation", b"explanation", "highlights", b"highlights", "key", b"key", "score", b"score", "shard", b"shard", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hit: _TypeAlias = Hit  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    """How a value came about: from those of its details."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    """The value."""
+    description: _builtins.str
+    """What it is, and what is done with the details; for example "sum of", or "term kvshard in title"."""
+    @_builtins.property
+    def details(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """What went into it."""
+
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        description: _builtins.str = ...,
+        details: _abc.Iterable[Global___Explanation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "details", b"details", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class ProfiledTerm(_message.Message):
+    """A term of a query in one shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Its field."""
+    term: _builtins.str
+    """The term as the index has it."""
+    documents: _builtins.int
+    """Documents of the shard's index that have it, deleted ones that are not merged away yet included."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        term: _builtins.str = ...,
+        documents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "field", b"field", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfiledTerm: _TypeAlias = ProfiledTerm  # noqa: Y015
+
+@_typing.final
+class ProfiledPhase(_message.Message):
+    """How long a part of a leg's work took."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TOOK_US_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"parse", "find", "documents", "facets", "highlight", "explain", or what else a search may ask for."""
+    took_us: _builtins.int
+    """Microseconds."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        took_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "took_us", b"took_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfiledPhase: _TypeAlias = ProfiledPhase  # noqa: Y015
+
+@_typing.final
+class LegProfile(_message.Message):
+    """What one leg of a search looked for and where its time went, seen at its leaf."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_FIELD_NUMBER: _builtins.int
+    LEAF_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
+    INDEXED_THROUGH_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    MATCHES_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    shard: _builtins.int
+    """The shard."""
+    leaf: _builtins.str
+    """The leaf whose answer was used."""
+    indexed_through: _builtins.int
+    """The index holds the writes of the shard through this version."""
+    segments: _builtins.int
+    """Segments of the index."""
+    documents: _builtins.int
+    """Live documents of the shard's index that the search chose from."""
+    matches: _builtins.int
+    """Those that match."""
+    hits: _builtins.int
+    """Hits that the leg read and delivered."""
+    @_builtins.property
+    def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfiledTerm]:
+        """Terms of the query and its filters, in their order, at most 256; prefixes and the like are not spelled out."""
+
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfiledPhase]:
+        """In the order in which they ran."""
+
+    def __init__(
+        self,
+        *,
+        shard: _builtins.int = ...,
+        leaf: _builtins.str = ...,
+        terms: _abc.Iterable[Global___ProfiledTerm] | None = ...,
+        phases: _abc.Iterable[Global___ProfiledPhase] | None = ...,
+        indexed_through: _builtins.int = ...,
+        segments: _builtins.int = ...,
+        documents: _builtins.int = ...,
+        matches: _builtins.int = ...,
+        hits: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "hits", b"hits", "indexed_through", b"indexed_through", "leaf", b"leaf", "matches", b"matches", "phases", b"phases", "segments", b"segments", "shard", b"shard", "terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LegProfile: _TypeAlias = LegProfile  # noqa: Y015
+
+@_typing.final
+class Profile(_message.Message):
+    """What a search did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEGS_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LegProfile]:
+        """One for each leg that answered, in shard order."""
+
+    @_builtins.property
+    def timing(self) -> _types_pb2.Timing:
+        """Where the time went between the router and the leaves."""
+
+    def __init__(
+        self,
+        *,
+        legs: _abc.Iterable[Global___LegProfile] | None = ...,
+        timing: _types_pb2.Timing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["legs", b"legs", "timing", b"timing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Profile: _TypeAlias = Profile  # noqa: Y015
 
 @_typing.final
 class FacetValue(_message.Message):
@@ -255,10 +453,16 @@ class SearchResponse(_message.Message):
     FACETS_FIELD_NUMBER: _builtins.int
     NEXT_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    UNSEEN_AGE_MS_FIELD_NUMBER: _builtins.int
     total: _builtins.int
     """Documents that match, over all shards that answered."""
     next: _builtins.bytes
     """Continues after the last hit; empty when there are no more."""
+    unseen_age_ms: _builtins.int
+    """Milliseconds since the oldest committed write was made that the answer does not show yet, as far as the replicas know; 0:
+    it shows them all. Over all shards that answered the largest; absent when one of them cannot tell.
+    """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """The hits, best first; equal ones by key."""
@@ -275,6 +479,10 @@ class SearchResponse(_message.Message):
     def timing(self) -> _types_pb2.Timing:
         """Present when explain_timing was set."""
 
+    @_builtins.property
+    def profile(self) -> Global___Profile:
+        """Present when profile was set."""
+
     def __init__(
         self,
         *,
@@ -284,11 +492,15 @@ class SearchResponse(_message.Message):
         facets: _abc.Iterable[Global___Facet] | None = ...,
         next: _builtins.bytes = ...,
         timing: _types_pb2.Timing | None = ...,
+        profile: Global___Profile | None = ...,
+        unseen_age_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms", "coverage", b"coverage", "profile", b"profile", "timing", b"timing", "unseen_age_ms", b"unseen_age_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "facets", b"facets", "hits", b"hits", "next", b"next", "timing", b"timing", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms", "coverage", b"coverage", "facets", b"facets", "hits", b"hits", "next", b"next", "profile", b"profile", "timing", b"timing", "total", b"total", "unseen_age_ms", b"unseen_age_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__unseen_age_ms: _TypeAlias = _typing.Literal["unseen_age_ms"]  # noqa: Y015
+    _WhichOneofArgType__unseen_age_ms: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unseen_age_ms) -> _WhichOneofReturnType__unseen_age_ms | None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015

@@ -32,6 +32,7 @@ class FakeIndex:
         self.removed: list[int] = []
         self.collections: list[str] = []
         self.refreshed: list[tuple[int, int]] = []
+        self.hurried: list[bool] = []
         self.splits: list[tuple[int, int, int, int, int]] = []
         self.required: list[tuple[int, int]] = []
         self.through = 10**9
@@ -61,8 +62,9 @@ class FakeIndex:
     def indexed_through(self, shard: int, collection_id: int) -> int:
         return self.through
 
-    async def refresh(self, shard: int, seqno: int) -> None:
+    async def refresh(self, shard: int, seqno: int, *, is_hurried: bool = True) -> None:
         self.refreshed.append((shard, seqno))
+        self.hurried.append(is_hurried)
 
 
 class HostedLeaf:

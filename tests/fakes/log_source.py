@@ -23,6 +23,7 @@ class FakeShard:
 class FakeLogSource:
     """Shards in memory. wall_ms: the time by which documents expire. failure: raised by every read of the log while set.
 
+    looks: at the applied seqno.
     scan_gate: scans of documents wait until it is set; read_gate: reads of documents, of which `reads` have begun.
     """
 
@@ -31,6 +32,7 @@ class FakeLogSource:
         self.failure: Exception | None = None
         self.scans = 0
         self.pulls = 0
+        self.looks = 0
         self.has_failed = threading.Event()
         self.has_scan_begun = threading.Event()
         self.scan_gate = threading.Event()
@@ -107,6 +109,7 @@ class FakeLogSource:
         return [(key, *state.documents[collection_id, key]) for key in keys[:limit]]
 
     def applied_seqno(self, shard: int) -> int:
+        self.looks += 1
         return self.shards.setdefault(shard, FakeShard()).applied
 
     def last_slot(self, shard: int) -> int:

@@ -78,6 +78,7 @@ PURE = (
     "kvshard.scatter.scan_merge",
     "router.slowlog",
     "kvshard.scatter.tokens",
+    "kvshard.scatter.min_versions",
     "kvshard.scatter.watermarks",
     "leaf.admission",
     "leaf.bm25",

@@ -124,6 +124,40 @@ async def test_news_are_refreshed_without_being_asked(tmp_path):
     await house.indexer.close()
 
 
+async def test_who_is_patient_waits_for_the_refresh_in_turn(house):
+    house.indexer.open_shard(0, [DOCS])
+    await house.indexer.refresh(0, 0)  # built, so that the next entry is a refresh
+    await house.indexer.refresh(0, house.put(0, {b"a": {"body": "hello"}}))
+    first = house.put(0, {b"b": {"body": "hello"}})
+    patient = asyncio.create_task(house.indexer.refresh(0, first, is_hurried=False))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    house.indexer.notify(0, first)  # more news do not hurry it either
+    _, waits = await asyncio.wait({patient}, timeout=0.05)
+    assert waits
+    assert await house.keys("hello") == [b"a"]
+    await house.indexer.refresh(0, house.put(0, {b"c": {"body": "hello"}}))
+    await asyncio.wait_for(patient, 5)
+    assert await house.keys("hello") == [b"a", b"b", b"c"]
+
+
+async def test_what_is_waited_for_before_it_is_there_is_seen_as_soon_as_it_is(house):
+    house.indexer.open_shard(0, [DOCS])
+    before = house.put(0, {b"a": {"body": "hello"}})
+    await house.indexer.refresh(0, before)
+    waiting = asyncio.create_task(house.indexer.refresh(0, before + 2))
+    _, waits = await asyncio.wait({waiting}, timeout=0.05)
+    assert waits
+    looks = house.source.looks
+    _, waits = await asyncio.wait({waiting}, timeout=0.05)
+    assert waits
+    assert house.source.looks == looks, "nothing is looked at again and again for it"
+    house.put(0, {b"b": {"body": "hello"}})
+    house.put(0, {b"c": {"body": "hello"}})
+    await asyncio.wait_for(waiting, 5)
+    assert await house.keys("hello") == [b"a", b"b", b"c"]
+
+
 async def test_documents_come_from_the_store_and_gone_ones_are_left_out(house):
     house.indexer.open_shard(0, [DOCS])
     await house.indexer.refresh(0, house.put(0, {b"%02d" % i: {"body": "x", "n": i} for i in range(20)}))

@@ -164,12 +164,15 @@ async def test_documents_must_fit_their_schema() -> None:
         assert leaf.index.refreshed == [(0, reply.versions[0])]
         await leaf.write({b"plain": b"nonsense"}, wait_for_refresh=True)
         assert len(leaf.index.refreshed) == 1
+        document = {b"good": b"{}"}
+        await leaf.write(document, collection_id=DOCS.id, wait_for_refresh=True, next_refresh=True)
+        assert leaf.index.hurried == [True, False]
 
 
 async def test_a_refresh_that_takes_too_long_says_that_the_write_is_durable() -> None:
     async with hosted_leaf() as leaf:
 
-        async def never(shard: int, seqno: int) -> None:
+        async def never(shard: int, seqno: int, *, is_hurried: bool) -> None:
             await asyncio.Event().wait()
 
         leaf.index.refresh = never  # type: ignore[method-assign]

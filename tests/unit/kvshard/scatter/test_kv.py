@@ -14,6 +14,7 @@ from kvshard.scatter import kv
 from kvshard.scatter.coverage import KnownCounts
 from kvshard.scatter.kv import KeyValueOperations
 from kvshard.scatter.ledger import ReadTimes
+from kvshard.scatter.min_versions import MinVersions
 from kvshard.scatter.requests import DEFAULT_READ_POLICY, ReadPolicy, RequestIdentity, request_identity, write_columns
 from kvshard.scatter.scatter import Scatter
 from kvshard.telemetry import RouterMetrics
@@ -227,8 +228,8 @@ async def test_a_value_that_no_answer_has_room_for_fails_alone(setting: Setting,
 async def test_point_operations(setting: Setting) -> None:
     deadline = CLOCK.monotonic() + 5
     columns = write_columns([b"k"], [b"v"], [], [], [])
-    version, existed = await setting.operations.write("Put", "", columns, True, deadline)
-    assert (version, existed) == (1, False)
+    written = await setting.operations.write("Put", "", columns, True, deadline)
+    assert (written.versions, written.existed, written.token) == ([1], [False], b"")
     read = await setting.operations.get("default", b"k", DEFAULT_READ_POLICY, deadline)
     assert (read.value, read.version) == (b"v", 1)
     with pytest.raises(VersionConflict):
@@ -242,7 +243,25 @@ async def test_refresh_is_asked_only_of_collections_with_an_index(setting: Setti
     columns = write_columns([b"k"], [b"{}"], [], [], [])
     await setting.operations.write("Put", "", columns, True, CLOCK.monotonic() + 5)
     await setting.operations.write("Put", "docs", columns, True, CLOCK.monotonic() + 5)
-    assert [call.request.wait_for_refresh for call in setting.leaves.client.calls_of(ShardWrite)] == [False, True]
+    await setting.operations.write("Put", "docs", columns, "wait", CLOCK.monotonic() + 5)
+    calls = setting.leaves.client.calls_of(ShardWrite)
+    assert [call.request.wait_for_refresh for call in calls] == [False, True, True]
+    assert [call.request.next_refresh for call in calls] == [False, False, True]
+
+
+async def test_a_write_tells_from_which_states_on_searches_see_it(setting: Setting) -> None:
+    deadline = CLOCK.monotonic() + 5
+    one = await setting.operations.write("Put", "docs", write_columns([b"k"], [b"{}"], [], [], []), False, deadline)
+    shard = setting.maps.current.shard_of_key(b"k")
+    assert MinVersions.decode(one.token).of(shard) == one.versions[0] > 0
+    many = write_columns(KEYS, [b"{}"] * len(KEYS), [], [], [])
+    written = await setting.operations.batch_write("docs", many, False, deadline)
+    wanted = MinVersions.decode(written.token)
+    newest: dict[int, int] = {}
+    for key, version in zip(KEYS, written.versions, strict=True):
+        shard = setting.maps.current.shard_of_key(key)
+        newest[shard] = max(version, newest.get(shard, 0))
+    assert {shard: wanted.of(shard) for shard in wanted.shards} == newest
 
 
 async def test_unknown_collection_costs_one_refresh(setting: Setting) -> None:

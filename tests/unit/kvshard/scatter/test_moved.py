@@ -200,8 +200,8 @@ async def test_what_was_in_doubt_claims_no_knowledge_of_the_child(setting: Setti
 async def test_one_key_is_written_where_it_has_moved(setting: Setting) -> None:
     setting.split(reads_until_shown=3)
     moved = next(key for key in KEYS if setting.maps.later and setting.maps.later.shard_of_key(key) == 2)
-    version, existed = await setting.kv.write("Put", "", WriteColumns([moved], [b"v"], [], []), False, CLOCK.monotonic() + 5)
-    assert (version > 0, existed) == (True, False)
+    written = await setting.kv.write("Put", "", WriteColumns([moved], [b"v"], [], []), False, CLOCK.monotonic() + 5)
+    assert (written.versions[0] > 0, written.existed) == (True, [False])
     assert setting.leaves.shards[2, 1][moved][0] == b"v"
 
 

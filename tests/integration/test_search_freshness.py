@@ -1,0 +1,127 @@
+"""Searches that must see writes which other clients made, and what they say of those that they do not see."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from harness.cluster import UpProcess
+
+from kvshard import Client, InvalidArgument, Unavailable
+from kvshard.scatter.min_versions import MinVersions
+from kvshard.sync import Client as SyncClient
+from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc
+
+SCHEMA = {"title": "text", "body": "text", "tag": "keyword", "n": "integer"}
+
+
+@pytest.fixture
+async def kv(shared_cluster: UpProcess) -> AsyncIterator[Client[str]]:
+    async with Client(shared_cluster.address, timeout=20.0) as client:
+        yield client
+
+
+async def test_a_token_of_one_client_makes_another_see_its_writes_at_any_replica(
+    kv: Client[str], shared_cluster: UpProcess
+) -> None:
+    docs = kv.collection("tokens")
+    await docs.create(schema=SCHEMA)
+    assert docs.watermark() == b""
+    async with Client(shared_cluster.address, timeout=20.0) as other:
+        found: Any = other.collection("tokens")
+        for round_ in range(4):
+            await docs.put_many({f"{round_}-{n}": {"body": f"fresh round{round_}"} for n in range(20)})
+            await docs.put(f"{round_}-x", {"body": f"fresh round{round_}"})
+            token = docs.watermark()
+            # Each of many answers may come from another replica.
+            pages = await asyncio.gather(
+                *(
+                    found.search(f"round{round_}", min_versions=token, replica_choice=choice)
+                    for choice in ("random", "random", "primary", "adaptive")
+                )
+            )
+            assert [page.total for page in pages] == [21] * 4
+        await docs.delete("0-x")
+        assert (await found.search("round0", min_versions=docs.watermark())).total == 20
+        await other.collection("tokens").put("y", {"body": "fresh round0"})
+        both = [docs.watermark(), other.collection("tokens").watermark()]
+        assert (await docs.search("round0", min_versions=both)).total == 21
+    assert kv.collection("tokens").watermark() == docs.watermark(), "it is of the client, not of the handle"
+
+
+async def test_tokens_of_the_sync_client(shared_cluster: UpProcess) -> None:
+    def work() -> tuple[int, bytes]:
+        with SyncClient(shared_cluster.address, timeout=20.0) as kv:
+            docs = kv.collection("sync-tokens")
+            docs.create(schema=SCHEMA)
+            docs.put("a", {"body": "fresh"}, refresh="wait")
+            docs.put("b", {"body": "fresh"})
+            return docs.search("fresh", min_versions=docs.watermark()).total, docs.watermark()
+
+    total, token = await asyncio.to_thread(work)
+    assert total == 2
+    assert MinVersions.decode(token)
+
+
+async def test_tokens_without_the_client(kv: Client[str], shared_cluster: UpProcess) -> None:
+    """Any gRPC client has them: of each write its answer's, and several in one search."""
+    await kv.collection("raw-tokens").create(schema=SCHEMA)
+    document = b'{"body": "fresh"}'
+    async with grpc.aio.insecure_channel(shared_cluster.address) as channel:
+        keys, searches = kv_pb2_grpc.KVStub(channel), search_pb2_grpc.SearchStub(channel)
+        tokens = [
+            (await keys.Put(kv_pb2.PutRequest(collection="raw-tokens", key=b"a", value=document))).written,
+            (await keys.Put(kv_pb2.PutRequest(collection="raw-tokens", key=b"b", value=document, refresh=True))).written,
+            (
+                await keys.BatchWrite(
+                    kv_pb2.BatchWriteRequest(collection="raw-tokens", keys=[b"c", b"d"], values=[document, document])
+                )
+            ).written,
+            (await keys.Delete(kv_pb2.DeleteRequest(collection="raw-tokens", key=b"b"))).written,
+        ]
+        assert all(tokens)
+        request = search_pb2.SearchRequest(collection="raw-tokens", query="fresh", min_versions=tokens)
+        assert sorted(hit.key for hit in (await searches.Search(request)).hits) == [b"a", b"c", b"d"]
+        assert (await keys.Put(kv_pb2.PutRequest(key=b"plain", value=b"x"))).written == b"", "nothing can search it"
+        with pytest.raises(grpc.aio.AioRpcError, match="next_refresh") as refused:
+            await keys.Put(kv_pb2.PutRequest(collection="raw-tokens", key=b"a", value=document, next_refresh=True))
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_what_is_no_token_and_what_is_of_another_cluster_is_refused(kv: Client[str]) -> None:
+    docs = kv.collection("no-tokens")
+    await docs.create(schema=SCHEMA)
+    for token in (b"garbage", MinVersions({0: 1}).encode()[:-1]):
+        with pytest.raises(InvalidArgument) as refused:
+            await docs.search("*", min_versions=[b"", token])
+        assert refused.value.details.field == "min_versions[0]"
+    with pytest.raises(InvalidArgument, match="no shard 4711") as refused:
+        await docs.search("*", min_versions=MinVersions({4711: 1}).encode())
+    assert refused.value.details.field == "min_versions"
+    with pytest.raises(InvalidArgument, match="several: bytes, not str"):
+        await docs.search("*", min_versions="token")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match='False, True or "wait"'):
+        await docs.put("k", {"body": "x"}, refresh="soon")  # type: ignore[arg-type]
+
+
+async def test_a_write_that_nobody_made_ends_with_the_deadline_and_names_its_shard(kv: Client[str]) -> None:
+    docs = kv.collection("future")
+    await docs.create(schema=SCHEMA)
+    future = MinVersions({3: 10**9}).encode()
+    with pytest.raises(Unavailable, match=r"shard 3 is to show the write with version 1000000000") as late:
+        await docs.search("*", min_versions=future, timeout=0.6)
+    assert late.value.details.shards == (3,)
+    page = await docs.search("*", min_versions=future, timeout=0.6, on_shortfall="partial")
+    assert [failed.shard for failed in page.coverage.failed] == [3]
+
+
+async def test_a_write_that_waits_for_the_refresh_in_turn_is_seen(kv: Client[str]) -> None:
+    docs = kv.collection("in-turn")
+    await docs.create(schema=SCHEMA)
+    for n in range(3):
+        await docs.put(f"k{n}", {"body": "fresh"}, refresh="wait")
+        assert (await docs.search("fresh")).total == n + 1
+    await docs.put_many({"a": {"body": "fresh"}, "b": {"body": "fresh"}}, refresh="wait")
+    assert await docs.delete("k0", refresh="wait")
+    assert (await docs.search("fresh")).total == 4
