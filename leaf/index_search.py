@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -69,7 +70,8 @@ class SearchJob:
         last_slot = own_slot if index.last_slot > own_slot else TOKEN_SLOTS - 1
         with tantivy_failures():
             searcher = index.searcher()
-            query = index.compiler.compile(node, filters, self._expired_at_ms(), last_slot)
+            expired_at_ms = self._expired_at_ms()
+            query = index.compiler.compile(node, filters, expired_at_ms, last_slot, None, searcher, self._check)
             self._check()
             view = IndexView(searcher, index.fields, self._schema, self._check)
             has_one_score = index.compiler.has_one_score(node)
@@ -165,7 +167,7 @@ class SearchJob:
     def _highlight(self, hits: list[ShardHit], index: TextIndex, searcher: tantivy.Searcher, node: Node) -> list[ShardHit]:
         generators: dict[str, tantivy.SnippetGenerator] = {}
         for name in self._request.highlight:
-            words = index.compiler.highlight_query(node, name, searcher)
+            words = index.compiler.highlight_query(node, name, partial(_texts_of, hits, name))
             if words is not None:
                 generator = tantivy.SnippetGenerator.create(searcher, words, index.fields, searched(name))
                 generator.set_max_num_chars(FRAGMENT_CHARS)
@@ -203,6 +205,17 @@ def _type_of(schema: Schema, name: str, source: str) -> str:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise InvalidArgument(f"unknown field {name[:64]}{hint}", ErrorDetails(field=source))
     return base_type(field_type)
+
+
+def _texts_of(hits: list[ShardHit], name: str) -> list[str]:
+    """The texts that the documents have in a field, as far as they are looked at."""
+    found: list[str] = []
+    for hit in hits:
+        given = msgspec.json.decode(hit.document).get(name)
+        found += [
+            text[:HIGHLIGHT_MAX_CHARS] for text in (given if isinstance(given, list) else [given]) if isinstance(text, str)
+        ]
+    return found
 
 
 def _fragments(document: bytes, generators: dict[str, tantivy.SnippetGenerator]) -> list[HighlightFragment]:

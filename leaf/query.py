@@ -1,18 +1,21 @@
-"""Turns a parsed query into a tantivy query.
+"""Turns a query into a tantivy query.
 
 What the language means where a parser cannot know:
-- A word without a field is looked for in every text field (if the schema has none, in every keyword field); a document gets
-  the score of its best field.
+- A word without a field is looked for in every text field (if the schema has none, in every keyword field), or in the fields
+  that the request names; a document gets the score of its best field.
 - A word of a text field is cut as the index cuts its text. One that falls apart, like `asyncio.gather` or `run_in_executor`,
   is the phrase of its parts, which is what whoever wrote it means.
 - A word without any letter or digit cannot be in a text: the clause is dropped. If nothing else is asked for, nothing matches.
 - A prefix of several words (`"asyncio gath"*` does not exist, but `asyncio.gath*` does) finds at most 50 endings of its last
   word in each segment: tantivy's bound.
-- Words in text and keywords score by BM25. Prefixes, ranges, numbers, dates and booleans score 1.
+- A pattern with wildcards is compared with single words as the index has them, lower case.
+- Words in text and keywords score by BM25. Prefixes, wildcards, fuzzy words, ranges, numbers, dates and booleans score 1: a
+  score of theirs would depend on the words that one shard happens to hold.
 """
 
-from collections.abc import Sequence
-from copy import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import tantivy
 from tantivy import Occur as TantivyOccur
@@ -21,30 +24,59 @@ from tantivy import Query
 from kvshard.analyzers import NGRAM
 from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.query import (
+    Alike,
+    AnyOf,
+    Best,
     Boost,
-    Clause,
+    Constant,
     Exists,
+    Fuzzy,
     Group,
     Interval,
+    Keys,
     MatchAll,
+    MatchNone,
     Node,
     Occur,
     Phrase,
     Prefix,
     Range,
+    Wildcard,
+    Within,
     Word,
     default_fields,
     interval_of,
+    print_query,
 )
+from kvshard.query.bounds import fuzzy_distance
 from kvshard.schema import FLOAT, KEYWORD, TEXT, Schema, base_type, text_type
 from leaf.analysis import NGRAM_MAX_CHARS, prefix_terms, query_terms
-from leaf.index_fields import EXPIRES, PRESENT, keyword_term, searched, slots, sorted_by
+from leaf.expansions import Expansions
+from leaf.index_fields import EXPIRES, KEY, PRESENT, key_text, keyword_term, searched, slots, sorted_by
+from leaf.marked_words import lower_pattern, marked_words
 from leaf.weighting import Weighting
 
-HIGHLIGHT_MAX_PREFIX_WORDS = 32
-"""Words a prefix is spelled out to for highlighting: the most frequent ones of the shard; the rest is found but not marked."""
+_OCCURS = {
+    Occur.MUST: TantivyOccur.Must,
+    Occur.SHOULD: TantivyOccur.Should,
+    Occur.MUST_NOT: TantivyOccur.MustNot,
+    Occur.FILTER: TantivyOccur.Must,
+}
 
-_OCCURS = {Occur.MUST: TantivyOccur.Must, Occur.SHOULD: TantivyOccur.Should, Occur.MUST_NOT: TantivyOccur.MustNot}
+_SearchedFor: TypeAlias = Word | Phrase | Prefix | Wildcard | Fuzzy
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What a node is compiled for. fields: (field, boost) that words without a field are looked for in.
+
+    check: ends the search, by raising. weighting: makes the scored parts.
+    """
+
+    searcher: tantivy.Searcher
+    fields: tuple[tuple[str, float], ...]
+    check: Callable[[], object]
+    weighting: Weighting
 
 
 class QueryCompiler:
@@ -54,7 +86,8 @@ class QueryCompiler:
         self._schema = schema
         self._index = index
         self._fields = index.schema
-        self._defaults = default_fields(schema)
+        self._defaults = tuple((name, 1.0) for name in default_fields(schema))
+        self._expansions = Expansions(index.schema)
         self._weighting = Weighting(self._fields, is_noting=False)
         self._index_options = {
             name: "position" if base_type(field_type) == TEXT else "basic" for name, field_type in schema.items()
@@ -67,15 +100,20 @@ class QueryCompiler:
         expired_at_ms: int | None,
         last_slot: int = TOKEN_SLOTS - 1,
         weighting: Weighting | None = None,
+        searcher: tantivy.Searcher | None = None,
+        check: Callable[[], object] = lambda: None,
     ) -> Query:
         """The query, restricted to what the filters match, without documents whose time had passed at expired_at_ms, and
-        without those beyond last_slot, which have left the shard by a split. weighting: makes its scored parts.
+        without those beyond last_slot, which have left the shard by a split.
+
+        weighting: makes its scored parts. searcher: the snapshot that will be searched; None: the present one. check: called
+        now and then where compiling takes long; ends it by raising. Raises InvalidArgument for a prefix or wildcard that stands
+        for too many words.
         """
-        query = self.scored(node, weighting or self._weighting)
+        scope = self._scope(weighting or self._weighting, searcher, check)
+        query = self._compile(node, scope) or Query.empty_query()
         clauses = [(TantivyOccur.Must, query)]
-        for each in filters:
-            compiled = self._compile(each) or Query.empty_query()
-            clauses.append((TantivyOccur.Must, Query.const_score_query(compiled, 0.0)))
+        clauses += [(TantivyOccur.Must, self._unscored(each, scope)) for each in filters]
         if expired_at_ms is not None:
             expired = Query.range_query(self._fields, EXPIRES, tantivy.FieldType.Unsigned, 0, expired_at_ms)
             clauses.append((TantivyOccur.MustNot, expired))
@@ -83,122 +121,206 @@ class QueryCompiler:
             clauses.append((TantivyOccur.MustNot, slots(self._fields, last_slot + 1, TOKEN_SLOTS - 1)))
         return query if len(clauses) == 1 else Query.boolean_query(clauses)
 
-    def scored(self, node: Node, weighting: Weighting) -> Query:
-        """The query alone, with its scored parts made by this weighting, which notes them."""
-        weighted = copy(self)
-        weighted._weighting = weighting
-        return weighted._compile(node) or Query.empty_query()
+    def scored(
+        self,
+        node: Node,
+        weighting: Weighting,
+        searcher: tantivy.Searcher | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> Query:
+        """The query alone, with its scored parts made by this weighting, which notes them; the rest as for `compile`."""
+        return self._compile(node, self._scope(weighting, searcher, check)) or Query.empty_query()
 
-    def _compile(self, node: Node) -> Query | None:
+    def _scope(self, weighting: Weighting, searcher: tantivy.Searcher | None, check: Callable[[], object]) -> _Scope:
+        return _Scope(searcher or self._index.searcher(), self._defaults, check, weighting)
+
+    def _unscored(self, node: Node, scope: _Scope) -> Query:
+        found = self._compile(node, replace(scope, weighting=self._weighting))
+        return Query.const_score_query(found or Query.empty_query(), 0.0)
+
+    def _compile(self, node: Node, scope: _Scope) -> Query | None:
+        """None: it asks for words that no document can have."""
         match node:
             case MatchAll():
                 return Query.all_query()
+            case MatchNone():
+                return Query.empty_query()
             case Group():
-                return self._compile_group(node.clauses)
-            case Boost():
-                inner = self._compile(node.node)
-                return None if inner is None else Query.boost_query(inner, node.factor)
+                return self._group(node, scope)
+            case Best() | Boost() | Constant() | Within():
+                return self._wrapped(node, scope)
             case Exists():
                 return self._exists(node.field)
             case Range():
                 return self._range(node)
-            case Word() | Phrase() | Prefix():
-                return self._term(node)
+            case AnyOf():
+                return self._any_of(node)
+            case Keys():
+                return Query.term_set_query(self._fields, KEY, [key_text(key) for key in node.keys])
+            case Alike():
+                return None
+            case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
+                return self._term(node, scope)
 
-    def _compile_group(self, clauses: Sequence[Clause]) -> Query | None:
-        compiled = [(clause.occur, self._compile(clause.node)) for clause in clauses]
-        kept = [(_OCCURS[occur], query) for occur, query in compiled if query is not None]
+    def _wrapped(self, node: Best | Boost | Constant | Within, scope: _Scope) -> Query | None:
+        if isinstance(node, Within):
+            return self._compile(node.node, replace(scope, fields=node.fields))
+        if isinstance(node, Best):
+            found = [query for query in (self._compile(each, scope) for each in node.nodes) if query is not None]
+            return self._best_of(found, scope, node.tie_breaker) if found else None
+        if isinstance(node, Constant):
+            unscored = self._compile(node.node, replace(scope, weighting=self._weighting))
+            return None if unscored is None else Query.const_score_query(unscored, node.score)
+        inner = self._compile(node.node, scope)
+        return None if inner is None else Query.boost_query(inner, node.factor)
+
+    def _group(self, group: Group, scope: _Scope) -> Query | None:
+        kept: list[tuple[TantivyOccur, Query]] = []
+        optional = 0
+        for clause in group.clauses:
+            if clause.occur is Occur.FILTER:
+                kept.append((TantivyOccur.Must, self._unscored(clause.node, scope)))
+                continue
+            query = self._compile(clause.node, scope)
+            if query is not None:
+                kept.append((_OCCURS[clause.occur], query))
+                optional += clause.occur is Occur.SHOULD
         if all(occur == TantivyOccur.MustNot for occur, _ in kept):
-            if any(clause.occur is not Occur.MUST_NOT for clause in clauses):
+            if any(clause.occur is not Occur.MUST_NOT for clause in group.clauses):
                 return None  # what was asked for cannot be in any document; "everything but" was not asked for
             kept.append((TantivyOccur.Must, Query.all_query()))
-        return Query.boolean_query(kept)
+        minimum = 0 if group.minimum is None else group.minimum.of(optional)
+        return Query.boolean_query(kept, minimum) if minimum else Query.boolean_query(kept)
 
-    def _term(self, node: Word | Phrase | Prefix) -> Query | None:
+    def _term(self, node: _SearchedFor, scope: _Scope) -> Query | None:
         if node.field is not None:
-            return self._term_in(node.field, node)
-        found = [query for query in (self._term_in(name, node) for name in self._defaults) if query is not None]
+            return self._term_in(node.field, node, scope)
+        found: list[Query] = []
+        for name, boost in scope.fields:
+            query = self._term_in(name, node, scope)
+            if query is not None:
+                found.append(query if boost == 1.0 else Query.boost_query(query, boost))
         if not found:
             return None
-        return self._best_of(found)
+        return self._best_of(found, scope)
 
-    def _term_in(self, name: str, node: Word | Phrase | Prefix) -> Query | None:
+    def _term_in(self, name: str, node: _SearchedFor, scope: _Scope) -> Query | None:
         field_type = base_type(self._schema[name])
-        field = searched(name)
+        if isinstance(node, Wildcard):
+            return self._wildcard(name, node, scope)
         if field_type == TEXT:
-            return self._text_prefix(name, node.text) if isinstance(node, Prefix) else self._text(name, node.text)
+            return self._text_term(name, node, scope)
         if field_type == KEYWORD:
             if isinstance(node, Prefix):
-                return self._prefix(field, keyword_term(node.text))
-            return self._term_query(name, keyword_term(node.text))
+                shown = print_query(node)
+                return self._expansions.prefix(scope.searcher, searched(name), keyword_term(node.text), shown)
+            return self._term_query(name, keyword_term(node.text), scope)
         interval = _interval(field_type, node.text)
         return self._numbers(name, interval, interval, True, True)
 
-    def _text(self, name: str, text: str) -> Query | None:
+    def _text_term(self, name: str, node: Word | Phrase | Prefix | Fuzzy, scope: _Scope) -> Query | None:
+        match node:
+            case Prefix():
+                return self._text_prefix(name, node, scope)
+            case Fuzzy():
+                return self._fuzzy(name, node)
+            case Phrase():
+                return self._text(name, node.text, scope, node.slop)
+            case Word():
+                return self._text(name, node.text, scope)
+
+    def _text(self, name: str, text: str, scope: _Scope, slop: int = 0) -> Query | None:
         tokens = query_terms(self._schema[name], text)
         if not tokens:
             return None
         if len(tokens) == 1:
-            return self._word(name, tokens[0].text)
+            return self._word(name, tokens[0].text, scope)
         first = tokens[0].position
-        return self._phrase_query(name, [(token.position - first, token.text) for token in tokens])
+        return self._phrase_query(name, [(token.position - first, token.text) for token in tokens], scope, slop)
 
-    def _term_query(self, name: str, term: str) -> Query:
+    def _term_query(self, name: str, term: str, scope: _Scope) -> Query:
         """The documents with this term in this field, scored by BM25.
 
         Every scored term, phrase and best of several is made by one of these three: what is made elsewhere is not scored by the
         statistics of all shards, or not rightly.
         """
-        return self._weighting.term(name, term, self._index_options[name])
+        return scope.weighting.term(name, term, self._index_options[name])
 
-    def _phrase_query(self, name: str, words: Sequence[tuple[int, str]], slop: int = 0) -> Query:
+    def _phrase_query(self, name: str, words: Sequence[tuple[int, str]], scope: _Scope, slop: int = 0) -> Query:
         """The documents with these (position, term) in this field, scored by BM25."""
-        return self._weighting.phrase(name, words, slop)
+        return scope.weighting.phrase(name, words, slop)
 
-    def _best_of(self, queries: Sequence[Query], tie_breaker: float = 0.0) -> Query:
+    def _best_of(self, queries: Sequence[Query], scope: _Scope, tie_breaker: float = 0.0) -> Query:
         """The documents that match one of these, with the score of the best."""
-        return queries[0] if len(queries) == 1 else self._weighting.best_of(queries, tie_breaker)
+        return queries[0] if len(queries) == 1 else scope.weighting.best_of(queries, tie_breaker)
 
-    def _word(self, name: str, word: str) -> Query:
+    def _word(self, name: str, word: str, scope: _Scope) -> Query:
         """What one word, as cut by the field's analyzer, finds there."""
         if len(word) > NGRAM_MAX_CHARS and self._cuts_beginnings(name):
-            return self._prefix(searched(name), word)
-        return self._term_query(name, word)
+            return self._expansions.prefix(scope.searcher, searched(name), word, word)
+        return self._term_query(name, word, scope)
 
-    def _begun_word(self, name: str, word: str) -> Query:
+    def _begun_word(self, name: str, word: str, scope: _Scope) -> Query:
         if self._cuts_beginnings(name):
-            return self._word(name, word)
-        begun, stems = self._prefix(searched(name), word), query_terms(self._schema[name], word)
+            return self._word(name, word, scope)
+        begun = self._expansions.prefix(scope.searcher, searched(name), word, f"{word}*")
+        stems = query_terms(self._schema[name], word)
         if len(stems) != 1 or stems[0].text == word:
             return begun
         # Of "running" the index may hold only "run", which does not begin with it.
         stem = Query.const_score_query(Query.term_query(self._fields, searched(name), stems[0].text, "basic"), 1.0)
-        return self._best_of([begun, stem])
+        return self._best_of([begun, stem], scope)
 
     def _cuts_beginnings(self, name: str) -> bool:
         """Whether every beginning of a word is a term of this field."""
         return self._schema[name] == text_type(NGRAM)
 
-    def _text_prefix(self, name: str, text: str) -> Query | None:
-        field, tokens = searched(name), prefix_terms(self._schema[name], text)
+    def _text_prefix(self, name: str, node: Prefix, scope: _Scope) -> Query | None:
+        tokens = prefix_terms(self._schema[name], node.text)
         if not tokens:
             return None
-        if tokens[-1].char_offset_to != len(text):
-            return self._text(name, text)  # the word is over before the star, as in `asyncio.*`: any word may follow
+        if tokens[-1].char_offset_to != len(node.text):
+            return self._text(name, node.text, scope)  # the word is over before the star, as in `asyncio.*`: any may follow
         if len(tokens) == 1:
-            return self._begun_word(name, tokens[0].text)
+            return self._begun_word(name, tokens[0].text, scope)
         first = tokens[0].position
         words: list[str | tuple[int, str]] = [(token.position - first, token.text) for token in tokens]
-        return Query.phrase_prefix_query(self._fields, field, words)
+        return Query.const_score_query(Query.phrase_prefix_query(self._fields, searched(name), words), 1.0)
 
-    def _prefix(self, field: str, text: str) -> Query:
-        # Distance 0 makes it exact. A regular expression would do as well, but tantivy bounds those at 1,000 states.
-        return Query.fuzzy_term_query(self._fields, field, text, distance=0, prefix=True)
+    def _wildcard(self, name: str, node: Wildcard, scope: _Scope) -> Query:
+        is_keyword = base_type(self._schema[name]) == KEYWORD
+        pattern = node.pattern if is_keyword else lower_pattern(node.pattern, self._schema[name])
+        shown = print_query(node)
+        return self._expansions.wildcard(scope.searcher, searched(name), pattern, is_keyword, scope.check, shown)
+
+    def _fuzzy(self, name: str, node: Fuzzy) -> Query | None:
+        """All the words that the text falls apart into, each as fuzzy as its length allows."""
+        words = [token.text for token in query_terms(self._schema[name], node.text)]
+        queries = [
+            Query.fuzzy_term_query(self._fields, searched(name), word, distance=fuzzy_distance(node.distance, len(word)))
+            for word in words
+        ]
+        if len(queries) < 2:
+            return queries[0] if queries else None
+        return Query.const_score_query(Query.boolean_query([(TantivyOccur.Must, query) for query in queries]), 1.0)
 
     def _exists(self, name: str) -> Query:
         if base_type(self._schema[name]) == TEXT:
             return Query.const_score_query(Query.term_query(self._fields, PRESENT, name, "basic"), 1.0)
         return Query.exists_query(sorted_by(name))
+
+    def _any_of(self, node: AnyOf) -> Query:
+        field, field_type = searched(node.field), base_type(self._schema[node.field])
+        if not node.values:
+            return Query.empty_query()
+        if field_type == KEYWORD:
+            return Query.term_set_query(self._fields, field, [keyword_term(value) for value in node.values])
+        intervals = [_interval(field_type, value) for value in node.values]
+        single = [each.first for each in intervals if each.first == each.last]
+        longer = [self._numbers(node.field, each, each, True, True) for each in intervals if each.first != each.last]
+        found = [Query.term_set_query(self._fields, field, single)] if single else []
+        either = Query.boolean_query([(TantivyOccur.Should, query) for query in [*found, *longer]])
+        return Query.const_score_query(either, 1.0)
 
     def _range(self, node: Range) -> Query:
         if node.lower is None and node.upper is None:
@@ -225,21 +347,28 @@ class QueryCompiler:
         kind = tantivy.FieldType.Float if self._schema[name] == FLOAT else tantivy.FieldType.Integer
         return Query.range_query(self._fields, searched(name), kind, low, high, includes_lower, includes_upper)
 
-    def has_one_score(self, node: Node) -> bool:
-        """Whether all matches of the query surely have the same score."""
+    def has_one_score(self, node: Node, fields: tuple[tuple[str, float], ...] | None = None) -> bool:
+        """Whether all matches of the query surely have the same score. fields: as in `_Scope`."""
+        searched_in = self._defaults if fields is None else fields
         match node:
-            case MatchAll() | Exists() | Range():
+            case MatchAll() | MatchNone() | Exists() | Range() | AnyOf() | Keys() | Constant():
                 return True
             case Boost():
-                return self.has_one_score(node.node)
+                return self.has_one_score(node.node, fields)
+            case Within():
+                return self.has_one_score(node.node, node.fields)
             case Group():
-                must = [clause for clause in node.clauses if clause.occur is not Occur.MUST_NOT]
-                return all(clause.occur is Occur.MUST and self.has_one_score(clause.node) for clause in must)
-            case Prefix():
-                names = self._defaults if node.field is None else [node.field]
-                return all(self._has_one_prefix_score(name, node.text) for name in names)
+                scoring = [clause for clause in node.clauses if clause.occur in {Occur.MUST, Occur.SHOULD}]
+                return all(clause.occur is Occur.MUST and self.has_one_score(clause.node, fields) for clause in scoring)
+            case Prefix() | Wildcard() | Fuzzy():
+                names = {field for field, _ in searched_in} if node.field is None else {node.field}
+                boosts = {boost for _, boost in searched_in} if node.field is None else {1.0}
+                is_one = not isinstance(node, Prefix) or all(self._has_one_prefix_score(name, node.text) for name in names)
+                return is_one and len(boosts) == 1
             case Word() | Phrase():
                 return node.field is not None and base_type(self._schema[node.field]) not in {TEXT, KEYWORD}
+            case Best() | Alike():
+                return False
 
     def _has_one_prefix_score(self, name: str, text: str) -> bool:
         if base_type(self._schema[name]) == KEYWORD:
@@ -248,36 +377,18 @@ class QueryCompiler:
         is_prefix = len(terms) == 1 and terms[0].char_offset_to == len(text) and not self._cuts_beginnings(name)
         return not terms or is_prefix  # a phrase or a word otherwise
 
-    def highlight_query(self, node: Node, name: str, searcher: tantivy.Searcher) -> Query | None:
-        """The words of the query that may stand in a text field, as one query; None if there are none."""
-        field = searched(name)
-        words: set[str] = set()
-        for text, is_prefix in _texts_for(node, name):
-            words.update(term.text for term in query_terms(self._schema[name], text))
-            begun = prefix_terms(self._schema[name], text)
-            if (is_prefix or self._cuts_beginnings(name)) and begun:
-                words.update(term.text for term in begun)
-                found = searcher.terms_with_prefix(field, begun[-1].text, limit=HIGHLIGHT_MAX_PREFIX_WORDS)
-                words.update(word for word, _ in found)
+    def highlight_query(self, node: Node, name: str, texts: Callable[[], Sequence[str]]) -> Query | None:
+        """The words of the query that may stand in a text field, as one query; None if there are none.
+
+        texts: gives those of the field that will be marked, where the words are that a prefix or a fuzzy word stands for.
+        """
+        words = marked_words(node, name, self._schema[name], texts)
         if not words:
             return None
+        field = searched(name)
         return Query.boolean_query(
             [(TantivyOccur.Should, Query.term_query(self._fields, field, word)) for word in sorted(words)]
         )
-
-
-def _texts_for(node: Node, name: str) -> list[tuple[str, bool]]:
-    """(text, is a prefix) of all that is looked for, not excluded, in a text field."""
-    match node:
-        case Group():
-            inner = [_texts_for(clause.node, name) for clause in node.clauses if clause.occur is not Occur.MUST_NOT]
-            return [text for texts in inner for text in texts]
-        case Boost():
-            return _texts_for(node.node, name)
-        case Word() | Phrase() | Prefix():
-            return [(node.text, isinstance(node, Prefix))] if node.field in {None, name} else []
-        case _:
-            return []
 
 
 def _interval(field_type: str, text: str) -> Interval:

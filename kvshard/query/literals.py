@@ -10,8 +10,29 @@ from functools import lru_cache
 from typing import Final, NoReturn, TypeAlias
 
 from kvshard.errors import ErrorDetails, InvalidArgument
+from kvshard.query.bounds import BOOST_PRODUCT_MAX, WILDCARD_MAX_CHARS
 from kvshard.query.parser import parse_query
-from kvshard.query.syntax import Boost, Exists, Group, MatchAll, Node, Phrase, Prefix, Range, Word
+from kvshard.query.syntax import (
+    NO_POSITION,
+    Alike,
+    AnyOf,
+    Best,
+    Boost,
+    Constant,
+    Exists,
+    Fuzzy,
+    Group,
+    Keys,
+    MatchAll,
+    MatchNone,
+    Node,
+    Phrase,
+    Prefix,
+    Range,
+    Wildcard,
+    Within,
+    Word,
+)
 from kvshard.schema import (
     BOOLEAN,
     DATE,
@@ -67,22 +88,42 @@ def _prepare_cached(text: str, schema: tuple[tuple[str, str], ...], source: str)
     return _prepare(text, dict(schema), source)
 
 
-def check_query(node: Node, schema: Schema, source: str = "query") -> None:
-    """Raise InvalidArgument, with the position, where the query does not fit the schema."""
+def check_query(node: Node, schema: Schema, source: str = "query", boost: float = 1.0) -> None:
+    """Raise InvalidArgument, with the position, where the query does not fit the schema. boost: of what it stands in."""
     match node:
-        case MatchAll():
+        case MatchAll() | MatchNone() | Keys():
             return
         case Group():
             for clause in node.clauses:
-                check_query(clause.node, schema, source)
+                check_query(clause.node, schema, source, boost)
+        case Best():
+            for each in node.nodes:
+                check_query(each, schema, source, boost)
         case Boost():
+            check_query(node.node, schema, source, _boosted(boost, node.factor, source))
+        case Constant():
             check_query(node.node, schema, source)
+        case Within():
+            _check_searched(tuple(name for name, _ in node.fields), schema, source)
+            check_query(node.node, schema, source, _boosted(boost, max(factor for _, factor in node.fields), source))
+        case Alike():
+            _check_texts(node, schema, source)
         case Exists():
             _type_of(node.field, schema, node.position, source)
         case Range():
             _check_range(node, schema, source)
-        case Word() | Phrase() | Prefix():
+        case AnyOf():
+            _check_any_of(node, schema, source)
+        case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
             _check_term(node, schema, source)
+
+
+def _boosted(boost: float, factor: float, source: str) -> float:
+    product = boost * factor
+    if product > BOOST_PRODUCT_MAX:
+        details = ErrorDetails(field=source, limit=int(BOOST_PRODUCT_MAX), position=0)
+        raise InvalidArgument(f"boosts inside each other multiply to more than {BOOST_PRODUCT_MAX:,.0f}", details)
+    return product
 
 
 def default_fields(schema: Schema) -> list[str]:
@@ -120,18 +161,53 @@ def _check_range(node: Range, schema: Schema, source: str) -> None:
             _check_literal(node.field, field_type, bound, node.position, source)
 
 
-def _check_term(node: Word | Phrase | Prefix, schema: Schema, source: str) -> None:
+def _check_any_of(node: AnyOf, schema: Schema, source: str) -> None:
+    field_type = _type_of(node.field, schema, node.position, source)
+    if field_type == TEXT:
+        _refuse(f"{node.field} is a text field and holds words, not values; match looks for words", node.position, source)
+    for value in node.values:
+        _check_literal(node.field, field_type, value, node.position, source)
+
+
+def _check_searched(names: tuple[str, ...], schema: Schema, source: str) -> None:
+    """Fields that words may be looked for in."""
+    for name in names:
+        field_type = _type_of(name, schema, NO_POSITION, source)
+        if field_type not in {TEXT, KEYWORD}:
+            _refuse(f"{name} is of type {field_type}; words are looked for in text and keyword fields", NO_POSITION, source)
+
+
+def _check_texts(node: Alike, schema: Schema, source: str) -> None:
+    for name in node.fields:
+        field_type = _type_of(name, schema, node.position, source)
+        if field_type != TEXT:
+            _refuse(f"{name} is of type {field_type}; only text fields are like a text", node.position, source)
+    if not node.fields and not any(base_type(each) == TEXT for each in schema.values()):
+        _refuse("the collection has no text fields, so nothing in it is like a text", node.position, source)
+
+
+def _check_term(node: Word | Phrase | Prefix | Wildcard | Fuzzy, schema: Schema, source: str) -> None:
+    if isinstance(node, Wildcard) and len(node.pattern) > 2 * WILDCARD_MAX_CHARS:
+        _refuse(f"a word with wildcards may have at most {WILDCARD_MAX_CHARS} characters", node.position, source)
     if node.field is None:
-        if not default_fields(schema):
+        names = default_fields(schema)
+        if not names:
             message = "the collection has neither text nor keyword fields, so a word needs a field, as in field:word"
             _refuse(message, node.position, source)
+        if isinstance(node, Fuzzy) and base_type(schema[names[0]]) != TEXT:
+            _refuse("the collection has no text fields; only those know fuzzy words", node.position, source)
         return
     field_type = _type_of(node.field, schema, node.position, source)
-    if isinstance(node, Prefix):
+    if isinstance(node, Prefix | Wildcard):
         if field_type not in {TEXT, KEYWORD}:
-            _refuse(f"{node.field} is of type {field_type}; only text and keyword fields know prefixes", node.position, source)
-        return
-    _check_literal(node.field, field_type, node.text, node.position, source)
+            what = "prefixes" if isinstance(node, Prefix) else "wildcards"
+            message = f"{node.field} is of type {field_type}; only text and keyword fields know {what}"
+            _refuse(message, node.position, source)
+    elif isinstance(node, Fuzzy):
+        if field_type != TEXT:
+            _refuse(f"{node.field} is of type {field_type}; only text fields know fuzzy words", node.position, source)
+    else:
+        _check_literal(node.field, field_type, node.text, node.position, source)
 
 
 def _check_literal(name: str, field_type: str, text: str, position: int, source: str) -> None:
@@ -156,9 +232,14 @@ def _type_of(name: str, schema: Schema, position: int, source: str) -> str:
         names = ", ".join(sorted(schema)[:10]) or "none"
         more = ", ..." if len(schema) > 10 else ""
         hint = f"; the collection's fields are {names}{more} (a literal colon is written \\:)"
-    details = ErrorDetails(field=source, position=position)
+    details = ErrorDetails(field=source, position=_known(position))
     raise InvalidArgument(f"unknown field {name if len(name) <= 64 else name[:64] + '...'}{hint}", details)
 
 
 def _refuse(what: str, position: int, source: str) -> NoReturn:
-    raise InvalidArgument(f"{what} at character {position + 1}", ErrorDetails(field=source, position=position))
+    where = "" if position == NO_POSITION else f" at character {position + 1}"
+    raise InvalidArgument(f"{what}{where}", ErrorDetails(field=source, position=_known(position)))
+
+
+def _known(position: int) -> int | None:
+    return None if position == NO_POSITION else position

@@ -1,6 +1,9 @@
-"""The query language as data: what a parsed query consists of, and how it is printed.
+"""The query language as data: what a query consists of, whether it came as a string or as structured messages.
 
-Printing gives the canonical text of a tree; parsing that text gives the same tree again (tests/property).
+Query strings know the nodes up to `Boost`; `printing` gives their canonical text. The others come from structured queries.
+`tree` carries any of them from a router to a leaf.
+
+Positions count characters of the query string from 0; NO_POSITION where the node was not read from one.
 
 Pure: imports only the standard library.
 """
@@ -10,18 +13,22 @@ from dataclasses import field as attribute  # `field` is a word of the language 
 from enum import Enum
 from typing import TypeAlias
 
-SPECIAL = frozenset('\\"()[]{}^:*')
+SPECIAL = frozenset('\\"()[]{}^:*?~')
 """Characters that mean something inside a word; everywhere else in a query a backslash makes the next character literal."""
 
 OPERATORS = frozenset(("AND", "OR", "NOT", "TO", "&&", "||", "!", "+", "-"))
 
 
+NO_POSITION = -1
+
+
 class Occur(Enum):
-    """What a clause of a group means for a document: it must match, it may (and scores), it must not."""
+    """What a clause of a group means for a document: it must match, it may (and scores), it must not, it must unscored."""
 
     MUST = "+"
     SHOULD = ""
     MUST_NOT = "-"
+    FILTER = "#"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +47,11 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """`"several words"`: next to each other, in this order."""
+    """`"several words"`: in this order, next to each other; with `~2` up to two places off."""
 
     field: str | None
     text: str
+    slop: int = 0
     position: int = attribute(default=0, compare=False)
 
 
@@ -57,8 +65,27 @@ class Prefix:
 
 
 @dataclass(frozen=True, slots=True)
+class Wildcard:
+    """`w?ld*rd`. pattern: as `glob` has it."""
+
+    field: str | None
+    pattern: str
+    position: int = attribute(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fuzzy:
+    """`word~1`: with so many letters wrong, missing, too many or swapped. None, as in `word~`: by the length of the word."""
+
+    field: str | None
+    text: str
+    distance: int | None = None
+    position: int = attribute(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Exists:
-    """`field:*`: documents that have a value there."""
+    """`field:*`, `_exists_:field`: documents that have a value there."""
 
     field: str
     position: int = attribute(default=0, compare=False)
@@ -77,6 +104,22 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Minimum:
+    """How many SHOULD clauses have to match: a number or a percentage (rounded down); negative: how many may be missing."""
+
+    number: int
+    is_percent: bool = False
+
+    def of(self, clauses: int) -> int:
+        """The number for so many clauses: from 0 to all of them."""
+        wanted = abs(self.number) * clauses // 100 if self.is_percent else abs(self.number)
+        return max(0, min(clauses, wanted if self.number >= 0 else clauses - wanted))
+
+    def __str__(self) -> str:
+        return f"{self.number}%" if self.is_percent else str(self.number)
+
+
+@dataclass(frozen=True, slots=True)
 class Clause:
     """One member of a group."""
 
@@ -86,13 +129,14 @@ class Clause:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Clauses together. Without a MUST clause at least one SHOULD clause has to match, if there is any.
+    """Clauses together. Without a MUST or FILTER clause at least one SHOULD clause has to match, if there is any.
 
-    A group of MUST_NOT clauses alone stands for every document but those. A group never holds just one MUST or SHOULD clause:
-    that is the clause's node itself.
+    minimum: so many SHOULD clauses have to match in any case. A group of MUST_NOT clauses alone stands for every document but
+    those. A group from a query string never holds just one MUST or SHOULD clause: that is the clause's node itself.
     """
 
     clauses: tuple[Clause, ...]
+    minimum: Minimum | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,55 +147,86 @@ class Boost:
     factor: float
 
 
-Node: TypeAlias = MatchAll | Word | Phrase | Prefix | Exists | Range | Group | Boost
+@dataclass(frozen=True, slots=True)
+class MatchNone:
+    """No document."""
 
 
-def print_query(node: Node) -> str:
-    """The canonical text of a query."""
-    if isinstance(node, Group):
-        return " ".join(f"{clause.occur.value}{_print_inner(clause.node)}" for clause in node.clauses)
-    return _print_inner(node)
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """Documents that have one of these values in a field; each of them scores 1."""
+
+    field: str
+    values: tuple[str, ...]
+    position: int = attribute(default=NO_POSITION, compare=False)
 
 
-def _print_inner(node: Node) -> str:
-    match node:
-        case MatchAll():
-            return "*"
-        case Group():
-            return f"({print_query(node)})"
-        case Boost():
-            inner = _print_inner(node.node)
-            # Without parentheses the second ^ of a doubled boost would belong to the first number.
-            return f"({inner})^{node.factor!r}" if isinstance(node.node, Boost) else f"{inner}^{node.factor!r}"
-        case Exists():
-            return f"{node.field}:*"
-        case Range():
-            return f"{node.field}:{_print_range(node)}"
-        case Word():
-            return f"{_print_field(node.field)}{_escape(node.text)}"
-        case Prefix():
-            return f"{_print_field(node.field)}{_escape(node.text)}*"
-        case Phrase():
-            return f"{_print_field(node.field)}{_quote(node.text)}"
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The documents of these keys; each of them scores 1."""
+
+    keys: tuple[bytes, ...]
 
 
-def _print_field(name: str | None) -> str:
-    return "" if name is None else f"{name}:"
+@dataclass(frozen=True, slots=True)
+class Best:
+    """What matches any of the nodes, with the score of the best one plus tie_breaker times those of the others."""
+
+    nodes: tuple["Node", ...]
+    tie_breaker: float = 0.0
 
 
-def _print_range(node: Range) -> str:
-    lower = "*" if node.lower is None else _quote(node.lower)
-    upper = "*" if node.upper is None else _quote(node.upper)
-    return f"{'[' if node.includes_lower else '{'}{lower} TO {upper}{']' if node.includes_upper else '}'}"
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """What the node matches, with this score."""
+
+    node: "Node"
+    score: float
 
 
-def _quote(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+@dataclass(frozen=True, slots=True)
+class Within:
+    """The node, with its words that name no field looked for in these: (field, boost) each."""
+
+    fields: tuple[tuple[str, float], ...]
+    node: "Node"
 
 
-def _escape(text: str) -> str:
-    if text in OPERATORS:
-        return "\\" + "\\".join(text)
-    escaped = "".join("\\" + char if char in SPECIAL or char.isspace() else char for char in text)
-    # At the start of a word these are operators; after a field's colon < and > begin a range.
-    return "\\" + escaped if text[:1] in {"+", "-", "!", "<", ">"} else escaped
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Documents that share the telling words of the texts in any of the fields.
+
+    fields: empty: the default ones. min_word_count: a word counts if the texts have it so often. min_documents, max_documents:
+    and so many documents (0: any). max_words: the most telling ones are taken. minimum: so many of them have to match.
+    """
+
+    fields: tuple[str, ...]
+    texts: tuple[str, ...]
+    max_words: int = 25
+    min_word_count: int = 2
+    min_word_chars: int = 0
+    min_documents: int = 5
+    max_documents: int = 0
+    minimum: Minimum | None = None
+    position: int = attribute(default=NO_POSITION, compare=False)
+
+
+Node: TypeAlias = (
+    MatchAll
+    | MatchNone
+    | Word
+    | Phrase
+    | Prefix
+    | Wildcard
+    | Fuzzy
+    | Exists
+    | Range
+    | AnyOf
+    | Keys
+    | Alike
+    | Group
+    | Boost
+    | Best
+    | Constant
+    | Within
+)

@@ -6,13 +6,16 @@ from kvshard.query import (
     Boost,
     Clause,
     Exists,
+    Fuzzy,
     Group,
     Interval,
     MatchAll,
+    Minimum,
     Occur,
     Phrase,
     Prefix,
     Range,
+    Wildcard,
     Word,
     check_query,
     default_fields,
@@ -21,7 +24,7 @@ from kvshard.query import (
     prepare,
     print_query,
 )
-from kvshard.query.parser import QUERY_MAX_CLAUSES, QUERY_MAX_NESTING
+from kvshard.query.bounds import QUERY_MAX_CLAUSES, QUERY_MAX_NESTING
 
 A, B, C = Word(None, "a"), Word(None, "b"), Word(None, "c")
 MUST, SHOULD, NOT = Occur.MUST, Occur.SHOULD, Occur.MUST_NOT
@@ -62,6 +65,28 @@ def group(*clauses):
         ('"a b"', Phrase(None, "a b")),
         ('"a \\" b"', Phrase(None, 'a " b')),
         ("pre*", Prefix(None, "pre")),
+        ('"a b"~2', Phrase(None, "a b", 2)),
+        ('f:"a b"~0^2', Boost(Phrase("f", "a b"), 2.0)),
+        ("a~", Fuzzy(None, "a")),
+        ("f:a~1", Fuzzy("f", "a", 1)),
+        ("(a~2 b)", group((SHOULD, Fuzzy(None, "a", 2)), (SHOULD, B))),
+        ("a~2^3", Boost(Fuzzy(None, "a", 2), 3.0)),
+        ("~a", Word(None, "~a")),
+        ("a ~", group((SHOULD, A), (SHOULD, Word(None, "~")))),
+        ("a~b", Word(None, "a~b")),
+        ("a\\~1", Word(None, "a~1")),
+        ("a*c", Wildcard(None, "a*c")),
+        ("*a", Wildcard(None, "*a")),
+        ("a**", Prefix(None, "a")),
+        ("a?", Wildcard(None, "a?")),
+        ("f:?", Wildcard("f", "?")),
+        ("**", MatchAll()),
+        ("f:a\\*b?c", Wildcard("f", "a\\*b?c")),
+        ("a\\*", Word(None, "a*")),
+        ("\\-*b", Wildcard(None, "-*b")),
+        ("_exists_:f", Exists("f")),
+        ("f:[a~1 TO b?]", Range("f", "a~1", "b?")),
+        ("f:>=what?", Range("f", "what?", None)),
         ("a^2", Boost(A, 2.0)),
         ("(a b)^0.5", Boost(group((SHOULD, A), (SHOULD, B)), 0.5)),
         ("f:a", Word("f", "a")),
@@ -110,8 +135,24 @@ def test_parse(text, node):
         ("a: b", "a value must follow directly after a: at character 2", 1),
         ("12:30", "'12' is no field name (a literal colon is written \\:) at character 1", 0),
         (":a", "unexpected : at character 1", 0),
-        ("a b*c", "a * may only stand at the end of a word at character 4", 3),
-        ("*a", "a * may only stand at the end of a word at character 1", 0),
+        ("a b*c~1", "a word is either fuzzy or has wildcards at character 3", 2),
+        ("a b~3", "a word may be fuzzy by 0 to 2 letters, as in word~1 at character 4", 3),
+        ("b~0.8", "a word may be fuzzy by 0 to 2 letters, as in word~1 at character 2", 1),
+        ("f:b~22^2", "a word may be fuzzy by 0 to 2 letters, as in word~1 at character 4", 3),
+        ('"a b"~x', 'the slop of a phrase is a number from 0 to 100, as in "a b"~2 at character 6', 5),
+        ('"a b"~-1', 'the slop of a phrase is a number from 0 to 100, as in "a b"~2 at character 6', 5),
+        ('"a b"~101', 'the slop of a phrase is a number from 0 to 100, as in "a b"~2 at character 6', 5),
+        ('"a b"~2.5', "a slop must be followed by a space at character 8", 7),
+        ('"a b"~99999999999', 'the slop of a phrase is a number from 0 to 100, as in "a b"~2 at character 6', 5),
+        ("_exists_:a*", "'a' is no field name at character 10", 9),
+        ("t*:a", "'t' is no field name (a literal colon is written \\:) at character 1", 0),
+        ("f:[a* TO b]", "a * stands alone in a range at character 4", 3),
+        ("f:>a*", "a * has no place in a comparison at character 4", 3),
+        ("a^nan", "a boost is a number above 0 and up to 1000, as in ^2 at character 2", 1),
+        ("a^1e99", "a boost is a number above 0 and up to 1000, as in ^2 at character 2", 1),
+        ("a^-2", "a boost is a number above 0 and up to 1000, as in ^2 at character 2", 1),
+        ("a*" * 129, "a word with wildcards may have at most 256 characters at character 1", 0),
+        ("a OR", "OR needs something after it at character 3", 2),
         ("f:[1 2]", "a range is written [from TO to]; TO is missing at character 3", 2),
         ("f:[1 TO", "unbalanced range bracket at character 3", 2),
         ("f:[1 TO 2", "unbalanced range bracket at character 3", 2),
@@ -131,6 +172,45 @@ def test_malformed(text, message, position):
         parse_query(text, "filters[3]")
     assert caught.value.message == message
     assert (caught.value.details.position, caught.value.details.field) == (position, "filters[3]")
+
+
+def test_words_that_must_all_match():
+    def parsed(text):
+        return parse_query(text, is_and=True)
+
+    assert parsed("a b") == parse_query("a AND b")
+    assert parsed("a b OR c") == parse_query("(a AND b) OR c")
+    assert parsed("a OR b c") == parse_query("a OR (b AND c)")
+    assert parsed("a AND b c") == parse_query("a AND b AND c")
+    assert parsed("a -b +c") == parse_query("a AND NOT b AND c")
+    assert parsed("(a b) c") == parse_query("(a AND b) AND c")
+    assert parsed("a || b") == parse_query("a OR b")
+    assert parsed("a") == A
+    assert parsed(" ") == MatchAll()
+    for text in ("a b OR", "a AND", "(a b", "a OR OR b"):
+        with pytest.raises(MalformedQuery):
+            parsed(text)
+
+
+def test_how_many_have_to_match():
+    assert [Minimum(2).of(count) for count in (0, 1, 2, 3)] == [0, 1, 2, 2]
+    assert [Minimum(-1).of(count) for count in (0, 1, 2, 3)] == [0, 0, 1, 2]
+    assert [Minimum(75, True).of(count) for count in (0, 1, 3, 4)] == [0, 0, 2, 3]
+    assert [Minimum(-25, True).of(count) for count in (0, 1, 4, 5)] == [0, 1, 3, 4]
+    assert (str(Minimum(-1)), str(Minimum(75, True))) == ("-1", "75%")
+
+
+def test_boosts_do_not_multiply_without_end():
+    prepare("((a^100)^100)^100", {"t": "text"})
+    with pytest.raises(InvalidArgument, match="boosts inside each other multiply to more than 1,000,000") as caught:
+        prepare("((a^100)^1000)^100", {"t": "text"})
+    assert caught.value.details.limit == 1_000_000
+
+
+def test_nothing_recurses_without_end():
+    for text in ("(" * 10_000, "a:(" * 3_000, "-(" * 4_000, "a OR " * 2_000 + "a", "NOT a OR " * 1_100, '"' * 9_999):
+        with pytest.raises(InvalidArgument):
+            parse_query(text)
 
 
 def test_bounds():
@@ -169,6 +249,10 @@ def test_queries_that_fit_the_schema(text):
         ("year:1.5", "'1.5' is not an integer", 5),
         ("year:9223372036854775808", "is not an integer", 5),
         ("year:1*", "year is of type integer; only text and keyword fields know prefixes at character 6", 5),
+        ("year:1?", "year is of type integer; only text and keyword fields know wildcards at character 6", 5),
+        ("tag:a~1", "tag is of type keyword; only text fields know fuzzy words at character 5", 4),
+        ("year:12~1", "year is of type integer; only text fields know fuzzy words at character 6", 5),
+        ("_exists_:titel", "unknown field titel; did you mean title?", 9),
         ("price:nan", "'nan' is not a float", 6),
         ("price:1e999", "is not a float", 6),
         ("live:yes", "'yes' is not true or false", 5),

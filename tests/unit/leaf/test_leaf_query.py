@@ -1,10 +1,28 @@
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from kvshard import hashing
-from kvshard.query import prepare
+from kvshard.errors import InvalidArgument
+from kvshard.query import (
+    AnyOf,
+    Best,
+    Clause,
+    Constant,
+    Group,
+    Keys,
+    MatchAll,
+    MatchNone,
+    Minimum,
+    Occur,
+    Within,
+    Word,
+    check_query,
+    prepare,
+)
+from leaf.marked_words import MARKED_MAX_WORDS, marked_words
 from leaf.text_index import TextIndex
 from leaf.text_search import IndexView
 
@@ -84,6 +102,40 @@ def matches(index, text, filters=()):
         ("body:asyncio.g*", "1"),
         ("Ü*", "3"),
         ('"two three"', ""),
+        ('"run awaitables asyncio"', ""),
+        ('"awaitables asyncio"~1', ""),
+        ('"awaitables asyncio"~2', "1"),
+        ('title:"gather asyncio"~2', "12"),
+        ('title:"gather asyncio"~1', "2"),
+        ("as?ncio", "12"),
+        ("*ncio", "12"),
+        ("a*o", "12"),
+        ("A*O", "12"),
+        ("*th?r", "12"),
+        ("?", "2"),
+        ("body:???", "123"),
+        ("body:*y", "14"),
+        ("*x*y*z*", ""),
+        ("tag:p?", "12"),
+        ("tag:?y", "124"),
+        ("tag:p*", "126"),
+        ("tag:*h*e*d", "2"),
+        ("tag:a?b", "3"),
+        ("tag:P*y?", ""),
+        ("asincio~1", "12"),
+        ("asincio~", "12"),
+        ("asicnio~1", ""),
+        ("asicnio~2", "12"),
+        ("aysncio~1", "12"),
+        ("asyncio~0", "12"),
+        ("tial~", "4"),
+        ("ruin~1", "12"),
+        ("ru~2", "12"),
+        ("ru~", ""),
+        ("asincio.gathr~1", "12"),
+        ("straße~1 -übung", ""),
+        ("_exists_:x", "34"),
+        ("asyncio^2 OR tai?", "124"),
         ("...", ""),
         ("... asyncio", "12"),
         ("... AND asyncio", "12"),
@@ -159,10 +211,131 @@ def test_boosts_and_best_field(index):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("*", True), ("n:1", True), ("-asyncio", True), ("asyn*", True), ("n:1 AND on:true", True), ("tag:py", False),
-     ("asyncio", False), ("n:1 n:2", False), ("title:a.b*", False), ("n:1^2", True)],
+     ("asyncio", False), ("as?ncio", True), ("asyncio~1", True),
+     ("n:1 AND as*o^3", True), ("n:1 n:2", False), ("title:a.b*", False), ("n:1^2", True)],
 )  # fmt: skip
 def test_queries_of_one_score(index, text, expected):
     assert index.compiler.has_one_score(prepare(text, SCHEMA)) is expected
+
+
+@pytest.mark.parametrize("text", ["asyn*", "as?n*o", "*ncio", "asincio~1", "asincio.gathr~1", "tag:p?", "tag:p*", "tag:*y",
+                                  "title:asyncio.gath*"])  # fmt: skip
+def test_what_stands_for_many_words_scores_one(index, text):
+    assert {each.score for each in found(index, text)} == {1.0}
+
+
+def compiled(index, node):
+    view = IndexView(index.searcher(), index.fields, SCHEMA)
+    return view.page(index.compiler.compile(node, [], None), "", 0, 10, index.compiler.has_one_score(node)).found
+
+
+def test_what_only_structured_queries_say(index):
+    def keys(node):
+        check_query(node, SCHEMA)
+        return "".join(sorted(each.key.decode() for each in compiled(index, node)))
+
+    def scores(node):
+        return {each.key.decode(): pytest.approx(each.score, rel=1e-6) for each in compiled(index, node)}
+
+    asyncio, gather, tail = Word(None, "asyncio"), Word(None, "gather"), Word(None, "tail")
+    assert keys(AnyOf("tag", ("py", "a b"))) == "123"
+    assert keys(AnyOf("n", ("1", "-5", "77"))) == "12"
+    assert keys(AnyOf("x", ("0", "1.5"))) == "34"
+    assert keys(AnyOf("on", ("true",))) == "3"
+    assert keys(AnyOf("at", ("2020-01-01", "2019-12-31T23:59:59.999999Z"))) == "46"
+    assert keys(AnyOf("tag", ())) == ""
+    assert keys(Keys((b"1", b"4", b"none"))) == "14"
+    assert keys(MatchNone()) == ""
+    filtered = Group((Clause(Occur.FILTER, tail), Clause(Occur.FILTER, Word("tag", "Py"))))
+    assert keys(filtered) == "4"
+    assert scores(filtered) == {"4": 0.0}
+    both = Group((Clause(Occur.MUST, asyncio), Clause(Occur.FILTER, Word("tag", "thread"))))
+    assert scores(both) == {"2": scores(asyncio)["2"].expected}
+    assert scores(Constant(asyncio, 2.5)) == {"1": 2.5, "2": 2.5}
+    assert scores(Within((("body", 3.0),), asyncio)) == {"1": 3 * scores(Word("body", "asyncio"))["1"].expected}
+    best = Best((Constant(asyncio, 2.0), Constant(gather, 5.0), Constant(tail, 1.0)), 0.1)
+    assert scores(best) == {"1": 5.2, "2": 5.2, "4": 1.0}
+    assert keys(Best(())) == ""
+
+
+def test_how_many_have_to_match(index):
+    def keys(minimum, *words, must=()):
+        clauses = [Clause(Occur.SHOULD, Word(None, word)) for word in words] + [Clause(Occur.MUST, node) for node in must]
+        node = Group(tuple(clauses), minimum)
+        return "".join(sorted(each.key.decode() for each in compiled(index, node)))
+
+    words = ("asyncio", "gather", "thread", "tail")
+    assert keys(None, *words) == "124"
+    assert keys(Minimum(2), *words) == "12"
+    assert keys(Minimum(3), *words) == "2"
+    assert keys(Minimum(75, is_percent=True), *words) == "2"
+    assert keys(Minimum(-2), *words) == "12"
+    assert keys(Minimum(9), *words) == ""
+    assert keys(Minimum(4), *words[:3], "...") == "2"
+    assert keys(Minimum(1), *words, must=[MatchAll()]) == "124"
+    assert keys(Minimum(-9), *words, must=[MatchAll()]) == "123456"
+
+
+def test_words_are_marked_as_they_stand_in_the_texts(index):
+    def marked(text, *texts):
+        return marked_words(prepare(text, SCHEMA), "title", "text", lambda: texts)
+
+    assert marked("asyncio.gather tag:x body:z -tail", "a") == {"asyncio", "gather"}
+    assert marked("as* *er gathr~1", "Asyncio gather", "gathers later assert") == {
+        "as", "asyncio", "gather", "assert", "later", "gathr",
+    } - {"gathr"}  # fmt: skip
+    assert marked("title:(b?t^2)", "bat BIT boot bt") == {"bat", "bit"}
+    wide = marked("*", "x") | marked("w*", " ".join(f"w{number}" for number in range(3_000)))
+    assert len(wide) == MARKED_MAX_WORDS
+
+
+def test_marked_words_follow_the_analyzer():
+    def marked(text, field_type, *texts):
+        return marked_words(prepare(text, {"t": field_type}), "t", field_type, lambda: texts)
+
+    assert marked("Cafés caf*", "text(ascii)", "Café cafeteria") == {"cafes", "cafe", "cafeteria", "caf"}
+    assert marked("CAFÉ*x", "text(ascii)", "cafex") == {"cafex"}
+    assert marked("running runing~1", "text(english)", "runs run ran") == {"run"}
+    assert marked("run", "text(ngram)", "runs ran") == {"run", "runs"}
+
+
+def test_wildcards_are_bounded(monkeypatch, tmp_path):
+    monkeypatch.setattr("leaf.expansions.EXPANSION_MAX_WORDS", 100)
+    index = TextIndex.create(tmp_path / "i", SCHEMA, slot_of)
+
+    def write(words):
+        for word in words:
+            index.write({word.encode(): (json.dumps({"title": word, "tag": word}).encode(), 0)})
+        index.commit(index.indexed_through + 1)
+
+    write(["single", *(f"w{number}" for number in range(60))])
+    assert len(found(index, "w*")) == 10
+    write(f"w{number}" for number in range(60, 101))  # what was found out before does not count any more
+    for text in ("w*", "w?1*", "*7", "title:w*", "tag:w*", "tag:*w", "-w*", "(a OR w*)^2"):
+        for _ in range(2):  # the second time from what is remembered
+            with pytest.raises(InvalidArgument, match="more than 100 words of a shard; let it begin") as caught:
+                found(index, text)
+            assert caught.value.details.limit == 100
+    assert {each.key for each in found(index, "w10*")} == {b"w10", b"w100"}
+    assert matches(index, "sin*le") == matches(index, "si?gl*e") == "single"
+
+
+def test_a_wildcard_bomb_costs_no_more_than_its_words(index):
+    began = time.perf_counter()
+    for text in ("a*b????????????????????", "*a" * 127, "tag:*a?b?c?d*", "?" * 256, "*?*?*?*?*?*?*?*?"):
+        found(index, text)
+    assert time.perf_counter() - began < 2
+
+
+def test_a_cancelled_search_stops_matching(index):
+    class Gone(Exception):
+        pass
+
+    def check():
+        raise Gone
+
+    with pytest.raises(Gone):
+        index.compiler.compile(prepare("a?y*", SCHEMA), [], None, check=check)
 
 
 def test_compiling_on_several_threads(index):

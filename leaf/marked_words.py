@@ -1,0 +1,90 @@
+"""Which words of a text a query looks for: what highlighting marks."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from kvshard.analyzers import ASCII, NGRAM
+from kvshard.query import (
+    Best,
+    Boost,
+    Constant,
+    Fuzzy,
+    Group,
+    Node,
+    Occur,
+    Phrase,
+    Prefix,
+    Wildcard,
+    Within,
+    Word,
+)
+from kvshard.query.bounds import fuzzy_distance
+from kvshard.query.edits import is_within
+from kvshard.query.glob import expression_of, parts_of, pattern_of
+from kvshard.schema import analyzer_of
+from leaf.analysis import analyzer_in, prefix_terms, query_terms
+
+MARKED_MAX_WORDS: Final = 1_024
+"""Different words that are marked on a page: each is looked for in every text of it."""
+
+
+def marked_words(node: Node, name: str, field_type: str, texts: Callable[[], Sequence[str]]) -> set[str]:
+    """The words, as the field's index has them. texts: gives those of the field that will be marked."""
+    found: set[str] = set()
+    tests: list[Callable[[str], object]] = []
+    is_begun = analyzer_of(field_type) == NGRAM  # every word is looked for as a beginning there
+    for leaf in _looked_for(node, name, True):
+        if isinstance(leaf, Wildcard):
+            tests.append(expression_of(lower_pattern(leaf.pattern, field_type)).fullmatch)
+            continue
+        terms = [term.text for term in query_terms(field_type, leaf.text)]
+        if isinstance(leaf, Fuzzy):
+            tests += [_alike(term, leaf.distance) for term in terms]
+            continue
+        found.update(terms)
+        begun = prefix_terms(field_type, leaf.text) if isinstance(leaf, Prefix) or is_begun else []
+        if begun:
+            found.update(term.text for term in begun)
+            tests.append(_begins(begun[-1].text))
+    if tests:
+        cut = analyzer_in(field_type).analyze
+        words = {word for text in texts() for word in cut(text)}
+        found.update(word for word in words if any(test(word) for test in tests))
+    return set(sorted(found)[:MARKED_MAX_WORDS])
+
+
+def lower_pattern(pattern: str, field_type: str) -> str:
+    """A pattern as the words of such a text field are: lower case, and without marks where those are taken off."""
+    if analyzer_of(field_type) != ASCII:
+        return pattern.lower()
+    fold = analyzer_in(field_type).analyze
+    return pattern_of(
+        [(part, is_wild) for char, is_wild in parts_of(pattern) for part in (char if is_wild else "".join(fold(char)) or char)]
+    )
+
+
+def _begins(prefix: str) -> Callable[[str], object]:
+    return lambda word: word.startswith(prefix)
+
+
+def _alike(wanted: str, distance: int | None) -> Callable[[str], object]:
+    edits = fuzzy_distance(distance, len(wanted))
+    return lambda word: is_within(wanted, word, edits)
+
+
+def _looked_for(node: Node, name: str, is_default: bool) -> list[Word | Phrase | Prefix | Wildcard | Fuzzy]:
+    """All that is looked for, not excluded, in a text field. is_default: words without a field are looked for in it."""
+    match node:
+        case Group():
+            nodes = [clause.node for clause in node.clauses if clause.occur is not Occur.MUST_NOT]
+        case Best():
+            nodes = list(node.nodes)
+        case Boost() | Constant():
+            nodes = [node.node]
+        case Within():
+            return _looked_for(node.node, name, any(field == name for field, _ in node.fields))
+        case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
+            return [node] if node.field == name or (node.field is None and is_default) else []
+        case _:
+            nodes = []
+    return [leaf for each in nodes for leaf in _looked_for(each, name, is_default)]
