@@ -122,7 +122,7 @@ async def measure(address: str) -> list[Figure]:
 
 def _page(request: ShardSearch) -> ShardSearchReply:
     """Hits that differ by shard, so that merging has something to do."""
-    hits = [ShardHit(b"%05d-%05d" % (request.shard, n), 9.0 - n - request.shard / 1e4, b"{}", 1, n + 1) for n in range(HITS)]
+    hits = [ShardHit(b"%05d-%05d" % (request.shard, n), 9.0 - n - request.shard / 1e4, b"{}", 1) for n in range(HITS)]
     return ShardSearchReply(hits, 100, 1_000)
 
 
@@ -132,9 +132,7 @@ async def _serve() -> None:
     async def search(request: ShardSearch, deadline: float) -> ShardSearchReply:
         return _page(request)
 
-    pages: dict[int, ShardSearchReply] = {
-        shard: _page(ShardSearch(shard, 1, 2, "", [], 0, HITS)) for shard in range(max(SHARDS))
-    }
+    pages: dict[int, ShardSearchReply] = {shard: _page(ShardSearch(shard, 1, 2, "", [], HITS)) for shard in range(max(SHARDS))}
     number, handler = handler_of(ShardSearch, search)
     _, immediate = immediate_handler_of(ShardSearch, lambda request, deadline: pages[request.shard])
     servicer = LaneServicer({number: handler}, SystemClock(), immediate={number: immediate})

@@ -167,12 +167,25 @@ class TermStatistics(Struct, frozen=True, gc=False):
     generation: int = 0
 
 
+SortValue: TypeAlias = int | float | str | None
+"""A field's value by which a hit is sorted; None: the document has none. Dates are UTC microseconds, booleans 0 or 1."""
+
+
+class SearchAfter(Struct, frozen=True, gc=False):
+    """A position in the order of a search, right behind a hit: its sort values (of the fields in the sort), score and key."""
+
+    values: list[SortValue]
+    score: float
+    key: bytes
+
+
 class ShardSearch(Struct, frozen=True, gc=False):
-    """Search one shard. offset: hits of this shard's own order to pass over. limit: hits wanted after them; 0 only counts.
+    """Search one shard. limit: hits wanted; 0 only counts. after: they come behind this position; None: from the first on.
 
     min_seqno: answer only when the index holds the writes through this entry (0: as it is). cuts: as in ShardScan.
 
-    sort: field name, "-" in front for descending; empty: by score. facets: keyword fields to count, facet_limit values each.
+    sort: see `kvshard/sorting.py`; empty: by score. facets: keyword fields to count, facet_limit values each. taken: hits that
+    earlier pages had, of all shards together: tells how far behind the first hit of a ranking the position may be.
     """
 
     shard: int
@@ -180,7 +193,6 @@ class ShardSearch(Struct, frozen=True, gc=False):
     collection_id: int
     query: str
     filters: list[str]
-    offset: int
     limit: int
     sort: str = ""
     facets: list[str] = []
@@ -190,6 +202,8 @@ class ShardSearch(Struct, frozen=True, gc=False):
     keys_only: bool = False
     min_seqno: int = 0
     cuts: int | None = None
+    after: SearchAfter | None = None
+    taken: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,24 +217,20 @@ class HighlightFragment:
 
 @dataclass(frozen=True, slots=True)
 class ShardHit:
-    """A document found. rank: 1-based position in this shard's own order, for paging.
-
-    sort_value: the sort field's value (None: the document has none, and comes last in either direction); None when sorted by
-    score. Dates are their UTC microseconds as int, booleans 0/1.
-    """
+    """A document found. sort_values: its value of each field in the sort. score: 0 where the sort has no score."""
 
     key: bytes
     score: float
     document: bytes
     version: int
-    rank: int
-    sort_value: int | float | str | None = None
+    sort_values: list[SortValue] = field(default_factory=list)
     highlights: list[HighlightFragment] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class ShardSearchReply:
-    """Hits best first; equal ones by key. total: documents of the shard that match. documents: live ones in the shard.
+    """Hits in the order of the search. total: documents of the shard that match. documents: live ones in the shard. has_more:
+    more hits come behind these.
 
     facets: field -> value -> matches. facet_errors: field -> the most by which a count missing here may be too low.
     """
@@ -231,6 +241,7 @@ class ShardSearchReply:
     facets: dict[str, dict[str, int]] = field(default_factory=dict)
     facet_errors: dict[str, int] = field(default_factory=dict)
     indexed_through: int = 0
+    has_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

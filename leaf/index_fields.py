@@ -2,7 +2,7 @@
 
 Each schema field `x` becomes `f_x`, which is searched, and unless it is text `s_x`, which holds the first value alone and is
 sorted by. The index's own fields have no prefix, so no schema can collide with them:
-- `key`: the key, each byte as the character of that number; such text sorts as the bytes do;
+- `key`: the key in hexadecimal, as keywords are; such text sorts as the bytes do, and can be the bound of a range;
 - `expires`: when the document expires (absent: never);
 - `slot`: the token slot of the key, by which a split tells the documents that leave;
 - `present`: names of the text fields that have a value, for `field:*`.
@@ -12,12 +12,11 @@ quote their bounds. Hexadecimal keeps the order of the characters. Booleans and 
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import msgspec
 import tantivy
 
-from kvshard.model import NEVER
+from kvshard.model import NEVER, SortValue
 from kvshard.schema import FLOAT, KEYWORD, TEXT, Scalar, Schema, base_type, field_values
 from leaf.analysis import index_terms, tokenizer_name
 
@@ -25,8 +24,6 @@ KEY = "key"
 EXPIRES = "expires"
 PRESENT = "present"
 SLOT = "slot"
-
-SortValue: TypeAlias = int | float | str | None
 
 
 def searched(name: str) -> str:
@@ -41,12 +38,12 @@ def sorted_by(name: str) -> str:
 
 def key_text(key: bytes) -> str:
     """A key as index text."""
-    return key.decode("latin-1")
+    return "k" + key.hex()
 
 
 def key_bytes(text: str) -> bytes:
     """The key of an index text."""
-    return text.encode("latin-1")
+    return bytes.fromhex(text[1:])
 
 
 def keyword_term(value: str) -> str:
@@ -87,7 +84,7 @@ def slots(fields: tantivy.Schema, first: int, last: int) -> tantivy.Query:
 
 
 def decode_sort_value(field_type: str, value: SortValue) -> SortValue:
-    """The value that a search sorted by a field returns, as `ShardHit.sort_value` wants it."""
+    """The value that a search sorted by a field returns, as `ShardHit.sort_values` wants it."""
     return keyword_of(value) if field_type == KEYWORD and isinstance(value, str) else value
 
 
@@ -110,7 +107,7 @@ class DocumentBuilder:
         if not isinstance(decoded, dict):
             raise ValueError("not a JSON object")
         document = tantivy.Document()
-        document.add_text(KEY, key.decode("latin-1"))
+        document.add_text(KEY, key_text(key))
         document.add_unsigned(SLOT, self._slot_of(key))
         if expires_at_ms != NEVER:
             document.add_unsigned(EXPIRES, expires_at_ms)

@@ -11,10 +11,11 @@ import tantivy
 from kvshard.clock import Clock
 from kvshard.clustermap import TOKEN_SLOTS, Collection
 from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArgument, ResourceExhausted
-from kvshard.limits import BATCH_MAX_BYTES, FACET_MAX_VALUES, SEARCH_MAX_DEPTH, SEARCH_MAX_LIMIT
+from kvshard.limits import BATCH_MAX_BYTES, FACET_MAX_VALUES, SEARCH_MAX_LIMIT
 from kvshard.model import HighlightFragment, ShardHit, ShardSearch, ShardSearchReply
 from kvshard.query import Node, prepare
 from kvshard.schema import KEYWORD, TEXT, Schema, base_type
+from kvshard.sorting import check_sort, parse_sort
 from leaf.index_fields import searched
 from leaf.log_source import LogSource
 from leaf.text_index import TextIndex, tantivy_failures
@@ -22,7 +23,7 @@ from leaf.text_search import FacetCounts, Found, IndexView
 
 FILL_ROUNDS: Final = 4
 """A page is filled up this often when documents were deleted since the last refresh. Only a mass delete within half a second
-exceeds it, and then the page is shorter than it could be."""
+exceeds it, and then the page is shorter than it could be; one without any hit is filled until it has one."""
 
 READ_CHUNK: Final = 64
 """Documents read between two looks at the deadline."""
@@ -45,6 +46,7 @@ class SearchJob:
         self._clock = clock
         self._deadline = deadline
         self._is_cancelled = False
+        self._sorts = parse_sort(request.sort)
 
     def __repr__(self) -> str:
         return f"SearchJob(shard {self._request.shard}, {self._collection.name}, {self._request.query!r})"
@@ -73,16 +75,16 @@ class SearchJob:
             expired_at_ms = self._expired_at_ms()
             query = index.compiler.compile(node, filters, expired_at_ms, last_slot, None, searcher, self._check)
             self._check()
-            view = IndexView(searcher, index.fields, self._schema, self._check)
+            view = IndexView(searcher, index.fields, self._schema, index.parse, self._check)
             has_one_score = index.compiler.has_one_score(node)
-            hits, total = self._find(view, query, has_one_score)
+            hits, total, has_more = self._find(view, query, has_one_score)
             self._check()
             facets = view.facets(query, request.facets, request.facet_limit or 10)
             highlighted = self._highlight(hits, index, searcher, node)
-        return self._reply(highlighted, total, facets, indexed_through)
+        return self._reply(highlighted, total, has_more, facets, indexed_through)
 
     def _reply(
-        self, hits: list[ShardHit], total: int, facets: dict[str, FacetCounts], indexed_through: int
+        self, hits: list[ShardHit], total: int, has_more: bool, facets: dict[str, FacetCounts], indexed_through: int
     ) -> ShardSearchReply:
         return ShardSearchReply(
             hits=hits,
@@ -91,6 +93,7 @@ class SearchJob:
             facets={name: counts.values for name, counts in facets.items()},
             facet_errors={name: counts.error for name, counts in facets.items() if counts.error},
             indexed_through=indexed_through,
+            has_more=has_more,
         )
 
     def _check(self) -> None:
@@ -104,31 +107,26 @@ class SearchJob:
         if request.limit < 0 or request.limit > SEARCH_MAX_LIMIT:
             details = ErrorDetails(field="limit", limit=SEARCH_MAX_LIMIT)
             raise InvalidArgument(f"limit must be between 0 and {SEARCH_MAX_LIMIT}", details)
-        if request.offset < 0 or request.offset > SEARCH_MAX_DEPTH:
-            details = ErrorDetails(field="token", limit=SEARCH_MAX_DEPTH)
-            raise InvalidArgument(f"paging goes {SEARCH_MAX_DEPTH} hits deep", details)
         if request.facet_limit < 0 or request.facet_limit > FACET_MAX_VALUES:
             details = ErrorDetails(field="facet_limit", limit=FACET_MAX_VALUES)
             raise InvalidArgument(f"facet_limit must be between 1 and {FACET_MAX_VALUES}", details)
-        check_search_fields(self._schema, request.sort, request.facets, request.highlight)
+        check_sort(self._sorts, self._schema)
+        check_search_fields(self._schema, request.facets, request.highlight)
 
     def _expired_at_ms(self) -> int | None:
         now_ms = self._clock.wall_ms()
         has_expired = self._source.has_expired_unswept(self._request.shard, self._collection.id, now_ms)
         return now_ms if has_expired else None
 
-    def _find(self, view: IndexView, query: tantivy.Query, has_one_score: bool) -> tuple[list[ShardHit], int]:
-        """Hits with their documents as they are now, and how many documents match."""
+    def _find(self, view: IndexView, query: tantivy.Query, has_one_score: bool) -> tuple[list[ShardHit], int, bool]:
+        """Hits with their documents as they are now, how many documents match, and whether more hits come behind these."""
         request = self._request
         if request.limit == 0:
-            return [], view.count(query)
+            return [], view.count(query), False
         hits: list[ShardHit] = []
-        position, gone, total, room = request.offset, 0, 0, BATCH_MAX_BYTES
-        for _ in range(FILL_ROUNDS):
-            limit = min(request.limit, SEARCH_MAX_DEPTH + SEARCH_MAX_LIMIT - position)
-            page = view.page(query, request.sort, position, limit, has_one_score)
-            total = page.total
-            position += len(page.found)
+        after, gone, rounds, room, unread = request.after, 0, 0, BATCH_MAX_BYTES, 0
+        while True:
+            page = view.page(query, self._sorts, request.limit, after, request.taken, has_one_score)
             for first in range(0, len(page.found), READ_CHUNK):
                 self._check()
                 chunk = self._read(page.found[first : first + READ_CHUNK])
@@ -139,12 +137,16 @@ class SearchJob:
                     details = ErrorDetails(field="limit", limit=BATCH_MAX_BYTES)
                     raise ResourceExhausted("the documents of one page are too large; ask for fewer, or keys only", details)
                 hits += alive
+                unread = len(page.found) - first - len(chunk)
                 if len(hits) >= request.limit:
                     break
-            if len(hits) >= request.limit or len(page.found) < limit or limit <= 0:
+            rounds += 1
+            if not page.has_more or len(hits) >= request.limit or (hits and rounds >= FILL_ROUNDS):
                 break
+            after = page.found[-1].after
+        has_more = page.has_more or unread > 0 or len(hits) > request.limit
         hits = hits[: request.limit]
-        return hits, max(total - gone, len(hits))
+        return hits, max(page.total - gone, len(hits)), has_more
 
     def _read(self, found: list[Found]) -> list[ShardHit | None]:
         request = self._request
@@ -158,8 +160,7 @@ class SearchJob:
                 score=each.score,
                 document=document[0] if keep_document else b"",
                 version=document[1],
-                rank=each.rank,
-                sort_value=each.sort_value,
+                sort_values=list(each.values),
             )
             for each, document in zip(found, documents, strict=True)
         ]
@@ -183,12 +184,8 @@ class SearchJob:
         return marked
 
 
-def check_search_fields(schema: Schema, sort: str, facets: list[str], highlight: list[str]) -> None:
-    """Raise InvalidArgument unless the fields exist and can be sorted by, counted, highlighted."""
-    if sort:
-        name = sort.removeprefix("-")
-        if _type_of(schema, name, "sort") == TEXT:
-            raise InvalidArgument(f"{name} is a text field; sort by another type of field", ErrorDetails(field="sort"))
+def check_search_fields(schema: Schema, facets: list[str], highlight: list[str]) -> None:
+    """Raise InvalidArgument unless the fields exist and can be counted, highlighted."""
     for name in facets:
         if _type_of(schema, name, "facets") != KEYWORD:
             raise InvalidArgument(f"{name} is no keyword field; only those have facets", ErrorDetails(field="facets"))

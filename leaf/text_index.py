@@ -136,6 +136,11 @@ class TextIndex:
         """tantivy's schema."""
         return self._index.schema
 
+    @property
+    def parse(self) -> Callable[[str], tantivy.Query]:
+        """tantivy's query parser."""
+        return self._index.parse_query
+
     def searcher(self) -> tantivy.Searcher:
         """A consistent snapshot of the last commit."""
         with tantivy_failures():

@@ -1,38 +1,38 @@
 """One search over one index snapshot: which documents match, and in which order.
 
-Order: score (or the sort field's value, documents without one last) first, then the key, ascending. tantivy itself breaks ties
-by where a document happens to lie, which changes with every merge and differs between replicas. So whenever the end of a page
-falls among equal documents, all of them are looked at:
+The order is that of `kvshard/sorting.py`, which ends with the key. tantivy itself breaks ties by where a document happens to
+lie, which changes with every merge and differs between replicas. So what tantivy finds is taken for what it is sure about:
+groups of documents that are equal by the first sort key. Those that are on the page whole are put in order here; of one that
+reaches beyond the page, the first ones are searched for by the other sort keys, as a query of their own.
 
-- sorted by a field, the equal ones are a query of their own, sorted by key;
-- sorted by score, the window is widened until the score drops, at most to TIE_WINDOW hits. If more documents than that are
-  equal, those that tantivy found first compete for the page: the answer is then right, but which of the equal documents are on
-  it may change with a merge. `*`, and whatever else gives all its matches one score, is exact without any bound.
+Where a page begins behind a position, the documents behind it are a query of their own too, or several in turn: those equal to
+it by all sort keys but the last, then by all but the last two, and so on. So a page costs the same wherever it begins.
+
+Scores are the exception: no query tells which documents have a score. The window that is ranked is widened until the score
+drops behind the page, at most to TIE_WINDOW hits. If more documents than that have the same score, those that tantivy found
+first compete for the page, unless the equal ones are the first of all matches by key as well. `*`, and whatever else gives all
+its matches one score, is exact without any bound.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
-from typing import Final
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
 
 import tantivy
-from tantivy import Occur, Query
+from tantivy import Order, Query
 
-from kvshard.schema import FLOAT, KEYWORD, Schema
-from leaf.index_fields import (
-    KEY,
-    SortValue,
-    decode_sort_value,
-    key_bytes,
-    keyword_of,
-    searched,
-    sort_value_type,
-    sorted_by,
-)
+from kvshard.errors import ErrorDetails, InvalidArgument
+from kvshard.limits import SEARCH_MAX_DEPTH
+from kvshard.model import SearchAfter, SortValue
+from kvshard.schema import KEYWORD, Schema
+from kvshard.sorting import KEY as BY_KEY
+from kvshard.sorting import SCORE, SortKey, Sorts, place_of
+from leaf.index_fields import KEY, decode_sort_value, key_bytes, keyword_of, searched, sorted_by
+from leaf.order_queries import OrderQueries
 
 TIE_WINDOW: Final = 20_000
-"""Twice the page depth (SEARCH_MAX_DEPTH); reading the keys of so many equal documents takes about 30 ms."""
+"""Twice the page depth (SEARCH_MAX_DEPTH); reading the keys of so many equal documents takes about 40 ms."""
 
 _WINDOW_MARGIN: Final = 32
 """Hits taken beyond the page: most ties at its end are over by then, and they cost less than a second search."""
@@ -40,8 +40,14 @@ _WINDOW_MARGIN: Final = 32
 _WINDOW_GROWTH: Final = 8
 """How much further each look for the end of a tie goes: few looks, and most ties end within the second one."""
 
-_KEY_ORDER_MAX: Final = 64
-"""Hits that are worth asking tantivy for in key order: it takes some 50 us for each, reading a stored key takes 1-5 us."""
+_TIES_MANY: Final = 256
+"""Equal hits at the end of a window that make it likely that most of all matches are equal to them."""
+
+_TAKEN_SHARE: Final = 4
+"""A page is looked for behind a quarter of the hits that earlier ones had: several shards share them, rarely equally."""
+
+_KEY_ORDER_COST: Final = 12
+"""Stored keys that can be read while tantivy finds the next one in key order in one segment: some 25 us and 2 us."""
 
 _KEYS_CHUNK: Final = 1_000
 """Keys read between two looks at whether the search is still wanted: some 3 ms."""
@@ -51,22 +57,32 @@ _FACET_SEGMENT_MARGIN: Final = 1_000
 """Values counted per segment beyond those returned: facets of up to 1,000 different values are exact."""
 
 
+_Address: TypeAlias = tantivy.DocAddress
+_Hit: TypeAlias = tuple[Any, _Address]
+"""A raw sort value or a score, and where the document lies."""
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A document found. rank: 1-based position in the whole order."""
+    """A document found. values: of the fields among the sort keys. score: 0 where the sort has none."""
 
     key: bytes
-    score: float
-    sort_value: SortValue
-    rank: int
+    score: float = 0.0
+    values: tuple[SortValue, ...] = ()
+
+    @property
+    def after(self) -> SearchAfter:
+        """The position behind it."""
+        return SearchAfter(list(self.values), self.score, self.key)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of the order, and how many documents match in all."""
+    """Part of the order, how many documents match in all, and whether more of them come behind these."""
 
     found: list[Found]
     total: int
+    has_more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +93,11 @@ class FacetCounts:
     error: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Equal documents at positions [start, end) of the order. is_whole: all that are equal are in it."""
-
-    start: int
-    value: SortValue
-    addresses: list[tantivy.DocAddress]
-    is_whole: bool
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.addresses)
-
-
 class IndexView:
     """A snapshot of an index, to be searched on one thread.
 
-    check: called between two calls of tantivy, which cannot be stopped; ends the search by raising.
+    parse: tantivy's query parser. check: called between two calls of tantivy, which cannot be stopped; ends the search by
+    raising.
     """
 
     def __init__(
@@ -102,27 +105,42 @@ class IndexView:
         searcher: tantivy.Searcher,
         fields: tantivy.Schema,
         schema: Schema,
+        parse: Callable[[str], Query],
         check: Callable[[], object] = lambda: None,
     ) -> None:
         self._searcher = searcher
         self._fields = fields
         self._schema = schema
         self._check = check
+        self._parts = OrderQueries(fields, schema, parse)
+        self._whole: Query | None = None
+        self._total: int | None = None
+        self._has_one_score = False
+        self._taken = 0
 
     def count(self, query: Query) -> int:
         """How many documents match."""
         return _total(self._searcher.search(query, 1))
 
-    def page(self, query: Query, sort: str, offset: int, limit: int, has_one_score: bool = False) -> Page:
-        """Positions [offset, offset + limit) of the order. sort: as in ShardSearch; not a text field.
+    def page(
+        self,
+        query: Query,
+        sorts: Sorts,
+        limit: int,
+        after: SearchAfter | None = None,
+        taken: int = 0,
+        has_one_score: bool = False,
+    ) -> Page:
+        """The first `limit` documents behind a position, or of all.
 
-        has_one_score: the query is known to give all its matches the same score.
+        taken: as in ShardSearch. has_one_score: the query is known to give all its matches the same score. Raises
+        InvalidArgument where the position lies too deep in a ranking.
         """
-        if sort:
-            return self._page_by_field(query, sort, offset, limit)
-        if has_one_score:
-            return self._page_by_key(query, offset, limit)
-        return self._page_by_score(query, offset, limit)
+        self._whole, self._total = query, None
+        self._has_one_score, self._taken = has_one_score, taken
+        found = self._rows(query, sorts, after, limit + 1)
+        total = self.count(query) if self._total is None else self._total
+        return Page(found[:limit], total, has_more=len(found) > limit)
 
     def facets(self, query: Query, names: list[str], limit: int) -> dict[str, FacetCounts]:
         """Count the matches of each value of keyword fields."""
@@ -133,114 +151,215 @@ class IndexView:
         answer = self._searcher.aggregate(query, wanted)
         return {name: _facet_counts(answer[name]) for name in names}
 
-    def _page_by_key(self, query: Query, offset: int, limit: int) -> Page:
-        result = self._searcher.search(query, 1)
-        total = _total(result)
-        if total <= offset:
-            return Page([], total)
+    def _rows(self, query: Query, sorts: Sorts, after: SearchAfter | None, count: int) -> list[Found]:
+        """The first matches by these sort keys, then by key."""
+        if count <= 0:
+            return []
         self._check()
-        keys = self._first_keys(query, total, min(offset + limit, total))[offset : offset + limit]
-        score = float(result.hits[0][0])
-        return Page([Found(key, score, None, offset + index + 1) for index, key in enumerate(keys)], total)
+        if not sorts or sorts[0].name == BY_KEY:
+            return self._rows_by_key(query, bool(sorts) and sorts[0].is_descending, after, count)
+        if sorts[0].name == SCORE:
+            return self._rows_by_score(query, sorts[1:], after, count)
+        return self._rows_by_field(query, sorts, after, count)
 
-    def _page_by_score(self, query: Query, offset: int, limit: int) -> Page:
-        end = offset + limit
-        window = end + _WINDOW_MARGIN
-        result = self._searcher.search(query, window)
-        hits, total = result.hits, _total(result)
-        while len(hits) == window and hits[end - 1][0] == hits[-1][0] and window < min(total, TIE_WINDOW):
+    def _rows_by_key(self, query: Query, is_descending: bool, after: SearchAfter | None, count: int) -> list[Found]:
+        if after is not None:
+            query = self._parts.keys_beyond(query, after.key, is_descending)
+        return [Found(key) for key in self._first_keys(query, count, is_descending)]
+
+    def _rows_by_field(self, query: Query, sorts: Sorts, after: SearchAfter | None, count: int) -> list[Found]:
+        head, rest, name = sorts[0], sorts[1:], sorts[0].name
+        if after is None:
+            if not head.is_missing_first:
+                return self._sorted(query, sorts, count)  # tantivy puts those without a value last, in either direction
+            rows = self._having(query, name, None, rest, None, count)
+            return rows + self._sorted(self._parts.present(query, name), sorts, count - len(rows))
+        value = after.values[0]
+        rows = self._having(query, name, value, rest, SearchAfter(after.values[1:], after.score, after.key), count)
+        if value is not None or head.is_missing_first:
+            rows += self._sorted(self._parts.beyond(query, head, value), sorts, count - len(rows))
+        if value is not None and not head.is_missing_first:
+            rows += self._having(query, name, None, rest, None, count - len(rows))
+        return rows
+
+    def _having(
+        self, query: Query, name: str, value: SortValue, rest: Sorts, after: SearchAfter | None, count: int
+    ) -> list[Found]:
+        """The first of those that have this value, by the other sort keys."""
+        if count <= 0:
+            return []
+        rows = self._rows(self._parts.having(query, name, value), rest, after, count)
+        return [replace(row, values=(value, *row.values)) for row in rows]
+
+    def _sorted(self, query: Query, sorts: Sorts, count: int) -> list[Found]:
+        """The first matches by these sort keys, of which the first is a field; those without a value of that come last."""
+        if count <= 0:
+            return []
+        self._check()
+        head, window = sorts[0], count + _WINDOW_MARGIN
+        order = Order.Desc if head.is_descending else Order.Asc
+        hits = self._search(query, window, sorted_by(head.name), order)
+        whole = _whole_groups(hits, window)
+        if whole >= count:
+            return self._described(query, hits[:whole], sorts)[:count]
+        rows = self._described(query, hits[:whole], sorts)
+        if whole == len(hits):
+            return rows
+        value = decode_sort_value(self._schema[head.name], hits[whole][0])
+        return rows + self._having(query, head.name, value, sorts[1:], None, count - len(rows))
+
+    def _rows_by_score(self, query: Query, rest: Sorts, after: SearchAfter | None, count: int) -> list[Found]:
+        """The best matches, equal ones by the other sort keys."""
+        if self._has_one_score:
+            return self._rows_of_one_score(query, rest, after, count)
+        window = min(count + _WINDOW_MARGIN + (0 if after is None else self._taken // _TAKEN_SHARE), TIE_WINDOW)
+        while True:
             self._check()
+            hits = self._ranked(query, window)
+            is_everything = len(hits) < window
+            whole = hits[: _whole_groups(hits, window)]
+            is_behind = after is None or not hits or hits[-1][0] <= after.score
+            rows = self._best(query, whole, rest, after, count) if is_behind else []
+            if is_everything or len(rows) >= count:
+                return rows
+            if is_behind and not rest and len(hits) - len(whole) >= _TIES_MANY:
+                ties = self._tied(query, hits[-1][0], after, count - len(rows))
+                if ties is not None:
+                    return rows + ties
+            if window == TIE_WINDOW:
+                return self._best_of_window(query, hits, rest, after, count)
             window = min(window * _WINDOW_GROWTH, TIE_WINDOW)
-            hits = self._searcher.search(query, window, count=False).hits
-        found: list[Found] = []
-        for group in _groups(hits, end, is_last_whole=True):
-            self._check()
-            if group.end > offset:
-                keys = self._keys_of_equal_scores(query, group, end - group.start, len(group.addresses) == total)
-                found += _found(group, keys, offset, end, score=float(group.value or 0.0))
-        return Page(found, total)
 
-    def _keys_of_equal_scores(self, query: Query, group: _Group, wanted: int, is_everything: bool) -> list[bytes]:
-        """The first keys of a group, ascending; at least `wanted` if it has so many."""
-        if len(group.addresses) > 4 * _KEY_ORDER_MAX and wanted <= _KEY_ORDER_MAX:
-            in_order = self._in_key_order(query, wanted)
-            if is_everything:
-                return [key for _, key in in_order]
-            members = {(address.segment_ord, address.doc) for address in group.addresses}
-            if all((address.segment_ord, address.doc) in members for address, _ in in_order):
-                return [key for _, key in in_order]
-        return self._keys(group.addresses)
+    def _rows_of_one_score(self, query: Query, rest: Sorts, after: SearchAfter | None, count: int) -> list[Found]:
+        hits = self._search(query, 1)
+        if not hits or (after is not None and hits[0][0] > after.score):
+            return []
+        score = hits[0][0]
+        behind = after if after is not None and score == after.score else None
+        return [replace(row, score=score) for row in self._rows(query, rest, behind, count)]
 
-    def _page_by_field(self, query: Query, sort: str, offset: int, limit: int) -> Page:
-        end = offset + limit
-        name = sort.removeprefix("-")
-        order = tantivy.Order.Desc if sort.startswith("-") else tantivy.Order.Asc
-        result = self._searcher.search(query, end, order_by_field=sorted_by(name), order=order)
-        total = _total(result)
-        found: list[Found] = []
-        for group in _groups(result.hits, end, is_last_whole=total <= end):
-            if group.end <= offset:
-                continue
-            self._check()
-            if group.is_whole:
-                keys = self._keys(group.addresses)
-            else:
-                equal = self._having(query, name, group.value)
-                keys = self._first_keys(equal, self.count(equal), end - group.start)
-            found += _found(group, keys, offset, end, value=decode_sort_value(self._schema[name], group.value))
-        return Page(found, total)
+    def _best(self, query: Query, hits: list[_Hit], rest: Sorts, after: SearchAfter | None, count: int) -> list[Found]:
+        """The first ones of a ranking behind a position. hits: ranked; those equal to the last one wanted are all there."""
+        sorts = (SortKey(SCORE, is_descending=True), *rest)
+        first = 0 if after is None else bisect_left(hits, -after.score, key=lambda hit: -hit[0])
+        last = first if after is None else bisect_right(hits, -after.score, key=lambda hit: -hit[0])
+        end = min(last + count, len(hits))
+        while 0 < end < len(hits) and hits[end][0] == hits[end - 1][0]:
+            end += 1
+        rows = self._described(query, hits[first:end], sorts)
+        if after is not None:
+            place = place_of(sorts)
+            begin = place(after.values, after.score, after.key)
+            rows = [row for row in rows if place(row.values, row.score, row.key) > begin]
+        return rows[:count]
 
-    def _having(self, query: Query, name: str, value: SortValue) -> Query:
-        """The matches whose sort value is this one."""
-        field = sorted_by(name)
-        if value is None:
-            return Query.boolean_query([(Occur.Must, query), (Occur.MustNot, Query.exists_query(field))])
-        field_type = self._schema[name]
-        if field_type == KEYWORD:
-            equal = Query.term_query(self._fields, field, value, "basic")
-        else:
-            exact = float(value) if field_type == FLOAT else int(value)
-            equal = Query.range_query(self._fields, field, sort_value_type(field_type), exact, exact)
-        return Query.boolean_query([(Occur.Must, query), (Occur.Must, equal)])
+    def _best_of_window(
+        self, query: Query, hits: list[_Hit], rest: Sorts, after: SearchAfter | None, count: int
+    ) -> list[Found]:
+        """What the largest window tells."""
+        rows = self._best(query, hits, rest, after, count)
+        if after is not None and len(rows) < count:
+            message = f"the page lies more than {SEARCH_MAX_DEPTH} hits deep in a ranking; sort by fields, or narrow the query"
+            raise InvalidArgument(message, ErrorDetails(field="token", limit=SEARCH_MAX_DEPTH))
+        return rows
 
-    def _first_keys(self, query: Query, total: int, count: int) -> list[bytes]:
-        """The first keys of all that the query matches, at least `count` of them."""
-        if count <= _KEY_ORDER_MAX or total > TIE_WINDOW:
-            return [key for _, key in self._in_key_order(query, count)]
-        return self._keys([address for _, address in self._searcher.search(query, total, count=False).hits])
+    def _tied(self, query: Query, score: float, after: SearchAfter | None, count: int) -> list[Found] | None:
+        """The first of all that have this score, by key; None if there are not so many among the first of all matches."""
+        among = query
+        if after is not None and after.score == score:
+            among = self._parts.keys_beyond(query, after.key, is_descending=False)
+        keys = self._first_keys(among, 2 * count + _WINDOW_MARGIN, is_descending=False)
+        scores = self._scores(query, keys)
+        rows = [Found(key, score) for key in keys if scores.get(key) == score]
+        return rows[:count] if len(rows) >= count else None
 
-    def _in_key_order(self, query: Query, count: int) -> list[tuple[tantivy.DocAddress, bytes]]:
-        hits = self._searcher.search(query, count, count=False, order_by_field=KEY, order=tantivy.Order.Asc).hits
-        return [(address, key_bytes(key)) for key, address in hits]
+    def _ranked(self, query: Query, count: int) -> list[_Hit]:
+        """The best matches with their scores, best first."""
+        return self._search(query, count)
 
-    def _keys(self, addresses: list[tantivy.DocAddress]) -> list[bytes]:
-        """The keys of these documents, ascending."""
+    def _scores(self, query: Query, keys: Sequence[bytes]) -> dict[bytes, float]:
+        """The scores of those of these documents that match."""
+        if not keys:
+            return {}
+        hits = self._searcher.search(self._parts.of_keys(query, keys), len(keys), count=False).hits
+        return dict(zip(self._keys([address for _, address in hits]), (float(score) for score, _ in hits), strict=True))
+
+    def _described(self, query: Query, hits: Sequence[tuple[Any, _Address]], sorts: Sorts) -> list[Found]:
+        """These documents in order. hits: each with its raw value of the first sort key."""
+        addresses = [address for _, address in hits]
+        keys = self._keys(addresses)
+        head = sorts[0]
+        columns: list[Sequence[SortValue]] = []
+        scores: Sequence[float] = [0.0] * len(keys)
+        for each in sorts:
+            if each.name == SCORE and each is head:
+                scores = [float(score) for score, _ in hits]
+            elif each.name == SCORE:
+                known = self._scores(query, keys)
+                scores = [known.get(key, 0.0) for key in keys]
+            elif each.is_field and each is head:
+                columns.append([decode_sort_value(self._schema[each.name], value) for value, _ in hits])
+            elif each.is_field:
+                columns.append(self._values(each.name, keys, addresses))
+        values = zip(*columns, strict=True) if columns else [()] * len(keys)
+        rows = [Found(key, score, tuple(row)) for key, score, row in zip(keys, scores, values, strict=True)]
+        place = place_of(sorts)
+        rows.sort(key=lambda row: place(row.values, row.score, row.key))
+        return rows
+
+    def _values(self, name: str, keys: Sequence[bytes], addresses: list[_Address]) -> list[SortValue]:
+        """The values of a field, of these documents."""
+        if not addresses:
+            return []
+        if self._schema[name] != KEYWORD:
+            return list(self._searcher.fast_field_values(sorted_by(name), addresses))
+        # tantivy gives texts only as what it sorts by.
+        among = self._parts.of_keys(Query.all_query(), keys)
+        hits = self._searcher.search(among, len(keys), count=False, order_by_field=sorted_by(name), order=Order.Asc).hits
+        found = {(address.segment_ord, address.doc): value for value, address in hits}
+        raw = [found.get((address.segment_ord, address.doc)) for address in addresses]
+        return [decode_sort_value(KEYWORD, value) for value in raw]
+
+    def _first_keys(self, query: Query, count: int, is_descending: bool) -> list[bytes]:
+        """The first keys of all that the query matches, in order."""
+        total = self._total if query is self._whole and self._total is not None else self.count(query)
+        if query is self._whole:
+            self._total = total
+        if not total:
+            return []
+        if total > TIE_WINDOW or total > min(count, total) * max(self._searcher.num_segments, 1) * _KEY_ORDER_COST:
+            order = Order.Desc if is_descending else Order.Asc
+            hits = self._searcher.search(query, min(count, total), count=False, order_by_field=KEY, order=order).hits
+            return [key_bytes(key) for key, _ in hits]
+        keys = self._keys([address for _, address in self._searcher.search(query, total, count=False).hits])
+        return sorted(keys, reverse=is_descending)[:count]
+
+    def _search(self, query: Query, count: int, field: str | None = None, order: Order = Order.Desc) -> list[_Hit]:
+        """The hits of one search; that of the whole query tells the total by the way."""
+        is_counted = query is self._whole and self._total is None
+        result = self._searcher.search(query, count, count=is_counted, order_by_field=field, order=order)
+        if is_counted:
+            self._total = _total(result)
+        return result.hits
+
+    def _keys(self, addresses: list[_Address]) -> list[bytes]:
+        """The keys of these documents."""
         read = self._searcher.doc
         keys: list[bytes] = []
         for first in range(0, len(addresses), _KEYS_CHUNK):
             self._check()
             keys += [key_bytes(str(read(address).get_first(KEY))) for address in addresses[first : first + _KEYS_CHUNK]]
-        keys.sort()
         return keys
 
 
-def _groups(hits: list[tuple[SortValue, tantivy.DocAddress]], end: int, is_last_whole: bool) -> Iterator[_Group]:
-    """The groups that begin before position `end`, in order."""
-    start = 0
-    for value, members in groupby(hits, key=itemgetter(0)):
-        if start >= end:
-            return
-        addresses = [address for _, address in members]
-        after = start + len(addresses)
-        yield _Group(start, value, addresses, is_whole=after < len(hits) or is_last_whole)
-        start = after
-
-
-def _found(group: _Group, keys: list[bytes], offset: int, end: int, score: float = 0.0, value: SortValue = None) -> list[Found]:
-    """Those of the group's keys that stand on the page [offset, end)."""
-    first = max(offset - group.start, 0)
-    on_page = keys[first : end - group.start]
-    return [Found(key, score, value, group.start + first + index + 1) for index, key in enumerate(on_page)]
+def _whole_groups(hits: Sequence[_Hit], window: int) -> int:
+    """How many hits of a window have all their equals in it: the last ones may have some beyond its end."""
+    if len(hits) < window:
+        return len(hits)
+    last, end = hits[-1][0], len(hits)
+    while end and hits[end - 1][0] == last:
+        end -= 1
+    return end
 
 
 def _total(result: tantivy.SearchResult) -> int:

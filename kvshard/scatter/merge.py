@@ -1,79 +1,55 @@
 """Merging what the shards answered to a search into one ordered answer: hits, facets. Scans are merged in `scan_merge`.
 
-Rule of hits: by score descending, then key ascending; or by the sort value, missing ones last in either direction, then key
-ascending. Leaves deliver in that order, so a lazy k-way merge looks at no more hits than the page needs.
+Hits come in the order of the search (`kvshard/sorting.py`). Leaves deliver in that order, so a lazy k-way merge looks at no
+more hits than the page needs. A shard that has more hits than it delivered ends the page behind its last one: what another
+shard has further on may not come before what this one has kept back.
 
 Pure: imports only the standard library and other pure files.
 """
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import total_ordering
 from itertools import repeat
 
 from kvshard.model import ShardHit, ShardSearchReply
-
-
-@total_ordering
-@dataclass(frozen=True, slots=True, eq=True)
-class _Reversed:
-    """A value that sorts the other way round."""
-
-    value: int | float | str
-
-    def __lt__(self, other: "_Reversed") -> bool:
-        return _is_less(other.value, self.value)
-
-
-def _is_less(left: int | float | str, right: int | float | str) -> bool:
-    """left < right; text after numbers, which only a schema in change can bring together."""
-    if isinstance(left, str):
-        return isinstance(right, str) and left < right
-    return isinstance(right, str) or left < right
-
-
-def hit_order(sort: str) -> Callable[[ShardHit], tuple[object, ...]]:
-    """The sort key of hits for a request's sort ("" by score, "field", "-field")."""
-    if not sort:
-        return lambda hit: (-hit.score, hit.key)
-    if sort.startswith("-"):
-        return lambda hit: (1, hit.key) if hit.sort_value is None else (0, _Reversed(hit.sort_value), hit.key)
-    return lambda hit: (1, hit.key) if hit.sort_value is None else (0, hit.sort_value, hit.key)
+from kvshard.sorting import Sorts, place_of
 
 
 @dataclass(frozen=True, slots=True)
 class MergedHits:
-    """A page of hits with their shards. offsets: rank of the last hit taken from each shard. has_more: a further page has hits.
+    """A page of hits with their shards. has_more: a further page has hits.
 
-    is_cut: the page ends early because the next document would not fit into max_bytes.
+    is_cut: the page ends early: the next document would not fit into max_bytes, or a shard kept back what comes next.
     """
 
     hits: list[tuple[int, ShardHit]]
-    offsets: dict[int, int]
     has_more: bool
     is_cut: bool = False
 
 
-def merge_hits(
-    replies: Mapping[int, ShardSearchReply], offsets: Mapping[int, int], sort: str, limit: int, max_bytes: int
-) -> MergedHits:
-    """The best `limit` hits of all shards. offsets: hits of each shard that earlier pages took."""
-    order = hit_order(sort)
+def merge_hits(replies: Mapping[int, ShardSearchReply], sorts: Sorts, limit: int, max_bytes: int) -> MergedHits:
+    """The first `limit` hits of all shards."""
+    place = place_of(sorts)
     streams = [zip(repeat(shard), reply.hits, strict=False) for shard, reply in sorted(replies.items())]
+    left = {shard: len(reply.hits) for shard, reply in replies.items()}
     page: list[tuple[int, ShardHit]] = []
-    reached = dict(offsets)
     size = 0
-    is_cut = False
-    for shard, hit in heapq.merge(*streams, key=lambda entry: order(entry[1])):
+    # One that kept back all of its hits: nothing can be told to come before them.
+    is_cut = any(reply.has_more and not reply.hits for reply in replies.values())
+    merged = heapq.merge(*streams, key=lambda entry: place(entry[1].sort_values, entry[1].score, entry[1].key))
+    for shard, hit in () if is_cut else merged:
         size += len(hit.document) + len(hit.key)
         is_cut = size > max_bytes and bool(page)
         if is_cut or len(page) >= limit:
             break
         page.append((shard, hit))
-        reached[shard] = hit.rank
-    has_more = is_cut or any(reply.total > reached.get(shard, 0) for shard, reply in replies.items() if reply.hits)
-    return MergedHits(page, reached, has_more, is_cut)
+        left[shard] -= 1
+        is_cut = not left[shard] and replies[shard].has_more and len(page) < limit
+        if is_cut:
+            break
+    has_more = is_cut or any(left.values()) or any(reply.has_more for reply in replies.values())
+    return MergedHits(page, has_more, is_cut)
 
 
 @dataclass(frozen=True, slots=True)

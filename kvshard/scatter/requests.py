@@ -17,6 +17,7 @@ from kvshard.request_ids import CLIENT_MAX_CHARS
 from kvshard.scatter.min_versions import NOTHING_WANTED, MinVersions
 from kvshard.scatter.watermarks import Watermarks
 from kvshard.schema import base_type
+from kvshard.sorting import check_sort, parse_sort, sort_text
 from kvshard.tail import hedging
 
 TTL_MAX_MS = 100 * 365 * 24 * 3_600_000
@@ -299,7 +300,8 @@ class SearchQuery:
     def fingerprint_parts(self) -> list[bytes]:
         """What must stay as it was from page to page: whatever decides which hits there are, and their order."""
         shards = b"all" if self.shards is None else ",".join(map(str, self.shards)).encode()
-        return [self.query.encode(), self.sort.encode(), shards, *(text.encode() for text in self.filters)]
+        sort = sort_text(parse_sort(self.sort))
+        return [self.query.encode(), sort.encode(), shards, *(text.encode() for text in self.filters)]
 
 
 def check_limit(limit: int) -> None:
@@ -319,9 +321,7 @@ def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str
         refuse(message, "facet_limit", limits.FACET_MAX_VALUES)
     if len(request.filters) > FILTERS_MAX:
         refuse(f"a search has at most {FILTERS_MAX} filters, not {len(request.filters)}", "filters", FILTERS_MAX)
-    sort_field = request.sort.removeprefix("-")
-    if request.sort:
-        _check_field(sort_field, "sort", schema, lambda kind: base_type(kind) != "text", "a text field cannot be sorted by")
+    check_sort(parse_sort(request.sort), schema)
     for name in _distinct(request.facets, "facets"):
         _check_field(name, "facets", schema, lambda kind: kind == "keyword", "only keyword fields have facets")
     for name in _distinct(request.highlight, "highlight"):

@@ -9,29 +9,30 @@ Pure: imports only the standard library and other pure files.
 """
 
 import hmac
+import json
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NoReturn
 
-from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.errors import ErrorDetails, InvalidToken
-from kvshard.limits import SHARDS_MAX
+from kvshard.model import SearchAfter, SortValue
 
 _VERSION = 1
 _KIND_SCAN = 1
-_KIND_SEARCH = 3
+_KIND_SEARCH = 4
+_KIND_SEARCH_BY_RANKS = 3
 _FLAG_INCOMPLETE = 1
 _DIGEST_BYTES = 16
 _FINGERPRINT_BYTES = 8
 _HEAD = struct.Struct(f">BBBI{_FINGERPRINT_BYTES}s")
-_OFFSET = struct.Struct(">IIH")
 _LENGTH = struct.Struct(">I")
-_LAST_SLOT = TOKEN_SLOTS - 1
+_SEARCH = struct.Struct(">IdH")
 
-TOKEN_MAX_BYTES = _DIGEST_BYTES + _HEAD.size + _OFFSET.size * SHARDS_MAX
-"""A search token of the largest map; anything longer is refused before it is hashed."""
+TOKEN_MAX_BYTES = 512 * 1024
+"""A position in a search by eight of the longest keywords, however they have to be escaped; anything longer is refused before
+it is hashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,14 @@ class ScanPosition:
 
 @dataclass(frozen=True, slots=True)
 class SearchPosition:
-    """A search goes on after this many hits of each shard's own order; a shard that is not listed begins at its first.
+    """A search goes on behind this hit in the order of all shards; None: it begins. taken: hits that came before.
 
-    last_slots: where the range of each ended then; it ends earlier now if the shard was split.
+    No shard stands in it, so it stays what it is when documents are written or shards are split between two pages.
     """
 
-    offsets: Mapping[int, int]
+    after: SearchAfter | None = None
+    taken: int = 0
     is_incomplete: bool = False
-    last_slots: Mapping[int, int] = field(default_factory=dict)
 
 
 def fingerprint(parts: Sequence[bytes]) -> bytes:
@@ -79,20 +80,20 @@ class TokenCodec:
         return ScanPosition(body, is_incomplete)
 
     def encode_search(self, collection_id: int, request: bytes, position: SearchPosition) -> bytes:
-        """A token of a search; request is its fingerprint."""
-        ends = position.last_slots
-        taken = sorted((shard, offset) for shard, offset in position.offsets.items() if offset)
-        body = b"".join(_OFFSET.pack(shard, offset, ends.get(shard, _LAST_SLOT)) for shard, offset in taken)
-        return self._seal(_KIND_SEARCH, collection_id, request, position.is_incomplete, body)
+        """A token of a search behind a hit; request is its fingerprint."""
+        after = position.after
+        assert after is not None, "a search that begins needs no token"
+        head = _SEARCH.pack(position.taken, after.score, len(after.key))
+        values = json.dumps(after.values, ensure_ascii=False, separators=(",", ":")).encode()
+        return self._seal(_KIND_SEARCH, collection_id, request, position.is_incomplete, head + after.key + values)
 
     def decode_search(self, token: bytes, collection_id: int, request: bytes) -> SearchPosition:
         """The position in a search's token. Raises InvalidToken when it is not one of this very search."""
         is_incomplete, body = self._open(token, _KIND_SEARCH, collection_id, request)
-        if len(body) % _OFFSET.size:
-            _refuse("it was altered, cut, or comes from another cluster")
-        rows = list(_OFFSET.iter_unpack(body))
-        offsets = {shard: offset for shard, offset, _ in rows}
-        return SearchPosition(offsets, is_incomplete, {shard: last_slot for shard, _, last_slot in rows})
+        taken, score, length = _SEARCH.unpack_from(body)
+        key = body[_SEARCH.size : _SEARCH.size + length]
+        values: list[SortValue] = json.loads(body[_SEARCH.size + length :])
+        return SearchPosition(SearchAfter(values, score, key), taken, is_incomplete)
 
     def _seal(self, kind: int, collection_id: int, request: bytes, is_incomplete: bool, body: bytes) -> bytes:
         flags = _FLAG_INCOMPLETE if is_incomplete else 0
@@ -106,6 +107,8 @@ class TokenCodec:
         if not hmac.compare_digest(token[:_DIGEST_BYTES], self._digest(content)):
             _refuse("it was altered, cut, or comes from another cluster")
         version, found_kind, flags, found_collection, found_request = _HEAD.unpack_from(content)
+        if found_kind == _KIND_SEARCH_BY_RANKS and kind == _KIND_SEARCH:
+            _refuse("it was made by an earlier version of the service; begin the search anew")
         if version != _VERSION or found_kind != kind:
             _refuse("it belongs to another kind of call")
         if found_collection != collection_id:

@@ -31,7 +31,8 @@ def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardWrite) -> str:
                 return "Search/refresh"
             if request.facets or request.highlight:
                 return "Search/facets"
-            return "Search" if request.offset + request.limit <= SEARCH_HITS else "Search/deep"
+            ranked = 0 if request.sort else request.taken  # a page of another order costs the same wherever it begins
+            return "Search" if ranked + request.limit <= SEARCH_HITS else "Search/deep"
         case ShardWrite():
             return WRITE
 

@@ -23,6 +23,7 @@ from kvshard.model import (
     ShardWriteReply,
     changed,
 )
+from kvshard.sorting import field_keys, parse_sort, place_of
 
 
 class MemoryLeaves:
@@ -157,22 +158,34 @@ class MemoryLeaves:
             count = document.get("title", "").split().count(word)
             if count or word in ("", "*"):
                 matches.append((float(count), key, value, version, document))
-        matches.sort(key=lambda match: (-match[0], match[1]))
+        sorts = parse_sort(request.sort)
+        place = place_of(sorts)
         hits = [
-            ShardHit(key, score, b"" if request.keys_only else value, version, rank)
-            for rank, (score, key, value, version, _) in enumerate(matches, 1)
+            ShardHit(
+                key,
+                score if any(each.name == "_score" for each in sorts) else 0.0,
+                b"" if request.keys_only else value,
+                version,
+                [document.get(each.name) for each in field_keys(sorts)],
+            )
+            for score, key, value, version, document in matches
         ]
+        hits.sort(key=lambda hit: place(hit.sort_values, hit.score, hit.key))
+        if request.after is not None:
+            begin = place(request.after.values, request.after.score, request.after.key)
+            hits = [hit for hit in hits if place(hit.sort_values, hit.score, hit.key) > begin]
         facets: dict[str, dict[str, int]] = {name: {} for name in request.facets}
         for name, counts in facets.items():
             for *_, document in matches:
                 if name in document:
                     counts[document[name]] = counts.get(document[name], 0) + 1
         return ShardSearchReply(
-            hits=hits[request.offset : request.offset + request.limit],
+            hits=hits[: request.limit],
             total=len(matches),
             documents=len(held),
             facets=facets,
             facet_errors=dict.fromkeys(facets, 0),
+            has_more=len(hits) > request.limit,
         )
 
     def _status(self, request: LeafStatusRequest) -> LeafStatusReply:

@@ -86,7 +86,7 @@ async def test_a_pause_stops_everything_that_comes_over_a_lane(caller: LeafCalle
     leaf = "leaf-1"
     docs = await caller.maps.create_collection("docs", {"title": "text"})
     await write(caller, leaf, b"v")
-    search = ShardSearch(0, caller.epoch(0), docs.id, "word", [], 0, 5)
+    search = ShardSearch(0, caller.epoch(0), docs.id, "word", [], 5)
     asked = {
         "read": lambda deadline: caller.client.read(leaf, read_of(caller), deadline),
         "scan": lambda deadline: caller.client.scan(leaf, ShardScan(0, caller.epoch(0), 1, b"", None, 5), deadline),

@@ -111,7 +111,7 @@ async def test_search_sees_writes_drops_and_expiry(caller: LeafCaller) -> None:
     await caller.client.write(LEAF, write_of(caller, items, collection_id=docs.id, wait_for_refresh=True), caller.deadline())
 
     async def search(query: str, refresh: bool = False) -> int:
-        request = ShardSearch(0, caller.epoch(0), docs.id, query, [], 0, 5, refresh=refresh)
+        request = ShardSearch(0, caller.epoch(0), docs.id, query, [], 5, refresh=refresh)
         return (await caller.client.search(LEAF, request, caller.deadline())).reply.total
 
     assert await search("latency") == 20
@@ -176,7 +176,7 @@ async def test_a_restart_keeps_the_data_and_raises_the_epoch(tmp_path: pathlib.P
         assert caller.epoch(0) == epoch + 1
         read = await caller.client.read(LEAF, ShardRead(0, caller.epoch(0), 1, [b"k"]), caller.deadline())
         assert read.reply.values == [b"v"]
-        request = ShardSearch(0, caller.epoch(0), docs.id, "word", [], 0, 5, refresh=True)
+        request = ShardSearch(0, caller.epoch(0), docs.id, "word", [], 5, refresh=True)
         found = (await caller.client.search(LEAF, request, caller.deadline())).reply
         assert [hit.key for hit in found.hits] == [b"d"]
 

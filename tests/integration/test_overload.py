@@ -114,7 +114,7 @@ async def test_a_leaf_with_too_many_searches_refuses_some_and_answers_the_others
         await caller.client.write(LEAF, written, caller.deadline())
 
         async def search(is_hedge: bool = False) -> str:
-            request = ShardSearch(0, caller.epoch(0), docs.id, "tail", [], 0, 5)
+            request = ShardSearch(0, caller.epoch(0), docs.id, "tail", [], 5)
             try:
                 answer = await caller.client.search(LEAF, request, caller.deadline(), is_hedge)
             except ResourceExhausted as error:

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from kvshard import errors
 from kvshard.clock import SystemClock
 from kvshard.errors import KvShardError
-from kvshard.model import ShardRead, ShardSearch, ShardWrite
+from kvshard.model import SearchAfter, ShardRead, ShardSearch, ShardWrite
 from kvshard.rpc.channel import aio_channel
 from kvshard.rpc.status import error_from_rpc
 from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
@@ -360,7 +360,7 @@ async def test_search_of_chosen_shards(front: Front) -> None:
 
 async def test_page_depth_is_bounded(front: Front) -> None:
     query = fingerprint([b"tail", b"", b"all"])
-    token = TokenCodec("cluster").encode_search(2, query, SearchPosition({0: 6_000, 3: 3_500}))
+    token = TokenCodec("cluster").encode_search(2, query, SearchPosition(SearchAfter([], 0.5, b"k"), 9_500))
     within = search_pb2.SearchRequest(collection="docs", query="tail", limit=500, token=token)
     await front.searches.Search(within)
     beyond = search_pb2.SearchRequest(collection="docs", query="tail", limit=501, token=token)

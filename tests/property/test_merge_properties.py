@@ -6,52 +6,116 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvshard.errors import Unavailable, record_of
-from kvshard.model import ShardHit, ShardSearchReply
+from kvshard.model import SearchAfter, ShardHit, ShardSearchReply
 from kvshard.scatter.coverage import FailedLeg, coverage_of, shortfall
 from kvshard.scatter.merge import merge_facet, merge_hits
 from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
+from kvshard.sorting import field_keys, parse_sort, place_of
 
 KEYS = st.binary(min_size=1, max_size=3)
+SHARDS = 4
+
+VALUES = {
+    "year": st.one_of(st.none(), st.integers(-2, 2)),
+    "tag": st.one_of(st.none(), st.sampled_from(["", "a", "b", "\u00e9"])),
+    "x": st.one_of(st.none(), st.sampled_from([-1.5, 0.0, 1e300])),
+}
+DOCUMENT = st.tuples(st.integers(0, SHARDS - 1), st.sampled_from([0.0, 0.25, 1.5]), st.fixed_dictionaries(VALUES))
+DOCUMENTS = st.dictionaries(KEYS, DOCUMENT, max_size=30)
 
 
-SORT_VALUES = st.one_of(st.none(), st.integers(-3, 3))
-DOCUMENTS = st.dictionaries(KEYS, st.tuples(st.integers(0, 3), st.integers(0, 4), SORT_VALUES), max_size=40)
+@st.composite
+def sort_texts(draw) -> str:
+    names = draw(st.lists(st.sampled_from([*VALUES, "_score"]), unique=True, max_size=4))
+    keys = [
+        name if name == "_score" else draw(st.sampled_from(["", "-"])) + name + draw(st.sampled_from(["", ":missing_first"]))
+        for name in names
+    ]
+    return ",".join(keys + draw(st.sampled_from([[], ["_key"], ["-_key"]])))
 
 
-def expected_order(documents, sort: str) -> list[bytes]:
-    def by_score(key):
-        return -documents[key][1], key
+def expected_order(documents, text: str) -> list[bytes]:
+    """The keys, sorted by the sort keys from the last to the first: Python's sort is stable."""
+    order = sorted(documents)
+    for key in reversed(text.split(",") if text else ["_score"]):
+        name = key.removeprefix("-").removesuffix(":missing_first")
+        if name == "_key":
+            order.sort(reverse=key.startswith("-"))
+        elif name == "_score":
+            order.sort(key=lambda each: documents[each][1], reverse=True)
+        else:
+            present = [each for each in order if documents[each][2][name] is not None]
+            missing = [each for each in order if documents[each][2][name] is None]
+            present.sort(key=lambda each: documents[each][2][name], reverse=key.startswith("-"))
+            order = missing + present if key.endswith(":missing_first") else present + missing
+    return order
 
-    def by_value(key):
-        value = documents[key][2]
-        return (1, 0, key) if value is None else (0, -value if sort.startswith("-") else value, key)
 
-    return sorted(documents, key=by_value if sort else by_score)
+def shard_replies(documents, text: str, after, limit: int, deliver) -> dict[int, ShardSearchReply]:
+    """What shards answer that look at their own documents alone. deliver: how many of its hits a shard delivers at most."""
+    sorts = parse_sort(text)
+    place, names = place_of(sorts), [key.name for key in field_keys(sorts)]
+    replies = {}
+    for shard in range(SHARDS):
+        own = [
+            ShardHit(key, score, b"", 1, [values[name] for name in names])
+            for key, (at, score, values) in documents.items()
+            if at == shard
+        ]
+        own.sort(key=lambda hit: place(hit.sort_values, hit.score, hit.key))
+        begin = None if after is None else place(after.values, after.score, after.key)
+        behind = [hit for hit in own if begin is None or place(hit.sort_values, hit.score, hit.key) > begin]
+        given_hits = behind[: min(limit, deliver(shard))]
+        replies[shard] = ShardSearchReply(given_hits, len(own), len(own), has_more=len(behind) > len(given_hits))
+    return replies
 
 
-@given(documents=DOCUMENTS, sort=st.sampled_from(["", "year", "-year"]), limit=st.integers(1, 7))
-def test_pages_of_hits_equal_sort(documents, sort: str, limit: int) -> None:
-    """Paged to the end, every hit comes once, in the order of the whole."""
-    order = expected_order(documents, sort)
-    codec, request = TokenCodec("c"), fingerprint([b"q"])
-    offsets: dict[int, int] = {}
-    seen: list[bytes] = []
-    while True:
-        replies = {}
-        for shard in range(4):
-            own = [key for key in order if documents[key][0] == shard]
-            ranked = [
-                ShardHit(key, float(documents[key][1]), b"", 1, rank, documents[key][2]) for rank, key in enumerate(own, 1)
-            ]
-            first = offsets.get(shard, 0)
-            replies[shard] = ShardSearchReply(ranked[first : first + limit], len(own), len(own))
-        page = merge_hits(replies, offsets, sort, limit, 1_000)
+def pages(text: str, limit: int, documents_of, deliver=lambda shard: 1_000) -> list[bytes]:
+    """The keys of all pages. documents_of: what there is when the page with this number is asked for."""
+    codec, request, sorts = TokenCodec("c"), fingerprint([b"q"]), parse_sort(text)
+    position, seen = SearchPosition(), []
+    for number in range(200):
+        replies = shard_replies(documents_of(number), text, position.after, limit, deliver)
+        page = merge_hits(replies, sorts, limit, 1_000)
         seen.extend(hit.key for _, hit in page.hits)
         if not page.has_more:
-            break
-        assert len(page.hits) == limit
-        offsets = dict(codec.decode_search(codec.encode_search(1, request, SearchPosition(page.offsets)), 1, request).offsets)
-    assert seen == order
+            return seen
+        assert page.hits
+        assert len(page.hits) == limit or page.is_cut
+        last = page.hits[-1][1]
+        reached = SearchPosition(SearchAfter(last.sort_values, last.score, last.key), position.taken + len(page.hits))
+        position = codec.decode_search(codec.encode_search(1, request, reached), 1, request)
+        assert position == reached
+    raise AssertionError("the pages do not end")
+
+
+@given(documents=DOCUMENTS, text=sort_texts(), limit=st.integers(1, 7), deliver=st.lists(st.integers(1, 7), min_size=SHARDS))
+def test_pages_of_hits_equal_sort(documents, text: str, limit: int, deliver) -> None:
+    """Paged to the end, every hit comes once, in the order of the whole, even if shards deliver less than was asked for."""
+    order = expected_order(documents, text)
+    whole = merge_hits(shard_replies(documents, text, None, 99, lambda _: 99), parse_sort(text), 99, 10**9)
+    assert [hit.key for _, hit in whole.hits] == order
+    assert pages(text, limit, lambda _: documents) == order
+    assert pages(text, limit, lambda _: documents, lambda shard: deliver[shard]) == order
+
+
+@given(
+    stay=DOCUMENTS,
+    come_and_go=st.lists(DOCUMENTS, min_size=1, max_size=6),
+    homes=st.lists(st.integers(0, SHARDS - 1), min_size=30, max_size=30),
+    text=sort_texts(),
+    limit=st.integers(1, 5),
+)
+def test_what_is_there_throughout_is_on_one_page_exactly(stay, come_and_go, homes, text: str, limit: int) -> None:
+    """While others are written and deleted between the pages, and those that stay move to other shards by splits."""
+    moved = {key: (home, *rest) for (key, (_, *rest)), home in zip(stay.items(), homes, strict=False)}
+
+    def documents_of(number: int):
+        others = come_and_go[number % len(come_and_go)] if number < 20 else {}
+        return others | (stay if number % 2 else moved)
+
+    seen = [key for key in pages(text, limit, documents_of) if key in stay]
+    assert seen == expected_order(stay, text)
 
 
 @given(

@@ -18,6 +18,7 @@ PURE = (
     "kvshard.model",
     "kvshard.schema",
     "kvshard.query",
+    "kvshard.sorting",
     "kvshard.ring",
     "kvshard.placement",
     "kvshard.rebalancing",

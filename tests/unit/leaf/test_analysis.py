@@ -9,6 +9,7 @@ from kvshard import hashing
 from kvshard.analyzers import ANALYZERS
 from kvshard.query import prepare
 from kvshard.schema import text_type
+from kvshard.sorting import BY_SCORE
 from leaf.analysis import NGRAM_MAX_CHARS, index_terms, prefix_terms, query_terms, term_count
 from leaf.index_fields import searched
 from leaf.text_index import TextIndex
@@ -138,7 +139,8 @@ def page(index, text):
     node = prepare(text, FIELDS)
     query = index.compiler.compile(node, [], None)
     has_one_score = index.compiler.has_one_score(node)
-    return IndexView(index.searcher(), index.fields, FIELDS).page(query, "", 0, 10, has_one_score).found, has_one_score
+    view = IndexView(index.searcher(), index.fields, FIELDS, index.parse)
+    return view.page(query, BY_SCORE, 10, has_one_score=has_one_score).found, has_one_score
 
 
 @pytest.mark.parametrize(
@@ -220,4 +222,4 @@ def test_an_index_knows_its_analyzers_when_it_is_opened_again(tmp_path):
     index.write({b"b": (b'{"body": "runs"}', 0)})
     index.commit(2)
     query = index.compiler.compile(prepare("run", schema), [], None)
-    assert IndexView(index.searcher(), index.fields, schema).count(query) == 2
+    assert IndexView(index.searcher(), index.fields, schema, index.parse).count(query) == 2

@@ -22,6 +22,7 @@ from kvshard.query import (
     check_query,
     prepare,
 )
+from kvshard.sorting import BY_SCORE
 from leaf.marked_words import MARKED_MAX_WORDS, marked_words
 from leaf.text_index import TextIndex
 from leaf.text_search import IndexView
@@ -64,8 +65,8 @@ def index(tmp_path_factory):
 def found(index, text, filters=()):
     node = prepare(text, SCHEMA)
     query = index.compiler.compile(node, [prepare(each, SCHEMA) for each in filters], None)
-    view = IndexView(index.searcher(), index.fields, SCHEMA)
-    return view.page(query, "", 0, 10, index.compiler.has_one_score(node)).found
+    view = IndexView(index.searcher(), index.fields, SCHEMA, index.parse)
+    return view.page(query, BY_SCORE, 10, has_one_score=index.compiler.has_one_score(node)).found
 
 
 def matches(index, text, filters=()):
@@ -225,8 +226,9 @@ def test_what_stands_for_many_words_scores_one(index, text):
 
 
 def compiled(index, node):
-    view = IndexView(index.searcher(), index.fields, SCHEMA)
-    return view.page(index.compiler.compile(node, [], None), "", 0, 10, index.compiler.has_one_score(node)).found
+    view = IndexView(index.searcher(), index.fields, SCHEMA, index.parse)
+    query = index.compiler.compile(node, [], None)
+    return view.page(query, BY_SCORE, 10, has_one_score=index.compiler.has_one_score(node)).found
 
 
 def test_what_only_structured_queries_say(index):

@@ -214,4 +214,4 @@ async def test_a_full_disk_refuses_writes_until_it_has_room() -> None:
 async def test_only_collections_with_a_schema_are_searched() -> None:
     async with hosted_leaf() as leaf:
         with pytest.raises(FailedPrecondition):
-            await leaf.requests.search(ShardSearch(0, leaf.epoch(), 1, "q", [], 0, 1), 1e9)
+            await leaf.requests.search(ShardSearch(0, leaf.epoch(), 1, "q", [], 1), 1e9)

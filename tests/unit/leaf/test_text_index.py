@@ -4,7 +4,10 @@ import random
 import pytest
 
 from kvshard import hashing
+from kvshard.errors import InvalidArgument
 from kvshard.query import prepare
+from kvshard.sorting import BY_SCORE, parse_sort
+from leaf import text_search
 from leaf.index_fields import keyword_of, keyword_term
 from leaf.text_index import IndexFailed, TextIndex, remove_index
 from leaf.text_search import IndexView
@@ -27,11 +30,11 @@ def make(path, documents, schema=SCHEMA, commits=1):
     return index
 
 
-def page(index, text="*", sort="", offset=0, limit=10, expired_at_ms=None):
+def page(index, text="*", sort="", limit=10, after=None, taken=0, expired_at_ms=None):
     node = prepare(text, index.schema)
     query = index.compiler.compile(node, [], expired_at_ms)
-    view = IndexView(index.searcher(), index.fields, index.schema)
-    return view.page(query, sort, offset, limit, index.compiler.has_one_score(node))
+    view = IndexView(index.searcher(), index.fields, index.schema, index.parse)
+    return view.page(query, parse_sort(sort), limit, after, taken, index.compiler.has_one_score(node))
 
 
 def keys(index, *args, **kwargs):
@@ -39,12 +42,15 @@ def keys(index, *args, **kwargs):
 
 
 def all_pages(index, text, sort, limit):
-    found, offset = [], 0
-    while part := page(index, text, sort, offset, limit).found:
-        assert [each.rank for each in part] == list(range(offset + 1, offset + len(part) + 1))
-        found += part
-        offset += len(part)
-    return found
+    found, after = [], None
+    while True:
+        part = page(index, text, sort, limit, after, len(found))
+        found += part.found
+        assert part.has_more == (len(found) < part.total)
+        if not part.has_more:
+            return found
+        assert len(part.found) == limit
+        after = part.found[-1].after
 
 
 def test_keys_are_any_bytes(tmp_path):
@@ -114,11 +120,68 @@ def test_sorting_puts_missing_last_and_equal_ones_by_key(tmp_path, sort, commits
         assert [each.key for each in all_pages(index, "*", sort, limit)] == expected
 
 
+@pytest.mark.parametrize(
+    "sort",
+    [
+        "tag,-n",
+        "-tag:missing_first,x",
+        "n:missing_first,-tag,x:missing_first",
+        "on,-_key",
+        "-n:missing_first,_score",
+        "tag,_score,-n",
+        "_score,tag:missing_first,-_key",
+        "_score,-n",
+        "_key",
+        "-_key",
+    ],
+)
+@pytest.mark.parametrize("commits", [1, 4])
+def test_sorting_by_several_keys(tmp_path, sort, commits):
+    """Every page of every size equals a part of the whole, sorted here by one key after the other."""
+    rng = random.Random(7)
+    choices = {
+        "tag": ["", "a", "b c", "\u00e9", None],
+        "n": [-1, 0, 7, None],
+        "x": [-1.5, 0.0, None],
+        "on": [True, False, None],
+    }
+    documents = {
+        b"%04d" % rng.randrange(10_000): {"body": "word " * rng.randrange(1, 4)}
+        | {name: rng.choice(values) for name, values in choices.items()}
+        for _ in range(260)
+    }
+    index = make(tmp_path / "i", documents, commits=commits)
+    scores = {found.key: found.score for found in page(index, "word", limit=300).found}
+    expected = sorted(documents)
+    for key in reversed(sort.split(",")):
+        name = key.removeprefix("-").removesuffix(":missing_first")
+        given = {each: {"_key": each, "_score": -scores[each]}.get(name, documents[each].get(name)) for each in documents}
+        present = sorted((each for each in expected if given[each] is not None), key=given.get, reverse=key.startswith("-"))
+        missing = [each for each in expected if given[each] is None]
+        expected = missing + present if key.endswith(":missing_first") else present + missing
+    for limit in (3, 41, 300):
+        assert [each.key for each in all_pages(index, "word", sort, limit)] == expected
+
+
+def test_paging_by_score_ends_with_an_error_where_it_cannot_be_right(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_search, "TIE_WINDOW", 100)
+    monkeypatch.setattr(text_search, "_TIES_MANY", 10)
+    index = make(tmp_path / "i", {b"%04d" % i: {"body": "x y" if i % 2 else "x y z"} for i in range(400)})
+    found, after = [], None
+    for _ in range(4):
+        found += page(index, "x", "", 40, after, len(found)).found
+        after = found[-1].after
+    assert [each.key for each in found] == [b"%04d" % i for i in range(1, 320, 2)], "equal ones in key order beyond the window"
+    with pytest.raises(InvalidArgument) as caught:
+        all_pages(index, "x", "_score,n", 40)
+    assert (caught.value.details.field, caught.value.details.limit) == ("token", 10_000)
+
+
 def test_sort_values(tmp_path):
     index = make(tmp_path / "i", {b"a": {"tag": ["z", "a"], "at": "1970-01-01T00:00:01Z", "on": True, "x": 1, "n": 3}})
     for sort, value in {"tag": "z", "at": 1_000_000, "on": 1, "x": 1.0, "-n": 3}.items():
-        assert page(index, sort=sort).found[0].sort_value == value
-    assert page(make(tmp_path / "j", {b"a": {}}), sort="tag").found[0].sort_value is None
+        assert page(index, sort=sort).found[0].values == (value,)
+    assert page(make(tmp_path / "j", {b"a": {}}), sort="tag").found[0].values == (None,)
 
 
 def test_expired_documents_are_left_out(tmp_path):
@@ -134,7 +197,7 @@ def test_expired_documents_are_left_out(tmp_path):
 def test_facets(tmp_path):
     documents = {b"%d" % i: {"tag": ["all", "all", f"t{i % 3}"], "body": "x"} for i in range(30)}
     index = make(tmp_path / "i", documents, commits=2)
-    view = IndexView(index.searcher(), index.fields, SCHEMA)
+    view = IndexView(index.searcher(), index.fields, SCHEMA, index.parse)
     query = index.compiler.compile(prepare("x", SCHEMA), [], None)
     counts = view.facets(query, ["tag"], 10)["tag"]
     assert (counts.values, counts.error) == ({"all": 30, "t0": 10, "t1": 10, "t2": 10}, 0)
@@ -214,7 +277,7 @@ def test_a_document_that_does_not_fit_is_left_out_alone(tmp_path):
 def test_keyword_terms(tmp_path, value):
     assert keyword_of(keyword_term(value)) == value
     index = make(tmp_path / "i", {b"a": {"tag": value}, b"b": {"tag": "other"}})
-    view = IndexView(index.searcher(), index.fields, SCHEMA)
+    view = IndexView(index.searcher(), index.fields, SCHEMA, index.parse)
     counts = view.facets(index.compiler.compile(prepare("*", SCHEMA), [], None), ["tag"], 10)["tag"]
     assert counts.values == {value: 1, "other": 1}
 
@@ -255,8 +318,8 @@ def test_a_search_leaves_out_what_has_left_before_it_is_removed(tmp_path) -> Non
     documents = {b"k%02d" % n: {"body": "word"} for n in range(40)}
     index = make(tmp_path / "i", documents)
     query = index.compiler.compile(prepare("word", index.schema), [], None, (1 << 15) - 1)
-    view = IndexView(index.searcher(), index.fields, index.schema)
-    result = view.page(query, "", 0, 100)
+    view = IndexView(index.searcher(), index.fields, index.schema, index.parse)
+    result = view.page(query, BY_SCORE, 100)
     assert {found.key for found in result.found} == halves(documents)[0]
     assert result.total == len(halves(documents)[0])
 
@@ -301,7 +364,8 @@ def test_a_search_looks_between_slices_whether_it_is_wanted(tmp_path, sort):
     needed = 0
     while True:
         try:
-            IndexView(index.searcher(), index.fields, SCHEMA, looks(needed)).page(query, sort, 100, 100)
+            view = IndexView(index.searcher(), index.fields, SCHEMA, index.parse, looks(needed))
+            view.page(query, parse_sort(sort), 100)
             break
         except Unwanted:
             needed += 1

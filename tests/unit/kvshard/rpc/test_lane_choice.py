@@ -16,7 +16,7 @@ def scan(limit: int, keys_only: bool = False) -> ShardScan:
 
 
 def search(limit: int, keys_only: bool = False) -> ShardSearch:
-    return ShardSearch(1, 1, 1, "q", [], 0, limit, keys_only=keys_only)
+    return ShardSearch(1, 1, 1, "q", [], limit, keys_only=keys_only)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@
 import pytest
 
 from kvshard.errors import InvalidToken
+from kvshard.model import SearchAfter
 from kvshard.scatter.tokens import TOKEN_MAX_BYTES, ScanPosition, SearchPosition, TokenCodec, fingerprint
+from kvshard.schema import KEYWORD_MAX_CHARS
+from kvshard.sorting import SORT_KEYS_MAX
 
 CODEC = TokenCodec("cluster-a")
 REQUEST = fingerprint([b"prefix", b"start", b""])
@@ -15,19 +18,33 @@ def test_scan_round_trip(position: ScanPosition) -> None:
     assert CODEC.decode_scan(token, 7, REQUEST) == position
 
 
-def test_search_round_trip_keeps_only_shards_that_were_read() -> None:
-    token = CODEC.encode_search(7, REQUEST, SearchPosition({3: 10, 1: 2, 2: 0}, is_incomplete=True))
-    ends = {1: 65_535, 3: 65_535}
-    assert CODEC.decode_search(token, 7, REQUEST) == SearchPosition({1: 2, 3: 10}, True, ends), "none was told: none was cut"
-    token = CODEC.encode_search(7, REQUEST, SearchPosition({3: 10, 1: 2}, last_slots={3: 99, 1: 7, 5: 8}))
-    assert CODEC.decode_search(token, 7, REQUEST) == SearchPosition({1: 2, 3: 10}, False, {1: 7, 3: 99})
+@pytest.mark.parametrize(
+    "after",
+    [
+        SearchAfter([], 0.1 + 0.2, b"k"),
+        SearchAfter([2**63 - 1, None, 1e300, 2.0, '\u00e9\U0001f600"\n'], 0.0, b"\0\xff" * 512),
+    ],
+)
+def test_search_round_trip(after: SearchAfter) -> None:
+    position = SearchPosition(after, 9_990, is_incomplete=True)
+    decoded = CODEC.decode_search(CODEC.encode_search(7, REQUEST, position), 7, REQUEST)
+    assert decoded == position
+    assert decoded.after is not None
+    assert [type(value) for value in decoded.after.values] == [type(value) for value in after.values]
 
 
-def test_largest_search_token_is_accepted() -> None:
-    offsets = dict.fromkeys(range(4096), 1)
-    token = CODEC.encode_search(7, REQUEST, SearchPosition(offsets))
-    assert len(token) == TOKEN_MAX_BYTES
-    assert CODEC.decode_search(token, 7, REQUEST).offsets == offsets
+@pytest.mark.parametrize("char", ["\x01", "\U0001f600", '"'])
+def test_largest_search_token_is_accepted(char: str) -> None:
+    after = SearchAfter([char * KEYWORD_MAX_CHARS] * SORT_KEYS_MAX, 1.0, b"k" * 1024)
+    token = CODEC.encode_search(7, REQUEST, SearchPosition(after, 1))
+    assert len(token) <= TOKEN_MAX_BYTES
+    assert CODEC.decode_search(token, 7, REQUEST).after == after
+
+
+def test_a_token_of_ranks_is_refused_as_one_of_an_earlier_version() -> None:
+    earlier = CODEC._seal(3, 7, REQUEST, False, b"\0" * 10)
+    with pytest.raises(InvalidToken, match="earlier version of the service; begin the search anew"):
+        CODEC.decode_search(earlier, 7, REQUEST)
 
 
 def test_every_altered_byte_is_noticed() -> None:
@@ -49,7 +66,7 @@ def test_every_altered_byte_is_noticed() -> None:
         (TokenCodec("cluster-b").encode_scan(7, REQUEST, ScanPosition(b"last")), "another cluster"),
         (CODEC.encode_scan(8, REQUEST, ScanPosition(b"last")), "another collection"),
         (CODEC.encode_scan(7, fingerprint([b"other"]), ScanPosition(b"last")), "another request"),
-        (CODEC.encode_search(7, REQUEST, SearchPosition({1: 1})), "another kind"),
+        (CODEC.encode_search(7, REQUEST, SearchPosition(SearchAfter([], 1.0, b"k"), 1)), "another kind"),
     ],
 )
 def test_foreign_tokens_are_refused(token: bytes, why: str) -> None:

@@ -38,17 +38,18 @@ def test_scans_by_what_they_ask_for(limit: int, kind: str) -> None:
     ("how", "kind"),
     [
         ({}, "Search"),
-        ({"offset": 90}, "Search"),
-        ({"offset": 91}, "Search/deep"),
+        ({"taken": 90}, "Search"),
+        ({"taken": 91}, "Search/deep"),
+        ({"taken": 9_000, "sort": "-year"}, "Search"),
         ({"facets": ["tag"]}, "Search/facets"),
         ({"highlight": ["body"]}, "Search/facets"),
-        ({"facets": ["tag"], "offset": 500}, "Search/facets"),
+        ({"facets": ["tag"], "taken": 500}, "Search/facets"),
         ({"refresh": True}, "Search/refresh"),
         ({"min_seqno": 7, "facets": ["tag"]}, "Search/refresh"),
     ],
 )
 def test_searches_by_what_makes_them_slow(how: dict[str, Any], kind: str) -> None:
-    given = {"offset": 0, "limit": 10, **how}
+    given = {"limit": 10, **how}
     assert leg_kind(ShardSearch(0, 1, 1, "q", [], **given)) == kind
 
 
