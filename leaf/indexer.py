@@ -24,7 +24,7 @@ from leaf.admission import SearchQueue
 from leaf.index_search import SearchJob
 from leaf.index_slot import Fork, IndexSlot, Phase
 from leaf.log_source import LogSource
-from leaf.search_pool import SearchPool
+from leaf.search_pool import LONG_AFTER_S, SearchPool
 from leaf.text_index import IndexFailed, TextIndex, remove_index
 
 __all__ = ["Indexer", "LogSource"]
@@ -211,7 +211,7 @@ class Indexer:
 
         def on_end(seconds: float, is_wanted: bool) -> None:
             ran.append(seconds)
-            self.queue.note_run(seconds)
+            self.queue.note_run(min(seconds, LONG_AFTER_S))  # Long ones keep nobody waiting: see the pool.
             if not is_wanted:
                 self._on_wasted_seconds(seconds)
 

@@ -3,15 +3,22 @@
 A scattered search sends a leaf one leg for each of its shards, all in one message. Handing each to a thread of its own and back
 costs more than the search of a small index, and makes an answer message for each. Legs of the same group that are submitted
 within one pass of the event loop are therefore run one after the other on one thread, and what is ready is delivered together.
+
+Long searches must not keep the short ones waiting. Nobody can tell beforehand which will be long, and one that has begun cannot
+be stopped inside tantivy. So a thread whose job has kept a processor busy for LONG_AFTER_S is taken out of service: it gets a
+lower priority, another thread takes its place, and it ends with its job. The legs that wait behind that job, and legs of the
+same search that come later, go to one thread of their own for long searches, leg by leg in turns with those of other long ones.
 """
 
 import asyncio
-from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from kvshard.clock import Clock
+from leaf.search_threads import BusySeconds, SearchThread, busy_seconds
 
 T = TypeVar("T")
 
@@ -21,12 +28,23 @@ RUN_MAX_JOBS: Final = 8
 DELIVER_AFTER_S: Final = 0.002
 """A finished job waits about this long for those behind it, plus one of them: a slow shard must not hide the others."""
 
+LONG_AFTER_S: Final = 0.05
+"""Of processor time: a job that took more is a long one. Some fifty times a usual leg, and no delay that anybody notices."""
+
+OUT_MAX: Final = 8
+"""Threads out of service at a time, each with a long job. Should more searches turn out long at once, the short ones do wait:
+each thread takes memory and its part of the processors."""
+
+LONG_GROUPS_MAX: Final = 256
+"""Searches remembered as long. One that is forgotten is found out again, at the price of LONG_AFTER_S."""
+
 OnEnd: TypeAlias = Callable[[float, bool], object]
 """Told of a job that has run, before its waiter is: (seconds on the thread, whether somebody still waits for it)."""
 
 
 @dataclass(slots=True)
 class _Job(Generic[T]):
+    group: Hashable
     run: Callable[[], T]
     future: "asyncio.Future[T]"
     on_end: OnEnd | None
@@ -34,22 +52,42 @@ class _Job(Generic[T]):
 
 @dataclass(slots=True)
 class _Outcome(Generic[T]):
+    """What became of a job. ran_s: on its thread; None when it was not run."""
+
     job: _Job[T]
-    result: T | None
-    error: BaseException | None
-    ran_s: float = 0.0
+    result: T | None = None
+    error: BaseException | None = None
+    ran_s: float | None = None
 
 
 class SearchPool(Generic[T]):
-    """A bounded number of threads. `submit` and `close` belong to the event loop; who submits bounds how much waits."""
+    """A bounded number of threads. All methods belong to the event loop; who submits bounds how much waits.
 
-    def __init__(self, threads: int, clock: Clock) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search")
+    Invariant: `threads` threads are in service, unless OUT_MAX are out of it.
+    """
+
+    def __init__(self, threads: int, clock: Clock, busy: BusySeconds = busy_seconds) -> None:
+        """busy: the processor time of a thread."""
+        self._threads = threads
         self._clock = clock
+        self._busy = busy
+        self._turns: SimpleQueue[deque[_Job[T]] | None] = SimpleQueue()
+        self._long_turns: SimpleQueue[deque[_Job[T]] | None] = SimpleQueue()
+        self._serving: list[SearchThread[_Job[T]]] = []
+        self._out: list[SearchThread[_Job[T]]] = []
+        self._long: SearchThread[_Job[T]] | None = None
+        self._long_groups: OrderedDict[Hashable, None] = OrderedDict()
+        self._running = 0
+        self._look_timer: asyncio.TimerHandle | None = None
         self._gathered: dict[Hashable, list[_Job[T]]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_closed = False
 
     def __repr__(self) -> str:
-        return f"SearchPool({sum(map(len, self._gathered.values()))} jobs gathered)"
+        gathered = sum(map(len, self._gathered.values()))
+        return (
+            f"SearchPool({gathered} jobs gathered, {len(self._out)} threads out, {len(self._long_groups)} long searches known)"
+        )
 
     def submit(self, group: Hashable, run: Callable[[], T], on_end: OnEnd | None = None) -> "asyncio.Future[T]":
         """Run a job. group: the search it is a leg of. The future may be cancelled: then a job that has not begun never does;
@@ -57,53 +95,122 @@ class SearchPool(Generic[T]):
         loop = asyncio.get_running_loop()
         if not self._gathered:
             loop.call_soon(self._start, loop)
-        job = _Job(run, loop.create_future(), on_end)
+        job: _Job[T] = _Job(group, run, loop.create_future(), on_end)
         self._gathered.setdefault(group, []).append(job)
         return job.future
 
     def close(self) -> None:
-        """Wait for the jobs under way and end the threads. Blocks: call it off the event loop."""
-        self._pool.shutdown()
+        """Wait for the jobs under way and end the threads. Blocks: call it off the event loop, which submits nothing more."""
+        self._is_closed = True
+        for _ in self._serving:
+            self._turns.put(None)
+        self._long_turns.put(None)
+        for thread in (*self._serving, *self._out, *([self._long] if self._long else [])):
+            thread.join()
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         gathered, self._gathered = self._gathered, {}
-        for jobs in gathered.values():
+        if self._is_closed:
+            error = RuntimeError("the searches of this leaf have ended")
+            _settle([_Outcome(job, error=error) for jobs in gathered.values() for job in jobs])
+            return
+        self._loop = loop
+        self._running += sum(map(len, gathered.values()))
+        while len(self._serving) < self._threads and len(self._out) < OUT_MAX:
+            self._serving.append(SearchThread(self._turns, self._run, "search"))
+        for group, jobs in gathered.items():
+            if group in self._long_groups:
+                self._run_apart(jobs)
+                continue
             for first in range(0, len(jobs), RUN_MAX_JOBS):
-                try:
-                    self._pool.submit(self._run, loop, jobs[first : first + RUN_MAX_JOBS])
-                except RuntimeError as error:  # the pool was closed meanwhile
-                    _deliver([_Outcome(job, None, error) for job in jobs[first : first + RUN_MAX_JOBS]])
+                self._turns.put(deque(jobs[first : first + RUN_MAX_JOBS]))
+        if self._look_timer is None:
+            self._look_timer = loop.call_later(LONG_AFTER_S, self._look_again)
 
-    def _run(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job[T]]) -> None:
+    def _run_apart(self, jobs: Iterable[_Job[T]]) -> None:
+        """On the thread of the long ones, each job a turn of its own: several long searches get on together."""
+        if self._long is None:
+            self._long = SearchThread(self._long_turns, self._run, "search-long")
+            self._long.lower_priority()
+        for job in jobs:
+            self._long_turns.put(deque((job,)))
+
+    def _look_again(self) -> None:
+        assert self._loop is not None
+        self._look_timer = None
+        if self._running:
+            self.look()
+            self._look_timer = self._loop.call_later(LONG_AFTER_S, self._look_again)
+
+    def look(self) -> None:
+        """Take threads whose job turns out long out of service. A timer calls it while there are jobs."""
+        if self._is_closed:
+            return
+        self._out = [thread for thread in self._out if thread.is_alive]
+        now = self._clock.monotonic()
+        for thread in list(self._serving):
+            job = thread.long_job(now, LONG_AFTER_S, self._busy)
+            if job is not None and len(self._out) < OUT_MAX:
+                self._note_long(job.group)
+                self._serving.remove(thread)
+                self._out.append(thread)
+                self._run_apart(thread.take_out())
+                self._serving.append(SearchThread(self._turns, self._run, "search"))
+
+    def _note_long(self, group: Hashable) -> None:
+        self._long_groups[group] = None
+        self._long_groups.move_to_end(group)
+        if len(self._long_groups) > LONG_GROUPS_MAX:
+            self._long_groups.popitem(last=False)
+
+    def _run(self, thread: "SearchThread[_Job[T]]", jobs: deque[_Job[T]]) -> None:
         """On a thread."""
+        assert self._loop is not None
         ready: list[_Outcome[T]] = []
         delivered_at = self._clock.monotonic()
-        for job in jobs:
+        while True:
+            try:
+                job = jobs.popleft()
+            except IndexError:
+                break
             if job.future.cancelled():
+                ready.append(_Outcome(job))
                 continue
             began = self._clock.monotonic()
+            thread.begin(job, began)
             outcome = _outcome_of(job)
+            thread.end()
             now = self._clock.monotonic()
             outcome.ran_s = now - began
             ready.append(outcome)
-            if now - delivered_at > DELIVER_AFTER_S and job is not jobs[-1]:
-                loop.call_soon_threadsafe(_deliver, ready)
+            if now - delivered_at > DELIVER_AFTER_S and jobs:
+                self._loop.call_soon_threadsafe(self._deliver, ready)
                 ready, delivered_at = [], now
-        loop.call_soon_threadsafe(_deliver, ready)
+        if ready:
+            self._loop.call_soon_threadsafe(self._deliver, ready)
+
+    def _deliver(self, outcomes: "list[_Outcome[T]]") -> None:
+        for outcome in outcomes:
+            job = outcome.job
+            self._running -= 1
+            if outcome.ran_s is not None:
+                if outcome.error is None and outcome.ran_s < LONG_AFTER_S and job.group in self._long_groups:
+                    del self._long_groups[job.group]  # It is not long any more.
+                if job.on_end is not None:
+                    job.on_end(outcome.ran_s, not job.future.done())
+        _settle(outcomes)
 
 
 def _outcome_of(job: _Job[T]) -> _Outcome[T]:
     try:
         return _Outcome(job, job.run(), None)
     except BaseException as error:  # the waiter gets it, whatever it is: nobody looks at the thread's own result
-        return _Outcome(job, None, error)
+        return _Outcome(job, error=error)
 
 
-def _deliver(outcomes: "list[_Outcome[T]]") -> None:
+def _settle(outcomes: "list[_Outcome[T]]") -> None:
     for outcome in outcomes:
-        future, on_end = outcome.job.future, outcome.job.on_end
-        if on_end is not None:
-            on_end(outcome.ran_s, not future.done())
+        future = outcome.job.future
         if future.done():
             continue
         if outcome.error is not None:

@@ -6,7 +6,7 @@ import threading
 import pytest
 from fakes.clock import ManualClock
 
-from leaf.search_pool import DELIVER_AFTER_S, RUN_MAX_JOBS, SearchPool
+from leaf.search_pool import DELIVER_AFTER_S, LONG_AFTER_S, LONG_GROUPS_MAX, OUT_MAX, RUN_MAX_JOBS, SearchPool
 
 
 @pytest.fixture
@@ -16,9 +16,36 @@ def clock():
 
 @pytest.fixture
 def pool(clock):
-    pool = SearchPool(2, clock)
+    pool = SearchPool(2, clock, busy=lambda native_id: float("inf"))
     yield pool
     pool.close()
+
+
+class LongJob:
+    """A job that runs until it is let go."""
+
+    def __init__(self, clock):
+        self._clock = clock
+        self.began, self.gate = threading.Event(), threading.Event()
+        self.thread = None
+
+    def __call__(self):
+        self.thread = threading.current_thread()
+        self.began.set()
+        assert self.gate.wait(30.0)
+        return "long"
+
+    async def run(self, pool, group="long"):
+        """Submit it, and let the pool find out that it is long."""
+        future = pool.submit(group, self)
+        assert await asyncio.to_thread(self.began.wait, 30.0)
+        self._clock.advance(2 * LONG_AFTER_S)
+        pool.look()
+        return future
+
+    async def end(self, future):
+        self.gate.set()
+        assert await future == "long"
 
 
 async def test_legs_of_one_pass_run_in_order_on_one_thread(pool):
@@ -92,3 +119,68 @@ async def test_jobs_after_the_close_fail(clock):
     pool.close()
     with pytest.raises(RuntimeError):
         await pool.submit("q", lambda: 1)
+
+
+async def test_short_searches_run_beside_more_long_ones_than_there_are_threads(pool, clock):
+    jobs = [LongJob(clock) for _ in range(5)]
+    futures = [await job.run(pool, f"long {at}") for at, job in enumerate(jobs)]
+    assert await pool.submit("short", lambda: "short") == "short"
+    for job, future in zip(jobs, futures, strict=True):
+        await job.end(future)
+
+
+async def test_legs_behind_a_long_one_run_apart_from_the_short_ones(pool, clock):
+    first, second = LongJob(clock), LongJob(clock)
+    behind = pool.submit  # the same pass: one turn
+    futures = [behind("long", first), behind("long", second)]
+    assert await asyncio.to_thread(first.began.wait, 30.0)
+    clock.advance(2 * LONG_AFTER_S)
+    pool.look()
+    assert await asyncio.to_thread(second.began.wait, 30.0)
+    assert second.thread is not first.thread
+    later = pool.submit("long", lambda: threading.current_thread())
+    assert await pool.submit("short", lambda: "short") == "short"
+    assert not later.done(), "known to be long, so it waits behind the other leg"
+    await first.end(futures[0])
+    await second.end(futures[1])
+    assert await later is second.thread
+
+
+async def test_a_search_that_is_not_long_any_more_runs_among_the_short_ones(pool, clock):
+    job = LongJob(clock)
+    await job.end(await job.run(pool, "q"))
+    apart = await pool.submit("q", threading.current_thread)
+    assert apart.name == "search-long"
+    assert (await pool.submit("q", threading.current_thread)).name == "search"
+
+
+async def test_a_long_wait_alone_makes_no_search_long(clock):
+    pool = SearchPool(1, clock, busy=lambda native_id: 0.0)
+    job = LongJob(clock)
+    future = await job.run(pool)
+    short = pool.submit("short", lambda: "short")
+    await asyncio.sleep(0)
+    assert not short.done(), "the one thread is still in service"
+    await job.end(future)
+    assert await short == "short"
+    await asyncio.to_thread(pool.close)
+
+
+async def test_a_bounded_number_of_threads_is_out_at_a_time(pool, clock):
+    jobs = [LongJob(clock) for _ in range(OUT_MAX + 2)]
+    futures = [await job.run(pool, f"long {at}") for at, job in enumerate(jobs)]
+    short = pool.submit("short", lambda: "short")
+    await jobs[0].end(futures[0])
+    while jobs[0].thread.is_alive():
+        await asyncio.sleep(0)
+    assert not short.done(), "every thread has a long search"
+    pool.look()
+    assert await short == "short"
+    for job, future in list(zip(jobs, futures, strict=True))[1:]:
+        await job.end(future)
+
+
+async def test_a_bounded_number_of_long_searches_is_remembered(pool, clock):
+    for number in range(LONG_GROUPS_MAX + 3):
+        pool._note_long(number)
+    assert repr(pool).endswith(f"{LONG_GROUPS_MAX} long searches known)")
