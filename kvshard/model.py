@@ -233,6 +233,7 @@ class ShardSearchReply:
     more hits come behind these.
 
     facets: field -> value -> matches. facet_errors: field -> the most by which a count missing here may be too low.
+    unseen_age_ms: of the oldest committed write that the index did not show yet, 0: it showed all; UNKNOWN_AGE: not known.
     """
 
     hits: list[ShardHit]
@@ -242,6 +243,7 @@ class ShardSearchReply:
     facet_errors: dict[str, int] = field(default_factory=dict)
     indexed_through: int = 0
     has_more: bool = False
+    unseen_age_ms: int = UNKNOWN_AGE
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Final, Protocol
 
 import structlog
@@ -44,6 +45,8 @@ OPEN_RETRY_S: Final = 0.1
 
 IN_SYNC: Final = (Role.PRIMARY, Role.SECONDARY)
 """What a replica is while it answers searches."""
+
+_OPERATION = attrgetter("payload")
 
 _log = structlog.get_logger(__name__)
 
@@ -405,7 +408,7 @@ class Driver:
     def _apply(self, replica: Replica, entries: Sequence[Entry], table: DedupTable | None) -> None:
         assert replica.machine is not None
         self.store.apply(replica.shard, entries, table or replica.machine.dedup)
-        self.index.notify(replica.shard, entries[-1].seqno)
+        self.index.notify(replica.shard, entries[-1].seqno, map(_OPERATION, entries))
         split = entries[-1].payload
         if isinstance(split, Split):
             self.index.split(replica.shard, split.child, split.at_slot, split.last_slot, entries[-1].seqno)

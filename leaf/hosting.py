@@ -95,8 +95,8 @@ class Index(Protocol):
         """Remove what is kept for a shard that is not open."""
         ...
 
-    def notify(self, shard: int, applied_seqno: int) -> None:
-        """The shard has applied entries through this seqno."""
+    def notify(self, shard: int, applied_seqno: int, operations: Iterable[object] = ()) -> None:
+        """The shard has applied entries, with these operations, through this seqno."""
         ...
 
     def indexed_through(self, shard: int, collection_id: int) -> int:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
+from math import ceil
 from typing import Final
 
 import msgspec
@@ -20,6 +21,7 @@ from leaf.index_fields import searched
 from leaf.log_source import LogSource
 from leaf.text_index import TextIndex, tantivy_failures
 from leaf.text_search import FacetCounts, Found, IndexView
+from leaf.unseen import UnseenWrites
 
 FILL_ROUNDS: Final = 4
 """A page is filled up this often when documents were deleted since the last refresh. Only a mass delete within half a second
@@ -38,13 +40,22 @@ HIGHLIGHT_MAX_CHARS: Final = 100_000
 class SearchJob:
     """One search. `run` belongs to a search thread; `cancel` may be called from anywhere."""
 
-    def __init__(self, request: ShardSearch, collection: Collection, source: LogSource, clock: Clock, deadline: float) -> None:
+    def __init__(
+        self,
+        request: ShardSearch,
+        collection: Collection,
+        source: LogSource,
+        clock: Clock,
+        deadline: float,
+        unseen: UnseenWrites,
+    ) -> None:
         self._request = request
         self._collection = collection
         self._schema: Schema = collection.schema
         self._source = source
         self._clock = clock
         self._deadline = deadline
+        self._unseen = unseen
         self._is_cancelled = False
         self._sorts = parse_sort(request.sort)
 
@@ -68,6 +79,7 @@ class SearchJob:
         node = prepare(request.query, self._schema)
         filters = [prepare(text, self._schema, f"filters[{at}]") for at, text in enumerate(request.filters)]
         indexed_through = index.indexed_through  # before the snapshot: never more than it holds
+        unseen_since = self._unseen.oldest_after(indexed_through)  # before it too: what is forgotten by then, it shows
         own_slot = self._source.last_slot(request.shard)
         last_slot = own_slot if index.last_slot > own_slot else TOKEN_SLOTS - 1
         with tantivy_failures():
@@ -81,10 +93,16 @@ class SearchJob:
             self._check()
             facets = view.facets(query, request.facets, request.facet_limit or 10)
             highlighted = self._highlight(hits, index, searcher, node)
-        return self._reply(highlighted, total, has_more, facets, indexed_through)
+        return self._reply(highlighted, total, has_more, facets, indexed_through, unseen_since)
 
     def _reply(
-        self, hits: list[ShardHit], total: int, has_more: bool, facets: dict[str, FacetCounts], indexed_through: int
+        self,
+        hits: list[ShardHit],
+        total: int,
+        has_more: bool,
+        facets: dict[str, FacetCounts],
+        indexed_through: int,
+        unseen_since: float | None,
     ) -> ShardSearchReply:
         return ShardSearchReply(
             hits=hits,
@@ -94,6 +112,8 @@ class SearchJob:
             facet_errors={name: counts.error for name, counts in facets.items() if counts.error},
             indexed_through=indexed_through,
             has_more=has_more,
+            # Rounded up: what is unseen is never as good as nothing.
+            unseen_age_ms=0 if unseen_since is None else max(1, ceil((self._clock.monotonic() - unseen_since) * 1_000)),
         )
 
     def _check(self) -> None:

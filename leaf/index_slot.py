@@ -30,6 +30,7 @@ from kvshard.model import NEVER
 from leaf.log_source import LogSource
 from leaf.operations import DropCollection, Operation, WriteOperation
 from leaf.text_index import IndexFailed, TextIndex
+from leaf.unseen import UnseenWrites
 
 ENTRIES_MAX: Final = 128
 """Log entries of one pull; the source bounds their bytes (8 MB)."""
@@ -88,6 +89,7 @@ class IndexSlot:
         self.index: TextIndex | None = None
         self.is_awaited = False
         self.forks: tuple[Fork, ...] = ()
+        self.unseen = UnseenWrites()
         self._forkable_after = 0
         self._path = path
         self._source = source

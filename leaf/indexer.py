@@ -24,6 +24,7 @@ from leaf.admission import SearchQueue
 from leaf.index_search import SearchJob
 from leaf.index_slot import Fork, IndexSlot, Phase
 from leaf.log_source import LogSource
+from leaf.operations import WriteOperation
 from leaf.search_pool import LONG_AFTER_S, SearchPool
 from leaf.text_index import IndexFailed, TextIndex, remove_index
 
@@ -129,11 +130,19 @@ class Indexer:
             slot.split(Fork(self._path(child, collection_id), child, first_slot, last_slot, seqno))
         self._start()
 
-    def notify(self, shard: int, applied_seqno: int) -> None:
-        """The shard has applied entries through this seqno. Cheap; called after each apply."""
+    def notify(self, shard: int, applied_seqno: int, operations: Iterable[object] = ()) -> None:
+        """The shard has applied entries through this seqno. Cheap; called after each apply.
+
+        operations: of these entries; by them it is known how old what an index does not show yet is.
+        """
         self._applied[shard] = applied_seqno
-        # Without an index the task would wake for nothing, at every write.
-        if self._slots and (shard not in self._news or shard in self._expected):
+        if not self._slots:
+            return  # The task would wake for nothing, at every write.
+        for collection_id in {each.collection_id for each in operations if isinstance(each, WriteOperation)}:
+            slot = self._slots.get((shard, collection_id))
+            if slot is not None:
+                slot.unseen.note(applied_seqno, self._clock.monotonic())
+        if shard not in self._news or shard in self._expected:
             self._news.add(shard)
             self._wake.set()
 
@@ -196,7 +205,8 @@ class Indexer:
         for _ in range(2):
             index = await self._serving_index(slot)
             try:
-                return await self._run_job(SearchJob(request, collection, self._source, self._clock, deadline), index, ran)
+                job = SearchJob(request, collection, self._source, self._clock, deadline, slot.unseen)
+                return await self._run_job(job, index, ran)
             except IndexFailed as error:
                 logger.error("search failed in the index", shard=request.shard, collection=collection.name, error=str(error))
                 if not error.is_damage or not slot.report_damage(index):
@@ -351,6 +361,7 @@ class Indexer:
         forks = slot.forks
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._index_pool, slot.step, lambda: self._is_closing)
+        slot.unseen.forget(slot.indexed_through())
         self._end_waiting([fork for fork in forks if fork not in slot.forks], slot.collection.id)
         if slot.indexed_through() > before:
             self._on_refresh_seconds(self._clock.monotonic() - started)

@@ -7,6 +7,7 @@ that rests on it happens without awaiting, so no other request comes between.
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from math import inf
@@ -60,7 +61,7 @@ from leaf.replication.messages import RequestId
 from leaf.write_plan import Validate, WritePlan, check_key, check_request, invalid_keys, plan_write
 from leaf.write_result import decode_part, encode_result
 
-TELL_S: Final = 0.05
+TELL_S: Final = 0.1
 TELL_PART: Final = 0.1
 """Before its deadline, and no more than this part of the time, a search ends that waits for a write: who asked is to hear which
 write is missing, and not only that there was no answer."""
@@ -325,16 +326,17 @@ class Requests:
         replica, now = self._replica(request.shard), self._clock.monotonic()
         if request.refresh:
             # What is acknowledged must be seen; a secondary may not know yet that it is committed.
-            if self._may_read(replica, None, False, now) is None:
-                await self._driver.wait_readable(request.shard, None, True, deadline)
+            served = self._may_read(replica, None, False, now)
+            served = served or await self._driver.wait_readable(request.shard, None, True, deadline)
         else:
-            self._may_read(replica, (), False, now)
+            served = self._may_read(replica, (), False, now)
+        lag_ms = _lag_ms(replica, served)
         self._check_cuts(request)
         if request.min_seqno:
             await self._indexed(request, deadline)
         reply = await self._indexer.search(request, collection, deadline)
         self._check_cuts(request)  # A split that was applied meanwhile has taken documents out of what was searched.
-        return reply
+        return reply if 0 <= lag_ms <= reply.unseen_age_ms else replace(reply, unseen_age_ms=lag_ms)
 
     async def _indexed(self, request: ShardSearch, deadline: float) -> None:
         left = deadline - self._clock.monotonic()
@@ -355,6 +357,17 @@ def _moved(shard: int) -> ShardMoved:
 
 def _age_ms(served: Served | ReadNow) -> int:
     return UNKNOWN_AGE if served.age_s is None else int(served.age_s * 1_000)
+
+
+def _lag_ms(replica: Replica, served: Served | ReadNow | None) -> int:
+    """How old the oldest write may be that was acknowledged and is not applied here, of a replica that holds a lease.
+
+    Whatever is acknowledged lies in the log of each such replica. One that has applied all of its log lacks nothing; of what is
+    left it may not know yet that it is committed.
+    """
+    if replica.last <= replica.applied:
+        return 0
+    return UNKNOWN_AGE if served is None else _age_ms(served)
 
 
 def _illegal(keys: list[bytes]) -> dict[int, ErrorRecord]:

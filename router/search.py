@@ -17,7 +17,7 @@ from kvshard import limits
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap
 from kvshard.errors import ErrorDetails, InvalidArgument, ShardMoved, Unavailable
-from kvshard.model import SearchAfter, ShardHit, ShardSearch, ShardSearchReply
+from kvshard.model import UNKNOWN_AGE, SearchAfter, ShardHit, ShardSearch, ShardSearchReply
 from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.coverage import Coverage, KnownCounts
 from kvshard.scatter.gather import verdict
@@ -43,13 +43,17 @@ FACET_EXTRA_VALUES = 10
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A page. hits: with the shard each lives in. next_token: empty when there are no more."""
+    """A page. hits: with the shard each lives in. next_token: empty when there are no more.
+
+    unseen_age_ms: of the oldest committed write that it does not show, 0: there is none; None: a shard could not tell.
+    """
 
     hits: list[tuple[int, ShardHit]]
     total: int
     coverage: Coverage
     facets: list[MergedFacet]
     next_token: bytes
+    unseen_age_ms: int | None = None
 
 
 class _Sending(NamedTuple):
@@ -117,6 +121,7 @@ class SearchOperation:
             coverage=coverage,
             facets=facets,
             next_token=next_token,
+            unseen_age_ms=unseen_age_ms([reply.unseen_age_ms for reply in replies.values()]),
         )
 
     async def _knowing(self, cluster_map: ClusterMap, wanted: MinVersions) -> ClusterMap:
@@ -181,6 +186,11 @@ class SearchOperation:
         after = SearchAfter(last.sort_values, last.score, last.key)
         reached = SearchPosition(after, position.taken + len(page.hits), not coverage.is_complete)
         return self._tokens.encode_search(collection_id, request_print, reached)
+
+
+def unseen_age_ms(ages: Sequence[int]) -> int | None:
+    """The greatest of what the legs tell; None when one of them does not know."""
+    return None if UNKNOWN_AGE in ages else max(ages, default=0)
 
 
 def _check_depth(position: SearchPosition, limit: int) -> None:

@@ -206,6 +206,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 facets=[_facet(facet) for facet in found.facets],
                 next=found.next_token,
                 timing=None if timing is None else timing_to_proto(timing),
+                unseen_age_ms=found.unseen_age_ms,
             )
 
 

@@ -154,7 +154,9 @@ def _show(console: "Console", page: "SearchPage[bytes]") -> None:
         bound = f" (each up to {facet.error_bound} too low)" if facet.error_bound else ""
         counts = ", ".join(f"{value.value} {value.count:,}" for value in facet.values)
         console.print(f"{facet.field}: {counts or 'no values'}{bound}", markup=False, style="cyan", soft_wrap=True)
-    console.print(f"{len(page.hits)} of {page.total:,} hits, {coverage_text(page.coverage)}", markup=False, style="dim")
+    freshness = f"; does not show writes of the last {page.unseen_age_ms:,} ms yet" if page.unseen_age_ms else ""
+    text = f"{len(page.hits)} of {page.total:,} hits, {coverage_text(page.coverage)}{freshness}"
+    console.print(text, markup=False, style="dim", soft_wrap=True)
     if page.timing:
         show_timing(console, page.timing)
     if page.next:
@@ -223,6 +225,7 @@ def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:
             name: {"values": {value.value: value.count for value in facet.values}, "error_bound": facet.error_bound}
             for name, facet in page.facets.items()
         },
+        "unseen_age_ms": page.unseen_age_ms,
         "next": token_text(page.next) or None,
         "timing": None if page.timing is None else timing_json(page.timing),
     }

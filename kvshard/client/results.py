@@ -214,7 +214,11 @@ class Facet:
 
 @dataclass(frozen=True, slots=True)
 class SearchPage(Generic[K]):
-    """One page of hits, best first. total: matches in the shards that answered. next: token of the next page, if any."""
+    """One page of hits, best first. total: matches in the shards that answered. next: token of the next page, if any.
+
+    unseen_age_ms: milliseconds since the oldest committed write was made that the page does not show yet, as far as the
+    replicas know; 0: it shows all; None: one of them could not tell.
+    """
 
     hits: list[Hit[K]]
     total: int
@@ -222,6 +226,7 @@ class SearchPage(Generic[K]):
     facets: Mapping[str, Facet] = field(default_factory=dict)
     next: bytes = b""
     timing: Timing | None = None
+    unseen_age_ms: int | None = None
 
     @property
     def complete(self) -> bool:

@@ -177,7 +177,15 @@ def page_of(
         facet.field: Facet(facet.field, tuple(FacetValue(row.value, row.count) for row in facet.values), facet.error_bound)
         for facet in response.facets
     }
-    return SearchPage(list(hits), response.total, coverage_of(response.coverage), facets, response.next, timing_of(response))
+    return SearchPage(
+        list(hits),
+        response.total,
+        coverage_of(response.coverage),
+        facets,
+        response.next,
+        timing_of(response),
+        unseen_age_ms=response.unseen_age_ms if response.HasField("unseen_age_ms") else None,
+    )
 
 
 def collection_info_of(message: cluster_pb2.Collection, aliases: Mapping[str, str] = NO_ALIASES) -> CollectionInfo:

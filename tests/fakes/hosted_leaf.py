@@ -56,7 +56,7 @@ class FakeIndex:
     def remove_shard(self, shard: int) -> None:
         self.removed.append(shard)
 
-    def notify(self, shard: int, applied_seqno: int) -> None:
+    def notify(self, shard: int, applied_seqno: int, operations=()) -> None:
         self.notified.append((shard, applied_seqno))
 
     def indexed_through(self, shard: int, collection_id: int) -> int:

@@ -82,6 +82,7 @@ PURE = (
     "kvshard.scatter.min_versions",
     "kvshard.scatter.watermarks",
     "leaf.admission",
+    "leaf.unseen",
     "leaf.bm25",
     "leaf.faults",
     "leaf.key_cache",

@@ -63,7 +63,7 @@ class House:
     def put(self, shard, documents, expires_at_ms=0):
         values = {key: None if document is None else json.dumps(document).encode() for key, document in documents.items()}
         seqno = self.source.write(shard, DOCS.id, values, expires_at_ms)
-        self.indexer.notify(shard, seqno)
+        self.indexer.notify(shard, seqno, [operation for _, operation in self.source.shards[shard].entries[-1:]])
         return seqno
 
     async def search(self, query="*", shard=0, timeout=10.0, **options):
@@ -155,6 +155,24 @@ async def test_what_is_waited_for_before_it_is_there_is_seen_as_soon_as_it_is(ho
     house.put(0, {b"c": {"body": "hello"}})
     await asyncio.wait_for(waiting, 5)
     assert await house.keys("hello") == [b"a", b"b", b"c"]
+
+
+async def test_an_answer_tells_how_old_the_oldest_write_is_that_it_does_not_show(house):
+    house.indexer.open_shard(0, [DOCS])
+    await house.indexer.refresh(0, 0)
+    await house.indexer.refresh(0, house.put(0, {b"a": {"body": "hello"}}))
+    assert (await house.search("hello")).unseen_age_ms == 0
+    plain = house.source.write(0, PLAIN.id, {b"a": b"plain"})
+    house.indexer.notify(0, plain, [operation for _, operation in house.source.shards[0].entries[-1:]])
+    assert (await house.search("hello")).unseen_age_ms == 0, "no index lacks a write to another collection"
+    began = house.clock.monotonic()
+    first = house.put(0, {b"b": {"body": "hello"}})
+    await asyncio.sleep(0.02)
+    house.put(0, {b"c": {"body": "hello"}})
+    reply = await house.search("hello")
+    assert 20 <= reply.unseen_age_ms <= (house.clock.monotonic() - began) * 1000 + 1
+    assert (await house.search("hello", refresh=True)).unseen_age_ms == 0
+    assert (await house.search("hello")).indexed_through > first
 
 
 async def test_documents_come_from_the_store_and_gone_ones_are_left_out(house):

@@ -8,7 +8,7 @@ from fakes.hosted_leaf import DOCS, hosted_leaf
 from kvshard.clustermap import Collection
 from kvshard.errors import CollectionNotFound, DeadlineExceeded, FailedPrecondition, InvalidArgument, ResourceExhausted
 from kvshard.limits import BATCH_MAX_KEYS, KEY_MAX_BYTES
-from kvshard.model import ShardRead, ShardSearch, ShardWrite
+from kvshard.model import ShardRead, ShardSearch, ShardWrite, changed
 from leaf.disk_guard import RESERVE_BYTES
 from leaf.key_reader import READ_REPLY_MAX_BYTES
 from leaf.layout import INLINE_MAX_BYTES
@@ -167,6 +167,23 @@ async def test_documents_must_fit_their_schema() -> None:
         document = {b"good": b"{}"}
         await leaf.write(document, collection_id=DOCS.id, wait_for_refresh=True, next_refresh=True)
         assert leaf.index.hurried == [True, False]
+
+
+async def test_a_search_for_a_write_that_is_not_there_says_so_before_its_deadline() -> None:
+    async with hosted_leaf() as leaf:
+        await leaf.write({b"k": b"{}"}, collection_id=DOCS.id)
+
+        async def never(shard: int, seqno: int, *, is_hurried: bool = True) -> None:
+            await asyncio.Event().wait()
+
+        leaf.index.refresh = never  # type: ignore[method-assign]
+        deadline = leaf.clock.monotonic() + 0.2
+        held = leaf.requests._replica(0).applied
+        future = ShardSearch(0, leaf.epoch(), DOCS.id, "*", [], 0, 10, min_seqno=held + 1)
+        with pytest.raises(FailedPrecondition, match=f"shard 0 .* version {held + 1}, but this replica has none beyond {held}"):
+            await leaf.requests.search(future, deadline)
+        with pytest.raises(DeadlineExceeded, match=f"shard 0 .* version {held}, but its index was not refreshed in time"):
+            await leaf.requests.search(changed(future, min_seqno=held), deadline)
 
 
 async def test_a_refresh_that_takes_too_long_says_that_the_write_is_durable() -> None:
