@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kvshard.client.retries import NO_RETRIES, RetryPolicy
     from kvshard.client.scan import Scan
     from kvshard.client.status import ClusterStatus, LeafStatus
+    from kvshard.client.suggestions import Completion, CorrectedWord, Correction, Suggestions
     from kvshard.clustermap import ClusterMap
     from kvshard.errors import (
         AliasNotFound,
@@ -92,6 +93,7 @@ _NAMES_BY_MODULE = {
     "kvshard.client.direct_status": ("Detour", "DirectLeaf", "DirectStatus"),
     "kvshard.client.faults": ("ClearedFaults", "FaultList", "LeafFault"),
     "kvshard.client.status": ("ClusterStatus", "LeafStatus"),
+    "kvshard.client.suggestions": ("Completion", "CorrectedWord", "Correction", "Suggestions"),
     "kvshard.clustermap": ("ClusterMap",),
     "kvshard.workers": ("WorkerStatus",),
     "kvshard.errors": (
@@ -139,6 +141,9 @@ __all__ = [
     "CollectionInfo",
     "CollectionNotFound",
     "Compacted",
+    "Completion",
+    "CorrectedWord",
+    "Correction",
     "Coverage",
     "DataLoss",
     "DeadlineExceeded",
@@ -179,6 +184,7 @@ __all__ = [
     "SlowReads",
     "StaleEpoch",
     "StorageFailed",
+    "Suggestions",
     "Timing",
     "Unavailable",
     "Unimplemented",

@@ -26,6 +26,9 @@ SEARCH_MAX_LIMIT = 1_000
 SEARCH_MAX_DEPTH = 10_000
 """Hits that may be paged through in relevance order: each leaf keeps this many in a heap."""
 
+SUGGEST_MAX_LIMIT = 100
+"""Suggestions of one answer; a list that nobody reads costs every shard a look at each entry."""
+
 FACET_MAX_VALUES = 1_000
 """Values of one facet: each shard counts this many for the merge."""
 

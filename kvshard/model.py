@@ -179,6 +179,20 @@ class SearchAfter(Struct, frozen=True, gc=False):
     key: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class SuggestPart:
+    """What a shard is asked to suggest for a text, from these fields. limit: completions wanted; 0: none.
+
+    has_context: only among documents that have the words before the last one. wants_corrections: of words that it hardly has.
+    """
+
+    text: str
+    fields: list[str]
+    limit: int
+    has_context: bool = True
+    wants_corrections: bool = True
+
+
 class ShardSearch(Struct, frozen=True, gc=False):
     """Search one shard. limit: hits wanted; 0 only counts. after: they come behind this position; None: from the first on.
 
@@ -186,6 +200,8 @@ class ShardSearch(Struct, frozen=True, gc=False):
 
     sort: see `kvshard/sorting.py`; empty: by score. facets: keyword fields to count, facet_limit values each. taken: hits that
     earlier pages had, of all shards together: tells how far behind the first hit of a ranking the position may be.
+
+    suggest: find no documents, but words and values; of the rest, what says which documents count is heeded (the filters too).
     """
 
     shard: int
@@ -204,6 +220,7 @@ class ShardSearch(Struct, frozen=True, gc=False):
     cuts: int | None = None
     after: SearchAfter | None = None
     taken: int = 0
+    suggest: SuggestPart | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +245,37 @@ class ShardHit:
 
 
 @dataclass(frozen=True, slots=True)
+class SuggestedWord:
+    """A word of the text, at its place in characters. documents: that have it. near: words nearest to it, nearest first, as
+    (word, documents, letters that differ); empty where it is well known.
+    """
+
+    word: str
+    start: int
+    end: int
+    documents: int
+    near: list[tuple[str, int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SuggestReply:
+    """What a shard suggests. completions: whole texts with their documents, most first. missed: the most documents that a text
+    not listed may have; 0 when all are.
+    """
+
+    completions: list[tuple[str, int]]
+    missed: int = 0
+    words: list[SuggestedWord] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class ShardSearchReply:
     """Hits in the order of the search. total: documents of the shard that match. documents: live ones in the shard. has_more:
     more hits come behind these.
 
     facets: field -> value -> matches. facet_errors: field -> the most by which a count missing here may be too low.
     unseen_age_ms: of the oldest committed write that the index did not show yet, 0: it showed all; UNKNOWN_AGE: not known.
+    suggested: the answer to `suggest`.
     """
 
     hits: list[ShardHit]
@@ -244,6 +286,7 @@ class ShardSearchReply:
     indexed_through: int = 0
     has_more: bool = False
     unseen_age_ms: int = UNKNOWN_AGE
+    suggested: SuggestReply | None = None
 
 
 @dataclass(frozen=True, slots=True)

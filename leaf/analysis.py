@@ -20,6 +20,9 @@ WORD_MAX_BYTES: Final = 40
 NGRAM_MAX_CHARS: Final = 15
 """Beginnings of this length are terms. Longer ones are looked for among the whole words, which are terms as well."""
 
+WHOLE_MARK: Final = "="
+"""Stands before the whole words of NGRAM, which would else be taken for beginnings: no word contains it."""
+
 _CJK = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}"
 _CJK_WORDS: Final = rf"[{_CJK}]|[[\p{{Alphabetic}}\p{{N}}]&&[^{_CJK}]]+"
 _MARKED_WORDS: Final = r"[\p{Alphabetic}\p{N}\p{M}]+"
@@ -90,8 +93,8 @@ def index_terms(field_type: str, text: str) -> list[Token] | None:
     terms: list[Token] = []
     for word in analyzer(NGRAM).pre_tokenize(text).tokens:
         whole, place = word.text, (word.position, word.char_offset_from, word.char_offset_to)
-        terms += [Token(whole[:length], *place) for length in range(1, min(len(whole), NGRAM_MAX_CHARS + 1))]
-        terms.append(Token(whole, *place))
+        terms += [Token(whole[:length], *place) for length in range(1, min(len(whole), NGRAM_MAX_CHARS) + 1)]
+        terms.append(Token(WHOLE_MARK + whole, *place))
     return terms
 
 

@@ -13,12 +13,13 @@ from kvshard.clock import Clock
 from kvshard.clustermap import TOKEN_SLOTS, Collection
 from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArgument, ResourceExhausted
 from kvshard.limits import BATCH_MAX_BYTES, FACET_MAX_VALUES, SEARCH_MAX_LIMIT
-from kvshard.model import HighlightFragment, ShardHit, ShardSearch, ShardSearchReply
-from kvshard.query import Node, prepare
+from kvshard.model import HighlightFragment, ShardHit, ShardSearch, ShardSearchReply, SuggestPart
+from kvshard.query import MatchAll, Node, prepare
 from kvshard.schema import KEYWORD, TEXT, Schema, base_type
 from kvshard.sorting import check_sort, parse_sort
 from leaf.index_fields import searched
 from leaf.log_source import LogSource
+from leaf.suggest import Suggester
 from leaf.text_index import TextIndex, tantivy_failures
 from leaf.text_search import FacetCounts, Found, IndexView
 from leaf.unseen import UnseenWrites
@@ -65,7 +66,8 @@ class SearchJob:
     @property
     def group(self) -> tuple[int, str]:
         """The same for the legs of one search."""
-        return self._collection.id, self._request.query
+        part = self._request.suggest
+        return self._collection.id, self._request.query if part is None else f"suggest {part.text}"
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more."""
@@ -82,6 +84,8 @@ class SearchJob:
         unseen_since = self._unseen.oldest_after(indexed_through)  # before it too: what is forgotten by then, it shows
         own_slot = self._source.last_slot(request.shard)
         last_slot = own_slot if index.last_slot > own_slot else TOKEN_SLOTS - 1
+        if request.suggest is not None:
+            return self._suggest(request.suggest, index, filters, last_slot)
         with tantivy_failures():
             searcher = index.searcher()
             expired_at_ms = self._expired_at_ms()
@@ -94,6 +98,15 @@ class SearchJob:
             facets = view.facets(query, request.facets, request.facet_limit or 10)
             highlighted = self._highlight(hits, index, searcher, node)
         return self._reply(highlighted, total, has_more, facets, indexed_through, unseen_since)
+
+    def _suggest(self, part: SuggestPart, index: TextIndex, filters: list[Node], last_slot: int) -> ShardSearchReply:
+        indexed_through = index.indexed_through
+        with tantivy_failures():
+            searcher = index.searcher()
+            live = index.compiler.compile(MatchAll(), filters, self._expired_at_ms(), last_slot, None, searcher, self._check)
+            suggested = Suggester(self._schema, index.fields, searcher, live, self._check).suggest(part)
+        documents = self._source.live_documents(self._request.shard, self._collection.id)
+        return ShardSearchReply([], 0, documents, indexed_through=indexed_through, suggested=suggested)
 
     def _reply(
         self,

@@ -50,7 +50,7 @@ from kvshard.query import (
 )
 from kvshard.query.bounds import fuzzy_distance
 from kvshard.schema import FLOAT, KEYWORD, TEXT, Schema, base_type, text_type
-from leaf.analysis import NGRAM_MAX_CHARS, prefix_terms, query_terms
+from leaf.analysis import NGRAM_MAX_CHARS, WHOLE_MARK, prefix_terms, query_terms
 from leaf.expansions import Expansions
 from leaf.index_fields import EXPIRES, KEY, PRESENT, key_text, keyword_term, searched, slots, sorted_by
 from leaf.marked_words import lower_pattern, marked_words
@@ -236,7 +236,11 @@ class QueryCompiler:
         if len(tokens) == 1:
             return self._word(name, tokens[0].text, scope)
         first = tokens[0].position
-        return self._phrase_query(name, [(token.position - first, token.text) for token in tokens], scope, slop)
+        placed = [(token.position - first, self._in_phrase(name, token.text)) for token in tokens]
+        return self._phrase_query(name, placed, scope, slop)
+
+    def _in_phrase(self, name: str, word: str) -> str:
+        return WHOLE_MARK + word if len(word) > NGRAM_MAX_CHARS and self._cuts_beginnings(name) else word
 
     def _term_query(self, name: str, term: str, scope: _Scope) -> Query:
         """The documents with this term in this field, scored by BM25.
@@ -256,9 +260,12 @@ class QueryCompiler:
 
     def _word(self, name: str, word: str, scope: _Scope) -> Query:
         """What one word, as cut by the field's analyzer, finds there."""
-        if len(word) > NGRAM_MAX_CHARS and self._cuts_beginnings(name):
-            return self._expansions.prefix(scope.searcher, searched(name), word, word)
-        return self._term_query(name, word, scope)
+        if not self._cuts_beginnings(name):
+            return self._term_query(name, word, scope)
+        if len(word) > NGRAM_MAX_CHARS:
+            return self._expansions.prefix(scope.searcher, searched(name), WHOLE_MARK + word, word)
+        begun, whole = (self._term_query(name, term, scope) for term in (word, WHOLE_MARK + word))
+        return Query.boolean_query([(TantivyOccur.Must, begun), (TantivyOccur.Should, whole)])  # the word itself comes first
 
     def _begun_word(self, name: str, word: str, scope: _Scope) -> Query:
         if self._cuts_beginnings(name):
@@ -290,14 +297,17 @@ class QueryCompiler:
     def _wildcard(self, name: str, node: Wildcard, scope: _Scope) -> Query:
         is_keyword = base_type(self._schema[name]) == KEYWORD
         pattern = node.pattern if is_keyword else lower_pattern(node.pattern, self._schema[name])
+        if self._cuts_beginnings(name):
+            pattern = WHOLE_MARK + pattern
         shown = print_query(node)
         return self._expansions.wildcard(scope.searcher, searched(name), pattern, is_keyword, scope.check, shown)
 
     def _fuzzy(self, name: str, node: Fuzzy) -> Query | None:
         """All the words that the text falls apart into, each as fuzzy as its length allows."""
         words = [token.text for token in query_terms(self._schema[name], node.text)]
+        mark = WHOLE_MARK if self._cuts_beginnings(name) else ""
         queries = [
-            Query.fuzzy_term_query(self._fields, searched(name), word, distance=fuzzy_distance(node.distance, len(word)))
+            Query.fuzzy_term_query(self._fields, searched(name), mark + word, distance=fuzzy_distance(node.distance, len(word)))
             for word in words
         ]
         if len(queries) < 2:

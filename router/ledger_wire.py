@@ -7,7 +7,9 @@ from kvshard.rpc.key_convert import timing_to_proto
 from kvshard.v1 import cluster_pb2, kv_pb2, search_pb2
 from router.slowlog import DETAIL_MAX_CHARS, SlowRead
 
-ReadRequest: TypeAlias = kv_pb2.GetRequest | kv_pb2.BatchGetRequest | kv_pb2.ScanRequest | search_pb2.SearchRequest
+ReadRequest: TypeAlias = (
+    kv_pb2.GetRequest | kv_pb2.BatchGetRequest | kv_pb2.ScanRequest | search_pb2.SearchRequest | search_pb2.SuggestRequest
+)
 
 
 def slow_read_to_proto(read: SlowRead, worker: str) -> cluster_pb2.SlowRead:
@@ -35,6 +37,8 @@ def detail_of(request: ReadRequest) -> str:
         parts += [f"limit {request.limit}"] if request.limit else []
         parts += ["keys only"] if request.keys_only else []
         text = ", ".join(parts) or "all keys"
+    elif isinstance(request, search_pb2.SuggestRequest):
+        text = f"suggest {request.text[: DETAIL_MAX_CHARS + 1]}"
     else:
         # A megabyte of query must not be copied for two hundred characters of it.
         parts = [

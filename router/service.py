@@ -42,6 +42,8 @@ from router.ledger_wire import detail_of
 from router.reads import Reads
 from router.scan_wire import page_to_proto, scan_request_of
 from router.search import SearchOperation
+from router.suggest import SuggestOperation
+from router.suggest_wire import suggest_query_of, suggested_to_proto
 
 _Write: TypeAlias = kv_pb2.PutRequest | kv_pb2.DeleteRequest | kv_pb2.BatchWriteRequest
 
@@ -172,10 +174,22 @@ class KVService(kv_pb2_grpc.KVServicer):
 class SearchService(search_pb2_grpc.SearchServicer):
     """kvshard.v1.Search."""
 
-    def __init__(self, calls: Calls, reads: Reads, operation: SearchOperation) -> None:
+    def __init__(self, calls: Calls, reads: Reads, operation: SearchOperation, suggestions: SuggestOperation) -> None:
         self._calls = calls
         self._reads = reads
         self._operation = operation
+        self._suggestions = suggestions
+
+    async def Suggest(self, request: search_pb2.SuggestRequest, context: Context) -> search_pb2.SuggestResponse:
+        """Completes and corrects what was typed."""
+        async with self._reads.read(
+            "Suggest", context, len(request.text), request.collection, lambda: detail_of(request)
+        ) as times:
+            query, policy = suggest_query_of(request), _policy(request)
+            deadline = self._calls.leg_deadline(context)
+            suggested = await self._suggestions.suggest(request.collection, query, policy, deadline, times)
+            timing = times.timing(self._reads.clock.monotonic()) if policy.is_timing_wanted else None
+            return suggested_to_proto(suggested, timing)
 
     async def Search(self, request: search_pb2.SearchRequest, context: Context) -> search_pb2.SearchResponse:
         """Finds the best documents for a query."""
@@ -211,7 +225,11 @@ class SearchService(search_pb2_grpc.SearchServicer):
 
 
 def _policy(
-    request: kv_pb2.GetRequest | kv_pb2.BatchGetRequest | kv_pb2.ScanRequest | search_pb2.SearchRequest,
+    request: kv_pb2.GetRequest
+    | kv_pb2.BatchGetRequest
+    | kv_pb2.ScanRequest
+    | search_pb2.SearchRequest
+    | search_pb2.SuggestRequest,
 ) -> ReadPolicy:
     if not request.HasField("options"):
         return DEFAULT_READ_POLICY

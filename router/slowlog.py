@@ -13,7 +13,7 @@ from heapq import heappush, heapreplace
 
 from kvshard.scatter.ledger import Timing
 
-METHODS = ("Get", "BatchGet", "Scan", "Search")
+METHODS = ("Get", "BatchGet", "Scan", "Search", "Suggest")
 """The reads."""
 
 SLICE_S = 120.0
@@ -23,7 +23,7 @@ SLICES = 5
 """The log reaches back through that many slices, the one under way among them: eight to ten minutes."""
 
 KEPT_PER_SLICE = 20
-"""Of one method. With METHODS and SLICES at most 400 reads: 10 MB at LEGS_MAX legs of 400 bytes, usually a tenth of it."""
+"""Of one method. With METHODS and SLICES at most 500 reads: 12 MB at LEGS_MAX legs of 400 bytes, usually a tenth of it."""
 
 LEGS_MAX = 64
 """Legs kept of one read, the slowest ones: what made it slow is among them, and the largest map has 4,096 shards."""

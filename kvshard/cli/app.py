@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 import kvshard
-from kvshard.cli import collections, data, demo, faults, leaves, load, search, shards, slowlog, status, whatif
+from kvshard.cli import collections, data, demo, faults, leaves, load, search, shards, slowlog, status, suggest, whatif
 from kvshard.cli import run as run_verbs
 from kvshard.cli.console import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, complain, exit_code_of, explain
 from kvshard.errors import KvShardError
@@ -23,7 +23,7 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,  # `run` tells that it was interrupted, with the exit code that shells expect
         help_epilogue="Exit codes: 0 ok, 1 not found or conflict, 2 usage, 3 unavailable.",
     )
-    for verbs in (run_verbs, data, search, load, collections, status, leaves, shards, slowlog, faults, whatif, demo):
+    for verbs in (run_verbs, data, search, suggest, load, collections, status, leaves, shards, slowlog, faults, whatif, demo):
         verbs.register(app)
     return app
 

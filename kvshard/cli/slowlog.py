@@ -38,7 +38,7 @@ def slowlog(
     limit
         Reads wanted at most.
     method
-        Only reads of this method: Get, BatchGet, Scan or Search.
+        Only reads of this method: Get, BatchGet, Scan, Search or Suggest.
     explain
         Show where the time of each went, leg by leg.
     reset

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 from kvshard.errors import ErrorDetails, InvalidArgument
-from kvshard.limits import BATCH_MAX_BYTES, BATCH_MAX_KEYS, KEY_MAX_BYTES, SEARCH_MAX_LIMIT, VALUE_MAX_BYTES
+from kvshard.limits import BATCH_MAX_BYTES, BATCH_MAX_KEYS, KEY_MAX_BYTES, SEARCH_MAX_LIMIT, SUGGEST_MAX_LIMIT, VALUE_MAX_BYTES
 from kvshard.model import Refresh
 
 TTL_MAX_S = 1e11
@@ -131,6 +131,13 @@ def check_search_limit(limit: int) -> int:
     """The number of hits wanted, if a page may have as many."""
     if not 1 <= limit <= SEARCH_MAX_LIMIT:
         raise invalid(f"limit must be 1 to {SEARCH_MAX_LIMIT:,}, not {limit:,}", "limit", SEARCH_MAX_LIMIT)
+    return limit
+
+
+def check_suggest_limit(limit: int) -> int:
+    """The number of suggestions wanted, if an answer may have as many."""
+    if not 1 <= limit <= SUGGEST_MAX_LIMIT:
+        raise invalid(f"limit must be 1 to {SUGGEST_MAX_LIMIT}, not {limit:,}", "limit", SUGGEST_MAX_LIMIT)
     return limit
 
 

@@ -225,7 +225,7 @@ class Client(Keyspace[K, bytes]):
     ) -> SlowReads:
         """The slowest reads of the last ten minutes at the router that answers, in all of its processes, the slowest first.
 
-        method: only "Get", "BatchGet", "Scan" or "Search". reset: let that router forget them afterwards.
+        method: only "Get", "BatchGet", "Scan", "Search" or "Suggest". reset: let that router forget them afterwards.
         """
         if not 1 <= limit <= SLOW_READS_MAX:
             raise invalid(f"limit lies between 1 and {SLOW_READS_MAX}, not {limit}", "limit", SLOW_READS_MAX)

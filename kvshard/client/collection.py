@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
-from kvshard.client.checks import check_min_versions, check_search_limit, invalid
+from kvshard.client.checks import check_min_versions, check_search_limit, check_suggest_limit, invalid
 from kvshard.client.codecs import BYTES, DOCUMENTS, decode_document
 from kvshard.client.connection import Connection
 from kvshard.client.keyspace import Keyspace
 from kvshard.client.options import ReadOptions, ReadOverrides
 from kvshard.client.results import CollectionInfo, Document, K, SearchPage
+from kvshard.client.suggestions import Suggestions, field_names, suggestions_of
 from kvshard.client.wire import collection_info_of, page_of
 from kvshard.hedge_settings import hedging_of
 from kvshard.rpc.convert import hedging_to_proto, schema_to_proto
@@ -148,3 +149,34 @@ class Collection(Keyspace[K, Document]):
             lambda stubs: stubs.search.Search, request, deadline=deadline, is_repeatable=True
         )
         return page_of(response, self._decode_key, decode_document)
+
+    async def suggest(
+        self,
+        text: str,
+        *,
+        field: str | Sequence[str] | None = None,
+        limit: int = 5,
+        filters: Sequence[str] = (),
+        **read: Unpack[ReadOverrides],
+    ) -> Suggestions:
+        """Say how a half typed text may go on, and what its misspelt words may have meant.
+
+        field: where suggestions come from, one or several; all texts that keep their words when None. A text field completes
+        the last word, a keyword field the whole value. limit: completions wanted, 1 to 100. filters: query strings that a
+        document must match to count.
+        """
+        if isinstance(filters, str):
+            raise invalid("filters is a list of strings, not one string", "filters")
+        options, deadline = self._read_options(read)
+        request = search_pb2.SuggestRequest(
+            collection=self._name,
+            text=text,
+            fields=field_names(field),
+            limit=check_suggest_limit(limit),
+            filters=filters,
+            options=options,
+        )
+        response = await self._connection.unary(
+            lambda stubs: stubs.search.Suggest, request, deadline=deadline, is_repeatable=True
+        )
+        return suggestions_of(response)

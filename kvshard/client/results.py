@@ -137,10 +137,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class SlowRead:
-    """A read of the slow log. at_ms: when it ended, in milliseconds since 1970. method: "Get", "BatchGet", "Scan", "Search".
+    """A read of the slow log. at_ms: when it ended, in milliseconds since 1970.
 
-    detail: what was asked, shortened. code: canonical status name, "OK" for one that succeeded. worker: the router process that
-    answered it.
+    method: "Get", "BatchGet", "Scan", "Search", "Suggest". detail: what was asked, shortened. code: canonical status name, "OK"
+    for one that succeeded. worker: the router process that answered it.
     """
 
     at_ms: int

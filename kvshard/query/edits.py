@@ -5,14 +5,21 @@ Pure: imports only the standard library.
 
 
 def is_within(one: str, other: str, edits: int) -> bool:
-    """Whether so many letters changed, left out, put in, or swapped with their neighbour make one word of the other.
+    """Whether so many letters changed, left out, put in, or swapped with their neighbour make one word of the other."""
+    return distance_within(one, other, edits) is not None
+
+
+def distance_within(one: str, other: str, edits: int) -> int | None:
+    """How many letters that takes; None when it takes more than `edits`. No letter is touched twice.
 
     Takes time in proportion to the length times the edits, and stops as soon as it is known.
     """
     if abs(len(one) - len(other)) > edits:
-        return False
-    if one == other or edits == 0:
-        return one == other
+        return None
+    if one == other:
+        return 0
+    if edits == 0:
+        return None
     far = edits + 1
     before: list[int] = []
     row = [min(at, far) for at in range(len(other) + 1)]
@@ -26,6 +33,6 @@ def is_within(one: str, other: str, edits: int) -> bool:
                 cost = min(cost, before[to - 2] + 1)
             following[to] = min(cost, far)
         if min(following) > edits:
-            return False
+            return None
         before, row = row, following
-    return row[len(other)] <= edits
+    return row[len(other)] if row[len(other)] <= edits else None

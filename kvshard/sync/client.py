@@ -144,7 +144,7 @@ class Client(Keyspace[K, bytes]):
     def slow_reads(self, limit: int = 20, *, method: str = "", reset: bool = False, timeout: float | None = None) -> SlowReads:
         """The slowest reads of the last ten minutes at the router that answers, in all of its processes, the slowest first.
 
-        method: only "Get", "BatchGet", "Scan" or "Search". reset: let that router forget them afterwards.
+        method: only "Get", "BatchGet", "Scan", "Search" or "Suggest". reset: let that router forget them afterwards.
         """
         return self._ask(lambda kv: kv.slow_reads(limit, method=method, reset=reset, timeout=timeout))
 

@@ -8,6 +8,7 @@ from kvshard.client.codecs import BYTES, DOCUMENTS
 from kvshard.client.collection import Collection as AsyncCollection
 from kvshard.client.options import ReadOverrides
 from kvshard.client.results import CollectionInfo, Document, K, SearchPage
+from kvshard.client.suggestions import Suggestions
 from kvshard.sync.keyspace import Keyspace
 from kvshard.sync.source import Source
 
@@ -133,3 +134,20 @@ class Collection(Keyspace[K, Document]):
                 **read,
             )
         )
+
+    def suggest(
+        self,
+        text: str,
+        *,
+        field: str | Sequence[str] | None = None,
+        limit: int = 5,
+        filters: Sequence[str] = (),
+        **read: Unpack[ReadOverrides],
+    ) -> Suggestions:
+        """Say how a half typed text may go on, and what its misspelt words may have meant.
+
+        field: where suggestions come from, one or several; all texts that keep their words when None. A text field completes
+        the last word, a keyword field the whole value. limit: completions wanted, 1 to 100. filters: query strings that a
+        document must match to count.
+        """
+        return self._ask(lambda there: there.suggest(text, field=field, limit=limit, filters=filters, **read))

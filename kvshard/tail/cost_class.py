@@ -19,7 +19,7 @@ SEARCH_HITS = 100
 
 
 def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardWrite) -> str:
-    """The kind of a leg: its method and, where legs of one method differ much, their class. There are eleven."""
+    """The kind of a leg: its method and, where legs of one method differ much, their class. There are twelve."""
     if isinstance(request, ShardRead):  # By far the most frequent.
         keys = len(request.keys)
         return "Get" if keys == 1 else _BATCH_KINDS[(keys > _SMALL_BATCH) + (keys > _LARGE_BATCH)]
@@ -27,6 +27,8 @@ def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardWrite) -> str:
         case ShardScan():
             return f"Scan/{SCAN_KEYS}" if request.limit <= SCAN_KEYS else "Scan/more"
         case ShardSearch():
+            if request.suggest is not None:
+                return "Search/suggest"
             if request.refresh or request.min_seqno:
                 return "Search/refresh"
             if request.facets or request.highlight:

@@ -71,7 +71,7 @@ DEADLINE_SHARE = 0.5
 """Of what is left until the deadline: a hedge is sent by then, or it would come too late."""
 
 POOLS_MAX = 64
-"""Kinds of legs; there are eleven."""
+"""Kinds of legs; there are twelve."""
 
 BUDGETS_MAX = 256
 """Collections with a budget of their own; beyond that they share the router's."""

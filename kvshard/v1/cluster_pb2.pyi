@@ -1980,7 +1980,7 @@ class SlowRead(_message.Message):
     at_ms: _builtins.int
     """Wall-clock instant of its end, in milliseconds since 1970."""
     method: _builtins.str
-    """"Get", "BatchGet", "Scan" or "Search"."""
+    """"Get", "BatchGet", "Scan", "Search" or "Suggest"."""
     collection: _builtins.str
     """The collection."""
     detail: _builtins.str

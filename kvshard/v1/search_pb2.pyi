@@ -504,3 +504,203 @@ class SearchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__unseen_age_ms) -> _WhichOneofReturnType__unseen_age_ms | None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015
+
+@_typing.final
+class SuggestRequest(_message.Message):
+    """Request of Search.Suggest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    FILTERS_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """Collection; it must have a schema."""
+    text: _builtins.str
+    """What was typed, 1 to 256 characters. Its last word is completed, unless something stands behind it."""
+    limit: _builtins.int
+    """Completions wanted, 1 to 100; absent means 5."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Fields to take suggestions from: of the types text, text(ascii), text(ngram) for words; keyword and text(keyword) for whole
+        values. Empty: all those of words, or if there is none those of values.
+        """
+
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Query strings that a document must match to count."""
+
+    @_builtins.property
+    def options(self) -> _types_pb2.ReadOptions:
+        """How to read."""
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        text: _builtins.str = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+        limit: _builtins.int | None = ...,
+        filters: _abc.Iterable[_builtins.str] | None = ...,
+        options: _types_pb2.ReadOptions | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "options", b"options"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collection", b"collection", "fields", b"fields", "filters", b"filters", "limit", b"limit", "options", b"options", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___SuggestRequest: _TypeAlias = SuggestRequest  # noqa: Y015
+
+@_typing.final
+class Completion(_message.Message):
+    """A text that goes on as the typed one does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The whole text: what was typed with its last word completed, or a whole value. Words are in lower case."""
+    documents: _builtins.int
+    """Documents that have the completed word, and those before it, in one of the fields."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        documents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Completion: _TypeAlias = Completion  # noqa: Y015
+
+@_typing.final
+class Correction(_message.Message):
+    """A word in place of another one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The word, in lower case."""
+    documents: _builtins.int
+    """Documents that have it."""
+    distance: _builtins.int
+    """Letters that differ: 1, or 2 in words of more than 5 letters."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        documents: _builtins.int = ...,
+        distance: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distance", b"distance", "documents", b"documents", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Correction: _TypeAlias = Correction  # noqa: Y015
+
+@_typing.final
+class CorrectedWord(_message.Message):
+    """A word of the text that hardly any document has, while many have one that is nearly the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORD_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    CORRECTIONS_FIELD_NUMBER: _builtins.int
+    word: _builtins.str
+    """The word, in lower case."""
+    start: _builtins.int
+    """Where it begins in the text, in characters."""
+    end: _builtins.int
+    """Where it ends (exclusive)."""
+    documents: _builtins.int
+    """Documents that have it."""
+    @_builtins.property
+    def corrections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Correction]:
+        """What may have been meant: the fewest letters that differ first, then the most documents."""
+
+    def __init__(
+        self,
+        *,
+        word: _builtins.str = ...,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        documents: _builtins.int = ...,
+        corrections: _abc.Iterable[Global___Correction] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrections", b"corrections", "documents", b"documents", "end", b"end", "start", b"start", "word", b"word"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CorrectedWord: _TypeAlias = CorrectedWord  # noqa: Y015
+
+@_typing.final
+class SuggestResponse(_message.Message):
+    """Response of Search.Suggest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPLETIONS_FIELD_NUMBER: _builtins.int
+    ERROR_BOUND_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    CORRECTED_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    TIMING_FIELD_NUMBER: _builtins.int
+    error_bound: _builtins.int
+    """The most by which a number of documents among the completions may be too low; 0 means exact."""
+    corrected: _builtins.str
+    """The text with the best correction of each word; empty when nothing is to be corrected."""
+    @_builtins.property
+    def completions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Completion]:
+        """Completions, those that most documents have first. Where no document has the typed words together, those of the corrected
+        text, or of the last word alone.
+        """
+
+    @_builtins.property
+    def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___CorrectedWord]:
+        """Words to correct, in the order of the text."""
+
+    @_builtins.property
+    def coverage(self) -> _types_pb2.Coverage:
+        """How much answered."""
+
+    @_builtins.property
+    def timing(self) -> _types_pb2.Timing:
+        """Present when explain_timing was set."""
+
+    def __init__(
+        self,
+        *,
+        completions: _abc.Iterable[Global___Completion] | None = ...,
+        error_bound: _builtins.int = ...,
+        words: _abc.Iterable[Global___CorrectedWord] | None = ...,
+        corrected: _builtins.str = ...,
+        coverage: _types_pb2.Coverage | None = ...,
+        timing: _types_pb2.Timing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coverage", b"coverage", "timing", b"timing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completions", b"completions", "corrected", b"corrected", "coverage", b"coverage", "error_bound", b"error_bound", "timing", b"timing", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuggestResponse: _TypeAlias = SuggestResponse  # noqa: Y015

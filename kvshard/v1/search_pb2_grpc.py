@@ -40,6 +40,11 @@ class SearchStub(object):
                 request_serializer=kvshard_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
                 response_deserializer=kvshard_dot_v1_dot_search__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.Suggest = channel.unary_unary(
+                '/kvshard.v1.Search/Suggest',
+                request_serializer=kvshard_dot_v1_dot_search__pb2.SuggestRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_search__pb2.SuggestResponse.FromString,
+                _registered_method=True)
 
 
 class SearchServicer(object):
@@ -53,6 +58,13 @@ class SearchServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Suggest(self, request, context):
+        """Says how a half typed text may go on, and what words that hardly any document has may have meant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SearchServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_SearchServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=kvshard_dot_v1_dot_search__pb2.SearchRequest.FromString,
                     response_serializer=kvshard_dot_v1_dot_search__pb2.SearchResponse.SerializeToString,
+            ),
+            'Suggest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Suggest,
+                    request_deserializer=kvshard_dot_v1_dot_search__pb2.SuggestRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_search__pb2.SuggestResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class Search(object):
             '/kvshard.v1.Search/Search',
             kvshard_dot_v1_dot_search__pb2.SearchRequest.SerializeToString,
             kvshard_dot_v1_dot_search__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Suggest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Search/Suggest',
+            kvshard_dot_v1_dot_search__pb2.SuggestRequest.SerializeToString,
+            kvshard_dot_v1_dot_search__pb2.SuggestResponse.FromString,
             options,
             channel_credentials,
             insecure,

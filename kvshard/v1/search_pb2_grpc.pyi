@@ -35,6 +35,8 @@ class SearchStub:
     def __new__(cls, channel: _aio.Channel) -> SearchAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]
     """Finds the best documents for a query."""
+    Suggest: _grpc.UnaryUnaryMultiCallable[_search_pb2.SuggestRequest, _search_pb2.SuggestResponse]
+    """Says how a half typed text may go on, and what words that hardly any document has may have meant."""
 
 @_typing.type_check_only
 class SearchAsyncStub(SearchStub):
@@ -43,6 +45,8 @@ class SearchAsyncStub(SearchStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_pb2.SearchRequest, _search_pb2.SearchResponse]  # type: ignore[assignment]
     """Finds the best documents for a query."""
+    Suggest: _aio.UnaryUnaryMultiCallable[_search_pb2.SuggestRequest, _search_pb2.SuggestResponse]  # type: ignore[assignment]
+    """Says how a half typed text may go on, and what words that hardly any document has may have meant."""
 
 class SearchServicer(metaclass=_abc_1.ABCMeta):
     """Search over the documents of a collection that has a schema. Served by every router."""
@@ -54,5 +58,13 @@ class SearchServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_search_pb2.SearchResponse, _abc.Awaitable[_search_pb2.SearchResponse]]:
         """Finds the best documents for a query."""
+
+    @_abc_1.abstractmethod
+    def Suggest(
+        self,
+        request: _search_pb2.SuggestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_pb2.SuggestResponse, _abc.Awaitable[_search_pb2.SuggestResponse]]:
+        """Says how a half typed text may go on, and what words that hardly any document has may have meant."""
 
 def add_SearchServicer_to_server(servicer: SearchServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -10,7 +10,7 @@ from kvshard.analyzers import ANALYZERS
 from kvshard.query import prepare
 from kvshard.schema import text_type
 from kvshard.sorting import BY_SCORE
-from leaf.analysis import NGRAM_MAX_CHARS, index_terms, prefix_terms, query_terms, term_count
+from leaf.analysis import NGRAM_MAX_CHARS, WHOLE_MARK, index_terms, prefix_terms, query_terms, term_count
 from leaf.index_fields import searched
 from leaf.text_index import TextIndex
 from leaf.text_search import IndexView
@@ -76,17 +76,31 @@ def test_ngrams_are_all_beginnings_of_each_word():
         ("h", 0, 0, 3),
         ("hé", 0, 0, 3),
         ("héy", 0, 0, 3),
+        ("=héy", 0, 0, 3),
         ("東", 1, 5, 7),
         ("東京", 1, 5, 7),
+        ("=東京", 1, 5, 7),
     ]
-    assert term_count("text(ngram)", "Héy, 東京") == 5
+    assert term_count("text(ngram)", "Héy, 東京") == 7
     assert index_terms("text", "Héy") is None
 
 
 def test_long_words_are_whole_terms_beside_their_beginnings():
     word = "x" * (NGRAM_MAX_CHARS + 5)
-    lengths = [len(term.text) for term in index_terms("text(ngram)", word) or ()]
-    assert lengths == [*range(1, NGRAM_MAX_CHARS + 1), NGRAM_MAX_CHARS + 5]
+    *beginnings, whole = [term.text for term in index_terms("text(ngram)", word) or ()]
+    assert [len(each) for each in beginnings] == [*range(1, NGRAM_MAX_CHARS + 1)]
+    assert whole == WHOLE_MARK + word
+
+
+def test_the_word_itself_comes_before_those_that_begin_with_it(tmp_path):
+    texts = {b"a": "tailor of tails", b"b": "the tail of all those long words here", b"c": "tailing"}
+    schema = {"body": "text(ngram)"}
+    index = index_of(tmp_path, schema, {key: {"body": text} for key, text in texts.items()})
+    node = prepare("tail", schema)
+    view = IndexView(index.searcher(), index.fields, schema, index.parse)
+    found = view.page(index.compiler.compile(node, [], None), BY_SCORE, 3).found
+    assert found[0].key == b"b"
+    assert len(found) == 3
 
 
 @pytest.mark.parametrize("field_type", ["text", "text(english)", "text(ngram)", "text(keyword)", "text(cjk)"])
@@ -167,6 +181,9 @@ def page(index, text):
         ("typed:sync", ""),
         ('typed:"asyncio gath"', "4"),
         ('typed:"new yo"', "15"),
+        ("typed:as*cio", "4"),
+        ("typed:as*nc", ""),  # a pattern is for whole words
+        ("typed:asynco~", "4"),
         ("typed:" + "x" * 15, "4"),
         ("typed:" + "x" * 16, "4"),
         ("typed:" + "x" * 29 + "*", "4"),
