@@ -149,6 +149,11 @@ def field_values(schema: Schema, document: Mapping[str, object]) -> dict[str, li
     return found
 
 
+def check_of(field_type: str) -> Callable[[str, object], Scalar]:
+    """What looks at one value of such a field: (name, value) -> the value, ready for an index. It raises InvalidArgument."""
+    return _CHECKS[field_type]
+
+
 def date_micros(text: str) -> int:
     """UTC microseconds since 1970 of an RFC 3339 instant or a day (its midnight, UTC). Raises ValueError.
 

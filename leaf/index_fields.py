@@ -12,12 +12,13 @@ quote their bounds. Hexadecimal keeps the order of the characters. Booleans and 
 """
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import msgspec
 import tantivy
 
 from kvshard.model import NEVER, SortValue
-from kvshard.schema import FLOAT, KEYWORD, TEXT, Scalar, Schema, base_type, field_values
+from kvshard.schema import FLOAT, KEYWORD, TEXT, Scalar, Schema, base_type, check_of
 from leaf.analysis import index_terms, tokenizer_name
 
 KEY = "key"
@@ -97,7 +98,8 @@ class DocumentBuilder:
     """Makes index documents of the values of one collection. slot_of: key -> its token slot."""
 
     def __init__(self, schema: Schema, slot_of: Callable[[bytes], int]) -> None:
-        self._schema = dict(schema)
+        # Which field needs what is decided once here: for each document it would cost more than making the document.
+        self._fields = [(name, check_of(field_type), _adder(name, field_type)) for name, field_type in schema.items()]
         self._slot_of = slot_of
         self._decode: Callable[[bytes], object] = msgspec.json.Decoder().decode
 
@@ -111,32 +113,65 @@ class DocumentBuilder:
         document.add_unsigned(SLOT, self._slot_of(key))
         if expires_at_ms != NEVER:
             document.add_unsigned(EXPIRES, expires_at_ms)
-        for name, values in field_values(self._schema, decoded).items():
-            self._add(document, name, self._schema[name], values)
+        given_of = decoded.get
+        for name, check, add in self._fields:
+            given = given_of(name)
+            if given is None:
+                continue
+            if not isinstance(given, list):
+                add(document, [check(name, given)])
+            elif given:
+                add(document, [check(name, item) for item in given])
         return document
 
-    def _add(self, document: tantivy.Document, name: str, field_type: str, values: list[Scalar]) -> None:
-        if base_type(field_type) == TEXT:
-            document.add_text(PRESENT, name)
-            for text in values:
-                cut = index_terms(field_type, str(text))
-                if cut is None:
-                    document.add_text("f_" + name, str(text))
-                else:
-                    document.add_pre_tokenized_text("f_" + name, tantivy.PreTokenizedString(str(text), cut))
-            return
-        if field_type == KEYWORD:
-            # A value given twice is one value: facets count documents, not mentions.
-            terms = [keyword_term(str(value)) for value in dict.fromkeys(values)]
-            document.add_text("s_" + name, terms[0])
-            for term in terms:
-                document.add_text("f_" + name, term)
-            return
-        if field_type == FLOAT:
-            document.add_float("s_" + name, float(values[0]))
-            for number in values:
-                document.add_float("f_" + name, float(number))
-            return
-        document.add_integer("s_" + name, int(values[0]))
-        for number in values:
-            document.add_integer("f_" + name, int(number))
+
+Adder: TypeAlias = Callable[[tantivy.Document, list[Scalar]], object]
+"""Adds the values of one field to a document; there is at least one."""
+
+
+def _adder(name: str, field_type: str) -> Adder:
+    if base_type(field_type) == TEXT:
+        return _text_adder(name, field_type)
+    if field_type == KEYWORD:
+        return _keyword_adder(name)
+    return _number_adder(name, tantivy.Document.add_float if field_type == FLOAT else tantivy.Document.add_integer, field_type)
+
+
+def _text_adder(name: str, field_type: str) -> Adder:
+    field = searched(name)
+
+    def add(document: tantivy.Document, values: list[Scalar]) -> None:
+        document.add_text(PRESENT, name)
+        for text in values:
+            cut = index_terms(field_type, str(text))
+            if cut is None:
+                document.add_text(field, str(text))
+            else:
+                document.add_pre_tokenized_text(field, tantivy.PreTokenizedString(str(text), cut))
+
+    return add
+
+
+def _keyword_adder(name: str) -> Adder:
+    field, first = searched(name), sorted_by(name)
+
+    def add(document: tantivy.Document, values: list[Scalar]) -> None:
+        # A value given twice is one value: facets count documents, not mentions.
+        terms = [keyword_term(str(value)) for value in dict.fromkeys(values)]
+        document.add_text(first, terms[0])
+        for term in terms:
+            document.add_text(field, term)
+
+    return add
+
+
+def _number_adder(name: str, add_number: Callable[..., None], field_type: str) -> Adder:
+    field, first = searched(name), sorted_by(name)
+    number_of: type[int | float] = float if field_type == FLOAT else int
+
+    def add(document: tantivy.Document, values: list[Scalar]) -> None:
+        add_number(document, first, number_of(values[0]))
+        for value in values:
+            add_number(document, field, number_of(value))
+
+    return add

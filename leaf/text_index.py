@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -30,6 +30,9 @@ from leaf.query import QueryCompiler
 
 WRITER_HEAP_BYTES: Final = 15_000_000
 """The least that tantivy takes. A leaf may hold a writer for each of its shards; a segment of this size is large enough."""
+
+UNCOMMITTED_MAX: Final = 16_384
+"""Keys remembered between two commits, four times what a refresh takes: which ones a rebuild wrote must not fill the memory."""
 
 FORMAT: Final = 3
 """Version of the layout of index folders; another one is rebuilt."""
@@ -96,6 +99,8 @@ class TextIndex:
         self._builder = DocumentBuilder(schema, slot_of)
         self._writer: tantivy.IndexWriter | None = None
         self._has_changes = False
+        self._uncommitted: set[bytes] | None = set()
+        """Keys written since the last commit; None when they were too many."""
 
     def __repr__(self) -> str:
         return f"TextIndex({self.path.name}, through {self.indexed_through}, writer {'open' if self._writer else 'closed'})"
@@ -154,11 +159,16 @@ class TextIndex:
             writer = self._open_writer()
             self._has_changes = self._has_changes or bool(changes)
             try:
+                committed = self._index.searcher()
                 for key, change in changes.items():
                     document = self._document(key, change)
-                    writer.delete_documents_by_term(KEY, key_text(key))
+                    text = key_text(key)
+                    # A deletion that finds nothing costs tantivy as much as the words of a short document.
+                    if self._may_be_uncommitted(key) or committed.doc_freq(KEY, text):
+                        writer.delete_documents_by_term(KEY, text)
                     if document is not None:
                         writer.add_document(document)
+                self._note_uncommitted(changes)
             except Exception:
                 self._drop_writer()
                 raise
@@ -214,7 +224,7 @@ class TextIndex:
                 except BaseException:
                     self._drop_writer()
                     raise
-            self._has_changes = False
+            self._has_changes, self._uncommitted = False, set()
             if self._cut_at is not None:
                 self.last_slot, self._cut_at = self._cut_at, None
         self._write_sidecar(through)
@@ -227,7 +237,7 @@ class TextIndex:
     def close_writer(self) -> None:
         """Free the writer's memory; the next write opens another."""
         writer, self._writer = self._writer, None
-        self._has_changes, self._cut_at = False, None
+        self._has_changes, self._cut_at, self._uncommitted = False, None, set()
         if writer is not None:
             with tantivy_failures():
                 writer.wait_merging_threads()
@@ -247,6 +257,7 @@ class TextIndex:
     def _open_writer(self) -> tantivy.IndexWriter:
         if self._writer is None:
             self._writer = self._index.writer(WRITER_HEAP_BYTES, num_threads=1)
+            self._index.reload()  # Should a commit have failed after all was written: what it holds must be known.
         return self._writer
 
     def _drop_writer(self) -> None:
@@ -254,6 +265,16 @@ class TextIndex:
         self._writer = None
         self._cut_at = None
         self._has_changes = False
+        self._uncommitted = set()
+
+    def _may_be_uncommitted(self, key: bytes) -> bool:
+        return self._uncommitted is None or key in self._uncommitted
+
+    def _note_uncommitted(self, keys: Iterable[bytes]) -> None:
+        if self._uncommitted is not None:
+            self._uncommitted.update(keys)
+            if len(self._uncommitted) > UNCOMMITTED_MAX:
+                self._uncommitted = None
 
     def _write_sidecar(self, through: int) -> None:
         content = {"format": FORMAT, "schema": schema_digest(self.schema), "indexed_through": through}

@@ -7,7 +7,7 @@ from kvshard import hashing
 from kvshard.errors import InvalidArgument
 from kvshard.query import prepare
 from kvshard.sorting import BY_SCORE, parse_sort
-from leaf import text_search
+from leaf import text_index, text_search
 from leaf.index_fields import keyword_of, keyword_term
 from leaf.text_index import IndexFailed, TextIndex, remove_index
 from leaf.text_search import IndexView
@@ -370,3 +370,49 @@ def test_a_search_looks_between_slices_whether_it_is_wanted(tmp_path, sort):
         except Unwanted:
             needed += 1
     assert needed >= 2
+
+
+def test_a_key_that_is_written_again_before_the_commit_is_one_document(tmp_path):
+    index = make(tmp_path / "i", {b"known": {"body": "old"}})
+    for word in ("first", "second"):
+        index.write({key: (json.dumps({"body": word}).encode(), 0) for key in (b"known", b"new")})
+    index.write({b"gone": (b'{"body": "first"}', 0)})
+    index.write({b"gone": None})
+    index.commit(2)
+    assert keys(index, "old OR first") == []
+    assert keys(index, "second") == [b"known", b"new"]
+    assert page(index).total == 2
+
+
+def test_more_keys_between_two_commits_than_are_remembered_are_one_document_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_index, "UNCOMMITTED_MAX", 2)
+    index = make(tmp_path / "i", {})
+    for word in ("first", "second"):
+        index.write({b"%d" % number: (json.dumps({"body": word}).encode(), 0) for number in range(5)})
+    index.commit(2)
+    assert page(index).total == 5
+    index.write({b"0": (b'{"body": "third"}', 0)})
+    index.commit(3)
+    assert page(index).total == 5
+
+
+def test_what_a_failed_commit_wrote_is_not_written_twice(tmp_path, monkeypatch):
+    index = make(tmp_path / "i", {})
+    index.write({b"a": (b'{"body": "once"}', 0)})
+    reload_index = index._index.reload
+
+    class FailsToReload:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def reload(self):
+            raise OSError("too many open files")
+
+    real, index._index = index._index, FailsToReload()
+    with pytest.raises(IndexFailed):
+        index.commit(1)
+    index._index = real
+    index.write({b"a": (b'{"body": "once"}', 0)})
+    index.commit(1)
+    reload_index()
+    assert page(index).total == 1
