@@ -201,6 +201,8 @@ class ShardSearch(Struct, frozen=True, gc=False):
     sort: see `kvshard/sorting.py`; empty: by score. facets: keyword fields to count, facet_limit values each. taken: hits that
     earlier pages had, of all shards together: tells how far behind the first hit of a ranking the position may be.
 
+    fuzziness: of the query's plain words, see `kvshard/query/fuzziness.py`.
+
     suggest: find no documents, but words and values; of the rest, what says which documents count is heeded (the filters too).
     """
 
@@ -221,6 +223,7 @@ class ShardSearch(Struct, frozen=True, gc=False):
     after: SearchAfter | None = None
     taken: int = 0
     suggest: SuggestPart | None = None
+    fuzziness: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from kvshard.clustermap import TOKEN_SLOTS, Collection
 from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArgument, ResourceExhausted
 from kvshard.limits import BATCH_MAX_BYTES, FACET_MAX_VALUES, SEARCH_MAX_LIMIT
 from kvshard.model import HighlightFragment, ShardHit, ShardSearch, ShardSearchReply, SuggestPart
-from kvshard.query import MatchAll, Node, prepare
+from kvshard.query import MatchAll, Node, prepare, with_fuzziness
 from kvshard.schema import KEYWORD, TEXT, Schema, base_type
 from kvshard.sorting import check_sort, parse_sort
 from leaf.index_fields import searched
@@ -78,7 +78,7 @@ class SearchJob:
         self._check()
         request = self._request
         self._validate()
-        node = prepare(request.query, self._schema)
+        node = with_fuzziness(prepare(request.query, self._schema), request.fuzziness, self._schema)
         filters = [prepare(text, self._schema, f"filters[{at}]") for at, text in enumerate(request.filters)]
         indexed_through = index.indexed_through  # before the snapshot: never more than it holds
         unseen_since = self._unseen.oldest_after(indexed_through)  # before it too: what is forgotten by then, it shows

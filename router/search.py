@@ -233,6 +233,7 @@ def _leg_requests(
             cuts=cluster_map.shards[shard].cuts,
             after=position.after,
             taken=position.taken,
+            fuzziness=query.fuzziness,
         )
         for shard in shards
     ]

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import grpc.aio
 
 from kvshard.model import Refresh, ShardHit
+from kvshard.query.fuzziness import check_fuzziness
 from kvshard.rpc.key_convert import (
     coverage_to_proto,
     failures_to_proto,
@@ -208,6 +209,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 is_keys_only=request.keys_only,
                 shards=list(request.shards) or None,
                 min_versions=MinVersions.decode_all(request.min_versions),
+                fuzziness=check_fuzziness(request.fuzziness),
             )
             policy = _policy(request)
             deadline = self._calls.leg_deadline(context)

@@ -66,6 +66,8 @@ class Wanted:
         Go on behind an earlier page: the token that it printed.
     refresh
         See every write that was acknowledged before.
+    fuzziness
+        Letters of the query's words that may be wrong: 0 to 2, or "auto" for as many as the length of each word allows.
     explain_timing
         Show where the time went.
     """
@@ -78,6 +80,7 @@ class Wanted:
     highlight: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     next_page: Annotated[str | None, Parameter(name="--next")] = None
     refresh: Annotated[bool, Parameter(negative="")] = False
+    fuzziness: str = "0"
     explain_timing: Annotated[bool, Parameter(name=("--explain", "--timing"), negative="")] = False
 
 
@@ -139,6 +142,7 @@ async def _find(
         facet_limit=wanted.facet_limit,
         sort=wanted.sort,
         highlight=marked,
+        fuzziness=wanted.fuzziness,
         next=parse_token(wanted.next_page),
         refresh=wanted.refresh,
         **options,

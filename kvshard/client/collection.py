@@ -115,6 +115,7 @@ class Collection(Keyspace[K, Document]):
         keys_only: bool = False,
         shards: Sequence[int] | None = None,
         min_versions: bytes | Sequence[bytes] = b"",
+        fuzziness: str | int = 0,
         **read: Unpack[ReadOverrides],
     ) -> SearchPage[K]:
         """Find the best documents.
@@ -124,6 +125,7 @@ class Collection(Keyspace[K, Document]):
         by score when empty. next: the `.next` of the page before, with the other arguments as they were. refresh: see every
         write that was acknowledged before. shards: ask only these. min_versions: the token of `watermark`, or those of several
         clients: see all that they had written then. The search waits for the shards that are behind, until its timeout.
+        fuzziness: letters of the query's words that may be wrong, 0 to 2, or "auto": by the length of each word.
         """
         for name, given in (("filters", filters), ("facets", facets), ("highlight", highlight)):
             if isinstance(given, str):
@@ -143,6 +145,7 @@ class Collection(Keyspace[K, Document]):
             keys_only=keys_only,
             shards=shards,
             min_versions=check_min_versions(min_versions),
+            fuzziness=str(fuzziness),
             options=options,
         )
         response = await self._connection.unary(

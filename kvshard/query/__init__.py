@@ -1,5 +1,6 @@
 """The query language: `syntax` is what a query consists of, `parser` reads it, `literals` fits it to a schema."""
 
+from kvshard.query.fuzziness import with_fuzziness
 from kvshard.query.literals import Interval, check_query, default_fields, interval_of, prepare
 from kvshard.query.parser import parse_query
 from kvshard.query.printing import print_query
@@ -56,4 +57,5 @@ __all__ = [
     "parse_query",
     "prepare",
     "print_query",
+    "with_fuzziness",
 ]

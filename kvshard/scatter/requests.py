@@ -296,12 +296,14 @@ class SearchQuery:
     is_keys_only: bool
     shards: list[int] | None
     min_versions: MinVersions = NOTHING_WANTED
+    fuzziness: str = ""
 
     def fingerprint_parts(self) -> list[bytes]:
         """What must stay as it was from page to page: whatever decides which hits there are, and their order."""
         shards = b"all" if self.shards is None else ",".join(map(str, self.shards)).encode()
         sort = sort_text(parse_sort(self.sort))
-        return [self.query.encode(), sort.encode(), shards, *(text.encode() for text in self.filters)]
+        fuzziness = [f"fuzziness {self.fuzziness}".encode()] if self.fuzziness else []
+        return [self.query.encode(), sort.encode(), shards, *fuzziness, *(text.encode() for text in self.filters)]
 
 
 def check_limit(limit: int) -> None:
@@ -326,7 +328,8 @@ def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str
         _check_field(name, "facets", schema, lambda kind: kind == "keyword", "only keyword fields have facets")
     for name in _distinct(request.highlight, "highlight"):
         _check_field(name, "highlight", schema, lambda kind: base_type(kind) == "text", "only text fields can be highlighted")
-    query.prepare(request.query, schema)
+    node = query.prepare(request.query, schema)
+    query.with_fuzziness(node, request.fuzziness, schema)
     for number, text in enumerate(request.filters):
         query.prepare(text, schema, f"filters[{number}]")
 

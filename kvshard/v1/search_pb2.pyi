@@ -41,6 +41,7 @@ class SearchRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     MIN_VERSIONS_FIELD_NUMBER: _builtins.int
+    FUZZINESS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Collection; it must have a schema."""
     query: _builtins.str
@@ -63,6 +64,11 @@ class SearchRequest(_message.Message):
     """Tell of each hit how its score came about. At most 100 hits then."""
     profile: _builtins.bool
     """Tell what each leg looked for and where its time went."""
+    fuzziness: _builtins.str
+    """How many letters of the query's words may be wrong, missing, too many or swapped: "0" to "2", or "auto": none in words of up
+    to 2 letters, one in those of up to 5, two in longer ones; empty: none. The words themselves score higher. Only words of text
+    fields, at most 64; phrases, prefixes, patterns and what must not match are exact.
+    """
     @_builtins.property
     def filters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further query strings that each hit must match and that do not touch its score."""
@@ -108,10 +114,11 @@ class SearchRequest(_message.Message):
         explain: _builtins.bool = ...,
         profile: _builtins.bool = ...,
         min_versions: _abc.Iterable[_builtins.bytes] | None = ...,
+        fuzziness: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collection", b"collection", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "highlight", b"highlight", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "shards", b"shards", "sort", b"sort", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collection", b"collection", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "shards", b"shards", "sort", b"sort", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 from harness.small_cluster import small_cluster
 
-from kvshard import Client, InvalidArgument
+from kvshard import Client, InvalidArgument, InvalidToken
 from kvshard.cli import main
 
 SCHEMA = {
@@ -58,6 +58,17 @@ async def test_analyzers_and_suggestions(kv: Client[str], address: str, capsys: 
     assert await found("title:runs") == set()
     assert await found("typed:gat") == {"d0", "d1", "d2", "d3"}
     assert await found('name:"ASYNCIO gather"') == {"d0"}
+
+    # Slips: the word itself comes first.
+    assert await found("latnecy") == set()
+    assert {hit.key for hit in (await docs.search("latnecy", fuzziness="auto")).hits} == {"d4", "d5"}
+    assert {hit.key for hit in (await docs.search("title:latenc", fuzziness=1, highlight=["title"])).hits} == {"d4", "d5"}
+    page = await docs.search("title:gateway title:gather", fuzziness=2, limit=1)
+    assert page.next
+    with pytest.raises(InvalidToken):
+        await docs.search("title:gateway title:gather", fuzziness=1, limit=1, next=page.next)
+    with pytest.raises(InvalidArgument, match="fuzziness is auto"):
+        await docs.search("tail", fuzziness=3)
 
     # Completion: by documents over all shards, among those that have the words before.
     page = await docs.suggest("gat", field="title")
