@@ -7,6 +7,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kvshard.aggregations.model import (
+        Aggregation,
+        Cardinality,
+        DateHistogram,
+        Filter,
+        Filters,
+        Histogram,
+        Missing,
+        Percentiles,
+        Ranges,
+        Stats,
+        Terms,
+    )
+    from kvshard.aggregations.results import Bucket, BucketsResult, CardinalityResult, PercentilesResult, StatsResult
     from kvshard.client.batch_results import DeleteResults, GetResults, PutResults
     from kvshard.client.client import Client
     from kvshard.client.collection import Collection
@@ -67,6 +81,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES_BY_MODULE = {
+    "kvshard.aggregations.model": (
+        "Aggregation",
+        "Cardinality",
+        "DateHistogram",
+        "Filter",
+        "Filters",
+        "Histogram",
+        "Missing",
+        "Percentiles",
+        "Ranges",
+        "Stats",
+        "Terms",
+    ),
+    "kvshard.aggregations.results": ("Bucket", "BucketsResult", "CardinalityResult", "PercentilesResult", "StatsResult"),
     "kvshard.client.batch_results": ("DeleteResults", "GetResults", "PutResults"),
     "kvshard.client.client": ("Client",),
     "kvshard.client.collection": ("Collection",),
@@ -128,9 +156,14 @@ _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for nam
 
 __all__ = [
     "NO_RETRIES",
+    "Aggregation",
     "AliasNotFound",
     "AttemptTiming",
+    "Bucket",
+    "BucketsResult",
     "Cancelled",
+    "Cardinality",
+    "CardinalityResult",
     "ChangeConflict",
     "ClearedFaults",
     "Client",
@@ -146,6 +179,7 @@ __all__ = [
     "Correction",
     "Coverage",
     "DataLoss",
+    "DateHistogram",
     "DeadlineExceeded",
     "DeleteResults",
     "Detour",
@@ -158,8 +192,11 @@ __all__ = [
     "FailedPrecondition",
     "FailedShard",
     "FaultList",
+    "Filter",
+    "Filters",
     "GetResults",
     "Highlight",
+    "Histogram",
     "Hit",
     "Internal",
     "InvalidArgument",
@@ -172,8 +209,12 @@ __all__ = [
     "LeafStatus",
     "LegTiming",
     "MalformedQuery",
+    "Missing",
     "NotReady",
+    "Percentiles",
+    "PercentilesResult",
     "PutResults",
+    "Ranges",
     "ReadState",
     "ResourceExhausted",
     "RetryPolicy",
@@ -183,8 +224,11 @@ __all__ = [
     "SlowRead",
     "SlowReads",
     "StaleEpoch",
+    "Stats",
+    "StatsResult",
     "StorageFailed",
     "Suggestions",
+    "Terms",
     "Timing",
     "Unavailable",
     "Unimplemented",

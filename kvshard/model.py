@@ -14,6 +14,8 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct, structs
 
+from kvshard.aggregations.model import Aggregation
+from kvshard.aggregations.partial import Partial
 from kvshard.errors import ErrorRecord
 
 changed = structs.replace
@@ -224,6 +226,7 @@ class ShardSearch(Struct, frozen=True, gc=False):
     taken: int = 0
     suggest: SuggestPart | None = None
     fuzziness: str = ""
+    aggregations: dict[str, Aggregation] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +282,7 @@ class ShardSearchReply:
     facets: field -> value -> matches. facet_errors: field -> the most by which a count missing here may be too low.
     unseen_age_ms: of the oldest committed write that the index did not show yet, 0: it showed all; UNKNOWN_AGE: not known.
     suggested: the answer to `suggest`.
+    aggregations: by the names of the request.
     """
 
     hits: list[ShardHit]
@@ -290,6 +294,7 @@ class ShardSearchReply:
     has_more: bool = False
     unseen_age_ms: int = UNKNOWN_AGE
     suggested: SuggestReply | None = None
+    aggregations: dict[str, Partial] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

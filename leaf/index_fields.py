@@ -171,7 +171,7 @@ def _number_adder(name: str, add_number: Callable[..., None], field_type: str) -
 
     def add(document: tantivy.Document, values: list[Scalar]) -> None:
         add_number(document, first, number_of(values[0]))
-        for value in values:
+        for value in dict.fromkeys(values):
             add_number(document, field, number_of(value))
 
     return add

@@ -9,6 +9,8 @@ from typing import Final
 import msgspec
 import tantivy
 
+from kvshard.aggregations.check import check_aggregations
+from kvshard.aggregations.partial import Partial
 from kvshard.clock import Clock
 from kvshard.clustermap import TOKEN_SLOTS, Collection
 from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArgument, ResourceExhausted
@@ -17,6 +19,7 @@ from kvshard.model import HighlightFragment, ShardHit, ShardSearch, ShardSearchR
 from kvshard.query import MatchAll, Node, prepare, with_fuzziness
 from kvshard.schema import KEYWORD, TEXT, Schema, base_type
 from kvshard.sorting import check_sort, parse_sort
+from leaf.aggregations import Aggregator
 from leaf.index_fields import searched
 from leaf.log_source import LogSource
 from leaf.suggest import Suggester
@@ -96,8 +99,20 @@ class SearchJob:
             hits, total, has_more = self._find(view, query, has_one_score)
             self._check()
             facets = view.facets(query, request.facets, request.facet_limit or 10)
+            aggregations = self._aggregate(index, searcher, query)
             highlighted = self._highlight(hits, index, searcher, node)
-        return self._reply(highlighted, total, has_more, facets, indexed_through, unseen_since)
+        reply = self._reply(highlighted, total, has_more, facets, indexed_through, unseen_since)
+        return replace(reply, aggregations=aggregations) if aggregations else reply
+
+    def _aggregate(self, index: TextIndex, searcher: tantivy.Searcher, query: tantivy.Query) -> dict[str, Partial]:
+        if not self._request.aggregations:
+            return {}
+
+        def compiled(node: Node) -> tantivy.Query:
+            return index.compiler.compile(node, [], None, searcher=searcher, check=self._check)
+
+        aggregator = Aggregator(searcher, index.fields, self._schema, compiled, self._check)
+        return aggregator.run(query, self._request.aggregations)
 
     def _suggest(self, part: SuggestPart, index: TextIndex, filters: list[Node], last_slot: int) -> ShardSearchReply:
         indexed_through = index.indexed_through
@@ -145,6 +160,7 @@ class SearchJob:
             raise InvalidArgument(f"facet_limit must be between 1 and {FACET_MAX_VALUES}", details)
         check_sort(self._sorts, self._schema)
         check_search_fields(self._schema, request.facets, request.highlight)
+        check_aggregations(request.aggregations, self._schema, lambda text, where: prepare(text, self._schema, where))
 
     def _expired_at_ms(self) -> int | None:
         now_ms = self._clock.wall_ms()

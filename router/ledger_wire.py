@@ -46,6 +46,7 @@ def detail_of(request: ReadRequest) -> str:
             *(f"filter {each[:DETAIL_MAX_CHARS]}" for each in request.filters[:3]),
         ]
         parts += [f"facets {', '.join(request.facets[:3])}"] if request.facets else []
+        parts += [f"aggregations {', '.join(each.name for each in request.aggregations[:3])}"] if request.aggregations else []
         parts += [f"shards {', '.join(map(str, request.shards[:8]))}"] if request.shards else []
         text = ", ".join(parts)
     return _cut(text)

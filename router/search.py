@@ -9,11 +9,14 @@ ranking is gone through from its first hit on for each page, which is why its de
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
 from kvshard import limits
+from kvshard.aggregations.finish import finish_all
+from kvshard.aggregations.merge import merge_named
+from kvshard.aggregations.results import AggregationResult
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap
 from kvshard.errors import ErrorDetails, InvalidArgument, ShardMoved, Unavailable
@@ -54,6 +57,7 @@ class Found:
     facets: list[MergedFacet]
     next_token: bytes
     unseen_age_ms: int | None = None
+    aggregations: dict[str, AggregationResult] = field(default_factory=dict)
 
 
 class _Sending(NamedTuple):
@@ -114,6 +118,7 @@ class SearchOperation:
         coverage = self._coverage(collection.id, legs, replies, policy, position)
         page = merge_hits(replies, sorts, query.limit, PAGE_MAX_BYTES)
         facets = [merge_facet(name, list(replies.values()), query.facet_limit) for name in query.facets]
+        partials = merge_named([reply.aggregations for reply in replies.values()])
         next_token = self._next_token(collection.id, request_print, page, coverage, position)
         return Found(
             hits=page.hits,
@@ -122,6 +127,7 @@ class SearchOperation:
             facets=facets,
             next_token=next_token,
             unseen_age_ms=unseen_age_ms([reply.unseen_age_ms for reply in replies.values()]),
+            aggregations=finish_all(query.aggregations, partials, collection.schema),
         )
 
     async def _knowing(self, cluster_map: ClusterMap, wanted: MinVersions) -> ClusterMap:
@@ -234,6 +240,7 @@ def _leg_requests(
             after=position.after,
             taken=position.taken,
             fuzziness=query.fuzziness,
+            aggregations=query.aggregations,
         )
         for shard in shards
     ]

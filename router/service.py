@@ -11,6 +11,7 @@ import grpc.aio
 
 from kvshard.model import Refresh, ShardHit
 from kvshard.query.fuzziness import check_fuzziness
+from kvshard.rpc.aggregation_convert import aggregations_from_proto, results_to_proto
 from kvshard.rpc.key_convert import (
     coverage_to_proto,
     failures_to_proto,
@@ -210,6 +211,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 shards=list(request.shards) or None,
                 min_versions=MinVersions.decode_all(request.min_versions),
                 fuzziness=check_fuzziness(request.fuzziness),
+                aggregations=aggregations_from_proto(request.aggregations),
             )
             policy = _policy(request)
             deadline = self._calls.leg_deadline(context)
@@ -221,6 +223,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 coverage=coverage_to_proto(found.coverage),
                 facets=[_facet(facet) for facet in found.facets],
                 next=found.next_token,
+                aggregations=results_to_proto(found.aggregations),
                 timing=None if timing is None else timing_to_proto(timing),
                 unseen_age_ms=found.unseen_age_ms,
             )

@@ -129,8 +129,8 @@ def check_min_versions(min_versions: bytes | Iterable[bytes]) -> list[bytes]:
 
 def check_search_limit(limit: int) -> int:
     """The number of hits wanted, if a page may have as many."""
-    if not 1 <= limit <= SEARCH_MAX_LIMIT:
-        raise invalid(f"limit must be 1 to {SEARCH_MAX_LIMIT:,}, not {limit:,}", "limit", SEARCH_MAX_LIMIT)
+    if not 0 <= limit <= SEARCH_MAX_LIMIT:
+        raise invalid(f"limit must be 0 to {SEARCH_MAX_LIMIT:,}, not {limit:,}", "limit", SEARCH_MAX_LIMIT)
     return limit
 
 

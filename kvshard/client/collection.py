@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
+from kvshard.aggregations.model import NOTHING, Aggregation
 from kvshard.client.checks import check_min_versions, check_search_limit, check_suggest_limit, invalid
 from kvshard.client.codecs import BYTES, DOCUMENTS, decode_document
 from kvshard.client.connection import Connection
@@ -12,6 +13,7 @@ from kvshard.client.results import CollectionInfo, Document, K, SearchPage
 from kvshard.client.suggestions import Suggestions, field_names, suggestions_of
 from kvshard.client.wire import collection_info_of, page_of
 from kvshard.hedge_settings import hedging_of
+from kvshard.rpc.aggregation_convert import aggregations_to_proto
 from kvshard.rpc.convert import hedging_to_proto, schema_to_proto
 from kvshard.schema import parse_schema
 from kvshard.v1 import cluster_pb2, search_pb2
@@ -108,6 +110,7 @@ class Collection(Keyspace[K, Document]):
         filters: Sequence[str] = (),
         facets: Sequence[str] = (),
         facet_limit: int = 10,
+        aggs: Mapping[str, Aggregation] = NOTHING,
         sort: str = "",
         highlight: Sequence[str] = (),
         next: bytes | None = None,
@@ -126,6 +129,8 @@ class Collection(Keyspace[K, Document]):
         write that was acknowledged before. shards: ask only these. min_versions: the token of `watermark`, or those of several
         clients: see all that they had written then. The search waits for the shards that are behind, until its timeout.
         fuzziness: letters of the query's words that may be wrong, 0 to 2, or "auto": by the length of each word.
+        aggs: figures over all that match, by name, such as `Terms("tag", aggs={"years": Stats("year")})`; the page has the
+        answers in `.aggregations`. limit=0: these alone.
         """
         for name, given in (("filters", filters), ("facets", facets), ("highlight", highlight)):
             if isinstance(given, str):
@@ -147,6 +152,7 @@ class Collection(Keyspace[K, Document]):
             min_versions=check_min_versions(min_versions),
             fuzziness=str(fuzziness),
             options=options,
+            aggregations=aggregations_to_proto(aggs),
         )
         response = await self._connection.unary(
             lambda stubs: stubs.search.Search, request, deadline=deadline, is_repeatable=True

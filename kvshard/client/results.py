@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from kvshard.aggregations.results import AggregationResult
 from kvshard.clustermap import HEDGED_AS_THE_ROUTER_SAYS, Hedging
 from kvshard.errors import KvShardError
 
@@ -217,7 +218,7 @@ class SearchPage(Generic[K]):
     """One page of hits, best first. total: matches in the shards that answered. next: token of the next page, if any.
 
     unseen_age_ms: milliseconds since the oldest committed write was made that the page does not show yet, as far as the
-    replicas know; 0: it shows all; None: one of them could not tell.
+    replicas know; 0: it shows all; None: one of them could not tell. aggregations: by name.
     """
 
     hits: list[Hit[K]]
@@ -227,6 +228,7 @@ class SearchPage(Generic[K]):
     next: bytes = b""
     timing: Timing | None = None
     unseen_age_ms: int | None = None
+    aggregations: Mapping[str, AggregationResult] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:

@@ -23,6 +23,7 @@ from kvshard.client.results import (
 )
 from kvshard.client.status import ClusterStatus, LeafStatus
 from kvshard.errors import Internal, KvShardError, error_of
+from kvshard.rpc.aggregation_convert import results_from_proto
 from kvshard.rpc.convert import (
     cluster_map_from_proto,
     hedging_from_proto,
@@ -185,6 +186,7 @@ def page_of(
         response.next,
         timing_of(response),
         unseen_age_ms=response.unseen_age_ms if response.HasField("unseen_age_ms") else None,
+        aggregations=results_from_proto(response.aggregations),
     )
 
 

@@ -5,6 +5,7 @@ Each check raises InvalidArgument (or a subclass) whose details name the field a
 Pure: imports only the standard library and other pure files.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,6 +13,8 @@ from itertools import pairwise
 from typing import NoReturn
 
 from kvshard import limits, query
+from kvshard.aggregations.check import check_aggregations
+from kvshard.aggregations.model import Aggregation
 from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
 from kvshard.request_ids import CLIENT_MAX_CHARS
 from kvshard.scatter.min_versions import NOTHING_WANTED, MinVersions
@@ -297,6 +300,7 @@ class SearchQuery:
     shards: list[int] | None
     min_versions: MinVersions = NOTHING_WANTED
     fuzziness: str = ""
+    aggregations: dict[str, Aggregation] = dataclasses.field(default_factory=dict)
 
     def fingerprint_parts(self) -> list[bytes]:
         """What must stay as it was from page to page: whatever decides which hits there are, and their order."""
@@ -307,9 +311,9 @@ class SearchQuery:
 
 
 def check_limit(limit: int) -> None:
-    """A page has 1 to SEARCH_MAX_LIMIT hits."""
-    if not 1 <= limit <= limits.SEARCH_MAX_LIMIT:
-        refuse(f"limit must be 1 to {limits.SEARCH_MAX_LIMIT}, not {limit}", "limit", limits.SEARCH_MAX_LIMIT)
+    """A page has at most SEARCH_MAX_LIMIT hits; with 0 there are only total, facets and aggregations."""
+    if not 0 <= limit <= limits.SEARCH_MAX_LIMIT:
+        refuse(f"limit must be 0 to {limits.SEARCH_MAX_LIMIT}, not {limit}", "limit", limits.SEARCH_MAX_LIMIT)
 
 
 def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str]) -> None:
@@ -332,6 +336,7 @@ def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str
     query.with_fuzziness(node, request.fuzziness, schema)
     for number, text in enumerate(request.filters):
         query.prepare(text, schema, f"filters[{number}]")
+    check_aggregations(request.aggregations, schema, lambda text, where: query.prepare(text, schema, where))
 
 
 def _check_field(name: str, where: str, schema: Mapping[str, str], is_fit: Callable[[str], bool], otherwise: str) -> None:

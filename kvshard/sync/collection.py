@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar, Unpack
 
+from kvshard.aggregations.model import NOTHING, Aggregation
 from kvshard.client.client import Client as AsyncClient
 from kvshard.client.codecs import BYTES, DOCUMENTS
 from kvshard.client.collection import Collection as AsyncCollection
@@ -100,6 +101,7 @@ class Collection(Keyspace[K, Document]):
         filters: Sequence[str] = (),
         facets: Sequence[str] = (),
         facet_limit: int = 10,
+        aggs: Mapping[str, Aggregation] = NOTHING,
         sort: str = "",
         highlight: Sequence[str] = (),
         next: bytes | None = None,
@@ -118,6 +120,8 @@ class Collection(Keyspace[K, Document]):
         write that was acknowledged before. shards: ask only these. min_versions: the token of `watermark`, or those of several
         clients: see all that they had written then. The search waits for the shards that are behind, until its timeout.
         fuzziness: letters of the query's words that may be wrong, 0 to 2, or "auto": by the length of each word.
+        aggs: figures over all that match, by name, such as `Terms("tag", aggs={"years": Stats("year")})`; the page has the
+        answers in `.aggregations`. limit=0: these alone.
         """
         return self._ask(
             lambda there: there.search(
@@ -126,6 +130,7 @@ class Collection(Keyspace[K, Document]):
                 filters=filters,
                 facets=facets,
                 facet_limit=facet_limit,
+                aggs=aggs,
                 sort=sort,
                 highlight=highlight,
                 next=next,

@@ -31,7 +31,7 @@ def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardWrite) -> str:
                 return "Search/suggest"
             if request.refresh or request.min_seqno:
                 return "Search/refresh"
-            if request.facets or request.highlight:
+            if request.facets or request.highlight or request.aggregations:
                 return "Search/facets"
             ranked = 0 if request.sort else request.taken  # a page of another order costs the same wherever it begins
             return "Search" if ranked + request.limit <= SEARCH_HITS else "Search/deep"

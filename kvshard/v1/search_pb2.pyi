@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from kvshard.v1 import aggregations_pb2 as _aggregations_pb2
 from kvshard.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -38,6 +39,7 @@ class SearchRequest(_message.Message):
     KEYS_ONLY_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    AGGREGATIONS_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     MIN_VERSIONS_FIELD_NUMBER: _builtins.int
@@ -49,7 +51,7 @@ class SearchRequest(_message.Message):
     matches every document.
     """
     limit: _builtins.int
-    """Hits wanted, 1 to 1,000; absent means 10."""
+    """Hits wanted, at most 1,000; absent means 10; 0 for total, facets and aggregations alone."""
     token: _builtins.bytes
     """Continue after the page that carried this token; the query must be as it was."""
     sort: _builtins.str
@@ -90,6 +92,10 @@ class SearchRequest(_message.Message):
         """How to read."""
 
     @_builtins.property
+    def aggregations(self) -> _containers.RepeatedCompositeFieldContainer[_aggregations_pb2.Aggregation]:
+        """Figures over all matches, at most 32."""
+
+    @_builtins.property
     def min_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """See the writes whose answers carried these tokens (`written`), whoever made them; the search waits for its indexes as long
         as it must, at most until its deadline. At most 1,000 tokens.
@@ -111,6 +117,7 @@ class SearchRequest(_message.Message):
         keys_only: _builtins.bool = ...,
         shards: _abc.Iterable[_builtins.int] | None = ...,
         options: _types_pb2.ReadOptions | None = ...,
+        aggregations: _abc.Iterable[_aggregations_pb2.Aggregation] | None = ...,
         explain: _builtins.bool = ...,
         profile: _builtins.bool = ...,
         min_versions: _abc.Iterable[_builtins.bytes] | None = ...,
@@ -118,7 +125,7 @@ class SearchRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "collection", b"collection", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "shards", b"shards", "sort", b"sort", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "aggregations", b"aggregations", "collection", b"collection", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "shards", b"shards", "sort", b"sort", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -460,6 +467,7 @@ class SearchResponse(_message.Message):
     FACETS_FIELD_NUMBER: _builtins.int
     NEXT_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    AGGREGATIONS_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     UNSEEN_AGE_MS_FIELD_NUMBER: _builtins.int
     total: _builtins.int
@@ -487,6 +495,10 @@ class SearchResponse(_message.Message):
         """Present when explain_timing was set."""
 
     @_builtins.property
+    def aggregations(self) -> _containers.RepeatedCompositeFieldContainer[_aggregations_pb2.AggregationResult]:
+        """The answers to the aggregations, in the order asked for, over all shards that answered."""
+
+    @_builtins.property
     def profile(self) -> Global___Profile:
         """Present when profile was set."""
 
@@ -499,12 +511,13 @@ class SearchResponse(_message.Message):
         facets: _abc.Iterable[Global___Facet] | None = ...,
         next: _builtins.bytes = ...,
         timing: _types_pb2.Timing | None = ...,
+        aggregations: _abc.Iterable[_aggregations_pb2.AggregationResult] | None = ...,
         profile: Global___Profile | None = ...,
         unseen_age_ms: _builtins.int | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms", "coverage", b"coverage", "profile", b"profile", "timing", b"timing", "unseen_age_ms", b"unseen_age_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms", "coverage", b"coverage", "facets", b"facets", "hits", b"hits", "next", b"next", "profile", b"profile", "timing", b"timing", "total", b"total", "unseen_age_ms", b"unseen_age_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms", "aggregations", b"aggregations", "coverage", b"coverage", "facets", b"facets", "hits", b"hits", "next", b"next", "profile", b"profile", "timing", b"timing", "total", b"total", "unseen_age_ms", b"unseen_age_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__unseen_age_ms: _TypeAlias = _typing.Literal["unseen_age_ms"]  # noqa: Y015
     _WhichOneofArgType__unseen_age_ms: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms"]  # noqa: Y015

@@ -204,7 +204,7 @@ async def test_what_a_cut_batch_did_is_not_lost_when_its_rest_fails(kv: Client[s
         (lambda kv: kv.collection("c").put("k", ["no", "dict"]), "document"),
         (lambda kv: kv.collection("c").put("k", {"a": object()}), "document"),
         (lambda kv: kv.collection("c").create({"f": "string"}), "schema.f"),
-        (lambda kv: kv.collection("c").search("q", limit=0), "limit"),
+        (lambda kv: kv.collection("c").search("q", limit=-1), "limit"),
         (lambda kv: kv.collection("c").search("q", limit=1001), "limit"),
         (lambda kv: kv.collection("c").search("q", facets="tag"), "facets"),
     ],

@@ -216,7 +216,6 @@ async def test_tail_is_shown_by_fan_out_class(front: Front) -> None:
             "values",
             32 * 1024 * 1024,
         ),
-        (search_pb2.SearchRequest(collection="docs", limit=0), "limit", 1000),
         (search_pb2.SearchRequest(collection="docs", limit=1001), "limit", 1000),
         (search_pb2.SearchRequest(collection="docs", sort="nothing"), "sort", None),
         (search_pb2.SearchRequest(collection="docs", facets=["year"]), "facets", None),

@@ -11,6 +11,7 @@ PACKAGES = ("kvshard", "router", "leaf")
 
 PURE = (
     "kvshard.analyzers",
+    "kvshard.aggregations",
     "kvshard.errors",
     "kvshard.faults",
     "kvshard.lane_messages",
@@ -100,7 +101,13 @@ PURE = (
 )
 """Files that decide: they import only the standard library and each other. A package name means all of its modules."""
 
-PURE_EXCEPTIONS = {"kvshard.hashing": {"mmh3"}, "kvshard.model": {"msgspec"}, "leaf.bm25": {"msgspec"}}
+PURE_EXCEPTIONS = {
+    "kvshard.hashing": {"mmh3"},
+    "kvshard.model": {"msgspec"},
+    "kvshard.aggregations.model": {"msgspec"},
+    "kvshard.aggregations.partial": {"msgspec"},
+    "leaf.bm25": {"msgspec"},
+}
 """The token hash is a pure function that happens to be a foreign library's, and so are the types of the messages."""
 
 # `random` is not among them: a policy may name the type of the generator it is handed, see below.

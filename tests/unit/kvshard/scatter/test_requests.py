@@ -155,7 +155,16 @@ def search(**changed: object) -> SearchQuery:
 
 @pytest.mark.parametrize(
     "changed",
-    [{}, {"limit": 1}, {"limit": 1000}, {"sort": "-year"}, {"sort": "tag"}, {"facets": ["tag"]}, {"highlight": ["title"]}],
+    [
+        {},
+        {"limit": 0},
+        {"limit": 1},
+        {"limit": 1000},
+        {"sort": "-year"},
+        {"sort": "tag"},
+        {"facets": ["tag"]},
+        {"highlight": ["title"]},
+    ],
 )
 def test_search_that_is_well(changed: dict[str, object]) -> None:
     requests.check_search(search(**changed), "docs", SCHEMA)
@@ -164,7 +173,6 @@ def test_search_that_is_well(changed: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("changed", "field", "limit"),
     [
-        ({"limit": 0}, "limit", 1000),
         ({"limit": 1001}, "limit", 1000),
         ({"facet_limit": 1001}, "facet_limit", 1000),
         ({"filters": ["x"] * 33}, "filters", 32),
