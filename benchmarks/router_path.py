@@ -95,6 +95,9 @@ class _Leaves(LeafClient):
     async def scan(self, *_: Any) -> Any:
         raise NotImplementedError
 
+    async def term_statistics(self, *_: Any) -> Any:
+        raise NotImplementedError
+
     async def search(self, *_: Any) -> Any:
         raise NotImplementedError
 

@@ -35,6 +35,10 @@ FACET_MAX_VALUES = 1_000
 QUERY_MAX_CHARS = 10_000
 """A longer query string is generated text; it would hold a leaf thread for the parse alone."""
 
+STATISTICS_MAX_TERMS = 2_048
+"""Terms of one query that are weighted over all shards, about 40 kB a leg: a query has at most 1,024 clauses, but a word may be
+looked for in many fields. A longer one is scored by what each shard has."""
+
 SHARDS_MAX = 4_096
 """A map of this many shards still encodes to under 1 MB, and the 65,536 token slots still divide evenly enough."""
 

@@ -206,6 +206,9 @@ class ShardSearch(Struct, frozen=True, gc=False):
     fuzziness: of the query's plain words, see `kvshard/query/fuzziness.py`.
 
     suggest: find no documents, but words and values; of the rest, what says which documents count is heeded (the filters too).
+
+    statistics: of all shards, which scores are to rest on; None: on what the index itself has. is_alone: on the shard's own,
+    since there is no other.
     """
 
     shard: int
@@ -227,6 +230,30 @@ class ShardSearch(Struct, frozen=True, gc=False):
     suggest: SuggestPart | None = None
     fuzziness: str = ""
     aggregations: dict[str, Aggregation] = {}
+    statistics: TermStatistics | None = None
+    is_alone: bool = False
+
+
+class ShardTerms(Struct, frozen=True, gc=False):
+    """Ask a shard for the statistics of some terms. terms: by field, as the index has them.
+
+    texts: (field, text, whether its last word is only begun), as they stand in a query; the leaf cuts them into terms.
+    cuts: as in ShardScan.
+    """
+
+    shard: int
+    epoch: int
+    collection_id: int
+    texts: list[tuple[str, str, bool]]
+    terms: dict[str, list[str]] = {}
+    cuts: int | None = None
+
+
+class ShardTermsReply(Struct, frozen=True, gc=False):
+    """texts: the (field, term) of each text asked for that scores rest on. statistics: of these and the terms asked for."""
+
+    statistics: TermStatistics
+    texts: list[list[tuple[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +310,9 @@ class ShardSearchReply:
     unseen_age_ms: of the oldest committed write that the index did not show yet, 0: it showed all; UNKNOWN_AGE: not known.
     suggested: the answer to `suggest`.
     aggregations: by the names of the request.
+
+    statistics: the shard's for the terms of the query, if scores rest on any. is_bounded: too many documents scored nearly
+    alike for all to be looked at; some may be out of place by the part of a percent.
     """
 
     hits: list[ShardHit]
@@ -295,6 +325,8 @@ class ShardSearchReply:
     unseen_age_ms: int = UNKNOWN_AGE
     suggested: SuggestReply | None = None
     aggregations: dict[str, Partial] = field(default_factory=dict)
+    statistics: TermStatistics | None = None
+    is_bounded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

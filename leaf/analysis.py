@@ -98,7 +98,23 @@ def index_terms(field_type: str, text: str) -> list[Token] | None:
     return terms
 
 
+_ALPHANUMERIC: Final = bytes(97 if byte < 128 and chr(byte).isalnum() else 32 for byte in range(256))
+"""Each byte of ASCII text as "a" where it belongs to a word, else as a blank."""
+
+_TOO_LONG: Final = b"a" * WORD_MAX_BYTES
+
+
+def _ascii_word_count(text: str) -> int:
+    """How many words an ASCII text has; -1: some may be too long. Ten times as quick as to cut it, for each document counts."""
+    letters = text.encode().translate(_ALPHANUMERIC)
+    return -1 if _TOO_LONG in letters else letters.count(b" a") + letters.startswith(b"a")
+
+
 def term_count(field_type: str, text: str) -> int:
     """How many terms a text is indexed as: its length as scores see it."""
+    if text.isascii() and analyzer_of(field_type) in {WORDS, ASCII}:
+        count = _ascii_word_count(text)
+        if count >= 0:
+            return count
     terms = index_terms(field_type, text)
     return len(analyzer_in(field_type).analyze(text)) if terms is None else len(terms)

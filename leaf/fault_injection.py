@@ -13,12 +13,18 @@ from kvshard.clock import Clock
 from kvshard.errors import FailedPrecondition, Unavailable
 from kvshard.faults import PAUSE, SLOW_FLOOR_S
 from kvshard.model import FaultOrder, FaultRecord, FaultReport
-from kvshard.rpc.codec import FAULT, READ, SCAN, SEARCH, WRITE, handler_of
+from kvshard.rpc.codec import FAULT, READ, SCAN, SEARCH, TERM_STATS, WRITE, handler_of
 from kvshard.rpc.interference import Interference, LeaveUnanswered
 from kvshard.rpc.lane_handlers import Handler
 from leaf.faults import ActiveFault, Effect, Faults, PauseSchedule
 
-_NAMES = {READ.number: "read", SCAN.number: "scan", SEARCH.number: "search", WRITE.number: "write"}
+_NAMES = {
+    READ.number: "read",
+    SCAN.number: "scan",
+    SEARCH.number: "search",
+    TERM_STATS.number: "search",  # a part of one
+    WRITE.number: "write",
+}
 
 _log = structlog.get_logger(__name__)
 

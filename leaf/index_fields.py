@@ -1,7 +1,8 @@
 """How a collection's schema and its values look inside the search index. Nothing else knows the index's own field names.
 
 Each schema field `x` becomes `f_x`, which is searched, and unless it is text `s_x`, which holds the first value alone and is
-sorted by. The index's own fields have no prefix, so no schema can collide with them:
+sorted by; text has `n_x` instead, the number of terms that all its values were cut into. The index's own fields have no prefix,
+so no schema can collide with them:
 - `key`: the key in hexadecimal, as keywords are; such text sorts as the bytes do, and can be the bound of a range;
 - `expires`: when the document expires (absent: never);
 - `slot`: the token slot of the key, by which a split tells the documents that leave;
@@ -19,7 +20,7 @@ import tantivy
 
 from kvshard.model import NEVER, SortValue
 from kvshard.schema import FLOAT, KEYWORD, TEXT, Scalar, Schema, base_type, check_of
-from leaf.analysis import index_terms, tokenizer_name
+from leaf.analysis import index_terms, term_count, tokenizer_name
 
 KEY = "key"
 EXPIRES = "expires"
@@ -35,6 +36,11 @@ def searched(name: str) -> str:
 def sorted_by(name: str) -> str:
     """The index field that holds the first value of a schema field; text fields have none."""
     return f"s_{name}"
+
+
+def length_of(name: str) -> str:
+    """The index field that holds the length of a text field, in terms."""
+    return f"n_{name}"
 
 
 def key_text(key: bytes) -> str:
@@ -67,6 +73,7 @@ def index_schema(schema: Schema) -> tantivy.Schema:
     for name, field_type in schema.items():
         if base_type(field_type) == TEXT:
             builder.add_text_field(searched(name), tokenizer_name=tokenizer_name(field_type), index_option="position")
+            builder.add_unsigned_field(length_of(name), fast=True)
         elif field_type == KEYWORD:
             for field in (searched(name), sorted_by(name)):
                 builder.add_text_field(field, fast=True, tokenizer_name="raw", index_option="basic")
@@ -138,16 +145,20 @@ def _adder(name: str, field_type: str) -> Adder:
 
 
 def _text_adder(name: str, field_type: str) -> Adder:
-    field = searched(name)
+    field, length_field = searched(name), length_of(name)
 
     def add(document: tantivy.Document, values: list[Scalar]) -> None:
         document.add_text(PRESENT, name)
+        length = 0
         for text in values:
             cut = index_terms(field_type, str(text))
             if cut is None:
                 document.add_text(field, str(text))
+                length += term_count(field_type, str(text))
             else:
                 document.add_pre_tokenized_text(field, tantivy.PreTokenizedString(str(text), cut))
+                length += len(cut)
+        document.add_unsigned(length_field, length)
 
     return add
 

@@ -22,6 +22,7 @@ from kvshard.sorting import check_sort, parse_sort
 from leaf.aggregations import Aggregator
 from leaf.index_fields import searched
 from leaf.log_source import LogSource
+from leaf.scoring import Weighed, weighed
 from leaf.suggest import Suggester
 from leaf.text_index import TextIndex, tantivy_failures
 from leaf.text_search import FacetCounts, Found, IndexView
@@ -90,18 +91,22 @@ class SearchJob:
         if request.suggest is not None:
             return self._suggest(request.suggest, index, filters, last_slot)
         with tantivy_failures():
-            searcher = index.searcher()
-            expired_at_ms = self._expired_at_ms()
-            query = index.compiler.compile(node, filters, expired_at_ms, last_slot, None, searcher, self._check)
+            statistics, expired_at_ms = index.statistics, self._expired_at_ms()
+            searcher = statistics.searcher
+            restricted = partial(
+                index.compiler.compile, node, filters, expired_at_ms, last_slot, searcher=searcher, check=self._check
+            )
+            ranked = weighed(index.compiler, statistics, request, node, restricted, last_slot, self._check)
+            query = ranked.query
             self._check()
-            view = IndexView(searcher, index.fields, self._schema, index.parse, self._check)
+            view = IndexView(searcher, index.fields, self._schema, index.parse, self._check, ranked.exact)
             has_one_score = index.compiler.has_one_score(node)
             hits, total, has_more = self._find(view, query, has_one_score)
             self._check()
             facets = view.facets(query, request.facets, request.facet_limit or 10)
             aggregations = self._aggregate(index, searcher, query)
             highlighted = self._highlight(hits, index, searcher, node)
-        reply = self._reply(highlighted, total, has_more, facets, indexed_through, unseen_since)
+        reply = self._reply(highlighted, total, has_more, facets, indexed_through, unseen_since, ranked)
         return replace(reply, aggregations=aggregations) if aggregations else reply
 
     def _aggregate(self, index: TextIndex, searcher: tantivy.Searcher, query: tantivy.Query) -> dict[str, Partial]:
@@ -131,6 +136,7 @@ class SearchJob:
         facets: dict[str, FacetCounts],
         indexed_through: int,
         unseen_since: float | None,
+        ranked: Weighed,
     ) -> ShardSearchReply:
         return ShardSearchReply(
             hits=hits,
@@ -142,6 +148,8 @@ class SearchJob:
             has_more=has_more,
             # Rounded up: what is unseen is never as good as nothing.
             unseen_age_ms=0 if unseen_since is None else max(1, ceil((self._clock.monotonic() - unseen_since) * 1_000)),
+            statistics=ranked.own,
+            is_bounded=ranked.exact is not None and ranked.exact.is_bounded,
         )
 
     def _check(self) -> None:

@@ -18,7 +18,7 @@ from kvshard.clock import Clock
 from kvshard.clustermap import Collection
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, InvalidArgument, NotReady
 from kvshard.heap import trim_heap
-from kvshard.model import ShardSearch, ShardSearchReply
+from kvshard.model import ShardSearch, ShardSearchReply, ShardTerms, ShardTermsReply
 from kvshard.rpc.request_times import note_wait
 from leaf.admission import SearchQueue
 from leaf.index_search import SearchJob
@@ -26,6 +26,7 @@ from leaf.index_slot import Fork, IndexSlot, Phase
 from leaf.log_source import LogSource
 from leaf.operations import WriteOperation
 from leaf.search_pool import LONG_AFTER_S, SearchPool
+from leaf.term_statistics import TermsJob
 from leaf.text_index import IndexFailed, TextIndex, remove_index
 
 __all__ = ["Indexer", "LogSource"]
@@ -77,7 +78,7 @@ class Indexer:
         self._unwanted: list[Path] = []
         self._awaited: set[tuple[int, int]] = set()
         self._index_pool = ThreadPoolExecutor(1, thread_name_prefix="indexing")
-        self._search_pool: SearchPool[ShardSearchReply] = SearchPool(SEARCH_THREADS, clock)
+        self._search_pool: SearchPool[ShardSearchReply | ShardTermsReply] = SearchPool(SEARCH_THREADS, clock)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -164,6 +165,22 @@ class Indexer:
         A search during a rebuild waits for it, and raises NotReady at its deadline.
         """
         slot = self._slot_for(request.shard, collection)
+        job = SearchJob(request, collection, self._source, self._clock, deadline, slot.unseen)
+        reply = await self._answer(slot, job, deadline, request.refresh)
+        assert isinstance(reply, ShardSearchReply)
+        return reply
+
+    async def term_statistics(self, request: ShardTerms, collection: Collection, deadline: float) -> ShardTermsReply:
+        """Tell a shard's statistics for some terms: the same in all else."""
+        slot = self._slot_for(request.shard, collection)
+        reply = await self._answer(slot, TermsJob(request, collection, self._source), deadline)
+        assert isinstance(reply, ShardTermsReply)
+        return reply
+
+    async def _answer(
+        self, slot: IndexSlot, job: SearchJob | TermsJob, deadline: float, refresh: bool = False
+    ) -> ShardSearchReply | ShardTermsReply:
+        shard = slot.shard
         began = self._clock.monotonic()
         refusal = self.queue.refusal(deadline - began)
         if refusal is not None:
@@ -172,13 +189,13 @@ class Indexer:
         ran: list[float] = []
         try:
             async with asyncio.timeout(max(deadline - began, 0.0)):
-                return await self._search(request, collection, slot, deadline, ran)
+                return await self._run_in(slot, job, refresh, ran)
         except TimeoutError:
-            details = ErrorDetails(shards=(request.shard,))
+            details = ErrorDetails(shards=(shard,))
             if slot.phase is not Phase.SERVING:
-                message = f"the search index of shard {request.shard} is being rebuilt"
+                message = f"the search index of shard {shard} is being rebuilt"
                 raise NotReady(message, details) from None
-            raise DeadlineExceeded(f"the deadline passed during a search of shard {request.shard}", details) from None
+            raise DeadlineExceeded(f"the deadline passed during a search of shard {shard}", details) from None
         finally:
             self.queue.leave()
             note_wait(self._clock.monotonic() - began - sum(ran))
@@ -196,26 +213,27 @@ class Indexer:
         await loop.run_in_executor(None, self._search_pool.close)
         await loop.run_in_executor(None, self._index_pool.shutdown)
 
-    async def _search(
-        self, request: ShardSearch, collection: Collection, slot: IndexSlot, deadline: float, ran: list[float]
-    ) -> ShardSearchReply:
-        """ran: gets how long the search ran on a thread."""
-        applied = self._source.applied_seqno(request.shard)
-        await self._wait_for(slot, applied if request.refresh else min(applied, self._floor.get(request.shard, 0)))
+    async def _run_in(
+        self, slot: IndexSlot, job: SearchJob | TermsJob, refresh: bool, ran: list[float]
+    ) -> ShardSearchReply | ShardTermsReply:
+        """ran: gets how long the job ran on a thread."""
+        shard, applied = slot.shard, self._source.applied_seqno(slot.shard)
+        await self._wait_for(slot, applied if refresh else min(applied, self._floor.get(shard, 0)))
         for _ in range(2):
             index = await self._serving_index(slot)
             try:
-                job = SearchJob(request, collection, self._source, self._clock, deadline, slot.unseen)
                 return await self._run_job(job, index, ran)
             except IndexFailed as error:
-                logger.error("search failed in the index", shard=request.shard, collection=collection.name, error=str(error))
+                logger.error("search failed in the index", shard=shard, collection=slot.collection.name, error=str(error))
                 if not error.is_damage or not slot.report_damage(index):
                     break
                 self._start()
                 await self._wait_until_replaced(slot, index)
-        raise Internal(f"the search index of shard {request.shard} failed", ErrorDetails(shards=(request.shard,)))
+        raise Internal(f"the search index of shard {shard} failed", ErrorDetails(shards=(shard,)))
 
-    async def _run_job(self, job: SearchJob, index: TextIndex, ran: list[float]) -> ShardSearchReply:
+    async def _run_job(
+        self, job: SearchJob | TermsJob, index: TextIndex, ran: list[float]
+    ) -> ShardSearchReply | ShardTermsReply:
         if self._is_closing:
             raise NotReady("the leaf is stopping")
 

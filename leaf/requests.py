@@ -40,6 +40,8 @@ from kvshard.model import (
     ShardScanReply,
     ShardSearch,
     ShardSearchReply,
+    ShardTerms,
+    ShardTermsReply,
     ShardWrite,
     ShardWriteReply,
     changed,
@@ -85,7 +87,7 @@ class Requests:
             return None
         return replica if self._driver.collection(request.collection_id) is not None else None
 
-    async def prepare(self, request: ShardRead | ShardScan | ShardWrite | ShardSearch) -> Collection:
+    async def prepare(self, request: ShardRead | ShardScan | ShardWrite | ShardSearch | ShardTerms) -> Collection:
         """Look for a newer map if the request knows more than this leaf. Returns the request's collection."""
         replica = self._driver.replicas.get(request.shard)
         collection = self._driver.collection(request.collection_id)
@@ -194,7 +196,7 @@ class Requests:
         moved = record_of(_moved(request.shard))
         return {index: moved for index, key in enumerate(request.keys) if slot_of(key) > last_slot}
 
-    def _check_cuts(self, request: ShardScan | ShardSearch) -> None:
+    def _check_cuts(self, request: ShardScan | ShardSearch | ShardTerms) -> None:
         """Raise ShardMoved, or NotReady, unless this replica's range is the one that the sender asks for, and is counted."""
         splits = self._store.state(request.shard).splits
         if request.cuts is not None and request.cuts < splits.cuts:
@@ -319,10 +321,7 @@ class Requests:
 
     async def search(self, request: ShardSearch, deadline: float) -> ShardSearchReply:
         """Answer a search, at any replica that holds a lease: one that was cut off and evicted must not answer for ever."""
-        collection = await self.prepare(request)
-        if not collection.schema:
-            text = f"collection {collection.name!r} has no schema, so it cannot be searched"
-            raise FailedPrecondition(text, ErrorDetails(field="collection"))
+        collection = await self._searchable(request)
         replica, now = self._replica(request.shard), self._clock.monotonic()
         if request.refresh:
             # What is acknowledged must be seen; a secondary may not know yet that it is committed.
@@ -337,6 +336,22 @@ class Requests:
         reply = await self._indexer.search(request, collection, deadline)
         self._check_cuts(request)  # A split that was applied meanwhile has taken documents out of what was searched.
         return reply if 0 <= lag_ms <= reply.unseen_age_ms else replace(reply, unseen_age_ms=lag_ms)
+
+    async def term_statistics(self, request: ShardTerms, deadline: float) -> ShardTermsReply:
+        """Tell a shard's statistics for some terms, at any replica that holds a lease."""
+        collection = await self._searchable(request)
+        self._may_read(self._replica(request.shard), (), False, self._clock.monotonic())
+        self._check_cuts(request)
+        reply = await self._indexer.term_statistics(request, collection, deadline)
+        self._check_cuts(request)
+        return reply
+
+    async def _searchable(self, request: ShardSearch | ShardTerms) -> Collection:
+        collection = await self.prepare(request)
+        if not collection.schema:
+            text = f"collection {collection.name!r} has no schema, so it cannot be searched"
+            raise FailedPrecondition(text, ErrorDetails(field="collection"))
+        return collection
 
     async def _indexed(self, request: ShardSearch, deadline: float) -> None:
         left = deadline - self._clock.monotonic()

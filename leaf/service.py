@@ -18,6 +18,7 @@ from kvshard.model import (
     ShardScan,
     ShardScanReply,
     ShardSearch,
+    ShardTerms,
     ShardWrite,
 )
 from kvshard.rpc.codec import decode, encode
@@ -36,10 +37,11 @@ _READ = int(lane_pb2.LANE_METHOD_READ)
 _WRITE = int(lane_pb2.LANE_METHOD_WRITE)
 _SCAN = int(lane_pb2.LANE_METHOD_SCAN)
 _SEARCH = int(lane_pb2.LANE_METHOD_SEARCH)
+_TERM_STATS = int(lane_pb2.LANE_METHOD_TERM_STATS)
 _STATUS = int(lane_pb2.LANE_METHOD_STATUS)
 _PING = int(lane_pb2.LANE_METHOD_PING)
 
-_NAMES = {_READ: "read", _WRITE: "write", _SCAN: "scan", _SEARCH: "search", _STATUS: "status"}
+_NAMES = {_READ: "read", _WRITE: "write", _SCAN: "scan", _SEARCH: "search", _TERM_STATS: "term_stats", _STATUS: "status"}
 
 
 class LeafService:
@@ -57,6 +59,7 @@ class LeafService:
             _WRITE: self._handler(_WRITE, self._write),
             _SCAN: self._handler(_SCAN, self._scan),
             _SEARCH: self._handler(_SEARCH, self._search),
+            _TERM_STATS: self._handler(_TERM_STATS, self._term_statistics),
             _STATUS: self._handler(_STATUS, self._report),
             _PING: _answer_ping,
         }
@@ -72,7 +75,7 @@ class LeafService:
 
     def hedge_refusal(self, method: int) -> KvShardError | None:
         """Why a hedge of this method cannot be taken now; None when it can."""
-        return self._requests.search_refusal() if method == _SEARCH else None
+        return self._requests.search_refusal() if method in {_SEARCH, _TERM_STATS} else None
 
     def _handler(self, method: int, serve: Handler) -> Handler:
         async def handle(payload: bytes, deadline: float) -> bytes:
@@ -139,6 +142,9 @@ class LeafService:
 
     async def _search(self, payload: bytes, deadline: float) -> bytes:
         return encode(await self._requests.search(decode(ShardSearch, payload), deadline))
+
+    async def _term_statistics(self, payload: bytes, deadline: float) -> bytes:
+        return encode(await self._requests.term_statistics(decode(ShardTerms, payload), deadline))
 
     async def _report(self, payload: bytes, deadline: float) -> bytes:
         decode(LeafStatusRequest, payload)

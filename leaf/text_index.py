@@ -26,6 +26,7 @@ from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.schema import Schema
 from leaf.analysis import register
 from leaf.index_fields import KEY, DocumentBuilder, index_schema, key_text, slots
+from leaf.index_statistics import IndexStatistics
 from leaf.query import QueryCompiler
 
 WRITER_HEAP_BYTES: Final = 15_000_000
@@ -96,6 +97,7 @@ class TextIndex:
         self.compiler = QueryCompiler(schema, index)
         self._index = index
         register(index, schema)
+        self.statistics = self._statistics_now(indexed_through)
         self._builder = DocumentBuilder(schema, slot_of)
         self._writer: tantivy.IndexWriter | None = None
         self._has_changes = False
@@ -148,8 +150,12 @@ class TextIndex:
 
     def searcher(self) -> tantivy.Searcher:
         """A consistent snapshot of the last commit."""
+        return self.statistics.searcher
+
+    def _statistics_now(self, generation: int) -> IndexStatistics:
+        """Of what a searcher sees from now on. Only the thread that commits makes another."""
         with tantivy_failures():
-            return self._index.searcher()
+            return IndexStatistics(self._index.searcher(), self._index.schema, self.schema, generation)
 
     def write(self, changes: Mapping[bytes, tuple[bytes, int] | None]) -> None:
         """Let each key have this (value, expires_at_ms), or None: be gone. Raises IndexFailed; then nothing since the last
@@ -224,6 +230,7 @@ class TextIndex:
                 except BaseException:
                     self._drop_writer()
                     raise
+            self.statistics = self._statistics_now(through)
             self._has_changes, self._uncommitted = False, set()
             if self._cut_at is not None:
                 self.last_slot, self._cut_at = self._cut_at, None
@@ -242,6 +249,7 @@ class TextIndex:
             with tantivy_failures():
                 writer.wait_merging_threads()
                 self._index.reload()  # searches go on in the merged segments
+            self.statistics = self._statistics_now(self.statistics.generation)
 
     def _document(self, key: bytes, change: tuple[bytes, int] | None) -> tantivy.Document | None:
         if change is None:

@@ -8,10 +8,10 @@ reaches beyond the page, the first ones are searched for by the other sort keys,
 Where a page begins behind a position, the documents behind it are a query of their own too, or several in turn: those equal to
 it by all sort keys but the last, then by all but the last two, and so on. So a page costs the same wherever it begins.
 
-Scores are the exception: no query tells which documents have a score. The window that is ranked is widened until the score
-drops behind the page, at most to TIE_WINDOW hits. If more documents than that have the same score, those that tantivy found
-first compete for the page, unless the equal ones are the first of all matches by key as well. `*`, and whatever else gives all
-its matches one score, is exact without any bound.
+Scores are the exception: no query tells which documents have a score (which score is the right one, `leaf/scoring.py` knows).
+The window that is ranked is widened until the score drops behind the page, at most to TIE_WINDOW hits. If more documents than
+that have the same score, those that tantivy found first compete for the page, unless the equal ones are the first of all
+matches by key as well. `*`, and whatever else gives all its matches one score, is exact without any bound.
 """
 
 from bisect import bisect_left, bisect_right
@@ -30,6 +30,7 @@ from kvshard.sorting import KEY as BY_KEY
 from kvshard.sorting import SCORE, SortKey, Sorts, place_of
 from leaf.index_fields import KEY, decode_sort_value, key_bytes, keyword_of, searched, sorted_by
 from leaf.order_queries import OrderQueries
+from leaf.scoring import ExactScores
 
 TIE_WINDOW: Final = 20_000
 """Twice the page depth (SEARCH_MAX_DEPTH); reading the keys of so many equal documents takes about 40 ms."""
@@ -97,7 +98,7 @@ class IndexView:
     """A snapshot of an index, to be searched on one thread.
 
     parse: tantivy's query parser. check: called between two calls of tantivy, which cannot be stopped; ends the search by
-    raising.
+    raising. exact: the right scores; None: tantivy's are.
     """
 
     def __init__(
@@ -107,11 +108,13 @@ class IndexView:
         schema: Schema,
         parse: Callable[[str], Query],
         check: Callable[[], object] = lambda: None,
+        exact: ExactScores | None = None,
     ) -> None:
         self._searcher = searcher
         self._fields = fields
         self._schema = schema
         self._check = check
+        self._exact = exact
         self._parts = OrderQueries(fields, schema, parse)
         self._whole: Query | None = None
         self._total: int | None = None
@@ -212,6 +215,8 @@ class IndexView:
         """The best matches, equal ones by the other sort keys."""
         if self._has_one_score:
             return self._rows_of_one_score(query, rest, after, count)
+        if self._exact is not None and not self._exact.keeps_order:
+            return self._rows_by_exact_score(self._exact, query, rest, after, count)
         window = min(count + _WINDOW_MARGIN + (0 if after is None else self._taken // _TAKEN_SHARE), TIE_WINDOW)
         while True:
             self._check()
@@ -228,6 +233,24 @@ class IndexView:
                     return rows + ties
             if window == TIE_WINDOW:
                 return self._best_of_window(query, hits, rest, after, count)
+            window = min(window * _WINDOW_GROWTH, TIE_WINDOW)
+
+    def _rows_by_exact_score(
+        self, exact: ExactScores, query: Query, rest: Sorts, after: SearchAfter | None, count: int
+    ) -> list[Found]:
+        """The same where tantivy's order is not the right one."""
+        window = min(count + _WINDOW_MARGIN + (0 if after is None else self._taken // _TAKEN_SHARE), TIE_WINDOW)
+        while True:
+            self._check()
+            hits = self._search(query, window)
+            is_everything = len(hits) < window
+            ordered = exact.order(hits, is_everything, None if after is None else after.score, count)
+            rows = self._best(query, ordered.hits[: ordered.certain], rest, after, count)
+            if is_everything or len(rows) >= count:
+                return rows
+            if window == TIE_WINDOW:
+                exact.is_bounded = True
+                return self._best_of_window(query, list(ordered.hits), rest, after, count)
             window = min(window * _WINDOW_GROWTH, TIE_WINDOW)
 
     def _rows_of_one_score(self, query: Query, rest: Sorts, after: SearchAfter | None, count: int) -> list[Found]:
@@ -274,14 +297,17 @@ class IndexView:
         return rows[:count] if len(rows) >= count else None
 
     def _ranked(self, query: Query, count: int) -> list[_Hit]:
-        """The best matches with their scores, best first."""
-        return self._search(query, count)
+        """The best matches with their scores, best first; not where the right scores make another order."""
+        hits = self._search(query, count)
+        return hits if self._exact is None else self._exact.scored(hits)
 
     def _scores(self, query: Query, keys: Sequence[bytes]) -> dict[bytes, float]:
         """The scores of those of these documents that match."""
         if not keys:
             return {}
         hits = self._searcher.search(self._parts.of_keys(query, keys), len(keys), count=False).hits
+        if self._exact is not None:
+            hits = self._exact.scored(hits)
         return dict(zip(self._keys([address for _, address in hits]), (float(score) for score, _ in hits), strict=True))
 
     def _described(self, query: Query, hits: Sequence[tuple[Any, _Address]], sorts: Sorts) -> list[Found]:

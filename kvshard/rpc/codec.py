@@ -25,6 +25,8 @@ from kvshard.model import (
     ShardScanReply,
     ShardSearch,
     ShardSearchReply,
+    ShardTerms,
+    ShardTermsReply,
     ShardWrite,
     ShardWriteReply,
 )
@@ -73,6 +75,7 @@ READ = LaneCall(int(lane_pb2.LANE_METHOD_READ), ShardRead, ShardReadReply)
 WRITE = LaneCall(int(lane_pb2.LANE_METHOD_WRITE), ShardWrite, ShardWriteReply, is_write=True)
 SCAN = LaneCall(int(lane_pb2.LANE_METHOD_SCAN), ShardScan, ShardScanReply)
 SEARCH = LaneCall(int(lane_pb2.LANE_METHOD_SEARCH), ShardSearch, ShardSearchReply)
+TERM_STATS = LaneCall(int(lane_pb2.LANE_METHOD_TERM_STATS), ShardTerms, ShardTermsReply)
 STATUS = LaneCall(int(lane_pb2.LANE_METHOD_STATUS), LeafStatusRequest, LeafStatusReply)
 FAULT = LaneCall(int(lane_pb2.LANE_METHOD_FAULT), FaultOrder, FaultReport)
 READ_KEYS = LaneCall(int(lane_pb2.LANE_METHOD_READ_KEYS), KeysRead, KeysReadReply)
@@ -81,7 +84,7 @@ SCAN_KEYS = LaneCall(int(lane_pb2.LANE_METHOD_SCAN_KEYS), KeysScan, KeysScanRepl
 
 METHODS: dict[type, tuple[int, type]] = {
     call.request: (call.number, call.reply)
-    for call in (READ, WRITE, SCAN, SEARCH, STATUS, FAULT, READ_KEYS, WRITE_KEYS, SCAN_KEYS)
+    for call in (READ, WRITE, SCAN, SEARCH, TERM_STATS, STATUS, FAULT, READ_KEYS, WRITE_KEYS, SCAN_KEYS)
 }
 """Request type -> (method number, reply type)."""
 

@@ -20,6 +20,8 @@ from kvshard.model import (
     ShardScanReply,
     ShardSearch,
     ShardSearchReply,
+    ShardTerms,
+    ShardTermsReply,
     ShardWrite,
     ShardWriteReply,
 )
@@ -31,6 +33,7 @@ from kvshard.rpc.codec import (
     SCAN,
     SEARCH,
     STATUS,
+    TERM_STATS,
     WRITE,
     LaneCall,
     decode,
@@ -139,6 +142,12 @@ class LaneLeafClient(LeafClient):
     ) -> Answer[ShardSearchReply]:
         """Search one shard."""
         return await self._ask(SEARCH, leaf, request, deadline, is_hedge)
+
+    async def term_statistics(
+        self, leaf: str, request: ShardTerms, deadline: float, is_hedge: bool = False
+    ) -> Answer[ShardTermsReply]:
+        """Ask for one shard's statistics of some terms."""
+        return await self._ask(TERM_STATS, leaf, request, deadline, is_hedge)
 
     async def status(self, leaf: str, request: LeafStatusRequest, deadline: float) -> Answer[LeafStatusReply]:
         """Report the leaf's state."""

@@ -17,6 +17,8 @@ from kvshard.model import (
     ShardScanReply,
     ShardSearch,
     ShardSearchReply,
+    ShardTerms,
+    ShardTermsReply,
     ShardWrite,
     ShardWriteReply,
 )
@@ -46,7 +48,7 @@ It runs in the lane's reader, so it must be quick and must not raise.
 TakeBack: TypeAlias = Callable[[], object]
 """Takes a read back that was started. Of no effect once it was answered."""
 
-ReadRequest: TypeAlias = ShardRead | ShardScan | ShardSearch
+ReadRequest: TypeAlias = ShardRead | ShardScan | ShardSearch | ShardTerms
 
 
 class Start(Protocol):
@@ -74,7 +76,7 @@ class LeafClient(ABC):
     def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False) -> TakeBack | None:
         """Send a read without awaiting anything; `heard` is told what became of it. The caller keeps to the deadline.
 
-        None: that cannot be now, or not at all, with this client; `read`, `scan` and `search` wait until it can.
+        None: that cannot be now, or not at all, with this client; `read` and the other methods wait until it can.
         """
         return None
 
@@ -91,6 +93,12 @@ class LeafClient(ABC):
         self, leaf: str, request: ShardSearch, deadline: float, is_hedge: bool = False
     ) -> Answer[ShardSearchReply]:
         """Search one shard."""
+
+    @abstractmethod
+    async def term_statistics(
+        self, leaf: str, request: ShardTerms, deadline: float, is_hedge: bool = False
+    ) -> Answer[ShardTermsReply]:
+        """Ask for one shard's statistics of some terms."""
 
     @abstractmethod
     async def status(self, leaf: str, request: LeafStatusRequest, deadline: float) -> Answer[LeafStatusReply]:

@@ -14,7 +14,7 @@ from kvshard.clock import Clock
 from kvshard.clustermap import ShardConfig
 from kvshard.errors import Expired, KvShardError, Unavailable, in_doubt
 from kvshard.limits import SHARDS_MAX
-from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardWrite, changed
+from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardTerms, ShardWrite, changed
 from kvshard.rpc.leaf_client import Answer
 from kvshard.scatter.prober import Prober
 from kvshard.scatter.requests import ReadPolicy, is_usual
@@ -33,7 +33,7 @@ MAP_READ_TIMEOUT_S = 0.25
 PLANS_MAX = 4 * SHARDS_MAX
 """Plans kept: of every shard of the largest map those for writes, strong reads and what is left of an older map."""
 
-RequestT = TypeVar("RequestT", bound=ShardRead | ShardWrite | ShardScan | ShardSearch)
+RequestT = TypeVar("RequestT", bound=ShardRead | ShardWrite | ShardScan | ShardSearch | ShardTerms)
 ReplyT = TypeVar("ReplyT")
 Ask = Callable[Concatenate[str, RequestT, float, ...], Awaitable[Answer[ReplyT]]]
 """A method of LeafClient: (leaf, request, deadline), and of reads is_hedge."""

@@ -3,7 +3,7 @@
 Pure: imports only the standard library and other pure files.
 """
 
-from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardWrite
+from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardTerms, ShardWrite
 
 BATCH_KEYS = (32, 512)
 """Bounds between batches that cost little beyond the round trip, some, and milliseconds."""
@@ -18,8 +18,8 @@ SEARCH_HITS = 100
 """A page that ends so deep is mostly reading documents; a usual one is mostly finding them."""
 
 
-def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardWrite) -> str:
-    """The kind of a leg: its method and, where legs of one method differ much, their class. There are twelve."""
+def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardTerms | ShardWrite) -> str:
+    """The kind of a leg: its method and, where legs of one method differ much, their class. There are thirteen."""
     if isinstance(request, ShardRead):  # By far the most frequent.
         keys = len(request.keys)
         return "Get" if keys == 1 else _BATCH_KINDS[(keys > _SMALL_BATCH) + (keys > _LARGE_BATCH)]
@@ -35,6 +35,8 @@ def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardWrite) -> str:
                 return "Search/facets"
             ranked = 0 if request.sort else request.taken  # a page of another order costs the same wherever it begins
             return "Search" if ranked + request.limit <= SEARCH_HITS else "Search/deep"
+        case ShardTerms():
+            return "TermStats"
         case ShardWrite():
             return WRITE
 

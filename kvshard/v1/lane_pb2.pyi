@@ -49,6 +49,8 @@ class _LaneMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LaneMethod
     """At a router. Write keys of a collection: KeysWrite -> KeysWriteReply."""
     LANE_METHOD_SCAN_KEYS: _LaneMethod.ValueType  # 10
     """At a router. Read the first page of a scan: KeysScan -> KeysScanReply."""
+    LANE_METHOD_TERM_STATS: _LaneMethod.ValueType  # 11
+    """Tell a shard's statistics for some terms: ShardTerms -> ShardTermsReply."""
     LANE_METHOD_CANCEL: _LaneMethod.ValueType  # 15
     """Cancel the request with the same id. It has no payload and gets no answer of its own."""
 
@@ -77,6 +79,8 @@ LANE_METHOD_WRITE_KEYS: LaneMethod.ValueType  # 9
 """At a router. Write keys of a collection: KeysWrite -> KeysWriteReply."""
 LANE_METHOD_SCAN_KEYS: LaneMethod.ValueType  # 10
 """At a router. Read the first page of a scan: KeysScan -> KeysScanReply."""
+LANE_METHOD_TERM_STATS: LaneMethod.ValueType  # 11
+"""Tell a shard's statistics for some terms: ShardTerms -> ShardTermsReply."""
 LANE_METHOD_CANCEL: LaneMethod.ValueType  # 15
 """Cancel the request with the same id. It has no payload and gets no answer of its own."""
 Global___LaneMethod: _TypeAlias = LaneMethod  # noqa: Y015

@@ -18,6 +18,8 @@ from kvshard.model import (
     ShardScanReply,
     ShardSearch,
     ShardSearchReply,
+    ShardTerms,
+    ShardTermsReply,
     ShardWrite,
     ShardWriteReply,
 )
@@ -138,6 +140,11 @@ class FakeLeafClient(LeafClient):
     async def search(
         self, leaf: str, request: ShardSearch, deadline: float, is_hedge: bool = False
     ) -> Answer[ShardSearchReply]:
+        return await self._call(leaf, request, deadline, is_hedge)
+
+    async def term_statistics(
+        self, leaf: str, request: ShardTerms, deadline: float, is_hedge: bool = False
+    ) -> Answer[ShardTermsReply]:
         return await self._call(leaf, request, deadline, is_hedge)
 
     async def status(self, leaf: str, request: LeafStatusRequest, deadline: float) -> Answer[LeafStatusReply]:

@@ -19,8 +19,11 @@ from kvshard.model import (
     ShardScanReply,
     ShardSearch,
     ShardSearchReply,
+    ShardTerms,
+    ShardTermsReply,
     ShardWrite,
     ShardWriteReply,
+    TermStatistics,
     changed,
 )
 from kvshard.sorting import field_keys, parse_sort, place_of
@@ -46,10 +49,11 @@ class MemoryLeaves:
         """Answer in the name of this leaf (again)."""
         self.client.on(leaf, ShardRead, self._read).on(leaf, ShardWrite, self._write).on(leaf, ShardScan, self._scan)
         self.client.on(leaf, ShardSearch, self._search).on(leaf, LeafStatusRequest, self._status)
+        self.client.on(leaf, ShardTerms, self._terms)
 
     def fail(self, leaf: str, step: object) -> None:
         """Give every request to this leaf the same step (an error, a Hang)."""
-        for kind in (ShardRead, ShardWrite, ShardScan, ShardSearch, LeafStatusRequest):
+        for kind in (ShardRead, ShardWrite, ShardScan, ShardSearch, ShardTerms, LeafStatusRequest):
             self.client.on(leaf, kind, step)
 
     def split(self, shard: int, child: int, at_slot: int) -> None:
@@ -68,12 +72,12 @@ class MemoryLeaves:
         record = record_of(ShardMoved("moved"))
         return {index: record for index, key in enumerate(request.keys) if hashing.slot(key, 0) >= end}
 
-    def _check_cuts(self, request: ShardScan | ShardSearch) -> None:
+    def _check_cuts(self, request: ShardScan | ShardSearch | ShardTerms) -> None:
         cuts = len(self.cuts.get(request.shard, ()))
         if request.cuts is not None and request.cuts != cuts:
             raise ShardMoved("moved") if request.cuts < cuts else NotReady("not yet")
 
-    def _keys(self, request: ShardRead | ShardWrite | ShardScan | ShardSearch) -> dict[bytes, tuple[bytes, int]]:
+    def _keys(self, request: ShardRead | ShardWrite | ShardScan | ShardSearch | ShardTerms) -> dict[bytes, tuple[bytes, int]]:
         return self.shards.setdefault((request.shard, request.collection_id), {})
 
     def _read(self, request: ShardRead) -> ShardReadReply:
@@ -186,7 +190,23 @@ class MemoryLeaves:
             facets=facets,
             facet_errors=dict.fromkeys(facets, 0),
             has_more=len(hits) > request.limit,
+            statistics=self._statistics(request, {word}) if request.statistics is not None else None,
         )
+
+    def _terms(self, request: ShardTerms) -> ShardTermsReply:
+        """Each text is one term, and of the title only."""
+        self._check_cuts(request)
+        texts = [[("title", text)] if name == "title" else [] for name, text, _ in request.texts]
+        words = {text for name, text, _ in request.texts if name == "title"}
+        return ShardTermsReply(self._statistics(request, words | {*request.terms.get("title", [])}), texts)
+
+    def _statistics(self, request: ShardSearch | ShardTerms, words: set[str]) -> TermStatistics:
+        titles = [json.loads(value).get("title", "").split() for value, _ in self._keys(request).values()]
+        words -= {"", "*"}
+        if not words:
+            return TermStatistics(len(titles), generation=self.seqno)
+        counts = {word: sum(word in title for title in titles) for word in words}
+        return TermStatistics(len(titles), {"title": sum(map(len, titles))}, {"title": counts}, self.seqno)
 
     def _status(self, request: LeafStatusRequest) -> LeafStatusReply:
         return LeafStatusReply("leaf", [], 1, 2.0, 3, 4, "0.1.0")

@@ -240,3 +240,11 @@ def test_an_index_knows_its_analyzers_when_it_is_opened_again(tmp_path):
     index.commit(2)
     query = index.compiler.compile(prepare("run", schema), [], None)
     assert IndexView(index.searcher(), index.fields, schema, index.parse).count(query) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "a", "-a b_c.d  E9 ", "x" * 39 + " y", "x" * 40 + " y", "y " + "x" * 41, "a\tb\nc\x00d'e"]
+)
+@pytest.mark.parametrize("field_type", ["text", "text(ascii)"])
+def test_words_of_ascii_are_counted_as_they_are_cut(field_type, text):
+    assert term_count(field_type, text) == len(query_terms(field_type, text))

@@ -350,7 +350,7 @@ async def test_damage_found_by_a_search_is_mended(house, monkeypatch):
     slot = house.indexer._slots[0, DOCS.id]
     slot._rebuilt_at = float("-inf")  # long ago
     broken, scans = slot.index, house.source.scans
-    broken.searcher = lambda: FailingSearcher()
+    broken.statistics.searcher = FailingSearcher()
     assert await house.keys("x") == [b"a"]
     assert slot.index is not broken
     assert house.source.scans > scans
@@ -360,7 +360,7 @@ async def test_a_query_that_always_fails_does_not_rebuild_for_ever(house):
     house.indexer.open_shard(0, [DOCS])
     await house.indexer.refresh(0, house.put(0, {b"a": {"body": "x"}}))
     slot = house.indexer._slots[0, DOCS.id]
-    slot.index.searcher = lambda: FailingSearcher()
+    slot.index.statistics.searcher = FailingSearcher()
     scans = house.source.scans
     for _ in range(3):
         with pytest.raises(Exception, match="the search index of shard 0 failed"):

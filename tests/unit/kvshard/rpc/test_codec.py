@@ -21,8 +21,11 @@ from kvshard.model import (
     ShardScanReply,
     ShardSearch,
     ShardSearchReply,
+    ShardTerms,
+    ShardTermsReply,
     ShardWrite,
     ShardWriteReply,
+    TermStatistics,
 )
 from kvshard.rpc.codec import (
     METHODS,
@@ -68,6 +71,8 @@ MESSAGES = [
         8,
         True,
     ),
+    ShardTerms(1, 2, 3, [("body", "Tail latency", False), ("body", "lat", True)], {"tag": ["k78"]}, cuts=1),
+    ShardTermsReply(TermStatistics(7, {"body": 70}, {"body": {"tail": 3}}, 9), [[("body", "tail")], []]),
     KeysRead("docs", [b"", b"\x00\xff"], b"options", True),
     KeysReadReply([b"", None, b"v"], [1, 0, 2**63], [0, 0, 9], b"rest"),
     KeysWrite("docs", [b"a", b"b"], [b"", None], [5, 0], [None, 0], True, b"id", True),

@@ -1,0 +1,217 @@
+"""The order of a search by score, as one index of all shards would have it.
+
+tantivy finds the documents and gives each a score that is nearly right: each scored part of the query is multiplied by its
+weight over all shards divided by the one that tantivy gives it. What is left is the average length of a field, which is that of
+the shard, deleted documents among it; `leaf/bm25.py` has the bounds within which the right score lies. So those that may stand
+on the page are taken, and only for these the right score is computed, each from an explanation.
+
+Let tantivy's scores be g, and the right ones between `least * g` and `most * g`. tantivy gives a window of its best documents,
+down to a score of g'. Any other has a right score of at most `most * g'`: so those in the window with right scores above that
+are in their right order, and none is missing between them. While too few are, the window is widened. And once as many right
+scores are known as the page needs, only those documents are looked at whose `most * g` reaches the lowest of these. Of a page
+that begins behind a score, documents with `least * g` above that are passed over: they are on earlier pages.
+
+Documents with one given score and the same lengths have the same right score, so one explanation does for all of them: a
+keyword that thousands of documents have would cost as many. (That two different ways to come by a score agree in all 24 bits,
+with the same lengths, would change their order by the part of a percent that the bounds are apart.)
+"""
+
+from collections.abc import Callable, Sequence
+from heapq import heappush, heapreplace
+from itertools import groupby
+from operator import itemgetter
+from typing import Final, NamedTuple, TypeAlias
+
+import tantivy
+from tantivy import Query
+
+from kvshard.limits import STATISTICS_MAX_TERMS
+from kvshard.model import ShardSearch, TermStatistics
+from kvshard.query import Node
+from leaf.bm25 import BestOf, Bm25, Bounds, Part, ScoredTerms, average_length, bounds, terms_idf
+from leaf.index_fields import length_of
+from leaf.index_statistics import IndexStatistics, explained
+from leaf.query import QueryCompiler
+from leaf.weighting import Boosted, Numbered, Weighting
+
+EXPLAINED_MAX: Final = 2_000
+"""Explanations of one page, at 10 to 60 us each. Usual pages need about as many as they have hits."""
+
+_Hit: TypeAlias = tuple[float, tantivy.DocAddress]
+
+
+class Ordered(NamedTuple):
+    """Documents in their right order. certain: so many of them have none missing between or before them, but for those that
+    surely stand before the page.
+    """
+
+    hits: list[_Hit]
+    certain: int
+
+
+class ExactScores:
+    """Right scores for one search. numbered: its query, made by `weighting.Numbered`, with these parts.
+
+    is_bounded: there were too many documents to look at; some may be out of place by what the bounds are apart.
+
+    keeps_order: tantivy's order is the right one. So it is of a single keyword: it stands in a document once, and the fewer
+    keywords there are beside it, the more it counts, by whatever average length.
+    """
+
+    def __init__(
+        self,
+        index: IndexStatistics,
+        statistics: TermStatistics,
+        numbered: Query,
+        parts: Sequence[Part],
+        check: Callable[[], object],
+    ) -> None:
+        self._index = index
+        self._numbered = numbered
+        self._bm25 = Bm25(statistics, parts)
+        self._bounds = query_bounds(index, statistics, parts)
+        names = {part.field for part in parts if isinstance(part, ScoredTerms)}
+        self._lengths = [length_of(name) for name in sorted(names) if index.has_lengths(name)]
+        self.keeps_order = len(names) == 1 and not self._lengths and not any(isinstance(part, BestOf) for part in parts)
+        self._check = check
+        self._known: dict[tuple[int, int], float] = {}
+        self._explained = 0
+        self.is_bounded = False
+
+    def order(self, hits: Sequence[_Hit], is_everything: bool, after: float | None, wanted: int) -> Ordered:
+        """The right order of what may be among the first `wanted` with right scores below `after`, or among those equal to it.
+
+        hits: in tantivy's order. is_everything: there are no more of them.
+        """
+        least, most = self._bounds.least, self._bounds.most
+        first = 0
+        while after is not None and first < len(hits) and hits[first][0] * least > after:
+            first += 1
+        best: list[float] = []
+        found: list[_Hit] = []
+        floor = -1.0 if is_everything or not hits else hits[-1][0] * most
+        for given, members in groupby(hits[first:], key=itemgetter(0)):
+            if len(best) == wanted and given * most < best[0]:
+                floor = -1.0  # What is left does not matter.
+                break
+            for hit in self.scored(list(members)):
+                if after is not None and hit[0] > after:
+                    continue
+                found.append(hit)
+                if hit[0] == after:
+                    continue
+                if len(best) < wanted:
+                    heappush(best, hit[0])
+                elif hit[0] > best[0]:
+                    heapreplace(best, hit[0])
+        found.sort(key=_descending)
+        end = len(found)
+        while end and found[end - 1][0] <= floor:
+            end -= 1
+        return Ordered(found, end)
+
+    def scored(self, hits: Sequence[_Hit]) -> list[_Hit]:
+        """The same documents with their right scores."""
+        alike: dict[tuple[float | None, ...], float] = {}
+        columns: list[Sequence[float | None]] = []
+        if len(hits) > 1 and self._lengths:
+            addresses = [address for _, address in hits]
+            columns = [self._index.searcher.fast_field_values(field, addresses) for field in self._lengths]
+        right: list[_Hit] = []
+        for place, (given, address) in enumerate(hits):
+            kind = (given, *(column[place] for column in columns))
+            score = alike.get(kind)
+            if score is None:
+                score = alike[kind] = self._score(given, address)
+            right.append((score, address))
+        return right
+
+    def _score(self, given: float, address: tantivy.DocAddress) -> float:
+        place = (address.segment_ord, address.doc)
+        score = self._known.get(place)
+        if score is None:
+            if self._explained == EXPLAINED_MAX:
+                self.is_bounded = True
+                return given
+            self._check()
+            self._explained += 1
+            score = self._known[place] = self._bm25.score(explained(self._numbered, self._index.searcher, address))
+        return score
+
+
+def _descending(hit: _Hit) -> float:
+    return -hit[0]
+
+
+def boost_of(index: IndexStatistics, statistics: TermStatistics) -> Callable[[ScoredTerms], float]:
+    """By what a part's score has to be multiplied for its weight to be that of these statistics."""
+
+    def boost(part: ScoredTerms) -> float:
+        own = index.own_idf(part.field, part.terms)
+        right = terms_idf(part.terms, statistics.counts.get(part.field, {}), statistics.documents)
+        return right / own if own > 0.0 else 1.0
+
+    return boost
+
+
+def query_bounds(index: IndexStatistics, statistics: TermStatistics, parts: Sequence[Part]) -> Bounds:
+    """How far off tantivy's scores of a query may be, with its parts boosted."""
+    terms: dict[str, list[str]] = {}
+    for part in parts:
+        if isinstance(part, ScoredTerms):
+            terms.setdefault(part.field, []).extend(part.terms)
+    return bounds([(average_length(statistics, name), index.own_average(name, each)) for name, each in terms.items()])
+
+
+class Weighed(NamedTuple):
+    """A query to be searched. exact: gives its matches their right scores; None: tantivy's scores are meant.
+
+    own: the shard's statistics for its terms, if scores rest on any.
+    """
+
+    query: Query
+    exact: ExactScores | None
+    own: TermStatistics | None
+
+
+def weighed(
+    compiler: QueryCompiler,
+    statistics: IndexStatistics,
+    request: ShardSearch,
+    node: Node,
+    restricted: Callable[[Weighting], Query],
+    last_slot: int,
+    check: Callable[[], object],
+) -> Weighed:
+    """The query of a node, scored by what the request says. restricted: makes it with all that only restricts it.
+
+    last_slot: documents beyond it have left the shard.
+    """
+    shipped = request.statistics
+    plain = Weighting(statistics.fields, is_noting=False)
+    if shipped is None and not request.is_alone:
+        return Weighed(restricted(plain), None, None)
+    numbered = Numbered(statistics.fields)
+    explainable = compiler.scored(node, numbered, statistics.searcher, check)
+    terms = numbered.terms
+    if sum(map(len, terms.values())) > STATISTICS_MAX_TERMS:
+        return Weighed(restricted(plain), None, None)
+    own = statistics.of(terms, last_slot)
+    if not own.counts:
+        return Weighed(restricted(plain), None, own)
+    right = own if shipped is None or request.is_alone else completed(shipped, own)
+    query = restricted(Boosted(statistics.fields, boost_of(statistics, right)))
+    return Weighed(query, ExactScores(statistics, right, explainable, numbered.parts, check), own)
+
+
+def completed(shipped: TermStatistics, own: TermStatistics) -> TermStatistics:
+    """The shipped statistics, with what they lack: a term that nobody had heard of is weighted by how rare it is here."""
+    if shipped.documents <= 0:
+        return own
+    scale = shipped.documents / max(own.documents, 1)
+    tokens = {name: shipped.tokens.get(name, round(count * scale)) for name, count in own.tokens.items()}
+    counts = {
+        name: {term: shipped.counts.get(name, {}).get(term, round(count * scale)) for term, count in each.items()}
+        for name, each in own.counts.items()
+    }
+    return TermStatistics(shipped.documents, tokens, counts)
