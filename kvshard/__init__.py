@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         Unimplemented,
         VersionConflict,
     )
+    from kvshard.vectors import Nearest
     from kvshard.workers import WorkerStatus
 
 __version__ = "0.1.0"
@@ -123,6 +124,7 @@ _NAMES_BY_MODULE = {
     "kvshard.client.status": ("ClusterStatus", "LeafStatus"),
     "kvshard.client.suggestions": ("Completion", "CorrectedWord", "Correction", "Suggestions"),
     "kvshard.clustermap": ("ClusterMap",),
+    "kvshard.vectors": ("Nearest",),
     "kvshard.workers": ("WorkerStatus",),
     "kvshard.errors": (
         "AliasNotFound",
@@ -210,6 +212,7 @@ __all__ = [
     "LegTiming",
     "MalformedQuery",
     "Missing",
+    "Nearest",
     "NotReady",
     "Percentiles",
     "PercentilesResult",

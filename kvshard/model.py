@@ -195,6 +195,14 @@ class SuggestPart:
     wants_corrections: bool = True
 
 
+class NearestRecord(Struct, frozen=True, gc=False):
+    """The k documents whose vector in this field is nearest to the given one. vector: as 32-bit floats, the low byte first."""
+
+    field: str
+    vector: bytes
+    k: int
+
+
 class ShardSearch(Struct, frozen=True, gc=False):
     """Search one shard. limit: hits wanted; 0 only counts. after: they come behind this position; None: from the first on.
 
@@ -209,6 +217,7 @@ class ShardSearch(Struct, frozen=True, gc=False):
 
     statistics: of all shards, which scores are to rest on; None: on what the index itself has. is_alone: on the shard's own,
     since there is no other.
+    nearest: find these too, of all that match the filters, whatever the query says.
     """
 
     shard: int
@@ -232,6 +241,7 @@ class ShardSearch(Struct, frozen=True, gc=False):
     aggregations: dict[str, Aggregation] = {}
     statistics: TermStatistics | None = None
     is_alone: bool = False
+    nearest: NearestRecord | None = None
 
 
 class ShardTerms(Struct, frozen=True, gc=False):
@@ -313,6 +323,7 @@ class ShardSearchReply:
 
     statistics: the shard's for the terms of the query, if scores rest on any. is_bounded: too many documents scored nearly
     alike for all to be looked at; some may be out of place by the part of a percent.
+    nearest: of the vector that was asked for, nearest first; nearest_total: documents that have one and match the filters.
     """
 
     hits: list[ShardHit]
@@ -327,6 +338,8 @@ class ShardSearchReply:
     aggregations: dict[str, Partial] = field(default_factory=dict)
     statistics: TermStatistics | None = None
     is_bounded: bool = False
+    nearest: list[ShardHit] = field(default_factory=list)
+    nearest_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 from kvshard.analyzers import ANALYZERS, KEYWORD_LOWER, WORDS
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.limits import SCHEMA_MAX_FIELDS
+from kvshard.vectors import check_vector, parse_vector_type
 
 TEXT: Final = "text"
 KEYWORD: Final = "keyword"
@@ -23,9 +24,11 @@ INTEGER: Final = "integer"
 FLOAT: Final = "float"
 BOOLEAN: Final = "boolean"
 DATE: Final = "date"
+VECTOR: Final = "vector"
 
-FIELD_TYPES: Final = (TEXT, KEYWORD, INTEGER, FLOAT, BOOLEAN, DATE)
+FIELD_TYPES: Final = (TEXT, KEYWORD, INTEGER, FLOAT, BOOLEAN, DATE, VECTOR)
 """text: analysed into words. keyword: one exact value. integer: 64 bits, signed. float: finite double. date: an instant.
+vector: a list of numbers, one vector a document; its type says how many, as in "vector(384)", see `kvshard/vectors.py`.
 
 These are base types. A text field may name an analyzer, as in "text(english)"; code that asks what kind of field it has asks
 `base_type`, never the field type itself.
@@ -75,11 +78,23 @@ def parse_schema(mapping: Mapping[str, str]) -> dict[str, str]:
     if len(mapping) > SCHEMA_MAX_FIELDS:
         details = ErrorDetails(field="schema", limit=SCHEMA_MAX_FIELDS)
         raise InvalidArgument(f"a schema may have at most {SCHEMA_MAX_FIELDS} fields, not {len(mapping)}", details)
+    parsed: dict[str, str] = {}
     for name, field_type in mapping.items():
         _check_name(name)
+        if isinstance(field_type, str) and base_type(field_type) == VECTOR:
+            parsed[name] = _vector_type(name, field_type)
+            continue
         if not isinstance(field_type, str) or field_type not in _CHECKS:
             raise InvalidArgument(f"field {name!r} {_wrong_type(field_type)}", ErrorDetails(field=f"schema.{name}"))
-    return dict(mapping)
+        parsed[name] = field_type
+    return parsed
+
+
+def _vector_type(name: str, field_type: str) -> str:
+    try:
+        return parse_vector_type(field_type).text
+    except ValueError as error:
+        raise InvalidArgument(f"field {name!r}: {error}", ErrorDetails(field=f"schema.{name}")) from None
 
 
 def base_type(field_type: str) -> str:
@@ -107,7 +122,7 @@ def _wrong_type(field_type: object) -> str:
         return f"has the unknown analyzer {_shown(wanted)}{hint}; known are {', '.join(ANALYZERS)}"
     if base in FIELD_TYPES and has_option:
         return f"has the type {_shown(field_type)}, but only text has analyzers, as in text(english)"
-    return f"has the unknown type {_shown(field_type)}; known are {', '.join(FIELD_TYPES)}, and text(ANALYZER)"
+    return f"has the unknown type {_shown(field_type)}; known are {', '.join(FIELD_TYPES[:-1])}, text(ANALYZER), vector(DIM)"
 
 
 def _check_name(name: str) -> None:
@@ -129,20 +144,23 @@ def validate_document(schema: Schema, value: bytes, json_decode: JsonDecode) -> 
         given = document.get(name)
         if given is None:
             continue
-        check = _CHECKS[field_type]
+        check = _CHECKS.get(field_type)
+        if check is None:
+            check_vector(parse_vector_type(field_type), given, f"document.{name}")
+            continue
         for item in given if isinstance(given, list) else (given,):
             check(name, item)
     return document
 
 
 def field_values(schema: Schema, document: Mapping[str, object]) -> dict[str, list[Scalar]]:
-    """The document's searchable values, ready for an index. Raises InvalidArgument as validate_document does."""
+    """The document's searchable values but for vectors, ready for an index. Raises InvalidArgument as validate_document."""
     found: dict[str, list[Scalar]] = {}
     for name, field_type in schema.items():
         given = document.get(name)
-        if given is None:
+        check = _CHECKS.get(field_type)
+        if given is None or check is None:
             continue
-        check = _CHECKS[field_type]
         values = [check(name, item) for item in (given if isinstance(given, list) else (given,))]
         if values:
             found[name] = values

@@ -17,7 +17,7 @@ from typing import Final, NoReturn, TypeAlias
 
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.model import SortValue
-from kvshard.schema import TEXT, Schema, base_type
+from kvshard.schema import TEXT, VECTOR, Schema, base_type
 
 SCORE: Final = "_score"
 """Sort key: the score."""
@@ -127,9 +127,9 @@ def check_sort(sorts: Sorts, schema: Schema) -> None:
             names = ", ".join(sorted(schema)[:20])
             hint = f"did you mean {close[0]}?" if close else f"the schema has {names}"
             _refuse(f"there is no field {key.name[:64]!r} to sort by; {hint}")
-        if base_type(field_type) == TEXT:
-            message = f"{key.name} is a text field, and a text has no order; sort by a keyword field that holds it as well"
-            _refuse(message)
+        if (base := base_type(field_type)) in (TEXT, VECTOR):
+            instead = "a keyword field that holds it as well" if base == TEXT else "another field, or ask for its nearest"
+            _refuse(f"{key.name} is a {base} field, and a {base} has no order; sort by {instead}")
 
 
 def field_keys(sorts: Sorts) -> Sorts:

@@ -8,6 +8,9 @@ so no schema can collide with them:
 - `slot`: the token slot of the key, by which a split tells the documents that leave;
 - `present`: names of the text fields that have a value, for `field:*`.
 
+A vector field `x` is `v_x`, its components as 32-bit floats, and `w_x`, a number that stands for key and vector together: what
+searches hold in memory they recognise by it (`leaf/vector_rows.py`).
+
 Keywords are stored in hexadecimal after a "k": tantivy knows ranges over text only through its query parser, which cannot
 quote their bounds. Hexadecimal keeps the order of the characters. Booleans and dates are integers.
 """
@@ -15,11 +18,13 @@ quote their bounds. Hexadecimal keeps the order of the characters. Booleans and 
 from collections.abc import Callable
 from typing import TypeAlias
 
+import mmh3
 import msgspec
 import tantivy
 
 from kvshard.model import NEVER, SortValue
-from kvshard.schema import FLOAT, KEYWORD, TEXT, Scalar, Schema, base_type, check_of
+from kvshard.schema import FLOAT, KEYWORD, TEXT, VECTOR, Scalar, Schema, base_type, check_of
+from kvshard.vectors import check_vector, parse_vector_type, vector_bytes
 from leaf.analysis import index_terms, term_count, tokenizer_name
 
 KEY = "key"
@@ -41,6 +46,16 @@ def sorted_by(name: str) -> str:
 def length_of(name: str) -> str:
     """The index field that holds the length of a text field, in terms."""
     return f"n_{name}"
+
+
+def vector_stored(name: str) -> str:
+    """The index field that holds the vectors of a schema field, each as `vector_bytes` packs it."""
+    return f"v_{name}"
+
+
+def vector_id(name: str) -> str:
+    """The index field with the number that stands for a document's key and vector together."""
+    return f"w_{name}"
 
 
 def key_text(key: bytes) -> str:
@@ -77,6 +92,9 @@ def index_schema(schema: Schema) -> tantivy.Schema:
         elif field_type == KEYWORD:
             for field in (searched(name), sorted_by(name)):
                 builder.add_text_field(field, fast=True, tokenizer_name="raw", index_option="basic")
+        elif base_type(field_type) == VECTOR:
+            builder.add_bytes_field(vector_stored(name), stored=True)
+            builder.add_unsigned_field(vector_id(name), fast=True)
         elif field_type == FLOAT:
             builder.add_float_field(searched(name), indexed=True, fast=True)
             builder.add_float_field(sorted_by(name), fast=True)
@@ -106,7 +124,14 @@ class DocumentBuilder:
 
     def __init__(self, schema: Schema, slot_of: Callable[[bytes], int]) -> None:
         # Which field needs what is decided once here: for each document it would cost more than making the document.
-        self._fields = [(name, check_of(field_type), _adder(name, field_type)) for name, field_type in schema.items()]
+        self._fields = [
+            (name, check_of(field_type), _adder(name, field_type))
+            for name, field_type in schema.items()
+            if base_type(field_type) != VECTOR
+        ]
+        self._vectors = [
+            (name, parse_vector_type(field_type)) for name, field_type in schema.items() if base_type(field_type) == VECTOR
+        ]
         self._slot_of = slot_of
         self._decode: Callable[[bytes], object] = msgspec.json.Decoder().decode
 
@@ -129,6 +154,12 @@ class DocumentBuilder:
                 add(document, [check(name, given)])
             elif given:
                 add(document, [check(name, item) for item in given])
+        for name, vector_type in self._vectors:
+            given = given_of(name)
+            if given is not None:
+                packed = vector_bytes(check_vector(vector_type, given, f"document.{name}"))
+                document.add_bytes(vector_stored(name), packed)
+                document.add_unsigned(vector_id(name), mmh3.hash64(key + packed, signed=False)[0])
         return document
 
 

@@ -15,10 +15,11 @@ from kvshard.clock import Clock
 from kvshard.clustermap import TOKEN_SLOTS, Collection
 from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArgument, ResourceExhausted
 from kvshard.limits import BATCH_MAX_BYTES, FACET_MAX_VALUES, SEARCH_MAX_LIMIT
-from kvshard.model import HighlightFragment, ShardHit, ShardSearch, ShardSearchReply, SuggestPart
+from kvshard.model import HighlightFragment, NearestRecord, ShardHit, ShardSearch, ShardSearchReply, SuggestPart
 from kvshard.query import MatchAll, Node, prepare, with_fuzziness
 from kvshard.schema import KEYWORD, TEXT, Schema, base_type
 from kvshard.sorting import check_sort, parse_sort
+from kvshard.vectors import check_nearest, vector_of
 from leaf.aggregations import Aggregator
 from leaf.index_fields import searched
 from leaf.log_source import LogSource
@@ -31,6 +32,9 @@ from leaf.unseen import UnseenWrites
 FILL_ROUNDS: Final = 4
 """A page is filled up this often when documents were deleted since the last refresh. Only a mass delete within half a second
 exceeds it, and then the page is shorter than it could be; one without any hit is filled until it has one."""
+
+GONE_MARGIN: Final = 8
+"""Nearest documents looked at beyond those wanted: some may have been deleted since the last refresh."""
 
 READ_CHUNK: Final = 64
 """Documents read between two looks at the deadline."""
@@ -106,8 +110,12 @@ class SearchJob:
             facets = view.facets(query, request.facets, request.facet_limit or 10)
             aggregations = self._aggregate(index, searcher, query)
             highlighted = self._highlight(hits, index, searcher, node)
+            nearest: tuple[list[ShardHit], int] = [], 0
+            if request.nearest is not None:
+                among = index.compiler.compile(MatchAll(), filters, expired_at_ms, last_slot, None, searcher, self._check)
+                nearest = self._find_nearest(index, searcher, among, request.nearest)
         reply = self._reply(highlighted, total, has_more, facets, indexed_through, unseen_since, ranked)
-        return replace(reply, aggregations=aggregations) if aggregations else reply
+        return replace(reply, aggregations=aggregations, nearest=nearest[0], nearest_total=nearest[1])
 
     def _aggregate(self, index: TextIndex, searcher: tantivy.Searcher, query: tantivy.Query) -> dict[str, Partial]:
         if not self._request.aggregations:
@@ -118,6 +126,19 @@ class SearchJob:
 
         aggregator = Aggregator(searcher, index.fields, self._schema, compiled, self._check)
         return aggregator.run(query, self._request.aggregations)
+
+    def _find_nearest(
+        self, index: TextIndex, searcher: tantivy.Searcher, among: tantivy.Query, wanted: NearestRecord
+    ) -> tuple[list[ShardHit], int]:
+        """The nearest with their documents as they are now, and how many documents have a vector."""
+        rows, vector = index.vectors[wanted.field], vector_of(wanted.vector)
+        near, total = rows.nearest(searcher, among, vector, wanted.k + GONE_MARGIN, self._check)
+        hits: list[ShardHit] = []
+        for first in range(0, len(near), READ_CHUNK):
+            self._check()
+            chunk = near[first : first + READ_CHUNK]
+            hits += [hit for hit in self._read([Found(*each) for each in chunk]) if hit is not None]
+        return hits[: wanted.k], total
 
     def _suggest(self, part: SuggestPart, index: TextIndex, filters: list[Node], last_slot: int) -> ShardSearchReply:
         indexed_through = index.indexed_through
@@ -169,6 +190,8 @@ class SearchJob:
         check_sort(self._sorts, self._schema)
         check_search_fields(self._schema, request.facets, request.highlight)
         check_aggregations(request.aggregations, self._schema, lambda text, where: prepare(text, self._schema, where))
+        if request.nearest is not None:
+            check_nearest(self._schema, request.nearest.field, len(request.nearest.vector) // 4, request.nearest.k)
 
     def _expired_at_ms(self) -> int | None:
         now_ms = self._clock.wall_ms()

@@ -49,10 +49,10 @@ from kvshard.query import (
     print_query,
 )
 from kvshard.query.bounds import fuzzy_distance
-from kvshard.schema import FLOAT, KEYWORD, TEXT, Schema, base_type, text_type
+from kvshard.schema import FLOAT, KEYWORD, TEXT, VECTOR, Schema, base_type, text_type
 from leaf.analysis import NGRAM_MAX_CHARS, WHOLE_MARK, prefix_terms, query_terms
 from leaf.expansions import Expansions
-from leaf.index_fields import EXPIRES, KEY, PRESENT, key_text, keyword_term, searched, slots, sorted_by
+from leaf.index_fields import EXPIRES, KEY, PRESENT, key_text, keyword_term, searched, slots, sorted_by, vector_id
 from leaf.marked_words import lower_pattern, marked_words
 from leaf.weighting import Weighting
 
@@ -317,7 +317,7 @@ class QueryCompiler:
     def _exists(self, name: str) -> Query:
         if base_type(self._schema[name]) == TEXT:
             return Query.const_score_query(Query.term_query(self._fields, PRESENT, name, "basic"), 1.0)
-        return Query.exists_query(sorted_by(name))
+        return Query.exists_query(vector_id(name) if base_type(self._schema[name]) == VECTOR else sorted_by(name))
 
     def _any_of(self, node: AnyOf) -> Query:
         field, field_type = searched(node.field), base_type(self._schema[node.field])

@@ -23,11 +23,13 @@ import structlog
 import tantivy
 
 from kvshard.clustermap import TOKEN_SLOTS
-from kvshard.schema import Schema
+from kvshard.schema import VECTOR, Schema, base_type
+from kvshard.vectors import parse_vector_type
 from leaf.analysis import register
 from leaf.index_fields import KEY, DocumentBuilder, index_schema, key_text, slots
 from leaf.index_statistics import IndexStatistics
 from leaf.query import QueryCompiler
+from leaf.vector_rows import VectorRows
 
 WRITER_HEAP_BYTES: Final = 15_000_000
 """The least that tantivy takes. A leaf may hold a writer for each of its shards; a segment of this size is large enough."""
@@ -84,6 +86,7 @@ class TextIndex:
     """The index of one collection in one shard.
 
     `write`, `commit`, `close_writer` belong to one thread; searches run on others, on the snapshot that `searcher` gives.
+    vectors: of its vector fields, by name.
     """
 
     def __init__(
@@ -98,6 +101,11 @@ class TextIndex:
         self._index = index
         register(index, schema)
         self.statistics = self._statistics_now(indexed_through)
+        self.vectors = {
+            name: VectorRows(name, parse_vector_type(field_type))
+            for name, field_type in schema.items()
+            if base_type(field_type) == VECTOR
+        }
         self._builder = DocumentBuilder(schema, slot_of)
         self._writer: tantivy.IndexWriter | None = None
         self._has_changes = False

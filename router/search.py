@@ -23,11 +23,12 @@ from kvshard.errors import ErrorDetails, InvalidArgument, ShardMoved, Unavailabl
 from kvshard.model import UNKNOWN_AGE, SearchAfter, ShardHit, ShardSearch, ShardSearchReply
 from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.coverage import Coverage, KnownCounts
+from kvshard.scatter.fusion import leg_query, nearest_record, page_of
 from kvshard.scatter.gather import verdict
 from kvshard.scatter.ledger import ReadTimes
 from kvshard.scatter.leg import MAP_READ_TIMEOUT_S, How
 from kvshard.scatter.leg_result import LegResult
-from kvshard.scatter.merge import MergedFacet, MergedHits, merge_facet, merge_hits
+from kvshard.scatter.merge import MergedFacet, MergedHits, merge_facet
 from kvshard.scatter.min_versions import MinVersions
 from kvshard.scatter.moved import Rounds
 from kvshard.scatter.requests import ReadPolicy, SearchQuery, check_limit, check_search, check_shards
@@ -112,17 +113,20 @@ class SearchOperation:
         if is_by_score(sorts):
             _check_depth(position, query.limit)
         cluster_map = await self._knowing(cluster_map, query.min_versions)
+        if token and query.nearest is not None:
+            text = "the nearest are one page; ask for more of them with limit and nearest.k"
+            raise InvalidArgument(text, ErrorDetails(field="token"))
         sending = _Sending(self._scatter.how_to_read(policy, collection), deadline, times)
-        legs = await self._ask(cluster_map, collection.id, query, position, sending)
+        legs = await self._ask(cluster_map, collection.id, leg_query(query), position, sending)
         replies = {leg.shard: leg.answer.reply for leg in legs if leg.answer is not None}
         coverage = self._coverage(collection.id, legs, replies, policy, position)
-        page = merge_hits(replies, sorts, query.limit, PAGE_MAX_BYTES)
+        page, total = page_of(replies, query, PAGE_MAX_BYTES)
         facets = [merge_facet(name, list(replies.values()), query.facet_limit) for name in query.facets]
         partials = merge_named([reply.aggregations for reply in replies.values()])
         next_token = self._next_token(collection.id, request_print, page, coverage, position)
         return Found(
             hits=page.hits,
-            total=sum(reply.total for reply in replies.values()),
+            total=total,
             coverage=coverage,
             facets=facets,
             next_token=next_token,
@@ -219,6 +223,7 @@ def _leg_requests(
 ) -> list[ShardSearch]:
     """refreshed: writes that a search was promised to see; the replica that made the promise may not be the one asked now."""
     facet_limit = query.facet_limit
+    nearest = None if query.nearest is None else nearest_record(query.nearest)
     if len(shards) > 1:
         facet_limit = min(limits.FACET_MAX_VALUES, facet_limit + facet_limit // 2 + FACET_EXTRA_VALUES)
     return [
@@ -241,6 +246,7 @@ def _leg_requests(
             taken=position.taken,
             fuzziness=query.fuzziness,
             aggregations=query.aggregations,
+            nearest=nearest,
         )
         for shard in shards
     ]

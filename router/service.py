@@ -39,6 +39,7 @@ from kvshard.scatter.requests import (
 )
 from kvshard.scatter.scan import ScanOperation
 from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_pb2
+from kvshard.vectors import Nearest
 from router.calls import Calls, Context
 from router.ledger_wire import detail_of
 from router.reads import Reads
@@ -212,6 +213,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 min_versions=MinVersions.decode_all(request.min_versions),
                 fuzziness=check_fuzziness(request.fuzziness),
                 aggregations=aggregations_from_proto(request.aggregations),
+                nearest=_nearest(request),
             )
             policy = _policy(request)
             deadline = self._calls.leg_deadline(context)
@@ -245,6 +247,12 @@ def _refresh(request: _Write) -> Refresh:
     if request.next_refresh and not request.refresh:
         refuse("next_refresh says how a write with refresh waits; set refresh", "next_refresh")
     return "wait" if request.next_refresh else request.refresh
+
+
+def _nearest(request: search_pb2.SearchRequest) -> Nearest | None:
+    if not request.HasField("nearest"):
+        return None
+    return Nearest(request.nearest.field, list(request.nearest.vector), request.nearest.k)
 
 
 def _identity(request: _Write) -> RequestIdentity | None:

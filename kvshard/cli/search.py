@@ -1,6 +1,7 @@
 """`kvshard search`: a page of hits, for people with colours, for programs as JSON."""
 
 import json
+import pathlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,7 @@ from kvshard.cli.console import (
 )
 from kvshard.cli.reading import ANYHOW, WHOLE, Gathering, Reading, coverage_text, missing_lines
 from kvshard.cli.timings import show_timing, timing_json
-from kvshard.errors import MalformedQuery
+from kvshard.errors import ErrorDetails, InvalidArgument, MalformedQuery
 from kvshard.schema import TEXT, base_type
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kvshard.client.client import Client
     from kvshard.client.options import ReadOverrides
     from kvshard.client.results import Hit, SearchPage
+    from kvshard.vectors import Nearest
 
 _DEFAULTS = Connect()
 _PREVIEW_MAX_CHARS = 300
@@ -70,6 +72,11 @@ class Wanted:
         Letters of the query's words that may be wrong: 0 to 2, or "auto" for as many as the length of each word allows.
     explain_timing
         Show where the time went.
+    nearest
+        Find what is nearest to a vector: "FIELD=[0.1,0.2]", or "FIELD=@FILE" with the JSON list in a file. With a query both
+        orders are fused.
+    k
+        How many of the nearest; as many as hits, at least 20, without it.
     """
 
     limit: int = 10
@@ -82,6 +89,8 @@ class Wanted:
     refresh: Annotated[bool, Parameter(negative="")] = False
     fuzziness: str = "0"
     explain_timing: Annotated[bool, Parameter(name=("--explain", "--timing"), negative="")] = False
+    nearest: str | None = None
+    k: int = 0
 
 
 _ANYTHING = Wanted()
@@ -127,6 +136,23 @@ def search(
     return with_client(connect, work)
 
 
+def parse_nearest(text: str, k: int) -> "Nearest":
+    """The wish that FIELD=[...] or FIELD=@FILE stands for. Raises InvalidArgument."""
+    from kvshard.vectors import Nearest
+
+    field, _, given = text.partition("=")
+    try:
+        vector = json.loads(pathlib.Path(given[1:]).read_bytes() if given.startswith("@") else given)
+    except OSError as error:
+        raise InvalidArgument(f"--nearest cannot read its vector: {error}", ErrorDetails(field="nearest.vector")) from None
+    except ValueError:
+        vector = None
+    if not field or not isinstance(vector, list):
+        message = '--nearest is "FIELD=[0.1,0.2]", or "FIELD=@FILE" with such a list in a file'
+        raise InvalidArgument(message, ErrorDetails(field="nearest"))
+    return Nearest(field, vector, k)
+
+
 async def _find(
     kv: "Client[bytes]", collection: str, query: str, wanted: Wanted, options: "ReadOverrides", *, is_for_people: bool
 ) -> "SearchPage[bytes]":
@@ -145,6 +171,7 @@ async def _find(
         fuzziness=wanted.fuzziness,
         next=parse_token(wanted.next_page),
         refresh=wanted.refresh,
+        nearest=None if wanted.nearest is None else parse_nearest(wanted.nearest, wanted.k),
         **options,
     )
 

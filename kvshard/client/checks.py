@@ -10,6 +10,7 @@ from typing import cast
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.limits import BATCH_MAX_BYTES, BATCH_MAX_KEYS, KEY_MAX_BYTES, SEARCH_MAX_LIMIT, SUGGEST_MAX_LIMIT, VALUE_MAX_BYTES
 from kvshard.model import Refresh
+from kvshard.vectors import NEAREST_MAX, Nearest
 
 TTL_MAX_S = 1e11
 """About 3,000 years: beyond this an expiry instant would come near the end of 64-bit milliseconds."""
@@ -125,6 +126,16 @@ def check_min_versions(min_versions: bytes | Iterable[bytes]) -> list[bytes]:
         if not isinstance(token, bytes):
             raise invalid(f"min_versions is a token, or several: bytes, not {type(token).__name__}", "min_versions")
     return [token for token in tokens if token]
+
+
+def check_wanted_nearest(nearest: Nearest) -> Nearest:
+    """What can be told of a wish for the nearest without the schema; arrays and tuples become lists of floats."""
+    if not 0 <= nearest.k <= NEAREST_MAX:
+        raise invalid(f"nearest.k must be 1 to {NEAREST_MAX:,}, not {nearest.k:,}", "nearest.k", NEAREST_MAX)
+    try:
+        return nearest._replace(vector=[float(each) for each in nearest.vector])
+    except (TypeError, ValueError):
+        raise invalid("nearest.vector is a list of numbers", "nearest.vector") from None
 
 
 def check_search_limit(limit: int) -> int:

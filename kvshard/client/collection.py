@@ -4,7 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 from kvshard.aggregations.model import NOTHING, Aggregation
-from kvshard.client.checks import check_min_versions, check_search_limit, check_suggest_limit, invalid
+from kvshard.client.checks import (
+    check_min_versions,
+    check_search_limit,
+    check_suggest_limit,
+    check_wanted_nearest,
+    invalid,
+)
 from kvshard.client.codecs import BYTES, DOCUMENTS, decode_document
 from kvshard.client.connection import Connection
 from kvshard.client.keyspace import Keyspace
@@ -17,6 +23,7 @@ from kvshard.rpc.aggregation_convert import aggregations_to_proto
 from kvshard.rpc.convert import hedging_to_proto, schema_to_proto
 from kvshard.schema import parse_schema
 from kvshard.v1 import cluster_pb2, search_pb2
+from kvshard.vectors import Nearest
 
 
 class Collection(Keyspace[K, Document]):
@@ -104,7 +111,7 @@ class Collection(Keyspace[K, Document]):
 
     async def search(
         self,
-        query: str,
+        query: str = "",
         *,
         limit: int = 10,
         filters: Sequence[str] = (),
@@ -119,6 +126,7 @@ class Collection(Keyspace[K, Document]):
         shards: Sequence[int] | None = None,
         min_versions: bytes | Sequence[bytes] = b"",
         fuzziness: str | int = 0,
+        nearest: Nearest | None = None,
         **read: Unpack[ReadOverrides],
     ) -> SearchPage[K]:
         """Find the best documents.
@@ -131,6 +139,9 @@ class Collection(Keyspace[K, Document]):
         fuzziness: letters of the query's words that may be wrong, 0 to 2, or "auto": by the length of each word.
         aggs: figures over all that match, by name, such as `Terms("tag", aggs={"years": Stats("year")})`; the page has the
         answers in `.aggregations`. limit=0: these alone.
+
+        nearest: the documents nearest to a vector, `Nearest("embedding", vector)`; with a query as well the two orders are
+        fused by reciprocal rank. Such a search has one page and no sort.
         """
         for name, given in (("filters", filters), ("facets", facets), ("highlight", highlight)):
             if isinstance(given, str):
@@ -151,6 +162,7 @@ class Collection(Keyspace[K, Document]):
             shards=shards,
             min_versions=check_min_versions(min_versions),
             fuzziness=str(fuzziness),
+            nearest=None if nearest is None else search_pb2.NearestQuery(**check_wanted_nearest(nearest)._asdict()),
             options=options,
             aggregations=aggregations_to_proto(aggs),
         )

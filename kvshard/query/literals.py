@@ -43,6 +43,7 @@ from kvshard.schema import (
     KEYWORD,
     KEYWORD_MAX_CHARS,
     TEXT,
+    VECTOR,
     Schema,
     base_type,
     date_micros,
@@ -154,7 +155,7 @@ def interval_of(field_type: str, text: str) -> Interval | None:
 
 def _check_range(node: Range, schema: Schema, source: str) -> None:
     field_type = _type_of(node.field, schema, node.position, source)
-    if field_type in {TEXT, BOOLEAN}:
+    if field_type in {TEXT, BOOLEAN, VECTOR}:
         _refuse(f"{node.field} is a {field_type} field and has no ranges", node.position, source)
     for bound in (node.lower, node.upper):
         if bound is not None:
@@ -211,6 +212,8 @@ def _check_term(node: Word | Phrase | Prefix | Wildcard | Fuzzy, schema: Schema,
 
 
 def _check_literal(name: str, field_type: str, text: str, position: int, source: str) -> None:
+    if field_type == VECTOR:
+        _refuse(f"{name} is a vector field and holds no words or values; ask for its nearest instead", position, source)
     if field_type == KEYWORD and len(text) > KEYWORD_MAX_CHARS:
         _refuse(f"a keyword has at most {KEYWORD_MAX_CHARS} characters", position, source)
     if interval_of(field_type, text) is None:

@@ -9,9 +9,10 @@ from kvshard.clustermap import ClusterMap, Collection, Hedging, InvalidMap, Leaf
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.hashing import SLOT_BITS, TOKEN_BITS
 from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
-from kvshard.schema import analyzer_of, base_type
+from kvshard.schema import VECTOR, analyzer_of, base_type
 from kvshard.tail.status import LeafHealthStatus, LegKindStatus, TailStatus
 from kvshard.v1 import cluster_pb2
+from kvshard.vectors import COSINE, VectorType, parse_vector_type
 
 _SLOT_SHIFT = TOKEN_BITS - SLOT_BITS
 """A token slot is the high bits of a token."""
@@ -23,6 +24,7 @@ _TYPE_NAMES: dict[int, str] = {
     cluster_pb2.FIELD_TYPE_FLOAT: "float",
     cluster_pb2.FIELD_TYPE_BOOLEAN: "boolean",
     cluster_pb2.FIELD_TYPE_DATE: "date",
+    cluster_pb2.FIELD_TYPE_VECTOR: "vector",
 }
 _TYPE_NUMBERS = {
     "text": cluster_pb2.FIELD_TYPE_TEXT,
@@ -31,6 +33,7 @@ _TYPE_NUMBERS = {
     "float": cluster_pb2.FIELD_TYPE_FLOAT,
     "boolean": cluster_pb2.FIELD_TYPE_BOOLEAN,
     "date": cluster_pb2.FIELD_TYPE_DATE,
+    "vector": cluster_pb2.FIELD_TYPE_VECTOR,
 }
 
 
@@ -42,8 +45,13 @@ def schema_to_proto(schema: Mapping[str, str]) -> list[cluster_pb2.SchemaField]:
         if base not in _TYPE_NUMBERS:
             known = ", ".join(_TYPE_NUMBERS)
             raise InvalidArgument(f"field {name!r} has the unknown type {kind!r}; types are {known}", _at(f"schema.{name}"))
-        analyzer = analyzer_of(kind) if kind != base else ""
-        fields.append(cluster_pb2.SchemaField(name=name, type=_TYPE_NUMBERS[base], analyzer=analyzer))
+        field = cluster_pb2.SchemaField(name=name, type=_TYPE_NUMBERS[base])
+        if base == VECTOR:
+            dim, metric = parse_vector_type(kind)
+            field.vector.CopyFrom(cluster_pb2.VectorType(dim=dim, metric=metric))
+        elif kind != base:
+            field.analyzer = analyzer_of(kind)
+        fields.append(field)
     return fields
 
 
@@ -56,7 +64,10 @@ def schema_from_proto(fields: Iterable[cluster_pb2.SchemaField]) -> dict[str, st
         if field.name in schema:
             raise InvalidArgument(f"field {field.name!r} stands twice in the schema", _at(f"schema.{field.name}"))
         base = _TYPE_NAMES[field.type]
-        schema[field.name] = f"{base}({field.analyzer})" if field.analyzer else base
+        if base == VECTOR:
+            schema[field.name] = VectorType(field.vector.dim, field.vector.metric or COSINE).text
+        else:
+            schema[field.name] = f"{base}({field.analyzer})" if field.analyzer else base
     return schema
 
 

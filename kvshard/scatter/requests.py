@@ -22,6 +22,7 @@ from kvshard.scatter.watermarks import Watermarks
 from kvshard.schema import base_type
 from kvshard.sorting import check_sort, parse_sort, sort_text
 from kvshard.tail import hedging
+from kvshard.vectors import Nearest, check_nearest, check_vector
 
 TTL_MAX_MS = 100 * 365 * 24 * 3_600_000
 """100 years: more is a mistake of the unit, and the expiry instant must fit 64 bits."""
@@ -301,6 +302,12 @@ class SearchQuery:
     min_versions: MinVersions = NOTHING_WANTED
     fuzziness: str = ""
     aggregations: dict[str, Aggregation] = dataclasses.field(default_factory=dict)
+    nearest: Nearest | None = None
+
+    @property
+    def is_nearest_alone(self) -> bool:
+        """Whether it asks for nothing but the nearest by a vector."""
+        return self.nearest is not None and self.query.strip() in ("", "*")
 
     def fingerprint_parts(self) -> list[bytes]:
         """What must stay as it was from page to page: whatever decides which hits there are, and their order."""
@@ -334,9 +341,18 @@ def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str
         _check_field(name, "highlight", schema, lambda kind: base_type(kind) == "text", "only text fields can be highlighted")
     node = query.prepare(request.query, schema)
     query.with_fuzziness(node, request.fuzziness, schema)
+    if request.nearest is not None:
+        _check_nearest(request, request.nearest, schema)
     for number, text in enumerate(request.filters):
         query.prepare(text, schema, f"filters[{number}]")
     check_aggregations(request.aggregations, schema, lambda text, where: query.prepare(text, schema, where))
+
+
+def _check_nearest(request: SearchQuery, nearest: Nearest, schema: Mapping[str, str]) -> None:
+    if request.sort:
+        refuse("the nearest have an order of their own; leave the sort out", "sort")
+    vector_type = check_nearest(schema, nearest.field, len(nearest.vector), nearest.k)
+    check_vector(vector_type, nearest.vector, "nearest.vector")
 
 
 def _check_field(name: str, where: str, schema: Mapping[str, str], is_fit: Callable[[str], bool], otherwise: str) -> None:

@@ -41,6 +41,8 @@ class _FieldTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldType.V
     """true or false."""
     FIELD_TYPE_DATE: _FieldType.ValueType  # 6
     """An instant: RFC 3339, or a date YYYY-MM-DD that means its midnight in UTC."""
+    FIELD_TYPE_VECTOR: _FieldType.ValueType  # 7
+    """A list of numbers, as many in each document; searched by nearness."""
 
 class FieldType(_FieldType, metaclass=_FieldTypeEnumTypeWrapper):
     """Type of a schema field."""
@@ -59,6 +61,8 @@ FIELD_TYPE_BOOLEAN: FieldType.ValueType  # 5
 """true or false."""
 FIELD_TYPE_DATE: FieldType.ValueType  # 6
 """An instant: RFC 3339, or a date YYYY-MM-DD that means its midnight in UTC."""
+FIELD_TYPE_VECTOR: FieldType.ValueType  # 7
+"""A list of numbers, as many in each document; searched by nearness."""
 Global___FieldType: _TypeAlias = FieldType  # noqa: Y015
 
 class _FaultKind:
@@ -270,6 +274,7 @@ class SchemaField(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     ANALYZER_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the documents: a letter or underscore, then letters, digits and underscores."""
     type: Global___FieldType.ValueType
@@ -278,20 +283,51 @@ class SchemaField(_message.Message):
     """What is done to the texts of a text field: "ascii", "cjk", "keyword", "ngram" or a language, as "english"; empty: words of
     letters and digits, lower case. Other types have none.
     """
+    @_builtins.property
+    def vector(self) -> Global___VectorType:
+        """Of a vector field: what vectors it holds."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         type: Global___FieldType.ValueType = ...,
         analyzer: _builtins.str = ...,
+        vector: Global___VectorType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyzer", b"analyzer", "name", b"name", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyzer", b"analyzer", "name", b"name", "type", b"type", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SchemaField: _TypeAlias = SchemaField  # noqa: Y015
+
+@_typing.final
+class VectorType(_message.Message):
+    """The vectors of a field."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIM_FIELD_NUMBER: _builtins.int
+    METRIC_FIELD_NUMBER: _builtins.int
+    dim: _builtins.int
+    """Their components, 1 to 4,096."""
+    metric: _builtins.str
+    """How near they are to each other: "cosine", "dot" (inner product) or "l2" (Euclidean distance); empty: cosine."""
+    def __init__(
+        self,
+        *,
+        dim: _builtins.int = ...,
+        metric: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "metric", b"metric"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VectorType: _TypeAlias = VectorType  # noqa: Y015
 
 @_typing.final
 class Collection(_message.Message):

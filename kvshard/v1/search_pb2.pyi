@@ -44,6 +44,7 @@ class SearchRequest(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     MIN_VERSIONS_FIELD_NUMBER: _builtins.int
     FUZZINESS_FIELD_NUMBER: _builtins.int
+    NEAREST_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Collection; it must have a schema."""
     query: _builtins.str
@@ -101,6 +102,12 @@ class SearchRequest(_message.Message):
         as it must, at most until its deadline. At most 1,000 tokens.
         """
 
+    @_builtins.property
+    def nearest(self) -> Global___NearestQuery:
+        """Find the nearest documents by a vector field. With a query, the hits of both are fused by reciprocal rank; without one (empty
+        or *), the nearest alone are the hits. Such a search has one page, and its own order: token and sort must be empty.
+        """
+
     def __init__(
         self,
         *,
@@ -122,16 +129,51 @@ class SearchRequest(_message.Message):
         profile: _builtins.bool = ...,
         min_versions: _abc.Iterable[_builtins.bytes] | None = ...,
         fuzziness: _builtins.str = ...,
+        nearest: Global___NearestQuery | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "nearest", b"nearest", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "aggregations", b"aggregations", "collection", b"collection", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "shards", b"shards", "sort", b"sort", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "aggregations", b"aggregations", "collection", b"collection", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "nearest", b"nearest", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "shards", b"shards", "sort", b"sort", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+
+@_typing.final
+class NearestQuery(_message.Message):
+    """The documents whose vector is nearest to a given one, of those that match the filters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VECTOR_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """A vector field."""
+    k: _builtins.int
+    """How many, of all shards together, 1 to 1,000; 0: as many as hits are wanted, at least 20. With a query, so many of its hits are
+    fused with so many of these.
+    """
+    @_builtins.property
+    def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As many components as the field has."""
+
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        vector: _abc.Iterable[_builtins.float] | None = ...,
+        k: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "k", b"k", "vector", b"vector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearestQuery: _TypeAlias = NearestQuery  # noqa: Y015
 
 @_typing.final
 class Highlight(_message.Message):
@@ -187,7 +229,9 @@ class Hit(_message.Message):
     key: _builtins.bytes
     """Its key."""
     score: _builtins.float
-    """BM25 score; 0 when sorted by a field."""
+    """BM25 score; 0 when sorted by a field. Of the nearest by a vector: (1 + cosine) / 2, the inner product, or 1 / (1 + distance
+    squared), as its field says. Of fused hits the sum of 1 / (60 + rank) over both orders.
+    """
     document: _builtins.bytes
     """The stored JSON document as it is now; empty when keys_only was set."""
     version: _builtins.int
@@ -471,7 +515,7 @@ class SearchResponse(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     UNSEEN_AGE_MS_FIELD_NUMBER: _builtins.int
     total: _builtins.int
-    """Documents that match, over all shards that answered."""
+    """Documents that match, over all shards that answered; of the nearest alone those that have a vector and match the filters."""
     next: _builtins.bytes
     """Continues after the last hit; empty when there are no more."""
     unseen_age_ms: _builtins.int
