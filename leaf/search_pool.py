@@ -29,7 +29,7 @@ DELIVER_AFTER_S: Final = 0.002
 """A finished job waits about this long for those behind it, plus one of them: a slow shard must not hide the others."""
 
 LONG_AFTER_S: Final = 0.05
-"""Of processor time: a job that took more is a long one. Some fifty times a usual leg, and no delay that anybody notices."""
+"""A job that ran for longer and keeps a processor busy is a long one. Some fifty times a usual leg; looked for as often."""
 
 OUT_MAX: Final = 8
 """Threads out of service at a time, each with a long job. Should more searches turn out long at once, the short ones do wait:

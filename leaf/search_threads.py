@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -48,7 +47,7 @@ class SearchThread(Generic[J]):
         self._turn: deque[J] = deque()
         self._job: J | None = None
         self._began_at = 0.0
-        self._began_busy_s = 0.0
+        self._looked_at: tuple[J, float] | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -57,7 +56,7 @@ class SearchThread(Generic[J]):
 
     def begin(self, job: J, now: float) -> None:
         """A job begins."""
-        self._began_at, self._began_busy_s = now, time.thread_time()
+        self._began_at = now
         self._job = job
 
     def end(self) -> None:
@@ -70,14 +69,22 @@ class SearchThread(Generic[J]):
         return self._thread.is_alive()
 
     def long_job(self, now: float, after_s: float, busy: BusySeconds) -> J | None:
-        """The job under way if it has kept a processor busy for so long. Where nobody tells how busy it was: if it runs for so
-        long."""
-        job, began_at, began_busy_s = self._job, self._began_at, self._began_busy_s
-        native_id = self._thread.native_id
-        if job is None or native_id is None or now - began_at < after_s:
+        """The job under way if it runs for so long and has kept a processor busy for half of that since it was first found so.
+        Where nobody tells how busy it was: if it runs for so long.
+
+        Only jobs that run for so long are looked at closer: to ask the time of a thread costs more than to begin a job.
+        """
+        job, native_id = self._job, self._thread.native_id
+        if job is None or native_id is None or now - self._began_at < after_s:
+            self._looked_at = None
             return None
         busy_s = busy(native_id)
-        return job if busy_s is None or busy_s - began_busy_s >= after_s else None
+        if busy_s is None:
+            return job
+        if self._looked_at is None or self._looked_at[0] is not job:
+            self._looked_at = (job, busy_s)
+            return None
+        return job if busy_s - self._looked_at[1] >= after_s / 2 else None
 
     def take_out(self) -> list[J]:
         """Let it end with the job under way, at a lower priority. Returns the jobs of its turn that have not begun."""

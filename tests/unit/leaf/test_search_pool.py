@@ -16,9 +16,16 @@ def clock():
 
 @pytest.fixture
 def pool(clock):
-    pool = SearchPool(2, clock, busy=lambda native_id: float("inf"))
+    pool = SearchPool(2, clock, busy=lambda native_id: clock.monotonic())
     yield pool
     pool.close()
+
+
+def find_long(pool, clock):
+    """Two looks: the first finds that a job runs long, the second that it was busy since."""
+    for _ in range(2):
+        clock.advance(2 * LONG_AFTER_S)
+        pool.look()
 
 
 class LongJob:
@@ -39,8 +46,7 @@ class LongJob:
         """Submit it, and let the pool find out that it is long."""
         future = pool.submit(group, self)
         assert await asyncio.to_thread(self.began.wait, 30.0)
-        self._clock.advance(2 * LONG_AFTER_S)
-        pool.look()
+        find_long(pool, self._clock)
         return future
 
     async def end(self, future):
@@ -131,11 +137,9 @@ async def test_short_searches_run_beside_more_long_ones_than_there_are_threads(p
 
 async def test_legs_behind_a_long_one_run_apart_from_the_short_ones(pool, clock):
     first, second = LongJob(clock), LongJob(clock)
-    behind = pool.submit  # the same pass: one turn
-    futures = [behind("long", first), behind("long", second)]
+    futures = [pool.submit("long", first), pool.submit("long", second)]  # in one pass: one turn
     assert await asyncio.to_thread(first.began.wait, 30.0)
-    clock.advance(2 * LONG_AFTER_S)
-    pool.look()
+    find_long(pool, clock)
     assert await asyncio.to_thread(second.began.wait, 30.0)
     assert second.thread is not first.thread
     later = pool.submit("long", lambda: threading.current_thread())
@@ -174,7 +178,7 @@ async def test_a_bounded_number_of_threads_is_out_at_a_time(pool, clock):
     while jobs[0].thread.is_alive():
         await asyncio.sleep(0)
     assert not short.done(), "every thread has a long search"
-    pool.look()
+    find_long(pool, clock)
     assert await short == "short"
     for job, future in list(zip(jobs, futures, strict=True))[1:]:
         await job.end(future)
