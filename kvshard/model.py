@@ -218,6 +218,7 @@ class ShardSearch(Struct, frozen=True, gc=False):
     statistics: of all shards, which scores are to rest on; None: on what the index itself has. is_alone: on the shard's own,
     since there is no other.
     nearest: find these too, of all that match the filters, whatever the query says.
+    tree: the query where a query string does not say it all (`kvshard/query/tree.py`); `query` then is one that is refused.
     """
 
     shard: int
@@ -242,6 +243,7 @@ class ShardSearch(Struct, frozen=True, gc=False):
     statistics: TermStatistics | None = None
     is_alone: bool = False
     nearest: NearestRecord | None = None
+    tree: str = ""
 
 
 class ShardTerms(Struct, frozen=True, gc=False):

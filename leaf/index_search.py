@@ -69,13 +69,14 @@ class SearchJob:
         self._sorts = parse_sort(request.sort)
 
     def __repr__(self) -> str:
-        return f"SearchJob(shard {self._request.shard}, {self._collection.name}, {self._request.query!r})"
+        return f"SearchJob(shard {self._request.shard}, {self._collection.name}, {self._request.tree or self._request.query!r})"
 
     @property
     def group(self) -> tuple[int, str]:
         """The same for the legs of one search."""
         part = self._request.suggest
-        return self._collection.id, self._request.query if part is None else f"suggest {part.text}"
+        query = self._request.tree or self._request.query
+        return self._collection.id, query if part is None else f"suggest {part.text}"
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more."""
@@ -86,7 +87,8 @@ class SearchJob:
         self._check()
         request = self._request
         self._validate()
-        node = with_fuzziness(prepare(request.query, self._schema), request.fuzziness, self._schema)
+        node = prepare(request.query, self._schema, tree=request.tree)
+        node = with_fuzziness(node, request.fuzziness, self._schema)
         filters = [prepare(text, self._schema, f"filters[{at}]") for at, text in enumerate(request.filters)]
         indexed_through = index.indexed_through  # before the snapshot: never more than it holds
         unseen_since = self._unseen.oldest_after(indexed_through)  # before it too: what is forgotten by then, it shows

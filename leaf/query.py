@@ -53,6 +53,7 @@ from kvshard.schema import FLOAT, KEYWORD, TEXT, VECTOR, Schema, base_type, text
 from leaf.analysis import NGRAM_MAX_CHARS, WHOLE_MARK, prefix_terms, query_terms
 from leaf.expansions import Expansions
 from leaf.index_fields import EXPIRES, KEY, PRESENT, key_text, keyword_term, searched, slots, sorted_by, vector_id
+from leaf.likeness import telling_words, word_counts
 from leaf.marked_words import lower_pattern, marked_words
 from leaf.weighting import Weighting
 
@@ -158,7 +159,7 @@ class QueryCompiler:
             case Keys():
                 return Query.term_set_query(self._fields, KEY, [key_text(key) for key in node.keys])
             case Alike():
-                return None
+                return self._alike(node, scope)
             case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
                 return self._term(node, scope)
 
@@ -191,6 +192,19 @@ class QueryCompiler:
             kept.append((TantivyOccur.Must, Query.all_query()))
         minimum = 0 if group.minimum is None else group.minimum.of(optional)
         return Query.boolean_query(kept, minimum) if minimum else Query.boolean_query(kept)
+
+    def _alike(self, node: Alike, scope: _Scope) -> Query | None:
+        fields = node.fields or tuple(name for name, kind in self._schema.items() if base_type(kind) == TEXT)
+        counts = word_counts(node, fields, self._schema)
+        scope.check()
+        searcher = scope.searcher
+        words = telling_words(node, counts, lambda name, term: searcher.doc_freq(searched(name), term), searcher.num_docs)
+        found = [
+            (TantivyOccur.Should, self._best_of([self._term_query(name, word.term, scope) for name in word.fields], scope))
+            for word in words
+        ]
+        minimum = 0 if node.minimum is None else node.minimum.of(len(found))
+        return Query.boolean_query(found, max(1, minimum)) if found else None
 
     def _term(self, node: _SearchedFor, scope: _Scope) -> Query | None:
         if node.field is not None:

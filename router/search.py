@@ -37,6 +37,7 @@ from kvshard.scatter.scatter import Scatter
 from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
 from kvshard.scatter.watermarks import Watermarks
 from kvshard.sorting import KEY, is_by_score, parse_sort
+from router.like_documents import LikeDocuments
 
 PAGE_MAX_BYTES = 48 * 1024 * 1024
 """Documents of one page: 1,000 hits may be 8 GB. A page that would exceed it ends early, and its token goes on from there."""
@@ -80,9 +81,11 @@ class SearchOperation:
         known: KnownCounts,
         tokens: TokenCodec,
         clock: Clock,
+        documents: LikeDocuments | None = None,
     ) -> None:
         self._maps = maps
         self._leaves = leaves
+        self._documents = documents
         self._scatter = scatter
         self._known = known
         self._tokens = tokens
@@ -104,8 +107,12 @@ class SearchOperation:
         """
         check_limit(query.limit)  # Before the collection is looked up: the cheapest check first.
         cluster_map, collection = await resolve(self._maps, collection_name)
+        documents = None
+        if self._documents is not None:
+            documents = await self._documents.read(collection.name, query.options, policy, deadline)
+        asked, query = query, query.for_legs(collection.schema, documents)
         check_search(query, collection.name, collection.schema)
-        request_print = fingerprint(query.fingerprint_parts())
+        request_print = fingerprint(asked.fingerprint_parts())
         sorts = parse_sort(query.sort)
         position = SearchPosition()
         if token:
@@ -232,6 +239,7 @@ def _leg_requests(
             epoch=cluster_map.shards[shard].epoch,
             collection_id=collection_id,
             query=query.query,
+            tree=query.tree,
             filters=query.filters,
             limit=query.limit,
             sort=query.sort,

@@ -47,6 +47,7 @@ from router.calls import Calls
 from router.cluster import ClusterService, MapEditor
 from router.lane_scans import LaneScans
 from router.lane_service import LaneService
+from router.like_documents import LikeDocuments
 from router.reads import Reads
 from router.search import SearchOperation
 from router.service import KVService, SearchService
@@ -132,7 +133,7 @@ class RouterServer:
         maps, leaves, clock, scatter = self._maps, self._leaves, self._clock, self._scatter
         operations = KeyValueOperations(maps, leaves, scatter, known, clock)
         scans = ScanOperation(maps, leaves, scatter, known, tokens, clock)
-        searches = SearchOperation(maps, leaves, scatter, known, tokens, clock)
+        searches = SearchOperation(maps, leaves, scatter, known, tokens, clock, LikeDocuments(operations))
         lanes = LaneService(self._calls, self._reads, KeyFrames(operations, clock))
         lanes.handlers |= LaneScans(self._calls, self._reads, scans).handlers
         self._lanes = lanes.servicer(clock)

@@ -20,6 +20,7 @@ from kvshard.rpc.key_convert import (
     state_to_proto,
     timing_to_proto,
 )
+from kvshard.rpc.query_convert import options_of
 from kvshard.scatter.kv import KeyValueOperations
 from kvshard.scatter.merge import MergedFacet
 from kvshard.scatter.min_versions import MinVersions
@@ -214,6 +215,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 fuzziness=check_fuzziness(request.fuzziness),
                 aggregations=aggregations_from_proto(request.aggregations),
                 nearest=_nearest(request),
+                options=options_of(request),
             )
             policy = _policy(request)
             deadline = self._calls.leg_deadline(context)

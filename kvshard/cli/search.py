@@ -24,6 +24,7 @@ from kvshard.cli.console import (
 from kvshard.cli.reading import ANYHOW, WHOLE, Gathering, Reading, coverage_text, missing_lines
 from kvshard.cli.timings import show_timing, timing_json
 from kvshard.errors import ErrorDetails, InvalidArgument, MalformedQuery
+from kvshard.query.structured import Operator
 from kvshard.schema import TEXT, base_type
 
 if TYPE_CHECKING:
@@ -60,6 +61,14 @@ class Wanted:
         Count the values of this keyword field; may be given several times.
     facet_limit
         Values for each facet.
+    fields
+        Field that words without a field are looked for in, as title or title^3; may be given several times.
+    operator
+        What stands between words that have nothing between them.
+    minimum
+        How many of the words have to match, as 2, 75% or -1.
+    matching
+        A structured query as JSON, that each hit must match besides: {"match": {"text": "tail latency"}}.
     sort
         Field to sort by, "-field" for descending; by score without it.
     highlight
@@ -83,6 +92,10 @@ class Wanted:
     filters: Annotated[tuple[str, ...], Parameter(name="--filter", negative="")] = ()
     facets: Annotated[tuple[str, ...], Parameter(name="--facet", negative="")] = ()
     facet_limit: int = 10
+    fields: Annotated[tuple[str, ...], Parameter(name="--field", negative="")] = ()
+    operator: Operator = "or"
+    minimum: Annotated[str, Parameter(name="--minimum-should-match", allow_leading_hyphen=True)] = ""
+    matching: Annotated[str, Parameter(name="--structured")] = ""
     sort: Annotated[str, Parameter(allow_leading_hyphen=True)] = ""
     highlight: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     next_page: Annotated[str | None, Parameter(name="--next")] = None
@@ -113,7 +126,7 @@ def search(
     collection
         Collection to search.
     query
-        Words, "phrases", prefix*, field:word, field:[a TO b], AND, OR, NOT, ( ).
+        Words, "phrases", "phrases"~2, pre*, w?ld*, fuzzy~1, field:word, field:[a TO b], AND, OR, NOT, ( ), ^2.
     """
     options: ReadOverrides = {
         **reading.overrides(),
@@ -160,8 +173,14 @@ async def _find(
     if not marked and is_for_people:
         infos = [info for info in await kv.collections() if info.name == collection]
         marked = tuple(name for info in infos for name, kind in info.schema.items() if base_type(kind) == TEXT)
+    from kvshard.rpc.query_convert import structured_of_json
+
     return await kv.collection(collection).search(
         query,
+        matching=structured_of_json(wanted.matching) if wanted.matching else None,
+        fields=wanted.fields,
+        operator=wanted.operator,
+        minimum_should_match=wanted.minimum or None,
         limit=wanted.limit,
         filters=wanted.filters,
         facets=wanted.facets,

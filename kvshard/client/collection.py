@@ -3,12 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
-from kvshard.aggregations.model import NOTHING, Aggregation
 from kvshard.client.checks import (
-    check_min_versions,
-    check_search_limit,
     check_suggest_limit,
-    check_wanted_nearest,
     invalid,
 )
 from kvshard.client.codecs import BYTES, DOCUMENTS, decode_document
@@ -16,14 +12,14 @@ from kvshard.client.connection import Connection
 from kvshard.client.keyspace import Keyspace
 from kvshard.client.options import ReadOptions, ReadOverrides
 from kvshard.client.results import CollectionInfo, Document, K, SearchPage
+from kvshard.client.search_options import SearchOptions, read_overrides, search_request
 from kvshard.client.suggestions import Suggestions, field_names, suggestions_of
 from kvshard.client.wire import collection_info_of, page_of
 from kvshard.hedge_settings import hedging_of
-from kvshard.rpc.aggregation_convert import aggregations_to_proto
+from kvshard.query.structured import StructuredQuery
 from kvshard.rpc.convert import hedging_to_proto, schema_to_proto
 from kvshard.schema import parse_schema
 from kvshard.v1 import cluster_pb2, search_pb2
-from kvshard.vectors import Nearest
 
 
 class Collection(Keyspace[K, Document]):
@@ -109,63 +105,36 @@ class Collection(Keyspace[K, Document]):
         written = self._connection.keys.written.get(self._name)
         return b"" if written is None else written.encode()
 
-    async def search(
-        self,
-        query: str = "",
-        *,
-        limit: int = 10,
-        filters: Sequence[str] = (),
-        facets: Sequence[str] = (),
-        facet_limit: int = 10,
-        aggs: Mapping[str, Aggregation] = NOTHING,
-        sort: str = "",
-        highlight: Sequence[str] = (),
-        next: bytes | None = None,
-        refresh: bool = False,
-        keys_only: bool = False,
-        shards: Sequence[int] | None = None,
-        min_versions: bytes | Sequence[bytes] = b"",
-        fuzziness: str | int = 0,
-        nearest: Nearest | None = None,
-        **read: Unpack[ReadOverrides],
-    ) -> SearchPage[K]:
+    async def search(self, query: str | StructuredQuery = "", **options: Unpack[SearchOptions]) -> SearchPage[K]:
         """Find the best documents.
 
-        query: words, "phrases", prefix*, field:word, field:[a TO b], AND, OR, NOT, groups; empty or * finds all. filters:
-        query strings that each hit must match besides, without a say in its score. sort: a field, "-" in front for descending;
-        by score when empty. next: the `.next` of the page before, with the other arguments as they were. refresh: see every
-        write that was acknowledged before. shards: ask only these. min_versions: the token of `watermark`, or those of several
-        clients: see all that they had written then. The search waits for the shards that are behind, until its timeout.
-        fuzziness: letters of the query's words that may be wrong, 0 to 2, or "auto": by the length of each word.
+        query: words, "phrases", "phrases"~2, pre*, w?ld*, fuzzy~1, field:word, field:[a TO b], AND, OR, NOT, groups, ^2; empty
+        or * finds all. Or a structured query, as `kvshard.Match("words", fields=["title^3"])`. The options:
+
+        matching: a structured query to match besides a query string. fields: where words of the string without a field are
+        looked for; operator: what stands between words that have nothing between them, "or" or "and"; minimum_should_match: how
+        many of its clauses have to match, as 2, "75%", -1. fuzziness: letters of the query's words that may be wrong, 0 to 2,
+        or "auto": by the length of each word.
+
+        limit: hits wanted, 10. filters: query strings that each hit must match besides, without a say in its score. facets:
+        keyword fields whose values are counted, the facet_limit (10) most frequent ones. highlight: text fields to mark.
+        sort: a field, "-" in front for descending; by score when empty. next: the `.next` of the page before, with the other
+        arguments as they were. keys_only: hits without their documents.
+
+        refresh: see every write that was acknowledged before. shards: ask only these. min_versions: the token of `watermark`,
+        or those of several clients: see all that they had written then. The search waits for the shards that are behind, until
+        its timeout.
+
         aggs: figures over all that match, by name, such as `Terms("tag", aggs={"years": Stats("year")})`; the page has the
         answers in `.aggregations`. limit=0: these alone.
 
         nearest: the documents nearest to a vector, `Nearest("embedding", vector)`; with a query as well the two orders are
         fused by reciprocal rank. Such a search has one page and no sort.
+
+        And how to read, as for `get`: timeout, consistency, hedge, replica_choice, min_coverage, on_shortfall, explain_timing.
         """
-        for name, given in (("filters", filters), ("facets", facets), ("highlight", highlight)):
-            if isinstance(given, str):
-                raise invalid(f"{name} is a list of strings, not one string", name)
-        options, deadline = self._read_options(read)
-        request = search_pb2.SearchRequest(
-            collection=self._name,
-            query=query,
-            filters=filters,
-            limit=check_search_limit(limit),
-            token=next or b"",
-            sort=sort,
-            facets=facets,
-            facet_limit=facet_limit,
-            highlight=highlight,
-            refresh=refresh,
-            keys_only=keys_only,
-            shards=shards,
-            min_versions=check_min_versions(min_versions),
-            fuzziness=str(fuzziness),
-            nearest=None if nearest is None else search_pb2.NearestQuery(**check_wanted_nearest(nearest)._asdict()),
-            options=options,
-            aggregations=aggregations_to_proto(aggs),
-        )
+        read_options, deadline = self._read_options(read_overrides(options))
+        request = search_request(self._name, query, options, read_options)
         response = await self._connection.unary(
             lambda stubs: stubs.search.Search, request, deadline=deadline, is_repeatable=True
         )

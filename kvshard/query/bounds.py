@@ -26,6 +26,9 @@ SLOP_MAX: Final = 100
 DISTANCE_MAX: Final = 2
 """The automaton for three letters has thousands of states, and finds words that nobody would call alike. (As in Lucene.)"""
 
+QUERY_MAX_PATTERNS: Final = 64
+"""Prefixes, wildcards and fuzzy words together: each looks through up to 65,536 words of a shard, some 10 to 50 ms."""
+
 WILDCARD_MAX_CHARS: Final = 256
 """Words of a text have at most 40 bytes, keywords seldom more; each word looked at costs in proportion to it."""
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final, NoReturn, TypeAlias
 
 from kvshard.errors import ErrorDetails, InvalidArgument
-from kvshard.query.bounds import BOOST_PRODUCT_MAX, WILDCARD_MAX_CHARS
+from kvshard.query.bounds import BOOST_PRODUCT_MAX, QUERY_MAX_PATTERNS, WILDCARD_MAX_CHARS
 from kvshard.query.parser import parse_query
 from kvshard.query.syntax import (
     NO_POSITION,
@@ -33,6 +33,7 @@ from kvshard.query.syntax import (
     Within,
     Word,
 )
+from kvshard.query.tree import decode_tree
 from kvshard.schema import (
     BOOLEAN,
     DATE,
@@ -71,22 +72,27 @@ class Interval:
     last: Value
 
 
-def prepare(text: str, schema: Schema, source: str = "query") -> Node:
-    """The parsed query, checked against the schema. Raises InvalidArgument (MalformedQuery for its syntax)."""
-    if len(text) > CACHED_MAX_CHARS:
-        return _prepare(text, schema, source)
-    return _prepare_cached(text, tuple(schema.items()), source)
+def prepare(text: str, schema: Schema, source: str = "query", tree: str = "") -> Node:
+    """The query, checked against the schema: parsed, or if there is a tree (`kvshard.query.tree`) that instead.
+
+    Raises InvalidArgument (MalformedQuery for its syntax).
+    """
+    if max(len(text), len(tree)) > CACHED_MAX_CHARS:
+        return _prepare(text, schema, source, tree)
+    return _prepare_cached(text, tuple(schema.items()), source, tree)
 
 
-def _prepare(text: str, schema: Schema, source: str) -> Node:
-    node = parse_query(text, source)
+def _prepare(text: str, schema: Schema, source: str, tree: str) -> Node:
+    node = decode_tree(tree) if tree else parse_query(text, source)
+    source = "structured" if tree else source
     check_query(node, schema, source)
+    check_patterns(node, source)
     return node
 
 
 @lru_cache(CACHED_QUERIES)
-def _prepare_cached(text: str, schema: tuple[tuple[str, str], ...], source: str) -> Node:
-    return _prepare(text, dict(schema), source)
+def _prepare_cached(text: str, schema: tuple[tuple[str, str], ...], source: str, tree: str) -> Node:
+    return _prepare(text, dict(schema), source, tree)
 
 
 def check_query(node: Node, schema: Schema, source: str = "query", boost: float = 1.0) -> None:
@@ -117,6 +123,25 @@ def check_query(node: Node, schema: Schema, source: str = "query", boost: float 
             _check_any_of(node, schema, source)
         case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
             _check_term(node, schema, source)
+
+
+def check_patterns(node: Node, source: str = "query") -> None:
+    """Raise InvalidArgument if the query has too many prefixes, wildcards and fuzzy words."""
+    pending, found = [node], 0
+    while pending:
+        match pending.pop():
+            case Group() as group:
+                pending += [clause.node for clause in group.clauses]
+            case Best() as best:
+                pending += best.nodes
+            case Boost() | Constant() | Within() as outer:
+                pending.append(outer.node)
+            case Prefix() | Wildcard() | Fuzzy() as pattern:
+                found += 1
+                if found > QUERY_MAX_PATTERNS:
+                    details = ErrorDetails(field=source, limit=QUERY_MAX_PATTERNS, position=_known(pattern.position))
+                    message = f"a query may have at most {QUERY_MAX_PATTERNS} prefixes, wildcards and fuzzy words together"
+                    raise InvalidArgument(message, details)
 
 
 def _boosted(boost: float, factor: float, source: str) -> float:

@@ -16,6 +16,8 @@ from kvshard import limits, query
 from kvshard.aggregations.check import check_aggregations
 from kvshard.aggregations.model import Aggregation
 from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
+from kvshard.query.asked import USUAL, QueryOptions, for_legs
+from kvshard.query.lowering import Documents
 from kvshard.request_ids import CLIENT_MAX_CHARS
 from kvshard.scatter.min_versions import NOTHING_WANTED, MinVersions
 from kvshard.scatter.watermarks import Watermarks
@@ -287,7 +289,10 @@ def _after_prefix(prefix: bytes) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
-    """A search in domain terms; see search.proto for the fields. shards None: all of them. min_versions: what it must see."""
+    """A search in domain terms; see search.proto for the fields. shards None: all of them. min_versions: what it must see.
+
+    options: what is asked for besides the query string; `for_legs` makes the tree of it, which then stands for both.
+    """
 
     query: str
     filters: list[str]
@@ -309,12 +314,23 @@ class SearchQuery:
         """Whether it asks for nothing but the nearest by a vector."""
         return self.nearest is not None and self.query.strip() in ("", "*")
 
+    options: QueryOptions = USUAL
+    tree: str = ""
+
+    def for_legs(self, schema: Mapping[str, str], documents: Documents | None = None) -> "SearchQuery":
+        """The search as its legs carry it. documents: of `options.document_keys`. Raises InvalidArgument."""
+        if self.options.are_usual or not schema:
+            return self
+        text, tree = for_legs(self.query, self.options, schema, documents)
+        return replace(self, query=text, options=USUAL, tree=tree)
+
     def fingerprint_parts(self) -> list[bytes]:
         """What must stay as it was from page to page: whatever decides which hits there are, and their order."""
-        shards = b"all" if self.shards is None else ",".join(map(str, self.shards)).encode()
+        shards = "all" if self.shards is None else ",".join(map(str, self.shards))
         sort = sort_text(parse_sort(self.sort))
-        fuzziness = [f"fuzziness {self.fuzziness}".encode()] if self.fuzziness else []
-        return [self.query.encode(), sort.encode(), shards, *fuzziness, *(text.encode() for text in self.filters)]
+        fuzziness = [f"fuzziness {self.fuzziness}"] if self.fuzziness else []
+        texts = [self.query] if self.options.are_usual else [self.query, repr(self.options)]
+        return [text.encode() for text in (*texts, sort, shards, *fuzziness, *self.filters)]
 
 
 def check_limit(limit: int) -> None:
@@ -339,7 +355,7 @@ def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str
         _check_field(name, "facets", schema, lambda kind: kind == "keyword", "only keyword fields have facets")
     for name in _distinct(request.highlight, "highlight"):
         _check_field(name, "highlight", schema, lambda kind: base_type(kind) == "text", "only text fields can be highlighted")
-    node = query.prepare(request.query, schema)
+    node = query.prepare(request.query, schema, tree=request.tree)
     query.with_fuzziness(node, request.fuzziness, schema)
     if request.nearest is not None:
         _check_nearest(request, request.nearest, schema)

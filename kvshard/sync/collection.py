@@ -3,13 +3,14 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar, Unpack
 
-from kvshard.aggregations.model import NOTHING, Aggregation
 from kvshard.client.client import Client as AsyncClient
 from kvshard.client.codecs import BYTES, DOCUMENTS
 from kvshard.client.collection import Collection as AsyncCollection
 from kvshard.client.options import ReadOverrides
 from kvshard.client.results import CollectionInfo, Document, K, SearchPage
+from kvshard.client.search_options import SearchOptions
 from kvshard.client.suggestions import Suggestions
+from kvshard.query.structured import StructuredQuery
 from kvshard.sync.keyspace import Keyspace
 from kvshard.sync.source import Source
 
@@ -93,55 +94,35 @@ class Collection(Keyspace[K, Document]):
 
         return self._source.run(made)
 
-    def search(
-        self,
-        query: str,
-        *,
-        limit: int = 10,
-        filters: Sequence[str] = (),
-        facets: Sequence[str] = (),
-        facet_limit: int = 10,
-        aggs: Mapping[str, Aggregation] = NOTHING,
-        sort: str = "",
-        highlight: Sequence[str] = (),
-        next: bytes | None = None,
-        refresh: bool = False,
-        keys_only: bool = False,
-        shards: Sequence[int] | None = None,
-        min_versions: bytes | Sequence[bytes] = b"",
-        fuzziness: str | int = 0,
-        **read: Unpack[ReadOverrides],
-    ) -> SearchPage[K]:
+    def search(self, query: str | StructuredQuery = "", **options: Unpack[SearchOptions]) -> SearchPage[K]:
         """Find the best documents.
 
-        query: words, "phrases", prefix*, field:word, field:[a TO b], AND, OR, NOT, groups; empty or * finds all. filters:
-        query strings that each hit must match besides, without a say in its score. sort: a field, "-" in front for descending;
-        by score when empty. next: the `.next` of the page before, with the other arguments as they were. refresh: see every
-        write that was acknowledged before. shards: ask only these. min_versions: the token of `watermark`, or those of several
-        clients: see all that they had written then. The search waits for the shards that are behind, until its timeout.
-        fuzziness: letters of the query's words that may be wrong, 0 to 2, or "auto": by the length of each word.
+        query: words, "phrases", "phrases"~2, pre*, w?ld*, fuzzy~1, field:word, field:[a TO b], AND, OR, NOT, groups, ^2; empty
+        or * finds all. Or a structured query, as `kvshard.Match("words", fields=["title^3"])`. The options:
+
+        matching: a structured query to match besides a query string. fields: where words of the string without a field are
+        looked for; operator: what stands between words that have nothing between them, "or" or "and"; minimum_should_match: how
+        many of its clauses have to match, as 2, "75%", -1. fuzziness: letters of the query's words that may be wrong, 0 to 2,
+        or "auto": by the length of each word.
+
+        limit: hits wanted, 10. filters: query strings that each hit must match besides, without a say in its score. facets:
+        keyword fields whose values are counted, the facet_limit (10) most frequent ones. highlight: text fields to mark.
+        sort: a field, "-" in front for descending; by score when empty. next: the `.next` of the page before, with the other
+        arguments as they were. keys_only: hits without their documents.
+
+        refresh: see every write that was acknowledged before. shards: ask only these. min_versions: the token of `watermark`,
+        or those of several clients: see all that they had written then. The search waits for the shards that are behind, until
+        its timeout.
+
         aggs: figures over all that match, by name, such as `Terms("tag", aggs={"years": Stats("year")})`; the page has the
         answers in `.aggregations`. limit=0: these alone.
+
+        nearest: the documents nearest to a vector, `Nearest("embedding", vector)`; with a query as well the two orders are
+        fused by reciprocal rank. Such a search has one page and no sort.
+
+        And how to read, as for `get`: timeout, consistency, hedge, replica_choice, min_coverage, on_shortfall, explain_timing.
         """
-        return self._ask(
-            lambda there: there.search(
-                query,
-                limit=limit,
-                filters=filters,
-                facets=facets,
-                facet_limit=facet_limit,
-                aggs=aggs,
-                sort=sort,
-                highlight=highlight,
-                next=next,
-                refresh=refresh,
-                keys_only=keys_only,
-                shards=shards,
-                min_versions=min_versions,
-                fuzziness=fuzziness,
-                **read,
-            )
-        )
+        return self._ask(lambda there: there.search(query, **options))
 
     def suggest(
         self,

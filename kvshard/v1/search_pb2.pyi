@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from kvshard.v1 import aggregations_pb2 as _aggregations_pb2
+from kvshard.v1 import query_pb2 as _query_pb2
 from kvshard.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -45,11 +46,15 @@ class SearchRequest(_message.Message):
     MIN_VERSIONS_FIELD_NUMBER: _builtins.int
     FUZZINESS_FIELD_NUMBER: _builtins.int
     NEAREST_FIELD_NUMBER: _builtins.int
+    STRUCTURED_FIELD_NUMBER: _builtins.int
+    DEFAULT_FIELDS_FIELD_NUMBER: _builtins.int
+    MINIMUM_SHOULD_MATCH_FIELD_NUMBER: _builtins.int
+    DEFAULT_OPERATOR_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Collection; it must have a schema."""
     query: _builtins.str
-    """Query string: words, "phrases", prefix*, field:word, field:[a TO b], AND, OR, NOT, ( ); empty or *
-    matches every document.
+    """Query string: words, "phrases", "phrases"~2, pre*, w?ld*, fuzzy~1, field:word, field:[a TO b], AND, OR, NOT, ( ), ^2; empty
+    or * matches every document.
     """
     limit: _builtins.int
     """Hits wanted, at most 1,000; absent means 10; 0 for total, facets and aggregations alone."""
@@ -72,6 +77,10 @@ class SearchRequest(_message.Message):
     to 2 letters, one in those of up to 5, two in longer ones; empty: none. The words themselves score higher. Only words of text
     fields, at most 64; phrases, prefixes, patterns and what must not match are exact.
     """
+    minimum_should_match: _builtins.str
+    """How many of the query string's clauses that may match have to: "2", "75%", "-1"; empty: one."""
+    default_operator: _query_pb2.Operator.ValueType
+    """What stands between words of the query string that have nothing between them."""
     @_builtins.property
     def filters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further query strings that each hit must match and that do not touch its score."""
@@ -108,6 +117,16 @@ class SearchRequest(_message.Message):
         or *), the nearest alone are the hits. Such a search has one page, and its own order: token and sort must be empty.
         """
 
+    @_builtins.property
+    def structured(self) -> _query_pb2.Query:
+        """Structured query; a hit matches it and the query string, and both score."""
+
+    @_builtins.property
+    def default_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where words of the query string without a field are looked for, as "title" or "title^3"; none: all text fields, or if there
+        are none, all keyword fields.
+        """
+
     def __init__(
         self,
         *,
@@ -130,10 +149,14 @@ class SearchRequest(_message.Message):
         min_versions: _abc.Iterable[_builtins.bytes] | None = ...,
         fuzziness: _builtins.str = ...,
         nearest: Global___NearestQuery | None = ...,
+        structured: _query_pb2.Query | None = ...,
+        default_fields: _abc.Iterable[_builtins.str] | None = ...,
+        minimum_should_match: _builtins.str = ...,
+        default_operator: _query_pb2.Operator.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "nearest", b"nearest", "options", b"options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "nearest", b"nearest", "options", b"options", "structured", b"structured"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "aggregations", b"aggregations", "collection", b"collection", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "nearest", b"nearest", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "shards", b"shards", "sort", b"sort", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "aggregations", b"aggregations", "collection", b"collection", "default_fields", b"default_fields", "default_operator", b"default_operator", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "minimum_should_match", b"minimum_should_match", "nearest", b"nearest", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "shards", b"shards", "sort", b"sort", "structured", b"structured", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015

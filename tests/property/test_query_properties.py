@@ -1,19 +1,29 @@
+import json
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvshard.errors import InvalidArgument
 from kvshard.query import (
+    Alike,
+    AnyOf,
+    Best,
     Boost,
     Clause,
+    Constant,
     Exists,
     Fuzzy,
     Group,
+    Keys,
     MatchAll,
+    MatchNone,
+    Minimum,
     Occur,
     Phrase,
     Prefix,
     Range,
     Wildcard,
+    Within,
     Word,
     check_query,
     parse_query,
@@ -21,6 +31,7 @@ from kvshard.query import (
 )
 from kvshard.query.edits import is_within
 from kvshard.query.glob import expression_of, literal_prefix, parts_of, pattern_of
+from kvshard.query.tree import decode_tree, encode_tree
 
 QUERYISH = st.lists(
     st.one_of(
@@ -186,3 +197,50 @@ def naive_distance(one, other):
 @given(st.text("abc", max_size=5), st.text("abc", max_size=5), st.integers(0, 3))
 def test_words_within_so_many_edits(one, other, edits):
     assert is_within(one, other, edits) == (naive_distance(one, other) <= edits)
+
+
+TREE_LEAVES = LEAVES | st.one_of(
+    st.just(MatchNone()),
+    st.builds(AnyOf, NAMES, st.lists(TEXTS, max_size=3).map(tuple)),
+    st.builds(Keys, st.lists(st.binary(max_size=3), max_size=3).map(tuple)),
+    st.builds(Alike, st.lists(NAMES, max_size=2).map(tuple), st.lists(TEXTS, max_size=2).map(tuple)),
+)
+TREES = st.recursive(
+    TREE_LEAVES,
+    lambda inner: st.one_of(
+        st.builds(
+            Group,
+            st.lists(st.builds(Clause, st.sampled_from(Occur), inner), max_size=3).map(tuple),
+            st.none() | st.builds(Minimum, st.integers(-9, 9), st.booleans()),
+        ),
+        st.builds(Boost, inner, st.floats(0.001, 1000.0)),
+        st.builds(Best, st.lists(inner, max_size=3).map(tuple), st.floats(0, 1)),
+        st.builds(Constant, inner, st.floats(0, 1000.0)),
+        st.builds(Within, st.lists(st.tuples(NAMES, st.floats(0.1, 9)), min_size=1, max_size=2).map(tuple), inner),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(TREES)
+def test_a_tree_travels_as_it_is(node):
+    text = encode_tree(node)
+    assert decode_tree(text) == node
+    assert encode_tree(decode_tree(text)) == text
+    assert isinstance(print_query(node), str)
+    refusal(lambda: check_query(node, {"title": "text", "a": "integer", "b": "keyword"}))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["word", "group", "like", "best", "+", "f"]),
+    lambda inner: st.lists(inner, max_size=6),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(JSON.map(json.dumps) | st.text(max_size=20))
+def test_what_is_no_tree_is_refused(text):
+    node, error = refusal(lambda: decode_tree(text))
+    assert error is not None or decode_tree(encode_tree(node)) == node

@@ -207,6 +207,15 @@ def test_boosts_do_not_multiply_without_end():
     assert caught.value.details.limit == 1_000_000
 
 
+def test_patterns_are_counted():
+    schema = {"t": "text"}
+    prepare("a* b~ c?d (" + "a* " * 61 + ")^2", schema)
+    with pytest.raises(InvalidArgument, match="at most 64 prefixes, wildcards and fuzzy words together") as caught:
+        prepare("a b " + "t:a?b " * 65, schema)
+    assert caught.value.details.limit == 64
+    assert caught.value.details.position is not None
+
+
 def test_nothing_recurses_without_end():
     for text in ("(" * 10_000, "a:(" * 3_000, "-(" * 4_000, "a OR " * 2_000 + "a", "NOT a OR " * 1_100, '"' * 9_999):
         with pytest.raises(InvalidArgument):

@@ -1,0 +1,78 @@
+"""What a search may ask for besides its query, and the request that it becomes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from kvshard.aggregations.model import NOTHING, Aggregation
+from kvshard.client.checks import check_min_versions, check_search_limit, check_wanted_nearest, invalid
+from kvshard.client.options import ReadOverrides
+from kvshard.query.structured import Operator, Share, StructuredQuery
+from kvshard.rpc.aggregation_convert import aggregations_to_proto
+from kvshard.rpc.query_convert import operator_to_proto, structured_of_search
+from kvshard.v1 import search_pb2, types_pb2
+from kvshard.vectors import Nearest
+
+
+class SearchOptions(ReadOverrides, total=False):
+    """The keyword arguments of `Collection.search`, which says what they mean; absent ones have the defaults beside them."""
+
+    matching: StructuredQuery | None  # None
+    fields: Sequence[str]  # ()
+    operator: Operator  # "or"
+    minimum_should_match: Share | None  # None
+    limit: int  # 10
+    filters: Sequence[str]  # ()
+    facets: Sequence[str]  # ()
+    facet_limit: int  # 10
+    aggs: Mapping[str, Aggregation]  # {}
+    sort: str  # ""
+    highlight: Sequence[str]  # ()
+    next: bytes | None  # None
+    refresh: bool  # False
+    keys_only: bool  # False
+    shards: Sequence[int] | None  # None
+    min_versions: bytes | Sequence[bytes]  # b""
+    fuzziness: str | int  # 0
+    nearest: Nearest | None  # None
+
+
+_READ: Final = frozenset(ReadOverrides.__annotations__)
+_NAMES: Final = frozenset(SearchOptions.__annotations__) - _READ
+
+
+def read_overrides(given: SearchOptions) -> ReadOverrides:
+    """What the options say about how to read, and those that there are not: whoever reads them refuses them by name."""
+    return {name: value for name, value in given.items() if name not in _NAMES}  # type: ignore[return-value]
+
+
+def search_request(
+    collection: str, query: str | StructuredQuery, given: SearchOptions, options: types_pb2.ReadOptions
+) -> search_pb2.SearchRequest:
+    """The request of a search. options: how to read. Raises InvalidArgument for what can be told to be wrong here."""
+    for name in ("fields", "filters", "facets", "highlight"):
+        if isinstance(given.get(name), str):
+            raise invalid(f"{name} is a list of strings, not one string", name)
+    minimum, nearest = given.get("minimum_should_match"), given.get("nearest")
+    return search_pb2.SearchRequest(
+        collection=collection,
+        query=query if isinstance(query, str) else "",
+        structured=structured_of_search(query, given.get("matching")),
+        default_fields=given.get("fields", ()),
+        minimum_should_match="" if minimum is None else str(minimum),
+        default_operator=operator_to_proto(given.get("operator", "or"), "operator"),
+        filters=given.get("filters", ()),
+        limit=check_search_limit(given.get("limit", 10)),
+        token=given.get("next") or b"",
+        sort=given.get("sort", ""),
+        facets=given.get("facets", ()),
+        facet_limit=given.get("facet_limit", 10),
+        highlight=given.get("highlight", ()),
+        refresh=given.get("refresh", False),
+        keys_only=given.get("keys_only", False),
+        shards=given.get("shards"),
+        min_versions=check_min_versions(given.get("min_versions", b"")),
+        fuzziness=str(given.get("fuzziness", 0)),
+        nearest=None if nearest is None else search_pb2.NearestQuery(**check_wanted_nearest(nearest)._asdict()),
+        options=options,
+        aggregations=aggregations_to_proto(given.get("aggs", NOTHING)),
+    )
