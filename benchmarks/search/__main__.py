@@ -22,7 +22,7 @@ from benchmarks.processes import echo
 from benchmarks.search.accuracy import best_pages, judge
 from benchmarks.search.corpus import TEXTS, Text, corpus, origins
 from benchmarks.search.costs import rate_figures, rates, time_figures, times
-from benchmarks.search.counting import counting
+from benchmarks.search.counting import aggregating, counting
 from benchmarks.search.freshness import freshness
 from benchmarks.search.indexing import indexing
 from benchmarks.search.isolation import isolation
@@ -109,6 +109,7 @@ async def measure(bench: Bench) -> list[Figure]:
         await bench.part("accuracy", lambda: accuracy(bench, loaded, ""))
         await bench.part("speed", lambda: speed(bench, loaded))
         await bench.part("counts", lambda: _counts(bench, loaded))
+        await bench.part("aggregations", lambda: aggregating(loaded.texts, bench.documents))
         await bench.part("isolation", lambda: _isolation(bench, loaded))
         await bench.part("accuracy after updates", lambda: after_update(bench, loaded))
         await bench.part("freshness", lambda: freshness(loaded.texts))

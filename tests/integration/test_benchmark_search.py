@@ -1,0 +1,70 @@
+"""The parts of the search benchmark, on a corpus of a few hundred texts and for less than a second each."""
+
+from pathlib import Path
+
+import pytest
+
+import kvshard
+from benchmarks.search.accuracy import best_pages, judge
+from benchmarks.search.corpus import corpus
+from benchmarks.search.costs import rate_figures, rates
+from benchmarks.search.counting import aggregating, counting
+from benchmarks.search.freshness import write_to_visible
+from benchmarks.search.isolation import Beside, isolation
+from benchmarks.search.loaded import running, write
+from benchmarks.search.queries import sample_queries, vocabulary
+from benchmarks.search.reference import Reference
+from benchmarks.turns import Pace
+
+TEXTS = 600
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    root = Path(kvshard.__file__).parent
+    found = corpus(TEXTS, tmp_path_factory.mktemp("no-manuals"), [root])
+    assert len(found) == TEXTS
+    return found
+
+
+@pytest.fixture(scope="module")
+def documents(texts):
+    return {text.key: text.document for text in texts}
+
+
+@pytest.fixture(scope="module")
+def queries(texts):
+    return sample_queries(vocabulary(str(text.document["doc"]) for text in texts), 40, seed=1)
+
+
+@pytest.fixture
+async def loaded(tmp_path, documents):
+    async with running(tmp_path, replicas=1, leaves=1, shards=2) as cluster:
+        await write(cluster.texts, documents)
+        yield cluster
+
+
+async def test_every_part_measures_what_it_says(loaded, documents, queries):
+    reference = Reference(documents)
+    judged = await judge(loaded.texts, best_pages(reference, queries))
+    assert (judged.asked, judged.incomplete, judged.wrong_totals) == (len(queries), 0, [])
+    assert [figure.value for figure in await counting(loaded.texts, reference, queries[:3], len(documents))] == [0]
+    assert [figure.value for figure in await aggregating(loaded.texts, documents)] == [0]
+    compared = await rates(loaded, reference, queries, Pace(turns=1, seconds=0.05))
+    assert all(figure.value for figure in rate_figures(compared))
+    assert len(await write_to_visible(loaded.texts, writes=4, every_s=0.01)) == 4
+    beside = await isolation(loaded.texts, queries, long_s=0.05, turns=1)
+    assert beside.long
+    assert not beside.refused
+
+
+async def test_one_shard_ranks_as_the_reference(tmp_path, documents, queries):
+    async with running(tmp_path, replicas=1, leaves=1, shards=1) as cluster:
+        await write(cluster.texts, documents)
+        judged = await judge(cluster.texts, best_pages(Reference(documents), queries))
+        assert judged.different == []
+
+
+def test_a_part_that_found_no_long_search_has_no_ratio_to_show():
+    beside = Beside(alone=[0.001], beside=[0.003])
+    assert [figure.value for figure in beside.figures()] == [None, pytest.approx(3.0)]
