@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
@@ -114,6 +114,7 @@ def search(
     query: Annotated[str, Parameter(allow_leading_hyphen=True)] = "*",
     /,
     *,
+    interactive: Annotated[bool, Parameter(name=("--interactive", "-i"), negative="")] = False,
     wanted: Wanted = _ANYTHING,
     reading: Reading = ANYHOW,
     gathering: Gathering = WHOLE,
@@ -127,6 +128,8 @@ def search(
         Collection to search.
     query
         Words, "phrases", "phrases"~2, pre*, w?ld*, fuzzy~1, field:word, field:[a TO b], AND, OR, NOT, ( ), ^2.
+    interactive
+        Search while typing, on the whole screen.
     """
     options: ReadOverrides = {
         **reading.overrides(),
@@ -135,6 +138,9 @@ def search(
     }
 
     async def work(kv: "Client[bytes]") -> int:
+        if interactive:
+            await _interact(kv, collection, "" if query == "*" else query, wanted, options)
+            return EXIT_OK
         try:
             page = await _find(kv, collection, query, wanted, options, is_for_people=not connect.as_json)
         except MalformedQuery as error:
@@ -166,13 +172,28 @@ def parse_nearest(text: str, k: int) -> "Nearest":
     return Nearest(field, vector, k)
 
 
+async def _text_fields(kv: "Client[bytes]", collection: str) -> tuple[str, ...]:
+    infos = [info for info in await kv.collections() if collection in (info.name, *info.aliases)]
+    return tuple(name for info in infos for name, kind in info.schema.items() if base_type(kind) == TEXT)
+
+
+async def _interact(kv: "Client[bytes]", collection: str, text: str, wanted: Wanted, options: "ReadOverrides") -> None:
+    from kvshard.cli.search_screen import SearchScreen
+
+    marked = wanted.highlight or await _text_fields(kv, collection)
+
+    async def find(query: str, limit: int) -> "SearchPage[bytes]":
+        return await _find(kv, collection, query, replace(wanted, limit=limit, highlight=marked), options, is_for_people=True)
+
+    await SearchScreen(rich_console(), kv.collection(collection), find, text).run()
+
+
 async def _find(
     kv: "Client[bytes]", collection: str, query: str, wanted: Wanted, options: "ReadOverrides", *, is_for_people: bool
 ) -> "SearchPage[bytes]":
     marked = wanted.highlight
     if not marked and is_for_people:
-        infos = [info for info in await kv.collections() if info.name == collection]
-        marked = tuple(name for info in infos for name, kind in info.schema.items() if base_type(kind) == TEXT)
+        marked = await _text_fields(kv, collection)
     from kvshard.rpc.query_convert import structured_of_json
 
     return await kv.collection(collection).search(

@@ -11,6 +11,7 @@ PACKAGES = ("kvshard", "router", "leaf")
 
 PURE = (
     "kvshard.analyzers",
+    "kvshard.cli.screen_keys",
     "kvshard.aggregations",
     "kvshard.errors",
     "kvshard.faults",
