@@ -17,6 +17,7 @@ from msgspec import Struct, structs
 from kvshard.aggregations.model import Aggregation
 from kvshard.aggregations.partial import Partial
 from kvshard.errors import ErrorRecord
+from kvshard.search_accounts import LegProfile, ScoreExplanation
 
 changed = structs.replace
 """A copy of one of the structs, with some fields set anew: what `dataclasses.replace` is for the others."""
@@ -209,7 +210,8 @@ class ShardSearch(Struct, frozen=True, gc=False):
     min_seqno: answer only when the index holds the writes through this entry (0: as it is). cuts: as in ShardScan.
 
     sort: see `kvshard/sorting.py`; empty: by score. facets: keyword fields to count, facet_limit values each. taken: hits that
-    earlier pages had, of all shards together: tells how far behind the first hit of a ranking the position may be.
+    earlier pages had, of all shards together: tells how far behind the first hit of a ranking the position may be. explain,
+    profile: tell how the scores came about, and what the search did.
 
     fuzziness: of the query's plain words, see `kvshard/query/fuzziness.py`.
 
@@ -244,6 +246,8 @@ class ShardSearch(Struct, frozen=True, gc=False):
     is_alone: bool = False
     nearest: NearestRecord | None = None
     tree: str = ""
+    explain: bool = False
+    profile: bool = False
 
 
 class ShardTerms(Struct, frozen=True, gc=False):
@@ -287,6 +291,7 @@ class ShardHit:
     version: int
     sort_values: list[SortValue] = field(default_factory=list)
     highlights: list[HighlightFragment] = field(default_factory=list)
+    explanation: ScoreExplanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +347,7 @@ class ShardSearchReply:
     is_bounded: bool = False
     nearest: list[ShardHit] = field(default_factory=list)
     nearest_total: int = 0
+    profile: LegProfile | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,16 +18,21 @@ from kvshard.limits import BATCH_MAX_BYTES, FACET_MAX_VALUES, SEARCH_MAX_LIMIT
 from kvshard.model import HighlightFragment, NearestRecord, ShardHit, ShardSearch, ShardSearchReply, SuggestPart
 from kvshard.query import MatchAll, Node, prepare, with_fuzziness
 from kvshard.schema import KEYWORD, TEXT, Schema, base_type
-from kvshard.sorting import check_sort, parse_sort
+from kvshard.search_accounts import LegProfile, ScoreExplanation
+from kvshard.sorting import SCORE, check_sort, parse_sort
 from kvshard.vectors import check_nearest, vector_of
 from leaf.aggregations import Aggregator
-from leaf.index_fields import searched
+from leaf.explanations import Explainer
+from leaf.index_fields import KEY, key_text, keyword_of, searched
+from leaf.index_statistics import explained
 from leaf.log_source import LogSource
 from leaf.scoring import Weighed, weighed
+from leaf.search_profile import UNTIMED, Phases, profiled_terms
 from leaf.suggest import Suggester
 from leaf.text_index import TextIndex, tantivy_failures
 from leaf.text_search import FacetCounts, Found, IndexView
 from leaf.unseen import UnseenWrites
+from leaf.weighting import Numbered, Weighting
 
 FILL_ROUNDS: Final = 4
 """A page is filled up this often when documents were deleted since the last refresh. Only a mass delete within half a second
@@ -87,6 +92,7 @@ class SearchJob:
         self._check()
         request = self._request
         self._validate()
+        phases = Phases(self._clock.monotonic) if request.profile else UNTIMED
         node = prepare(request.query, self._schema, tree=request.tree)
         node = with_fuzziness(node, request.fuzziness, self._schema)
         filters = [prepare(text, self._schema, f"filters[{at}]") for at, text in enumerate(request.filters)]
@@ -96,6 +102,7 @@ class SearchJob:
         last_slot = own_slot if index.last_slot > own_slot else TOKEN_SLOTS - 1
         if request.suggest is not None:
             return self._suggest(request.suggest, index, filters, last_slot)
+        phases.end("parse")
         with tantivy_failures():
             statistics, expired_at_ms = index.statistics, self._expired_at_ms()
             searcher = statistics.searcher
@@ -104,19 +111,29 @@ class SearchJob:
             )
             ranked = weighed(index.compiler, statistics, request, node, restricted, last_slot, self._check)
             query = ranked.query
+            phases.end("compile")
             self._check()
             view = IndexView(searcher, index.fields, self._schema, index.parse, self._check, ranked.exact)
             has_one_score = index.compiler.has_one_score(node)
-            hits, total, has_more = self._find(view, query, has_one_score)
+            hits, total, has_more = self._find(view, query, has_one_score, phases)
             self._check()
             facets = view.facets(query, request.facets, request.facet_limit or 10)
+            phases.end("facets")
             aggregations = self._aggregate(index, searcher, query)
+            phases.end("aggregations")
             highlighted = self._highlight(hits, index, searcher, node)
+            phases.end("highlight")
             nearest: tuple[list[ShardHit], int] = [], 0
             if request.nearest is not None:
                 among = index.compiler.compile(MatchAll(), filters, expired_at_ms, last_slot, None, searcher, self._check)
                 nearest = self._find_nearest(index, searcher, among, request.nearest)
-        reply = self._reply(highlighted, total, has_more, facets, indexed_through, unseen_since, ranked)
+                phases.end("nearest")
+            if request.explain:
+                highlighted = self._explained(highlighted, index, searcher, ranked, node)
+                phases.end("explain")
+            reply = self._reply(highlighted, total, has_more, facets, indexed_through, unseen_since, ranked)
+            if request.profile:
+                reply = self._profiled(reply, phases, index, searcher, [node, *filters])
         return replace(reply, aggregations=aggregations, nearest=nearest[0], nearest_total=nearest[1])
 
     def _aggregate(self, index: TextIndex, searcher: tantivy.Searcher, query: tantivy.Query) -> dict[str, Partial]:
@@ -140,6 +157,9 @@ class SearchJob:
             self._check()
             chunk = near[first : first + READ_CHUNK]
             hits += [hit for hit in self._read([Found(*each) for each in chunk]) if hit is not None]
+        if self._request.explain:
+            text = f"nearness of {wanted.field} to the vector"
+            hits = [replace(hit, explanation=ScoreExplanation(hit.score, text)) for hit in hits]
         return hits[: wanted.k], total
 
     def _suggest(self, part: SuggestPart, index: TextIndex, filters: list[Node], last_slot: int) -> ShardSearchReply:
@@ -200,15 +220,63 @@ class SearchJob:
         has_expired = self._source.has_expired_unswept(self._request.shard, self._collection.id, now_ms)
         return now_ms if has_expired else None
 
-    def _find(self, view: IndexView, query: tantivy.Query, has_one_score: bool) -> tuple[list[ShardHit], int, bool]:
+    def _explained(
+        self, hits: list[ShardHit], index: TextIndex, searcher: tantivy.Searcher, ranked: Weighed, node: Node
+    ) -> list[ShardHit]:
+        """The hits, each with how its score came about."""
+        if all(key.name != SCORE for key in self._sorts):
+            unscored = ScoreExplanation(0.0, f"sorted by {self._request.sort}, without a score")
+            return [replace(hit, explanation=unscored) for hit in hits]
+        exact = ranked.exact
+        if exact is None:
+            weighting = Numbered(index.fields)
+            query = index.compiler.scored(node, weighting, searcher, self._check)
+            explainer = Explainer(weighting.parts, None, self._shown)
+        else:
+            query, explainer = exact.numbered, Explainer(exact.parts, exact.statistics, self._shown)
+        telling: list[ShardHit] = []
+        for hit in hits:
+            self._check()
+            found = searcher.search(tantivy.Query.term_query(index.fields, KEY, key_text(hit.key), "basic"), 1).hits
+            told = explainer.explain(explained(query, searcher, found[0][1]))
+            telling.append(replace(hit, explanation=told))
+        return telling
+
+    def _profiled(
+        self, reply: ShardSearchReply, phases: Phases, index: TextIndex, searcher: tantivy.Searcher, nodes: list[Node]
+    ) -> ShardSearchReply:
+        """The reply, with what the search did."""
+        weighting = Weighting(index.fields)
+        for node in nodes:
+            index.compiler.scored(node, weighting, searcher, self._check)
+        profile = LegProfile(
+            terms=profiled_terms(weighting.parts, lambda name, term: int(searcher.doc_freq(searched(name), term)), self._shown),
+            phases=phases.took,
+            indexed_through=reply.indexed_through,
+            segments=searcher.num_segments,
+            documents=searcher.num_docs,
+            matches=reply.total,
+            hits=len(reply.hits),
+        )
+        return replace(reply, profile=profile)
+
+    def _shown(self, name: str, term: str) -> str:
+        return keyword_of(term) if base_type(self._schema[name]) == KEYWORD else term
+
+    def _find(
+        self, view: IndexView, query: tantivy.Query, has_one_score: bool, phases: Phases
+    ) -> tuple[list[ShardHit], int, bool]:
         """Hits with their documents as they are now, how many documents match, and whether more hits come behind these."""
         request = self._request
         if request.limit == 0:
-            return [], view.count(query), False
+            total = view.count(query)
+            phases.end("find")
+            return [], total, False
         hits: list[ShardHit] = []
         after, gone, rounds, room, unread = request.after, 0, 0, BATCH_MAX_BYTES, 0
         while True:
             page = view.page(query, self._sorts, request.limit, after, request.taken, has_one_score)
+            phases.end("find")
             for first in range(0, len(page.found), READ_CHUNK):
                 self._check()
                 chunk = self._read(page.found[first : first + READ_CHUNK])
@@ -222,6 +290,7 @@ class SearchJob:
                 unread = len(page.found) - first - len(chunk)
                 if len(hits) >= request.limit:
                     break
+            phases.end("documents")
             rounds += 1
             if not page.has_more or len(hits) >= request.limit or (hits and rounds >= FILL_ROUNDS):
                 break

@@ -67,7 +67,9 @@ class ExactScores:
         check: Callable[[], object],
     ) -> None:
         self._index = index
-        self._numbered = numbered
+        self.numbered = numbered
+        self.parts = parts
+        self.statistics = statistics
         self._bm25 = Bm25(statistics, parts)
         self._bounds = query_bounds(index, statistics, parts)
         names = {part.field for part in parts if isinstance(part, ScoredTerms)}
@@ -135,7 +137,7 @@ class ExactScores:
                 return given
             self._check()
             self._explained += 1
-            score = self._known[place] = self._bm25.score(explained(self._numbered, self._index.searcher, address))
+            score = self._known[place] = self._bm25.score(explained(self.numbered, self._index.searcher, address))
         return score
 
 

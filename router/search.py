@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from random import Random
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ from kvshard.scatter.routes import MapSource, resolve
 from kvshard.scatter.scatter import Scatter
 from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
 from kvshard.scatter.watermarks import Watermarks
+from kvshard.search_accounts import LegProfile
 from kvshard.sorting import KEY, is_by_score, parse_sort
 from router.like_documents import LikeDocuments
 
@@ -51,6 +53,7 @@ class Found:
     """A page. hits: with the shard each lives in. next_token: empty when there are no more.
 
     unseen_age_ms: of the oldest committed write that it does not show, 0: there is none; None: a shard could not tell.
+    profiles: (shard, leaf, what it tells) of each leg, where they were asked for.
     """
 
     hits: list[tuple[int, ShardHit]]
@@ -60,6 +63,7 @@ class Found:
     next_token: bytes
     unseen_age_ms: int | None = None
     aggregations: dict[str, AggregationResult] = field(default_factory=dict)
+    profiles: list[tuple[int, str, LegProfile]] = field(default_factory=list)
 
 
 class _Sending(NamedTuple):
@@ -139,6 +143,7 @@ class SearchOperation:
             next_token=next_token,
             unseen_age_ms=unseen_age_ms([reply.unseen_age_ms for reply in replies.values()]),
             aggregations=finish_all(query.aggregations, partials, collection.schema),
+            profiles=_profiles(legs) if query.is_profile_wanted else [],
         )
 
     async def _knowing(self, cluster_map: ClusterMap, wanted: MinVersions) -> ClusterMap:
@@ -210,6 +215,12 @@ def unseen_age_ms(ages: Sequence[int]) -> int | None:
     return None if UNKNOWN_AGE in ages else max(ages, default=0)
 
 
+def _profiles(legs: Sequence[LegResult[ShardSearchReply]]) -> list[tuple[int, str, LegProfile]]:
+    """(shard, leaf, what it tells) of the legs that were answered, by a leaf that knows profiles, in shard order."""
+    told = [(leg.shard, leg.leaf, leg.answer.reply.profile) for leg in legs if leg.answer is not None]
+    return sorted([(shard, leaf, profile) for shard, leaf, profile in told if profile is not None], key=itemgetter(0))
+
+
 def _check_depth(position: SearchPosition, limit: int) -> None:
     depth = position.taken + limit
     if depth > limits.SEARCH_MAX_DEPTH:
@@ -255,6 +266,8 @@ def _leg_requests(
             fuzziness=query.fuzziness,
             aggregations=query.aggregations,
             nearest=nearest,
+            explain=query.is_explanation_wanted,
+            profile=query.is_profile_wanted,
         )
         for shard in shards
     ]

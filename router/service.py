@@ -43,6 +43,7 @@ from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_p
 from kvshard.vectors import Nearest
 from router.calls import Calls, Context
 from router.ledger_wire import detail_of
+from router.profile_wire import explanation_to_proto, profile_to_proto
 from router.reads import Reads
 from router.scan_wire import page_to_proto, scan_request_of
 from router.search import SearchOperation
@@ -216,11 +217,14 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 aggregations=aggregations_from_proto(request.aggregations),
                 nearest=_nearest(request),
                 options=options_of(request),
+                is_explanation_wanted=request.explain,
+                is_profile_wanted=request.profile,
             )
             policy = _policy(request)
             deadline = self._calls.leg_deadline(context)
             found = await self._operation.search(request.collection, query, request.token, policy, deadline, times)
-            timing = times.timing(self._reads.clock.monotonic()) if policy.is_timing_wanted else None
+            is_timed = policy.is_timing_wanted or query.is_profile_wanted
+            timing = times.timing(self._reads.clock.monotonic()) if is_timed else None
             return search_pb2.SearchResponse(
                 hits=[_hit(shard, hit) for shard, hit in found.hits],
                 total=found.total,
@@ -228,7 +232,8 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 facets=[_facet(facet) for facet in found.facets],
                 next=found.next_token,
                 aggregations=results_to_proto(found.aggregations),
-                timing=None if timing is None else timing_to_proto(timing),
+                timing=timing_to_proto(timing) if timing is not None and policy.is_timing_wanted else None,
+                profile=profile_to_proto(found.profiles, timing) if timing is not None and query.is_profile_wanted else None,
                 unseen_age_ms=found.unseen_age_ms,
             )
 
@@ -287,6 +292,7 @@ def _hit(shard: int, hit: ShardHit) -> search_pb2.Hit:
             )
             for each in hit.highlights
         ],
+        explanation=None if hit.explanation is None else explanation_to_proto(hit.explanation),
     )
 
 

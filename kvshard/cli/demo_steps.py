@@ -305,7 +305,7 @@ class Demo:
         self._account(found.with_defences.timing)
         self._say(f"\n  The slowest of {EXPLAINED_TRIES} without the defences (--replica-choice random --hedge off):")
         self._account(found.without.timing)
-        self._say(f"\n  The same for any read: [cyan]kvshard search pydocs {query!r} --explain[/]; afterwards: kvshard slowlog")
+        self._say(f"\n  The same for any read: [cyan]kvshard search pydocs {query!r} --timing[/]; afterwards: kvshard slowlog")
 
     def _account(self, timing: Timing | None) -> None:
         if timing is None:

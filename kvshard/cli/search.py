@@ -22,6 +22,7 @@ from kvshard.cli.console import (
     with_client,
 )
 from kvshard.cli.reading import ANYHOW, WHOLE, Gathering, Reading, coverage_text, missing_lines
+from kvshard.cli.search_accounts import explanation_lines, profile_json, show_profile
 from kvshard.cli.timings import show_timing, timing_json
 from kvshard.errors import ErrorDetails, InvalidArgument, MalformedQuery
 from kvshard.query.structured import Operator
@@ -79,13 +80,17 @@ class Wanted:
         See every write that was acknowledged before.
     fuzziness
         Letters of the query's words that may be wrong: 0 to 2, or "auto" for as many as the length of each word allows.
-    explain_timing
-        Show where the time went.
     nearest
         Find what is nearest to a vector: "FIELD=[0.1,0.2]", or "FIELD=@FILE" with the JSON list in a file. With a query both
         orders are fused.
     k
         How many of the nearest; as many as hits, at least 20, without it.
+    explain
+        Show of each hit how its score came about.
+    profile
+        Show what each shard looked for, and where its time went.
+    timing
+        Show where the time went between the router and the leaves.
     """
 
     limit: int = 10
@@ -101,9 +106,11 @@ class Wanted:
     next_page: Annotated[str | None, Parameter(name="--next")] = None
     refresh: Annotated[bool, Parameter(negative="")] = False
     fuzziness: str = "0"
-    explain_timing: Annotated[bool, Parameter(name=("--explain", "--timing"), negative="")] = False
     nearest: str | None = None
     k: int = 0
+    explain: Annotated[bool, Parameter(negative="")] = False
+    profile: Annotated[bool, Parameter(negative="")] = False
+    timing: Annotated[bool, Parameter(negative="")] = False
 
 
 _ANYTHING = Wanted()
@@ -134,7 +141,7 @@ def search(
     options: ReadOverrides = {
         **reading.overrides(),
         **gathering.overrides(),
-        "explain_timing": wanted.explain_timing,
+        "explain_timing": wanted.timing,
     }
 
     async def work(kv: "Client[bytes]") -> int:
@@ -212,6 +219,8 @@ async def _find(
         next=parse_token(wanted.next_page),
         refresh=wanted.refresh,
         nearest=None if wanted.nearest is None else parse_nearest(wanted.nearest, wanted.k),
+        explain=wanted.explain,
+        profile=wanted.profile,
         **options,
     )
 
@@ -221,6 +230,8 @@ def _show(console: "Console", page: "SearchPage[bytes]") -> None:
         console.print(_headline(number, hit), soft_wrap=True)
         for line in _fragments(hit):
             console.print(line, soft_wrap=True)
+        if hit.explanation:
+            console.print("\n".join(explanation_lines(hit.explanation)), markup=False, style="green", soft_wrap=True)
     for facet in page.facets.values():
         bound = f" (each up to {facet.error_bound} too low)" if facet.error_bound else ""
         counts = ", ".join(f"{value.value} {value.count:,}" for value in facet.values)
@@ -228,7 +239,9 @@ def _show(console: "Console", page: "SearchPage[bytes]") -> None:
     freshness = f"; does not show writes of the last {page.unseen_age_ms:,} ms yet" if page.unseen_age_ms else ""
     text = f"{len(page.hits)} of {page.total:,} hits, {coverage_text(page.coverage)}{freshness}"
     console.print(text, markup=False, style="dim", soft_wrap=True)
-    if page.timing:
+    if page.profile:
+        show_profile(console, page.profile)  # with its timing
+    elif page.timing:
         show_timing(console, page.timing)
     if page.next:
         complain(f"there is more: --next {token_text(page.next)}")
@@ -271,6 +284,7 @@ def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:
                 "shard": hit.shard,
                 "document": hit.document,
                 "highlights": [asdict(mark) for mark in hit.highlights],
+                **({"explanation": asdict(hit.explanation)} if hit.explanation else {}),
             }
             for hit in page.hits
         ],
@@ -298,5 +312,6 @@ def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:
         },
         "unseen_age_ms": page.unseen_age_ms,
         "next": token_text(page.next) or None,
-        "timing": None if page.timing is None else timing_json(page.timing),
+        "timing": timing_json(timing) if (timing := page.timing or (page.profile and page.profile.timing)) else None,
+        **({"profile": profile_json(page.profile)} if page.profile else {}),
     }

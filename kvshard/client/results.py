@@ -176,6 +176,51 @@ class Highlight:
 
 
 @dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a value came about: the description says what it is, and what is done with the details."""
+
+    value: float
+    description: str
+    details: tuple["Explanation", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProfiledTerm:
+    """A term of a query in one shard. documents: of its index that have it, deleted ones included that are not merged away."""
+
+    field: str
+    term: str
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class LegProfile:
+    """What one leg of a search looked for, and where its time went. phases_us: name -> microseconds, in order.
+
+    indexed_through: its index holds the writes through this version. documents: live ones in it. matches, hits: of these found,
+    and delivered.
+    """
+
+    shard: int
+    leaf: str
+    terms: tuple[ProfiledTerm, ...]
+    phases_us: Mapping[str, int]
+    indexed_through: int
+    segments: int
+    documents: int
+    matches: int
+    hits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a search did: each leg at its leaf, and where the time went between the router and the leaves."""
+
+    legs: tuple[LegProfile, ...]
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
 class Hit(Generic[K]):
     """A document found. document: None when only keys were asked for. score: 0 when sorted by a field."""
 
@@ -185,6 +230,7 @@ class Hit(Generic[K]):
     version: int
     shard: int
     highlights: tuple[Highlight, ...] = ()
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +275,7 @@ class SearchPage(Generic[K]):
     timing: Timing | None = None
     unseen_age_ms: int | None = None
     aggregations: Mapping[str, AggregationResult] = field(default_factory=dict)
+    profile: Profile | None = None
 
     @property
     def complete(self) -> bool:

@@ -34,6 +34,8 @@ class SearchOptions(ReadOverrides, total=False):
     min_versions: bytes | Sequence[bytes]  # b""
     fuzziness: str | int  # 0
     nearest: Nearest | None  # None
+    explain: bool  # False
+    profile: bool  # False
 
 
 _READ: Final = frozenset(ReadOverrides.__annotations__)
@@ -73,6 +75,8 @@ def search_request(
         min_versions=check_min_versions(given.get("min_versions", b"")),
         fuzziness=str(given.get("fuzziness", 0)),
         nearest=None if nearest is None else search_pb2.NearestQuery(**check_wanted_nearest(nearest)._asdict()),
+        explain=given.get("explain", False),
+        profile=given.get("profile", False),
         options=options,
         aggregations=aggregations_to_proto(given.get("aggs", NOTHING)),
     )

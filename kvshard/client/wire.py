@@ -9,13 +9,17 @@ from kvshard.client.results import (
     AttemptTiming,
     CollectionInfo,
     Coverage,
+    Explanation,
     Facet,
     FacetValue,
     FailedShard,
     Highlight,
     Hit,
     K,
+    LegProfile,
     LegTiming,
+    Profile,
+    ProfiledTerm,
     ReadState,
     SearchPage,
     SlowRead,
@@ -157,6 +161,28 @@ def failures_of(failures: Iterable[types_pb2.KeyFailure]) -> dict[int, KvShardEr
     return {failure.index: error_of_failure(failure.failure) for failure in sorted(failures, key=lambda each: each.index)}
 
 
+def _explanation(message: search_pb2.Explanation) -> Explanation:
+    return Explanation(message.value, message.description, tuple(map(_explanation, message.details)))
+
+
+def _profile(message: search_pb2.Profile) -> Profile:
+    legs = (
+        LegProfile(
+            leg.shard,
+            leg.leaf,
+            tuple(ProfiledTerm(each.field, each.term, each.documents) for each in leg.terms),
+            {each.name: each.took_us for each in leg.phases},
+            leg.indexed_through,
+            leg.segments,
+            leg.documents,
+            leg.matches,
+            leg.hits,
+        )
+        for leg in message.legs
+    )
+    return Profile(tuple(legs), _timing(message.timing))
+
+
 def page_of(
     response: search_pb2.SearchResponse, decode_key: Callable[[bytes], K], decode_document: Callable[[bytes], dict[str, Any]]
 ) -> SearchPage[K]:
@@ -171,6 +197,7 @@ def page_of(
             tuple(
                 Highlight(mark.field, mark.fragment, tuple(zip(mark.starts, mark.ends, strict=True))) for mark in hit.highlights
             ),
+            explanation=_explanation(hit.explanation) if hit.HasField("explanation") else None,
         )
         for hit in response.hits
     )
@@ -187,6 +214,7 @@ def page_of(
         timing_of(response),
         unseen_age_ms=response.unseen_age_ms if response.HasField("unseen_age_ms") else None,
         aggregations=results_from_proto(response.aggregations),
+        profile=_profile(response.profile) if response.HasField("profile") else None,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Final
 from kvshard.model import NearestRecord, ShardHit, ShardSearchReply
 from kvshard.scatter.merge import MergedHits, merge_hits
 from kvshard.scatter.requests import SearchQuery
+from kvshard.search_accounts import ScoreExplanation
 from kvshard.sorting import BY_SCORE, parse_sort
 from kvshard.vectors import Nearest, vector_bytes
 
@@ -61,13 +62,25 @@ def merge_nearest(found: Mapping[int, Sequence[ShardHit]], limit: int) -> list[P
 def fuse(texts: Sequence[Placed], nearest: Sequence[Placed], limit: int) -> list[Placed]:
     """The best `limit` of two orders, with their sum of reciprocal ranks as score; equal ones by key.
 
-    A document that is in both is taken from the texts, where it may have highlights.
+    A document that is in both is taken from the texts, where it may have highlights. What is explained tells both ranks.
     """
     scores: dict[bytes, float] = {}
     hits: dict[bytes, Placed] = {}
-    for placed in (nearest, texts):
+    told: dict[bytes, list[ScoreExplanation]] = {}
+    for placed, name in ((nearest, "nearest"), (texts, "query")):
         for rank, (shard, hit) in enumerate(placed, 1):
-            scores[hit.key] = scores.get(hit.key, 0.0) + 1 / (RANK_CONSTANT + rank)
+            share = 1 / (RANK_CONSTANT + rank)
+            scores[hit.key] = scores.get(hit.key, 0.0) + share
             hits[hit.key] = (shard, hit)
+            if hit.explanation is not None:
+                text = f"1 / ({RANK_CONSTANT} + rank), by the {name} rank {rank}"
+                told.setdefault(hit.key, []).append(ScoreExplanation(share, text, [hit.explanation]))
     best = sorted(scores, key=lambda key: (-scores[key], key))[:limit]
-    return [(hits[key][0], replace(hits[key][1], score=scores[key])) for key in best]
+    fused = [(hits[key][0], replace(hits[key][1], score=scores[key])) for key in best]
+    if not told:
+        return fused
+    return [(shard, replace(hit, explanation=_fused(hit.score, told.get(hit.key, [])))) for shard, hit in fused]
+
+
+def _fused(score: float, shares: list[ScoreExplanation]) -> ScoreExplanation:
+    return ScoreExplanation(score, "sum of the reciprocal ranks", shares)

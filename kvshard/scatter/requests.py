@@ -32,6 +32,9 @@ TTL_MAX_MS = 100 * 365 * 24 * 3_600_000
 FILTERS_MAX = 32
 """Each filter is parsed and run by every shard."""
 
+EXPLAINED_MAX = 100
+"""Hits of a page that are explained: each shard has to explain as many, at some 100 us each, and people are to read them."""
+
 OPTION_TEXT_MAX_CHARS = 64
 """The longest sensible hedge policy is half of it; parsed policies are cached by their text."""
 
@@ -308,14 +311,15 @@ class SearchQuery:
     fuzziness: str = ""
     aggregations: dict[str, Aggregation] = dataclasses.field(default_factory=dict)
     nearest: Nearest | None = None
+    is_explanation_wanted: bool = False
+    is_profile_wanted: bool = False
+    options: QueryOptions = USUAL
+    tree: str = ""
 
     @property
     def is_nearest_alone(self) -> bool:
         """Whether it asks for nothing but the nearest by a vector."""
         return self.nearest is not None and self.query.strip() in ("", "*")
-
-    options: QueryOptions = USUAL
-    tree: str = ""
 
     def for_legs(self, schema: Mapping[str, str], documents: Documents | None = None) -> "SearchQuery":
         """The search as its legs carry it. documents: of `options.document_keys`. Raises InvalidArgument."""
@@ -348,6 +352,8 @@ def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str
     if not 1 <= request.facet_limit <= limits.FACET_MAX_VALUES:
         message = f"facet_limit must be 1 to {limits.FACET_MAX_VALUES}, not {request.facet_limit}"
         refuse(message, "facet_limit", limits.FACET_MAX_VALUES)
+    if request.is_explanation_wanted and request.limit > EXPLAINED_MAX:
+        refuse(f"at most {EXPLAINED_MAX} hits are explained, not {request.limit}; ask for fewer", "explain", EXPLAINED_MAX)
     if len(request.filters) > FILTERS_MAX:
         refuse(f"a search has at most {FILTERS_MAX} filters, not {len(request.filters)}", "filters", FILTERS_MAX)
     check_sort(parse_sort(request.sort), schema)

@@ -114,6 +114,9 @@ class Collection(Keyspace[K, Document]):
         or those of several clients: see all that they had written then. The search waits for the shards that are behind, until
         its timeout.
 
+        explain: each hit tells how its score came about (at most 100 hits). profile: the page tells what each shard looked for
+        and where the time went.
+
         aggs: figures over all that match, by name, such as `Terms("tag", aggs={"years": Stats("year")})`; the page has the
         answers in `.aggregations`. limit=0: these alone.
 

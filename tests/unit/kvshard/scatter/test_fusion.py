@@ -1,10 +1,13 @@
 """Nearest neighbours of all shards, and their fusion with the hits of a text."""
 
+from dataclasses import replace
+
 import pytest
 
 from kvshard.model import ShardHit, ShardSearchReply
 from kvshard.scatter.fusion import RANK_CONSTANT, fuse, leg_query, merge_nearest, nearest_record, page_of
 from kvshard.scatter.requests import SearchQuery
+from kvshard.search_accounts import ScoreExplanation
 from kvshard.vectors import K_LEAST, Nearest, vector_of
 
 
@@ -71,3 +74,19 @@ def test_a_fused_page() -> None:
     page, total = page_of(replies, query("word"), 1_000_000)
     assert [each.key for _, each in page.hits] == [b"a", b"t"]
     assert total == 2
+
+
+def test_what_is_explained_tells_the_rank_in_each_order() -> None:
+    def told(key: str, text: str) -> ShardHit:
+        return replace(hit(key), explanation=ScoreExplanation(0.5, text))
+
+    fused = fuse([(0, told("a", "text")), (1, told("b", "text"))], [(1, told("b", "vector"))], 5)
+    first = fused[0][1]
+    assert first.explanation is not None
+    assert first.key == b"b"
+    assert first.explanation.value == first.score == pytest.approx(sum(each.value for each in first.explanation.details))
+    assert [each.description for each in first.explanation.details] == [
+        "1 / (60 + rank), by the nearest rank 1",
+        "1 / (60 + rank), by the query rank 2",
+    ]
+    assert [each.details[0].description for each in first.explanation.details] == ["vector", "text"]
