@@ -316,10 +316,14 @@ class SearchQuery:
     options: QueryOptions = USUAL
     tree: str = ""
 
+    options: QueryOptions = USUAL
+    tree: str = ""
+
     @property
     def is_nearest_alone(self) -> bool:
         """Whether it asks for nothing but the nearest by a vector."""
-        return self.nearest is not None and self.query.strip() in ("", "*")
+        has_query = self.query.strip() not in ("", "*") or bool(self.tree) or not self.options.are_usual
+        return self.nearest is not None and not has_query
 
     def for_legs(self, schema: Mapping[str, str], documents: Documents | None = None) -> "SearchQuery":
         """The search as its legs carry it. documents: of `options.document_keys`. Raises InvalidArgument."""

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 from harness.cluster import UpProcess
 
-from kvshard import Client, InvalidArgument, Nearest
+from kvshard import Client, InvalidArgument, Match, Nearest
 from kvshard.cli import main
 from kvshard.client.collection import Collection
 
@@ -76,6 +76,8 @@ async def test_fused_with_a_text(docs: Collection[str], things: dict[str, dict[s
     assert [hit.key for hit in fused.hits] == sorted(scores, key=lambda key: (-scores[key], key))[:10]
     assert [hit.score for hit in fused.hits] == pytest.approx([scores[hit.key] for hit in fused.hits])
     assert any(hit.highlights for hit in fused.hits)
+    structured = await docs.search(matching=Match("red", fields=["body"]), nearest=Nearest("at", vector))
+    assert [hit.key for hit in structured.hits] == [hit.key for hit in fused.hits]
 
 
 async def test_it_follows_the_writes(docs: Collection[str], things: dict[str, dict[str, object]]) -> None:
