@@ -316,9 +316,6 @@ class SearchQuery:
     options: QueryOptions = USUAL
     tree: str = ""
 
-    options: QueryOptions = USUAL
-    tree: str = ""
-
     @property
     def is_nearest_alone(self) -> bool:
         """Whether it asks for nothing but the nearest by a vector."""
