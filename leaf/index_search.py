@@ -25,6 +25,7 @@ from leaf.aggregations import Aggregator
 from leaf.explanations import Explainer
 from leaf.index_fields import KEY, key_text, keyword_of, searched
 from leaf.index_statistics import explained
+from leaf.likeness import settled
 from leaf.log_source import LogSource
 from leaf.scoring import Weighed, weighed
 from leaf.search_profile import UNTIMED, Phases, profiled_terms
@@ -106,6 +107,7 @@ class SearchJob:
         with tantivy_failures():
             statistics, expired_at_ms = index.statistics, self._expired_at_ms()
             searcher = statistics.searcher
+            node = settled(node, self._schema, searcher, request.statistics)
             restricted = partial(
                 index.compiler.compile, node, filters, expired_at_ms, last_slot, searcher=searcher, check=self._check
             )

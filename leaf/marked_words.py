@@ -7,6 +7,7 @@ from kvshard.analyzers import ASCII, NGRAM
 from kvshard.query import (
     Best,
     Boost,
+    Chosen,
     Constant,
     Fuzzy,
     Group,
@@ -34,6 +35,9 @@ def marked_words(node: Node, name: str, field_type: str, texts: Callable[[], Seq
     tests: list[Callable[[str], object]] = []
     is_begun = analyzer_of(field_type) == NGRAM  # every word is looked for as a beginning there
     for leaf in _looked_for(node, name, True):
+        if isinstance(leaf, Chosen):
+            found.update(term for term, names in leaf.words if name in names)
+            continue
         if isinstance(leaf, Wildcard):
             tests.append(expression_of(lower_pattern(leaf.pattern, field_type)).fullmatch)
             continue
@@ -72,7 +76,7 @@ def _alike(wanted: str, distance: int | None) -> Callable[[str], object]:
     return lambda word: is_within(wanted, word, edits)
 
 
-def _looked_for(node: Node, name: str, is_default: bool) -> list[Word | Phrase | Prefix | Wildcard | Fuzzy]:
+def _looked_for(node: Node, name: str, is_default: bool) -> list[Word | Phrase | Prefix | Wildcard | Fuzzy | Chosen]:
     """All that is looked for, not excluded, in a text field. is_default: words without a field are looked for in it."""
     match node:
         case Group():
@@ -83,6 +87,8 @@ def _looked_for(node: Node, name: str, is_default: bool) -> list[Word | Phrase |
             nodes = [node.node]
         case Within():
             return _looked_for(node.node, name, any(field == name for field, _ in node.fields))
+        case Chosen():
+            return [node]
         case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
             return [node] if node.field == name or (node.field is None and is_default) else []
         case _:

@@ -28,6 +28,7 @@ from kvshard.query import (
     AnyOf,
     Best,
     Boost,
+    Chosen,
     Constant,
     Exists,
     Fuzzy,
@@ -53,7 +54,7 @@ from kvshard.schema import FLOAT, KEYWORD, TEXT, VECTOR, Schema, base_type, text
 from leaf.analysis import NGRAM_MAX_CHARS, WHOLE_MARK, prefix_terms, query_terms
 from leaf.expansions import Expansions
 from leaf.index_fields import EXPIRES, KEY, PRESENT, key_text, keyword_term, searched, slots, sorted_by, vector_id
-from leaf.likeness import telling_words, word_counts
+from leaf.likeness import settled
 from leaf.marked_words import lower_pattern, marked_words
 from leaf.weighting import Weighting
 
@@ -71,13 +72,14 @@ _SearchedFor: TypeAlias = Word | Phrase | Prefix | Wildcard | Fuzzy
 class _Scope:
     """What a node is compiled for. fields: (field, boost) that words without a field are looked for in.
 
-    check: ends the search, by raising. weighting: makes the scored parts.
+    check: ends the search, by raising. weighting: makes the scored parts. noting: is told of terms, also of unscored parts.
     """
 
     searcher: tantivy.Searcher
     fields: tuple[tuple[str, float], ...]
     check: Callable[[], object]
     weighting: Weighting
+    noting: Weighting
 
 
 class QueryCompiler:
@@ -133,7 +135,7 @@ class QueryCompiler:
         return self._compile(node, self._scope(weighting, searcher, check)) or Query.empty_query()
 
     def _scope(self, weighting: Weighting, searcher: tantivy.Searcher | None, check: Callable[[], object]) -> _Scope:
-        return _Scope(searcher or self._index.searcher(), self._defaults, check, weighting)
+        return _Scope(searcher or self._index.searcher(), self._defaults, check, weighting, weighting)
 
     def _unscored(self, node: Node, scope: _Scope) -> Query:
         found = self._compile(node, replace(scope, weighting=self._weighting))
@@ -159,7 +161,9 @@ class QueryCompiler:
             case Keys():
                 return Query.term_set_query(self._fields, KEY, [key_text(key) for key in node.keys])
             case Alike():
-                return self._alike(node, scope)
+                return self._compile(settled(node, self._schema, scope.searcher), scope)
+            case Chosen():
+                return self._chosen(node, scope)
             case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
                 return self._term(node, scope)
 
@@ -193,15 +197,12 @@ class QueryCompiler:
         minimum = 0 if group.minimum is None else group.minimum.of(optional)
         return Query.boolean_query(kept, minimum) if minimum else Query.boolean_query(kept)
 
-    def _alike(self, node: Alike, scope: _Scope) -> Query | None:
-        fields = node.fields or tuple(name for name, kind in self._schema.items() if base_type(kind) == TEXT)
-        counts = word_counts(node, fields, self._schema)
-        scope.check()
-        searcher = scope.searcher
-        words = telling_words(node, counts, lambda name, term: searcher.doc_freq(searched(name), term), searcher.num_docs)
+    def _chosen(self, node: Chosen, scope: _Scope) -> Query | None:
+        for name, term in node.considered:
+            scope.noting.consider(name, term)
         found = [
-            (TantivyOccur.Should, self._best_of([self._term_query(name, word.term, scope) for name in word.fields], scope))
-            for word in words
+            (TantivyOccur.Should, self._best_of([self._term_query(name, term, scope) for name in names], scope))
+            for term, names in node.words
         ]
         minimum = 0 if node.minimum is None else node.minimum.of(len(found))
         return Query.boolean_query(found, max(1, minimum)) if found else None
@@ -391,7 +392,7 @@ class QueryCompiler:
                 return is_one and len(boosts) == 1
             case Word() | Phrase():
                 return node.field is not None and base_type(self._schema[node.field]) not in {TEXT, KEYWORD}
-            case Best() | Alike():
+            case Best() | Alike() | Chosen():
                 return False
 
     def _has_one_prefix_score(self, name: str, text: str) -> bool:

@@ -38,6 +38,11 @@ class Weighting:
         """The documents that match any of these, with the score of the best, and tie_breaker times those of the others."""
         return self._made(BestOf(tie_breaker), Query.disjunction_max_query(list(queries), tie_breaker))
 
+    def consider(self, name: str, term: str) -> None:
+        """Note a term that the query might have: its statistics have a say in which ones it has."""
+        if self._is_noting:
+            self.parts.append(ScoredTerms(name, (term,)))
+
     @property
     def terms(self) -> dict[str, set[str]]:
         """The terms of the parts made so far, by field."""

@@ -18,6 +18,7 @@ from kvshard.query.syntax import (
     AnyOf,
     Best,
     Boost,
+    Chosen,
     Constant,
     Exists,
     Fuzzy,
@@ -98,7 +99,7 @@ def _prepare_cached(text: str, schema: tuple[tuple[str, str], ...], source: str,
 def check_query(node: Node, schema: Schema, source: str = "query", boost: float = 1.0) -> None:
     """Raise InvalidArgument, with the position, where the query does not fit the schema. boost: of what it stands in."""
     match node:
-        case MatchAll() | MatchNone() | Keys():
+        case MatchAll() | MatchNone() | Keys() | Chosen():
             return
         case Group():
             for clause in node.clauses:

@@ -13,6 +13,7 @@ from kvshard.query.syntax import (
     AnyOf,
     Best,
     Boost,
+    Chosen,
     Constant,
     Exists,
     Fuzzy,
@@ -88,6 +89,8 @@ def _leaf(node: Node) -> str:
             return f"keys({', '.join(map(repr, node.keys))})"
         case Alike():
             return f"like({', '.join(map(_quote, node.texts))})"
+        case Chosen():
+            return f"like({' '.join(term for term, _ in node.words)})"
         case MatchNone():
             return "-*"
     raise AssertionError(f"{type(node).__name__} is no leaf")

@@ -211,6 +211,17 @@ class Alike:
     position: int = attribute(default=NO_POSITION, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a leaf makes of `Alike`: terms of its index and the fields to look for each in, and the (field, term) that they
+    were chosen from. It does not travel.
+    """
+
+    words: tuple[tuple[str, tuple[str, ...]], ...]
+    considered: tuple[tuple[str, str], ...] = ()
+    minimum: Minimum | None = None
+
+
 Node: TypeAlias = (
     MatchAll
     | MatchNone
@@ -224,6 +235,7 @@ Node: TypeAlias = (
     | AnyOf
     | Keys
     | Alike
+    | Chosen
     | Group
     | Boost
     | Best

@@ -116,6 +116,18 @@ async def test_what_is_wrong_is_said(kv: Client[str]) -> None:
         assert caught.value.details.field == field
 
 
+async def test_a_pattern_that_stands_for_too_many_words_is_refused(shared_cluster: UpProcess) -> None:
+    async with Client(shared_cluster.address, timeout=20.0) as kv:
+        docs = kv.collection("wide")
+        await docs.create(schema={"body": "text"})
+        await docs.put("all", {"body": " ".join(f"w{number}" for number in range(70_000))}, refresh=True)
+        for query in ("w*", "*9", "w?*9", Bool(must_not=[kvshard.Wildcard("body", "*")])):
+            with pytest.raises(InvalidArgument, match="more than 65,536 words of a shard") as caught:
+                await docs.search(query)
+            assert caught.value.details.limit == 65_536
+        assert (await docs.search("w123*")).total == (await docs.search("w12?4")).total == 1
+
+
 async def test_wire_messages_that_no_client_makes(shared_cluster: UpProcess, filled: None) -> None:
     async with grpc.aio.insecure_channel(shared_cluster.address) as channel:
         search = search_pb2_grpc.SearchStub(channel).Search
