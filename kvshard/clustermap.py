@@ -145,13 +145,15 @@ HEDGED_AS_THE_ROUTER_SAYS = Hedging()
 class Collection:
     """A collection. schema maps a field's name to its type, see `kvshard/schema.py`.
 
-    Values of a collection with an empty schema are plain bytes.
+    Values of a collection with an empty schema are plain bytes. synonyms: rules, see `kvshard/synonyms.py`; who writes them
+    checks them.
     """
 
     name: str
     id: int
     schema: Mapping[str, str] = field(default_factory=dict)
     hedging: Hedging = HEDGED_AS_THE_ROUTER_SAYS
+    synonyms: tuple[str, ...] = ()
 
 
 DEFAULT_COLLECTION = Collection("default", 1)

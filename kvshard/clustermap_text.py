@@ -110,19 +110,21 @@ def shard_of(data: dict[str, object]) -> ShardConfig:
 def collection_data(collection: Collection) -> dict[str, object]:
     """A collection as plain data; the schema keeps the order of its fields, so it is a list of pairs.
 
-    "hedging" is there only where something was said of it, and in it only what was said.
+    "hedging" is there only where something was said of it, and in it only what was said; "synonyms" where there are some.
     """
     schema = [[name, kind] for name, kind in collection.schema.items()]
     data: dict[str, object] = {"name": collection.name, "id": collection.id, "schema": schema}
     hedging = hedging_data(collection.hedging)
-    return {**data, "hedging": hedging} if hedging else data
+    synonyms = {"synonyms": list(collection.synonyms)} if collection.synonyms else {}
+    return {**data, **({"hedging": hedging} if hedging else {}), **synonyms}
 
 
 def collection_of(data: dict[str, object]) -> Collection:
     """The collection that collection_data described."""
     schema = dict(_pair(each, "schema") for each in _items(data, "schema"))
     hedging = _hedging_of(_object(data["hedging"], "hedging")) if "hedging" in data else HEDGED_AS_THE_ROUTER_SAYS
-    return Collection(read(data, "name", str), read(data, "id", int), schema, hedging)
+    synonyms = tuple(_texts(_items(data, "synonyms"), "synonyms")) if "synonyms" in data else ()
+    return Collection(read(data, "name", str), read(data, "id", int), schema, hedging, synonyms)
 
 
 def alias_data(alias: str, collection: str) -> dict[str, object]:

@@ -144,7 +144,7 @@ def hedging_fields(paths: Iterable[str]) -> list[str]:
     for path in paths:
         parent, _, name = path.partition(".")
         if parent != "hedging" or (path != parent and name not in FIELDS):
-            known = ", ".join(["hedging", *(f"hedging.{each}" for each in FIELDS)])
+            known = ", ".join(["hedging", *(f"hedging.{each}" for each in FIELDS), "synonyms"])
             raise _bad(f"there is no {path[:100]!r} to change; there are {known}", "update_mask")
         names += [name] if "." in path else FIELDS
     return names or list(FIELDS)

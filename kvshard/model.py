@@ -213,7 +213,7 @@ class ShardSearch(Struct, frozen=True, gc=False):
     earlier pages had, of all shards together: tells how far behind the first hit of a ranking the position may be. explain,
     profile: tell how the scores came about, and what the search did.
 
-    fuzziness: of the query's plain words, see `kvshard/query/fuzziness.py`.
+    fuzziness: of the query's plain words, see `kvshard/query/fuzziness.py`. synonyms: rules that it and the filters heed.
 
     suggest: find no documents, but words and values; of the rest, what says which documents count is heeded (the filters too).
 
@@ -248,6 +248,7 @@ class ShardSearch(Struct, frozen=True, gc=False):
     tree: str = ""
     explain: bool = False
     profile: bool = False
+    synonyms: list[str] = []
 
 
 class ShardTerms(Struct, frozen=True, gc=False):

@@ -15,8 +15,9 @@ from kvshard.clock import Clock
 from kvshard.clustermap import TOKEN_SLOTS, Collection
 from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArgument, ResourceExhausted
 from kvshard.limits import BATCH_MAX_BYTES, FACET_MAX_VALUES, SEARCH_MAX_LIMIT
+from kvshard.meaning import meant
 from kvshard.model import HighlightFragment, NearestRecord, ShardHit, ShardSearch, ShardSearchReply, SuggestPart
-from kvshard.query import MatchAll, Node, prepare, with_fuzziness
+from kvshard.query import MatchAll, Node, prepare
 from kvshard.schema import KEYWORD, TEXT, Schema, base_type
 from kvshard.search_accounts import LegProfile, ScoreExplanation
 from kvshard.sorting import SCORE, check_sort, parse_sort
@@ -94,9 +95,11 @@ class SearchJob:
         request = self._request
         self._validate()
         phases = Phases(self._clock.monotonic) if request.profile else UNTIMED
+        synonyms = tuple(request.synonyms)
         node = prepare(request.query, self._schema, tree=request.tree)
-        node = with_fuzziness(node, request.fuzziness, self._schema)
+        node = meant(node, self._schema, synonyms, request.fuzziness)
         filters = [prepare(text, self._schema, f"filters[{at}]") for at, text in enumerate(request.filters)]
+        filters = [meant(each, self._schema, synonyms) for each in filters]
         indexed_through = index.indexed_through  # before the snapshot: never more than it holds
         unseen_since = self._unseen.oldest_after(indexed_through)  # before it too: what is forgotten by then, it shows
         own_slot = self._source.last_slot(request.shard)

@@ -25,6 +25,9 @@ from router.ledger_wire import slow_read_to_proto
 from router.siblings import Siblings
 from router.slowlog import METHODS, SlowLog
 
+SYNONYMS = "synonyms"
+"""What an update mask calls them."""
+
 STATUS_TIMEOUT_S = 1.0
 """A leaf answers its status from memory; one that takes longer is shown as not up."""
 
@@ -45,8 +48,10 @@ class MapEditor(MapSource, Protocol):
         """Create a collection; the same one again is returned as it is."""
         ...
 
-    async def update_collection(self, name: str, hedging: Hedging, names: Sequence[str]) -> Collection:
-        """Change the named fields of a collection's hedging settings."""
+    async def update_collection(
+        self, name: str, hedging: Hedging, names: Sequence[str], synonyms: Sequence[str] | None = None
+    ) -> Collection:
+        """Change the named fields of a collection's hedging settings, and its synonyms; None leaves them."""
         ...
 
     async def drop_collection(self, name: str) -> Collection:
@@ -152,12 +157,15 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
     async def UpdateCollection(
         self, request: cluster_pb2.UpdateCollectionRequest, context: Context
     ) -> cluster_pb2.UpdateCollectionResponse:
-        """Changes how reads of a collection are hedged."""
+        """Changes how reads of a collection are hedged, and its synonyms."""
         async with self._calls.call("UpdateCollection", context):
             _require("name", request.name)
-            names = hedging_fields(request.update_mask.paths)
+            paths = list(request.update_mask.paths)
+            other = [path for path in paths if path != SYNONYMS]
+            names = hedging_fields(other) if other or not paths else []
             hedging = convert.hedging_from_proto(request.hedging)
-            collection = await self._maps.update_collection(request.name, hedging, names)
+            synonyms = request.synonyms if SYNONYMS in paths else None
+            collection = await self._maps.update_collection(request.name, hedging, names, synonyms)
             return cluster_pb2.UpdateCollectionResponse(collection=convert.collection_to_proto(collection))
 
     async def ListCollections(

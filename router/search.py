@@ -116,6 +116,7 @@ class SearchOperation:
             documents = await self._documents.read(collection.name, query.options, policy, deadline)
         asked, query = query, query.for_legs(collection.schema, documents)
         check_search(query, collection.name, collection.schema)
+        query = query.heeding(collection.synonyms, collection.schema)
         request_print = fingerprint(asked.fingerprint_parts())
         sorts = parse_sort(query.sort)
         position = SearchPosition()
@@ -268,6 +269,7 @@ def _leg_requests(
             nearest=nearest,
             explain=query.is_explanation_wanted,
             profile=query.is_profile_wanted,
+            synonyms=list(query.synonyms),
         )
         for shard in shards
     ]

@@ -12,6 +12,7 @@ from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection
 from kvshard.errors import Internal, ShardMoved
 from kvshard.model import ShardSearch, ShardSearchReply, SuggestPart, SuggestReply
+from kvshard.query import prepare
 from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.coverage import Coverage, KnownCounts
 from kvshard.scatter.gather import verdict
@@ -34,6 +35,7 @@ from kvshard.suggestions import (
     merge_completions,
     merge_words,
 )
+from kvshard.synonyms import rules_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class _Asked:
     how: How
     deadline: float
     times: ReadTimes | None
+    synonyms: list[str]
 
 
 class SuggestOperation:
@@ -80,7 +83,10 @@ class SuggestOperation:
         """What the text may go on as, or may have meant. Raises Unavailable when the coverage falls short of the policy."""
         cluster_map, collection = await resolve(self._maps, collection_name)
         fields = check_suggest(query, collection.name, collection.schema)
-        asked = _Asked(collection, query, policy, self._scatter.how_to_read(policy, collection), deadline, times)
+        filters = [prepare(text, collection.schema, f"filters[{at}]") for at, text in enumerate(query.filters)]
+        synonyms = rules_for(collection.synonyms, filters)
+        how = self._scatter.how_to_read(policy, collection)
+        asked = _Asked(collection, query, policy, how, deadline, times, synonyms)
         part = SuggestPart(query.text, fields, completions_asked(query.limit, len(cluster_map.shards)))
         replies, coverage = await self._ask(cluster_map, part, asked)
         completions, words = merge_completions(replies, query.limit), merge_words(replies)
@@ -124,6 +130,7 @@ class SuggestOperation:
                 min_seqno=self._scatter.heard.refreshed.of(shard),
                 cuts=config.cuts,
                 suggest=part,
+                synonyms=asked.synonyms,
             )
             for shard, config in sorted(cluster_map.shards.items())
         ]

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -71,8 +72,53 @@ def create(name: str, /, *, schema: str = "", hedges: Hedges = _UNSAID, connect:
     return with_client(connect, work)
 
 
-def set_collection(name: str, /, *, hedges: Hedges = _UNSAID, connect: Connect = _DEFAULTS) -> int:
-    """Change how the reads of a collection are hedged; what is left out stays as it is.
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synonyms:
+    """Which words of queries mean the same. What is given takes the place of all rules there are.
+
+    Parameters
+    ----------
+    synonyms
+        File with a rule on each line, "-" for standard input: "car, automobile" mean each other; by "laptop => notebook" who
+        looks for laptop finds notebook too.
+    synonym
+        A rule; may be given several times.
+    no_synonyms
+        Remove all rules.
+    """
+
+    synonyms: str | None = None
+    synonym: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    no_synonyms: Annotated[bool, Parameter(negative="")] = False
+
+    def rules(self) -> list[str] | None:
+        """What was said; None for nothing. Raises InvalidArgument, and OSError for a file that cannot be read."""
+        from kvshard.client.checks import invalid
+
+        said = self.synonyms is not None or bool(self.synonym)
+        if said and self.no_synonyms:
+            raise invalid("--no-synonyms and rules exclude each other", "synonyms")
+        if self.no_synonyms:
+            return []
+        if not said:
+            return None
+        if self.synonyms is None:
+            return list(self.synonym)
+        try:
+            text = sys.stdin.read() if self.synonyms == "-" else Path(self.synonyms).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise invalid(f"{self.synonyms} is not UTF-8 text", "synonyms") from None
+        return [*text.splitlines(), *self.synonym]
+
+
+_NO_RULES = Synonyms()
+
+
+def set_collection(
+    name: str, /, *, hedges: Hedges = _UNSAID, synonyms: Synonyms = _NO_RULES, connect: Connect = _DEFAULTS
+) -> int:
+    """Change how the reads of a collection are hedged, and its synonyms; what is left out stays as it is.
 
     Parameters
     ----------
@@ -80,8 +126,10 @@ def set_collection(name: str, /, *, hedges: Hedges = _UNSAID, connect: Connect =
         Its name.
     """
 
+    rules = synonyms.rules()
+
     async def work(kv: "Client[bytes]") -> int:
-        _show(await kv.collection(name).update(**asdict(hedges)), connect)
+        _show(await kv.collection(name).update(**asdict(hedges), synonyms=rules), connect)
         return EXIT_OK
 
     return with_client(connect, work)
@@ -187,12 +235,14 @@ def _show(info: "CollectionInfo", connect: Connect) -> None:
         return
     from kvshard.hedge_settings import hedging_text
 
-    hedging = hedging_text(info.hedging)
-    print(f"collection {info.name}: {_schema_text(info)}{f'; hedging: {hedging}' if hedging else ''}")
+    hedging, rules = hedging_text(info.hedging), len(info.synonyms)
+    said = f"; hedging: {hedging}" if hedging else ""
+    said += f"; {rules} synonym rule{'' if rules == 1 else 's'}" if rules else ""
+    print(f"collection {info.name}: {_schema_text(info)}{said}")
 
 
 def _row(info: "CollectionInfo") -> dict[str, object]:
     from kvshard.hedge_settings import hedging_json
 
     row = {"name": info.name, "id": info.id, "schema": dict(info.schema), "hedging": hedging_json(info.hedging)}
-    return {**row, "aliases": list(info.aliases)}
+    return {**row, "aliases": list(info.aliases), "synonyms": list(info.synonyms)}

@@ -1,6 +1,6 @@
 """A collection of documents: dicts in, dicts out, and the search over them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Unpack
 
 from kvshard.client.checks import (
@@ -71,19 +71,26 @@ class Collection(Keyspace[K, Document]):
         hedge: str | None = None,
         hedge_budget: float | str | None = None,
         hedge_attempts: int | None = None,
+        synonyms: Iterable[str] | None = None,
         timeout: float | None = None,
     ) -> CollectionInfo:
-        """Change how its reads are hedged where they do not say it themselves; None leaves a setting as it is.
+        """Change how its reads are hedged where they do not say it, and its synonyms; None leaves a setting as it is.
 
         hedge: "auto", "off", "10ms", "p99", "min(p99,50ms)". hedge_budget: hedges allowed, as a part of the first attempts
         (0.05 or "5%", at most half); 0 allows none. hedge_attempts: attempts of a leg at most, the first one included. To take
-        a setting back, so that it is as the router has it: "default", for the attempts 0. Raises CollectionNotFound.
+        a setting back, so that it is as the router has it: "default", for the attempts 0. synonyms: rules in place of those
+        there are; "car, automobile, motor car" mean each other, "laptop => notebook" has who looks for laptop find notebook
+        too. Searches heed them from now on, without a new index. Raises CollectionNotFound.
         """
         hedging, names = hedging_of(hedge, hedge_budget, hedge_attempts)
-        if not names:
-            raise invalid("say what to change: hedge, hedge_budget or hedge_attempts", "hedging")
-        request = cluster_pb2.UpdateCollectionRequest(name=self._name, hedging=hedging_to_proto(hedging))
+        if not names and synonyms is None:
+            raise invalid("say what to change: hedge, hedge_budget, hedge_attempts or synonyms", "hedging")
+        if isinstance(synonyms, str):
+            raise invalid("synonyms is a list of rules, not one string", "synonyms")
+        request = cluster_pb2.UpdateCollectionRequest(name=self._name, hedging=hedging_to_proto(hedging), synonyms=synonyms)
         request.update_mask.paths.extend(f"hedging.{name}" for name in names)
+        if synonyms is not None:
+            request.update_mask.paths.append("synonyms")
         response = await self._connection.unary(
             lambda stubs: stubs.cluster.UpdateCollection, request, deadline=self._deadline(timeout), is_repeatable=True
         )

@@ -288,7 +288,7 @@ class CollectionInfo:
     """A collection. schema maps field names to types; empty for plain values. id: never used again after a drop.
 
     hedging: how its reads are hedged where they do not say; what is empty in it is as the router has it. aliases: its further
-    names, where all collections were asked for.
+    names, where all collections were asked for. synonyms: its rules.
     """
 
     name: str
@@ -296,3 +296,4 @@ class CollectionInfo:
     id: int = 0
     hedging: Hedging = HEDGED_AS_THE_ROUTER_SAYS
     aliases: tuple[str, ...] = ()
+    synonyms: tuple[str, ...] = ()

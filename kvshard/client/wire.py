@@ -222,7 +222,7 @@ def collection_info_of(message: cluster_pb2.Collection, aliases: Mapping[str, st
     """A collection with its schema and its hedging settings. aliases: of all collections."""
     fields, hedging = schema_from_proto(message.fields), hedging_from_proto(message.hedging)
     names = tuple(alias for alias, name in aliases.items() if name == message.name)
-    return CollectionInfo(message.name, fields, message.id, hedging, names)
+    return CollectionInfo(message.name, fields, message.id, hedging, names, tuple(message.synonyms))
 
 
 def cluster_status_of(response: cluster_pb2.GetStatusResponse) -> ClusterStatus:

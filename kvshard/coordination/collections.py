@@ -38,6 +38,7 @@ from kvshard.errors import (
 )
 from kvshard.hedge_settings import check_hedging, merged
 from kvshard.schema import parse_schema
+from kvshard.synonyms import check_synonyms
 
 COLLECTIONS_MAX = 1_000
 """Every collection is in every copy of the map, and one with a schema is a search index on every shard."""
@@ -84,17 +85,23 @@ async def create_collection(
     return await until_done(attempt, f"create collection {name}")
 
 
-async def update_collection(coordinator: Coordinator, name: str, hedging: Hedging, names: Sequence[str]) -> Collection:
+async def update_collection(
+    coordinator: Coordinator, name: str, hedging: Hedging, names: Sequence[str], synonyms: Sequence[str] | None = None
+) -> Collection:
     """Change the named fields of a collection's hedging settings, and leave the others. name: its own, or an alias.
 
-    Raises CollectionNotFound; InvalidArgument for settings that there are not.
+    synonyms: the rules in place of those there are; None leaves them. Raises CollectionNotFound; InvalidArgument for settings
+    that there are not, and for rules that are none.
     """
     change = check_hedging(merged(Hedging(), hedging, names))
+    rules = None if synonyms is None else check_synonyms(synonyms)
 
     async def attempt() -> Collection | None:
         item = await read_collection(coordinator, name)
         held = decode_collection(item)
         wanted = replace(held, hedging=merged(held.hedging, change, names))
+        if rules is not None:
+            wanted = replace(wanted, synonyms=rules)
         if wanted == held:
             return held
         return wanted if await replace_keys(coordinator, [(item.key, item)], [put_collection(wanted)]) else None

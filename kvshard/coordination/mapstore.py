@@ -190,9 +190,11 @@ class MapStore:
         await self._refresh_after_write()
         return collection
 
-    async def update_collection(self, name: str, hedging: Hedging, names: Sequence[str]) -> Collection:
-        """Change the named fields of a collection's hedging settings. See `collections.update_collection`."""
-        collection = await collections.update_collection(self._coordinator, name, hedging, names)
+    async def update_collection(
+        self, name: str, hedging: Hedging, names: Sequence[str], synonyms: Sequence[str] | None = None
+    ) -> Collection:
+        """Change the named fields of a collection's hedging settings, and its synonyms. See `collections.update_collection`."""
+        collection = await collections.update_collection(self._coordinator, name, hedging, names, synonyms)
         await self._refresh_after_write()
         return collection
 

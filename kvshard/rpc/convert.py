@@ -82,12 +82,14 @@ def collection_to_proto(collection: Collection) -> cluster_pb2.Collection:
         id=collection.id,
         fields=schema_to_proto(collection.schema),
         hedging=None if collection.hedging == Hedging() else hedging_to_proto(collection.hedging),
+        synonyms=collection.synonyms,
     )
 
 
 def collection_from_proto(message: cluster_pb2.Collection) -> Collection:
     """A collection."""
-    return Collection(message.name, message.id, schema_from_proto(message.fields), hedging_from_proto(message.hedging))
+    fields, hedging = schema_from_proto(message.fields), hedging_from_proto(message.hedging)
+    return Collection(message.name, message.id, fields, hedging, tuple(message.synonyms))
 
 
 def hedging_to_proto(hedging: Hedging) -> cluster_pb2.Hedging:

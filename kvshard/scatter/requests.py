@@ -16,6 +16,8 @@ from kvshard import limits, query
 from kvshard.aggregations.check import check_aggregations
 from kvshard.aggregations.model import Aggregation
 from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
+from kvshard.meaning import meant
+from kvshard.query import Node as QueryNode
 from kvshard.query.asked import USUAL, QueryOptions, for_legs
 from kvshard.query.lowering import Documents
 from kvshard.request_ids import CLIENT_MAX_CHARS
@@ -23,6 +25,7 @@ from kvshard.scatter.min_versions import NOTHING_WANTED, MinVersions
 from kvshard.scatter.watermarks import Watermarks
 from kvshard.schema import base_type
 from kvshard.sorting import check_sort, parse_sort, sort_text
+from kvshard.synonyms import rules_for
 from kvshard.tail import hedging
 from kvshard.vectors import Nearest, check_nearest, check_vector
 
@@ -315,6 +318,7 @@ class SearchQuery:
     is_profile_wanted: bool = False
     options: QueryOptions = USUAL
     tree: str = ""
+    synonyms: tuple[str, ...] = ()
 
     @property
     def is_nearest_alone(self) -> bool:
@@ -328,6 +332,18 @@ class SearchQuery:
             return self
         text, tree = for_legs(self.query, self.options, schema, documents)
         return replace(self, query=text, options=USUAL, tree=tree)
+
+    def heeding(self, rules: tuple[str, ...], schema: Mapping[str, str]) -> "SearchQuery":
+        """The search with those of its collection's synonym rules that concern it. It has been checked against the schema."""
+        if not rules:
+            return self
+        texts = [query.prepare(self.query, schema, tree=self.tree)]
+        texts += [query.prepare(text, schema, f"filters[{number}]") for number, text in enumerate(self.filters)]
+        return replace(self, synonyms=tuple(rules_for(rules, texts)))
+
+    def node(self, schema: Mapping[str, str]) -> QueryNode:
+        """What is searched for, with what the query means beyond what it says, as the leaves have it."""
+        return meant(query.prepare(self.query, schema, tree=self.tree), schema, self.synonyms, self.fuzziness)
 
     def fingerprint_parts(self) -> list[bytes]:
         """What must stay as it was from page to page: whatever decides which hits there are, and their order."""
@@ -362,8 +378,7 @@ def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str
         _check_field(name, "facets", schema, lambda kind: kind == "keyword", "only keyword fields have facets")
     for name in _distinct(request.highlight, "highlight"):
         _check_field(name, "highlight", schema, lambda kind: base_type(kind) == "text", "only text fields can be highlighted")
-    node = query.prepare(request.query, schema, tree=request.tree)
-    query.with_fuzziness(node, request.fuzziness, schema)
+    request.node(schema)
     if request.nearest is not None:
         _check_nearest(request, request.nearest, schema)
     for number, text in enumerate(request.filters):

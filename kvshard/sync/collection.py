@@ -1,6 +1,6 @@
 """A collection of documents for threads: dicts in, dicts out, and the search over them."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar, Unpack
 
 from kvshard.client.client import Client as AsyncClient
@@ -67,16 +67,25 @@ class Collection(Keyspace[K, Document]):
         hedge: str | None = None,
         hedge_budget: float | str | None = None,
         hedge_attempts: int | None = None,
+        synonyms: Iterable[str] | None = None,
         timeout: float | None = None,
     ) -> CollectionInfo:
-        """Change how its reads are hedged where they do not say it themselves; None leaves a setting as it is.
+        """Change how its reads are hedged where they do not say it, and its synonyms; None leaves a setting as it is.
 
         hedge: "auto", "off", "10ms", "p99", "min(p99,50ms)". hedge_budget: hedges allowed, as a part of the first attempts
         (0.05 or "5%", at most half); 0 allows none. hedge_attempts: attempts of a leg at most, the first one included. To take
-        a setting back, so that it is as the router has it: "default", for the attempts 0. Raises CollectionNotFound.
+        a setting back, so that it is as the router has it: "default", for the attempts 0. synonyms: rules in place of those
+        there are; "car, automobile, motor car" mean each other, "laptop => notebook" has who looks for laptop find notebook
+        too. Searches heed them from now on, without a new index. Raises CollectionNotFound.
         """
         return self._ask(
-            lambda there: there.update(hedge=hedge, hedge_budget=hedge_budget, hedge_attempts=hedge_attempts, timeout=timeout)
+            lambda there: there.update(
+                hedge=hedge,
+                hedge_budget=hedge_budget,
+                hedge_attempts=hedge_attempts,
+                synonyms=synonyms,
+                timeout=timeout,
+            )
         )
 
     def drop(self, *, timeout: float | None = None) -> None:

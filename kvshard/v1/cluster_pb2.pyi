@@ -339,6 +339,7 @@ class Collection(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
     HEDGING_FIELD_NUMBER: _builtins.int
+    SYNONYMS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: a letter, then letters, digits, "-" and "_"; at most 64 characters."""
     id: _builtins.int
@@ -351,6 +352,12 @@ class Collection(_message.Message):
     def hedging(self) -> Global___Hedging:
         """How its reads are hedged where a request does not say."""
 
+    @_builtins.property
+    def synonyms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Rules that say which words of queries mean the same: "car, automobile, motor car" for each other, "laptop => notebook" only
+        for what stands left. At most 1,000 rules of up to 20 terms of up to 8 words, 16,384 characters together.
+        """
+
     def __init__(
         self,
         *,
@@ -358,10 +365,11 @@ class Collection(_message.Message):
         id: _builtins.int = ...,
         fields: _abc.Iterable[Global___SchemaField] | None = ...,
         hedging: Global___Hedging | None = ...,
+        synonyms: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "hedging", b"hedging", "id", b"id", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "hedging", b"hedging", "id", b"id", "name", b"name", "synonyms", b"synonyms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1670,6 +1678,7 @@ class UpdateCollectionRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     HEDGING_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    SYNONYMS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     @_builtins.property
@@ -1678,7 +1687,13 @@ class UpdateCollectionRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What of it to change: "hedging.policy", "hedging.budget", "hedging.max_attempts", or "hedging" for all of them. Absent: all."""
+        """What to change: "hedging.policy", "hedging.budget", "hedging.max_attempts", or "hedging" for all of them; "synonyms". Absent:
+        all of hedging.
+        """
+
+    @_builtins.property
+    def synonyms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The rules in place of those there are; see Collection.synonyms. Empty lines and those that begin with "#" are left out."""
 
     def __init__(
         self,
@@ -1686,10 +1701,11 @@ class UpdateCollectionRequest(_message.Message):
         name: _builtins.str = ...,
         hedging: Global___Hedging | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
+        synonyms: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging", "name", b"name", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging", "name", b"name", "synonyms", b"synonyms", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

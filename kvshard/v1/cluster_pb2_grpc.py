@@ -219,8 +219,8 @@ class ClusterServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateCollection(self, request, context):
-        """Changes how reads of a collection are hedged, from the next request on that a router serves by the new map. NOT_FOUND when
-        there is no such collection.
+        """Changes how reads of a collection are hedged, and its synonyms, from the next request on that a router and a leaf serve by the
+        new map. NOT_FOUND when there is no such collection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

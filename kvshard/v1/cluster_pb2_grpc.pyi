@@ -63,8 +63,8 @@ class ClusterStub:
     RESOURCE_EXHAUSTED when the map would have too many; then nothing is done.
     """
     UpdateCollection: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.UpdateCollectionRequest, _cluster_pb2.UpdateCollectionResponse]
-    """Changes how reads of a collection are hedged, from the next request on that a router serves by the new map. NOT_FOUND when
-    there is no such collection.
+    """Changes how reads of a collection are hedged, and its synonyms, from the next request on that a router and a leaf serve by the
+    new map. NOT_FOUND when there is no such collection.
     """
     InjectFault: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.InjectFaultRequest, _cluster_pb2.InjectFaultResponse]
     """Has leaves misbehave for a while, to see what becomes of the answers. FAILED_PRECONDITION at a leaf that was not started
@@ -116,8 +116,8 @@ class ClusterAsyncStub(ClusterStub):
     RESOURCE_EXHAUSTED when the map would have too many; then nothing is done.
     """
     UpdateCollection: _aio.UnaryUnaryMultiCallable[_cluster_pb2.UpdateCollectionRequest, _cluster_pb2.UpdateCollectionResponse]  # type: ignore[assignment]
-    """Changes how reads of a collection are hedged, from the next request on that a router serves by the new map. NOT_FOUND when
-    there is no such collection.
+    """Changes how reads of a collection are hedged, and its synonyms, from the next request on that a router and a leaf serve by the
+    new map. NOT_FOUND when there is no such collection.
     """
     InjectFault: _aio.UnaryUnaryMultiCallable[_cluster_pb2.InjectFaultRequest, _cluster_pb2.InjectFaultResponse]  # type: ignore[assignment]
     """Has leaves misbehave for a while, to see what becomes of the answers. FAILED_PRECONDITION at a leaf that was not started
@@ -244,8 +244,8 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.UpdateCollectionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.UpdateCollectionResponse, _abc.Awaitable[_cluster_pb2.UpdateCollectionResponse]]:
-        """Changes how reads of a collection are hedged, from the next request on that a router serves by the new map. NOT_FOUND when
-        there is no such collection.
+        """Changes how reads of a collection are hedged, and its synonyms, from the next request on that a router and a leaf serve by the
+        new map. NOT_FOUND when there is no such collection.
         """
 
     @_abc_1.abstractmethod

@@ -16,6 +16,7 @@ from kvshard.clustermap import (
 )
 from kvshard.errors import CollectionExists, CollectionNotFound, DeadlineExceeded, Unavailable
 from kvshard.hedge_settings import merged
+from kvshard.synonyms import check_synonyms
 
 DOCS = Collection("docs", 2, {"title": "text", "tag": "keyword", "year": "integer"})
 
@@ -89,11 +90,15 @@ class FakeMapSource:
         self._change({**self.current.collections, name: created})
         return created
 
-    async def update_collection(self, name: str, hedging: Hedging, names: Sequence[str]) -> Collection:
+    async def update_collection(
+        self, name: str, hedging: Hedging, names: Sequence[str], synonyms: Sequence[str] | None = None
+    ) -> Collection:
         held = self.current.collection(name)
         if held is None:
             raise CollectionNotFound(f"no {name}")
         updated = dataclasses.replace(held, hedging=merged(held.hedging, hedging, names))
+        if synonyms is not None:
+            updated = dataclasses.replace(updated, synonyms=check_synonyms(synonyms))
         self._change({**self.current.collections, name: updated})
         return updated
 

@@ -120,3 +120,37 @@ async def test_analyzers_and_suggestions(kv: Client[str], address: str, capsys: 
         await docs.suggest("gat", field="titel")
     with pytest.raises(InvalidArgument, match="unknown analyzer 'englsh'"):
         await kv.collection("more").create({"title": "text(englsh)"})
+
+
+async def test_synonyms(kv: Client[str], address: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    docs = kv.collection("docs")
+
+    async def found(query: str, **how) -> set[str]:
+        return {hit.key for hit in (await docs.search(query, **how)).hits}
+
+    assert await found("title:delay") == set()
+    info = await docs.update(synonyms=["Latency, delay", "waiter => asyncio gather, threading"])
+    assert info.synonyms == ("latency, delay", "waiter => asyncio gather, threading")
+    assert await found("title:delay") == {"d4", "d5"}
+    assert await found("title:waiter") == {"d0", "d2", "d3"}
+    assert await found("title:threading") == {"d3"}
+    assert await found("*", filters=["title:delay"]) == {"d4", "d5"}
+    assert await found("title:delay -latency") == set()
+    assert await found("title:dealy", fuzziness="auto") == set()  # a rule names what was typed
+    page = await docs.search("title:delay", highlight=["title"])
+    assert all(hit.highlights[0].fragment[slice(*hit.highlights[0].spans[0])] == "latency" for hit in page.hits)
+    best = await docs.search("title:latency")
+    assert [hit.score for hit in page.hits] == pytest.approx([hit.score for hit in best.hits])
+
+    rules = tmp_path / "rules.txt"
+    rules.write_text("# ours\ndelay, latency\n")
+    assert await asyncio.to_thread(main, ["collection", "set", "docs", "--synonyms", str(rules), "--router", address]) == 0
+    assert capsys.readouterr().out.endswith("; 1 synonym rule\n")
+    assert await found("title:waiter") == set()
+    assert await asyncio.to_thread(main, ["collection", "set", "docs", "--synonym", "car", "--router", address]) == 2
+    assert "synonym rule 1 needs at least two different terms" in capsys.readouterr().err
+    assert (await kv.collections())[-1].synonyms == ("delay, latency",)
+    assert await asyncio.to_thread(main, ["collection", "set", "docs", "--no-synonyms", "--router", address]) == 0
+    assert await found("title:delay") == set()
+    with pytest.raises(InvalidArgument, match="not one string"):
+        await docs.update(synonyms="car, automobile")

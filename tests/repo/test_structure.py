@@ -21,6 +21,8 @@ PURE = (
     "kvshard.schema",
     "kvshard.suggestions",
     "kvshard.vectors",
+    "kvshard.synonyms",
+    "kvshard.meaning",
     "kvshard.query",
     "kvshard.sorting",
     "kvshard.ring",

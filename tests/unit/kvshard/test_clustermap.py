@@ -209,6 +209,8 @@ def damaged(path: list[object], value: object) -> str:
         damaged(["shards", 0, "last_slot"], 5),
         damaged(["collections", 0, "schema"], [["a", 1]]),
         damaged(["collections", 0, "hedging"], "off"),
+        damaged(["collections", 0, "synonyms"], "car, automobile"),
+        damaged(["collections", 0, "synonyms"], [1]),
         damaged(["collections", 0, "hedging"], {"policy": 1}),
         damaged(["collections", 0, "hedging"], {"budget": "5%"}),
         damaged(["collections", 0, "hedging"], {"max_attempts": True}),
@@ -262,6 +264,15 @@ def test_a_wanted_split_and_the_cuts_survive_the_text() -> None:
 
 def test_the_middle_of_a_shard() -> None:
     assert [shard(0, *ends).middle_slot for ends in ((0, 65535), (0, 1), (4, 6), (7, 7))] == [32768, 1, 5, 7]
+
+
+def test_synonyms_survive_the_text_and_are_written_only_where_there_are_some() -> None:
+    rules = ("car, automobile", "laptop => notebook")
+    told = new_map(collections={**COLLECTIONS, "docs": dataclasses.replace(COLLECTIONS["docs"], synonyms=rules)})
+    assert clustermap_text.from_json(clustermap_text.to_json(told)) == told
+    written = {each["name"]: each.get("synonyms") for each in json.loads(clustermap_text.to_json(told))["collections"]}
+    assert written.pop("docs") == list(rules)
+    assert not any(written.values())
 
 
 def test_what_was_said_of_hedging_survives_the_text_and_nothing_else_is_written() -> None:

@@ -424,3 +424,15 @@ async def test_a_write_whose_refresh_fails_is_still_made(coordinator: MemoryCoor
     with contextlib.suppress(CoordinatorUnavailable):
         await coordinator.get("x")
     assert (await store.wait_newer(1, WAIT_S)).collection("docs") is not None
+
+
+async def test_synonyms_are_changed_apart_from_hedging(store: MapStore) -> None:
+    await store.create_collection("docs", {"title": "text"}, Hedging("off"))
+    updated = await store.update_collection("docs", Hedging(), [], ["Car, AUTOMOBILE", "", "laptop => notebook"])
+    assert updated.synonyms == ("car, automobile", "laptop => notebook")
+    assert updated.hedging == Hedging("off")
+    assert (await store.update_collection("docs", Hedging("p99"), ["policy"])).synonyms == updated.synonyms
+    assert store.current.collections["docs"].synonyms == updated.synonyms
+    with pytest.raises(InvalidArgument, match="synonym rule 1"):
+        await store.update_collection("docs", Hedging(), [], ["car"])
+    assert (await store.update_collection("docs", Hedging(), [], [])).synonyms == ()

@@ -138,6 +138,11 @@ def test_a_silent_leaf_has_a_reason_and_no_state() -> None:
     assert leaf_status_from_proto(message) is None
 
 
+def test_synonyms_survive() -> None:
+    collection = Collection("docs", 2, SCHEMA, Hedging(), ("car, automobile", "laptop => notebook"))
+    assert collection_from_proto(collection_to_proto(collection)) == collection
+
+
 def test_a_collection_that_says_nothing_of_hedging_carries_nothing() -> None:
     assert not collection_to_proto(Collection("docs", 2)).HasField("hedging")
     assert collection_from_proto(cluster_pb2.Collection(name="docs", id=2)).hedging == Hedging()
