@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kvshard.client.keyspace import Keyspace
     from kvshard.client.results import (
         AttemptTiming,
+        Collapsed,
         CollectionInfo,
         Coverage,
         Explanation,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     )
     from kvshard.client.retries import NO_RETRIES, RetryPolicy
     from kvshard.client.scan import Scan
+    from kvshard.client.shaping import SortBy
     from kvshard.client.status import ClusterStatus, LeafStatus
     from kvshard.client.suggestions import Completion, CorrectedWord, Correction, Suggestions
     from kvshard.clustermap import ClusterMap
@@ -126,6 +128,7 @@ _NAMES_BY_MODULE = {
     "kvshard.client.keyspace": ("Keyspace",),
     "kvshard.client.results": (
         "AttemptTiming",
+        "Collapsed",
         "CollectionInfo",
         "Coverage",
         "Explanation",
@@ -147,6 +150,7 @@ _NAMES_BY_MODULE = {
     ),
     "kvshard.client.retries": ("NO_RETRIES", "RetryPolicy"),
     "kvshard.client.scan": ("Scan",),
+    "kvshard.client.shaping": ("SortBy",),
     "kvshard.client.direct_status": ("Detour", "DirectLeaf", "DirectStatus"),
     "kvshard.client.faults": ("ClearedFaults", "FaultList", "LeafFault"),
     "kvshard.client.status": ("ClusterStatus", "LeafStatus"),
@@ -222,6 +226,7 @@ __all__ = [
     "Client",
     "ClusterMap",
     "ClusterStatus",
+    "Collapsed",
     "Collection",
     "CollectionExists",
     "CollectionInfo",
@@ -293,6 +298,7 @@ __all__ = [
     "ShardNotFound",
     "SlowRead",
     "SlowReads",
+    "SortBy",
     "StaleEpoch",
     "Stats",
     "StatsResult",

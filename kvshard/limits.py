@@ -29,6 +29,25 @@ SEARCH_MAX_DEPTH = 10_000
 SUGGEST_MAX_LIMIT = 100
 """Suggestions of one answer; a list that nobody reads costs every shard a look at each entry."""
 
+
+COLLAPSE_MAX_GROUPS = 4_000
+"""Groups that may be paged through in a collapsed search: each token and each leg carries 8 bytes for every one before."""
+
+RETURN_FIELDS_MAX = 256
+"""Fields of a document that may be asked for one by one: as many as a schema has."""
+
+RETURN_FIELD_MAX_CHARS = 1_024
+"""Of one of them, with all the names on its path."""
+
+HIGHLIGHT_MAX_FRAGMENTS = 20
+"""Fragments of one field of one hit: each further one is another look at the text. Who wants more wants the text."""
+
+HIGHLIGHT_MIN_CHARS = 20
+"""Of a fragment: the longest of everyday words and a blank on either side."""
+
+HIGHLIGHT_MAX_CHARS = 2_000
+"""Of a fragment: a page of print."""
+
 FACET_MAX_VALUES = 1_000
 """Values of one facet: each shard counts this many for the merge."""
 

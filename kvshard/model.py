@@ -204,6 +204,27 @@ class NearestRecord(Struct, frozen=True, gc=False):
     k: int
 
 
+class SearchShape(Struct, frozen=True, gc=False, omit_defaults=True):
+    """How the hits of a search are given.
+
+    fields: only these of the document's, dotted paths among them; empty: all. fragments, fragment_chars: of each highlighted
+    field, at most. collapse: only the first hit of each value of this field; empty: all. shown: of the values that earlier
+    pages had, one digest after the other (`kvshard/collapsing.py`). count_up_to: matches need not be counted further; None:
+    all are.
+    """
+
+    fields: list[str] = []
+    fragments: int = 1
+    fragment_chars: int = 150
+    collapse: str = ""
+    shown: bytes = b""
+    count_up_to: int | None = None
+
+
+USUAL_SHAPE = SearchShape()
+"""That of a search which says nothing about it."""
+
+
 class ShardSearch(Struct, frozen=True, gc=False):
     """Search one shard. limit: hits wanted; 0 only counts. after: they come behind this position; None: from the first on.
 
@@ -249,6 +270,7 @@ class ShardSearch(Struct, frozen=True, gc=False):
     explain: bool = False
     profile: bool = False
     synonyms: list[str] = []
+    shape: SearchShape = USUAL_SHAPE
 
 
 class ShardTerms(Struct, frozen=True, gc=False):
@@ -284,7 +306,10 @@ class HighlightFragment:
 
 @dataclass(frozen=True, slots=True)
 class ShardHit:
-    """A document found. sort_values: its value of each field in the sort. score: 0 where the sort has no score."""
+    """A document found. sort_values: its value of each field in the sort. score: 0 where the sort has no score.
+
+    group: its value of the field by which the search is collapsed; group_size: the shard's matches with that value.
+    """
 
     key: bytes
     score: float
@@ -293,6 +318,8 @@ class ShardHit:
     sort_values: list[SortValue] = field(default_factory=list)
     highlights: list[HighlightFragment] = field(default_factory=list)
     explanation: ScoreExplanation | None = None
+    group: SortValue = None
+    group_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,8 +348,8 @@ class SuggestReply:
 
 @dataclass(frozen=True, slots=True)
 class ShardSearchReply:
-    """Hits in the order of the search. total: documents of the shard that match. documents: live ones in the shard. has_more:
-    more hits come behind these.
+    """Hits in the order of the search. total: documents of the shard that match, or as many at least if not is_total_exact.
+    documents: live ones in the shard. has_more: more hits come behind these.
 
     facets: field -> value -> matches. facet_errors: field -> the most by which a count missing here may be too low.
     unseen_age_ms: of the oldest committed write that the index did not show yet, 0: it showed all; UNKNOWN_AGE: not known.
@@ -349,6 +376,7 @@ class ShardSearchReply:
     nearest: list[ShardHit] = field(default_factory=list)
     nearest_total: int = 0
     profile: LegProfile | None = None
+    is_total_exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import msgspec
 import tantivy
 
 from kvshard.model import NEVER, SortValue
-from kvshard.schema import FLOAT, KEYWORD, TEXT, VECTOR, Scalar, Schema, base_type, check_of
+from kvshard.schema import FLOAT, INTEGER, KEYWORD, TEXT, VECTOR, Scalar, Schema, base_type, check_of
 from kvshard.vectors import check_vector, parse_vector_type, vector_bytes
 from leaf.analysis import index_terms, term_count, tokenizer_name
 
@@ -100,7 +100,8 @@ def index_schema(schema: Schema) -> tantivy.Schema:
             builder.add_float_field(sorted_by(name), fast=True)
         else:  # INTEGER, BOOLEAN, DATE
             builder.add_integer_field(searched(name), indexed=True, fast=True)
-            builder.add_integer_field(sorted_by(name), fast=True)
+            # Searches that are collapsed by an integer look for sets of its values, which takes an index.
+            builder.add_integer_field(sorted_by(name), indexed=field_type == INTEGER, fast=True)
     return builder.build()
 
 

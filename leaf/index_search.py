@@ -1,4 +1,4 @@
-"""Answers one ShardSearch on a thread: parse, find, read the documents, highlight; the deadline is looked at in between."""
+"""Answers one ShardSearch on a thread: parse, find the hits, count, highlight; the deadline is looked at in between."""
 
 from dataclasses import replace
 from difflib import get_close_matches
@@ -6,24 +6,26 @@ from functools import partial
 from math import ceil
 from typing import Final
 
-import msgspec
 import tantivy
 
 from kvshard.aggregations.check import check_aggregations
 from kvshard.aggregations.partial import Partial
 from kvshard.clock import Clock
 from kvshard.clustermap import TOKEN_SLOTS, Collection
-from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArgument, ResourceExhausted
-from kvshard.limits import BATCH_MAX_BYTES, FACET_MAX_VALUES, SEARCH_MAX_LIMIT
+from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArgument
+from kvshard.limits import FACET_MAX_VALUES, SEARCH_MAX_LIMIT
 from kvshard.meaning import meant
-from kvshard.model import HighlightFragment, NearestRecord, ShardHit, ShardSearch, ShardSearchReply, SuggestPart
+from kvshard.model import NearestRecord, ShardHit, ShardSearch, ShardSearchReply, SuggestPart
 from kvshard.query import MatchAll, Node, prepare
+from kvshard.scatter.shaping import check_shape
 from kvshard.schema import KEYWORD, TEXT, Schema, base_type
 from kvshard.search_accounts import LegProfile, ScoreExplanation
 from kvshard.sorting import SCORE, check_sort, parse_sort
 from kvshard.vectors import check_nearest, vector_of
 from leaf.aggregations import Aggregator
 from leaf.explanations import Explainer
+from leaf.highlights import Highlighter, shown_as
+from leaf.hit_finder import READ_CHUNK, FoundHits, HitFinder
 from leaf.index_fields import KEY, key_text, keyword_of, searched
 from leaf.index_statistics import explained
 from leaf.likeness import settled
@@ -36,21 +38,8 @@ from leaf.text_search import FacetCounts, Found, IndexView
 from leaf.unseen import UnseenWrites
 from leaf.weighting import Numbered, Weighting
 
-FILL_ROUNDS: Final = 4
-"""A page is filled up this often when documents were deleted since the last refresh. Only a mass delete within half a second
-exceeds it, and then the page is shorter than it could be; one without any hit is filled until it has one."""
-
 GONE_MARGIN: Final = 8
 """Nearest documents looked at beyond those wanted: some may have been deleted since the last refresh."""
-
-READ_CHUNK: Final = 64
-"""Documents read between two looks at the deadline."""
-
-FRAGMENT_CHARS: Final = 150
-"""Length of a highlighted fragment: about two lines."""
-
-HIGHLIGHT_MAX_CHARS: Final = 100_000
-"""Of each text, looked at for a fragment: analysing more takes milliseconds a hit."""
 
 
 class SearchJob:
@@ -119,24 +108,24 @@ class SearchJob:
             phases.end("compile")
             self._check()
             view = IndexView(searcher, index.fields, self._schema, index.parse, self._check, ranked.exact)
-            has_one_score = index.compiler.has_one_score(node)
-            hits, total, has_more = self._find(view, query, has_one_score, phases)
+            finder = HitFinder(request, self._sorts, view, self._source, self._collection.id, self._check, phases.end)
+            found = finder.find(query, index.compiler.has_one_score(node))
             self._check()
             facets = view.facets(query, request.facets, request.facet_limit or 10)
             phases.end("facets")
             aggregations = self._aggregate(index, searcher, query)
             phases.end("aggregations")
-            highlighted = self._highlight(hits, index, searcher, node)
+            hits = shown_as(request, found.hits, lambda: Highlighter(request, node, found.hits, index, searcher), self._check)
             phases.end("highlight")
             nearest: tuple[list[ShardHit], int] = [], 0
             if request.nearest is not None:
                 among = index.compiler.compile(MatchAll(), filters, expired_at_ms, last_slot, None, searcher, self._check)
-                nearest = self._find_nearest(index, searcher, among, request.nearest)
+                nearest = self._find_nearest(index, searcher, among, request.nearest, finder)
                 phases.end("nearest")
             if request.explain:
-                highlighted = self._explained(highlighted, index, searcher, ranked, node)
+                hits = self._explained(hits, index, searcher, ranked, node)
                 phases.end("explain")
-            reply = self._reply(highlighted, total, has_more, facets, indexed_through, unseen_since, ranked)
+            reply = self._reply(replace(found, hits=hits), facets, indexed_through, unseen_since, ranked)
             if request.profile:
                 reply = self._profiled(reply, phases, index, searcher, [node, *filters])
         return replace(reply, aggregations=aggregations, nearest=nearest[0], nearest_total=nearest[1])
@@ -152,7 +141,12 @@ class SearchJob:
         return aggregator.run(query, self._request.aggregations)
 
     def _find_nearest(
-        self, index: TextIndex, searcher: tantivy.Searcher, among: tantivy.Query, wanted: NearestRecord
+        self,
+        index: TextIndex,
+        searcher: tantivy.Searcher,
+        among: tantivy.Query,
+        wanted: NearestRecord,
+        finder: HitFinder,
     ) -> tuple[list[ShardHit], int]:
         """The nearest with their documents as they are now, and how many documents have a vector."""
         rows, vector = index.vectors[wanted.field], vector_of(wanted.vector)
@@ -161,11 +155,11 @@ class SearchJob:
         for first in range(0, len(near), READ_CHUNK):
             self._check()
             chunk = near[first : first + READ_CHUNK]
-            hits += [hit for hit in self._read([Found(*each) for each in chunk]) if hit is not None]
+            hits += [hit for hit in finder.documents([Found(*each) for each in chunk]) if hit is not None]
         if self._request.explain:
             text = f"nearness of {wanted.field} to the vector"
             hits = [replace(hit, explanation=ScoreExplanation(hit.score, text)) for hit in hits]
-        return hits[: wanted.k], total
+        return shown_as(self._request, hits[: wanted.k], None, self._check), total
 
     def _suggest(self, part: SuggestPart, index: TextIndex, filters: list[Node], last_slot: int) -> ShardSearchReply:
         indexed_through = index.indexed_through
@@ -178,22 +172,21 @@ class SearchJob:
 
     def _reply(
         self,
-        hits: list[ShardHit],
-        total: int,
-        has_more: bool,
+        found: FoundHits,
         facets: dict[str, FacetCounts],
         indexed_through: int,
         unseen_since: float | None,
         ranked: Weighed,
     ) -> ShardSearchReply:
         return ShardSearchReply(
-            hits=hits,
-            total=total,
+            hits=found.hits,
+            total=found.total,
             documents=self._source.live_documents(self._request.shard, self._collection.id),
             facets={name: counts.values for name, counts in facets.items()},
             facet_errors={name: counts.error for name, counts in facets.items() if counts.error},
             indexed_through=indexed_through,
-            has_more=has_more,
+            has_more=found.has_more,
+            is_total_exact=found.is_total_exact,
             # Rounded up: what is unseen is never as good as nothing.
             unseen_age_ms=0 if unseen_since is None else max(1, ceil((self._clock.monotonic() - unseen_since) * 1_000)),
             statistics=ranked.own,
@@ -219,6 +212,7 @@ class SearchJob:
         check_aggregations(request.aggregations, self._schema, lambda text, where: prepare(text, self._schema, where))
         if request.nearest is not None:
             check_nearest(self._schema, request.nearest.field, len(request.nearest.vector) // 4, request.nearest.k)
+        check_shape(request.shape, self._schema, request.keys_only)
 
     def _expired_at_ms(self) -> int | None:
         now_ms = self._clock.wall_ms()
@@ -268,77 +262,6 @@ class SearchJob:
     def _shown(self, name: str, term: str) -> str:
         return keyword_of(term) if base_type(self._schema[name]) == KEYWORD else term
 
-    def _find(
-        self, view: IndexView, query: tantivy.Query, has_one_score: bool, phases: Phases
-    ) -> tuple[list[ShardHit], int, bool]:
-        """Hits with their documents as they are now, how many documents match, and whether more hits come behind these."""
-        request = self._request
-        if request.limit == 0:
-            total = view.count(query)
-            phases.end("find")
-            return [], total, False
-        hits: list[ShardHit] = []
-        after, gone, rounds, room, unread = request.after, 0, 0, BATCH_MAX_BYTES, 0
-        while True:
-            page = view.page(query, self._sorts, request.limit, after, request.taken, has_one_score)
-            phases.end("find")
-            for first in range(0, len(page.found), READ_CHUNK):
-                self._check()
-                chunk = self._read(page.found[first : first + READ_CHUNK])
-                alive = [hit for hit in chunk if hit is not None]
-                gone += len(chunk) - len(alive)
-                room -= sum(len(hit.document) for hit in alive)
-                if room < 0:
-                    details = ErrorDetails(field="limit", limit=BATCH_MAX_BYTES)
-                    raise ResourceExhausted("the documents of one page are too large; ask for fewer, or keys only", details)
-                hits += alive
-                unread = len(page.found) - first - len(chunk)
-                if len(hits) >= request.limit:
-                    break
-            phases.end("documents")
-            rounds += 1
-            if not page.has_more or len(hits) >= request.limit or (hits and rounds >= FILL_ROUNDS):
-                break
-            after = page.found[-1].after
-        has_more = page.has_more or unread > 0 or len(hits) > request.limit
-        hits = hits[: request.limit]
-        return hits, max(page.total - gone, len(hits)), has_more
-
-    def _read(self, found: list[Found]) -> list[ShardHit | None]:
-        request = self._request
-        documents = self._source.read_documents(request.shard, self._collection.id, [each.key for each in found])
-        keep_document = not request.keys_only or bool(request.highlight)
-        return [
-            None
-            if document is None
-            else ShardHit(
-                key=each.key,
-                score=each.score,
-                document=document[0] if keep_document else b"",
-                version=document[1],
-                sort_values=list(each.values),
-            )
-            for each, document in zip(found, documents, strict=True)
-        ]
-
-    def _highlight(self, hits: list[ShardHit], index: TextIndex, searcher: tantivy.Searcher, node: Node) -> list[ShardHit]:
-        generators: dict[str, tantivy.SnippetGenerator] = {}
-        for name in self._request.highlight:
-            words = index.compiler.highlight_query(node, name, partial(_texts_of, hits, name))
-            if words is not None:
-                generator = tantivy.SnippetGenerator.create(searcher, words, index.fields, searched(name))
-                generator.set_max_num_chars(FRAGMENT_CHARS)
-                generators[name] = generator
-        if not generators and not (self._request.keys_only and self._request.highlight):
-            return hits
-        marked: list[ShardHit] = []
-        for hit in hits:
-            self._check()
-            fragments = _fragments(hit.document, generators)
-            document = b"" if self._request.keys_only else hit.document
-            marked.append(replace(hit, highlights=fragments, document=document))
-        return marked
-
 
 def check_search_fields(schema: Schema, facets: list[str], highlight: list[str]) -> None:
     """Raise InvalidArgument unless the fields exist and can be counted, highlighted."""
@@ -358,44 +281,3 @@ def _type_of(schema: Schema, name: str, source: str) -> str:
         hint = f"; did you mean {close[0]}?" if close else ""
         raise InvalidArgument(f"unknown field {name[:64]}{hint}", ErrorDetails(field=source))
     return base_type(field_type)
-
-
-def _texts_of(hits: list[ShardHit], name: str) -> list[str]:
-    """The texts that the documents have in a field, as far as they are looked at."""
-    found: list[str] = []
-    for hit in hits:
-        given = msgspec.json.decode(hit.document).get(name)
-        found += [
-            text[:HIGHLIGHT_MAX_CHARS] for text in (given if isinstance(given, list) else [given]) if isinstance(text, str)
-        ]
-    return found
-
-
-def _fragments(document: bytes, generators: dict[str, tantivy.SnippetGenerator]) -> list[HighlightFragment]:
-    decoded = msgspec.json.decode(document)
-    fragments: list[HighlightFragment] = []
-    for name, generator in generators.items():
-        given = decoded.get(name)
-        for text in given if isinstance(given, list) else [given]:
-            fragment = _fragment(name, text, generator) if isinstance(text, str) else None
-            if fragment is not None:
-                fragments.append(fragment)
-                break
-    return fragments
-
-
-def _fragment(name: str, text: str, generator: tantivy.SnippetGenerator) -> HighlightFragment | None:
-    document = tantivy.Document()
-    document.add_text(searched(name), text[:HIGHLIGHT_MAX_CHARS])
-    snippet = generator.snippet_from_doc(document)
-    ranges = snippet.highlighted()
-    if not ranges:
-        return None
-    fragment = snippet.fragment()
-    raw = fragment.encode()  # tantivy counts bytes
-    spans = [(_chars(raw, each.start), _chars(raw, each.end)) for each in ranges]
-    return HighlightFragment(name, fragment, spans)
-
-
-def _chars(raw: bytes, end: int) -> int:
-    return len(raw[:end].decode(errors="replace"))

@@ -3,7 +3,7 @@
 They restrict a query and leave its scores what they are, to the last bit: the further clause adds nothing to them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import tantivy
 from tantivy import Occur, Query
@@ -54,9 +54,22 @@ class OrderQueries:
         low, high = ("*", bound) if is_descending else (bound, "*")
         return both(query, self._parse(f"{KEY}:{{{low} TO {high}}}"))
 
+    def any_of(self, query: Query, name: str, values: Iterable[SortValue]) -> Query:
+        """The matches whose value of a keyword or an integer field is one of these; None is not looked for."""
+        return both(query, self._value_set(name, values))
+
+    def none_of(self, query: Query, name: str, values: Sequence[SortValue]) -> Query:
+        """The matches whose value of a keyword or an integer field is none of these."""
+        left = self.present(query, name) if None in values else query
+        return without(left, self._value_set(name, values)) if any(value is not None for value in values) else left
+
     def of_keys(self, query: Query, keys: Iterable[bytes]) -> Query:
         """The matches among these documents."""
         return both(query, Query.term_set_query(self._fields, KEY, [key_text(key) for key in keys]))
+
+    def _value_set(self, name: str, values: Iterable[SortValue]) -> Query:
+        terms = [keyword_term(value) if isinstance(value, str) else value for value in values if value is not None]
+        return Query.term_set_query(self._fields, sorted_by(name), terms)
 
     def _numbers(self, name: str, lower: SortValue, upper: SortValue, includes_bounds: bool) -> Query:
         field_type = self._schema[name]

@@ -79,11 +79,12 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of the order, how many documents match in all, and whether more of them come behind these."""
+    """Part of the order, how many documents match in all (or at least), and whether more of them come behind these."""
 
     found: list[Found]
     total: int
     has_more: bool
+    is_total_exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +119,15 @@ class IndexView:
         self._parts = OrderQueries(fields, schema, parse)
         self._whole: Query | None = None
         self._total: int | None = None
+        self._least = 0
+        self._count_up_to: int | None = None
         self._has_one_score = False
         self._taken = 0
+
+    @property
+    def parts(self) -> OrderQueries:
+        """Makes queries for parts of what a query matches."""
+        return self._parts
 
     def count(self, query: Query) -> int:
         """How many documents match."""
@@ -133,15 +141,19 @@ class IndexView:
         after: SearchAfter | None = None,
         taken: int = 0,
         has_one_score: bool = False,
+        count_up_to: int | None = None,
     ) -> Page:
         """The first `limit` documents behind a position, or of all.
 
-        taken: as in ShardSearch. has_one_score: the query is known to give all its matches the same score. Raises
-        InvalidArgument where the position lies too deep in a ranking.
+        taken: as in ShardSearch. has_one_score: the query is known to give all its matches the same score. count_up_to: a total
+        beyond that need not be exact. Raises InvalidArgument where the position lies too deep in a ranking.
         """
-        self._whole, self._total = query, None
-        self._has_one_score, self._taken = has_one_score, taken
+        self._whole, self._total, self._least = query, None, 0
+        self._has_one_score, self._taken, self._count_up_to = has_one_score, taken, count_up_to
         found = self._rows(query, sorts, after, limit + 1)
+        least = max(self._least, len(found))
+        if self._total is None and count_up_to is not None and least > count_up_to:
+            return Page(found[:limit], least, has_more=len(found) > limit, is_total_exact=False)
         total = self.count(query) if self._total is None else self._total
         return Page(found[:limit], total, has_more=len(found) > limit)
 
@@ -153,6 +165,31 @@ class IndexView:
         wanted = {name: {"terms": {"field": searched(name), "size": limit, "segment_size": segment_size}} for name in names}
         answer = self._searcher.aggregate(query, wanted)
         return {name: _facet_counts(answer[name]) for name in names}
+
+    def values_of(self, name: str, keys: Sequence[bytes]) -> dict[bytes, SortValue]:
+        """The first value of a field that is no text, of each of these documents."""
+        if not keys:
+            return {}
+        among = self._parts.of_keys(Query.all_query(), keys)
+        hits = self._searcher.search(among, len(keys), count=False, order_by_field=sorted_by(name), order=Order.Asc).hits
+        values = (decode_sort_value(self._schema[name], value) for value, _ in hits)
+        return dict(zip(self._keys([address for _, address in hits]), values, strict=True))
+
+    def group_sizes(self, query: Query, name: str, values: Sequence[SortValue]) -> dict[SortValue, int]:
+        """How many matches have each of these values of a keyword or an integer field."""
+        sizes: dict[SortValue, int] = {}
+        if None in values:
+            sizes[None] = self.count(self._parts.missing(query, name))
+        given = [value for value in values if value is not None]
+        if not given:
+            return sizes
+        self._check()
+        terms = {"terms": {"field": sorted_by(name), "size": len(given), "segment_size": len(given)}}
+        answer = self._searcher.aggregate(self._parts.any_of(query, name, given), {"groups": terms})
+        for bucket in answer["groups"]["buckets"]:
+            key = bucket["key"]
+            sizes[keyword_of(key) if isinstance(key, str) else int(key)] = int(bucket["doc_count"])
+        return sizes
 
     def _rows(self, query: Query, sorts: Sorts, after: SearchAfter | None, count: int) -> list[Found]:
         """The first matches by these sort keys, then by key."""
@@ -362,10 +399,14 @@ class IndexView:
 
     def _search(self, query: Query, count: int, field: str | None = None, order: Order = Order.Desc) -> list[_Hit]:
         """The hits of one search; that of the whole query tells the total by the way."""
-        is_counted = query is self._whole and self._total is None
+        is_whole = query is self._whole and self._total is None
+        is_counted = is_whole and (self._count_up_to is None or self._count_up_to >= count)
         result = self._searcher.search(query, count, count=is_counted, order_by_field=field, order=order)
         if is_counted:
             self._total = _total(result)
+        elif is_whole:
+            self._least = len(result.hits)
+            self._total = self._least if self._least < count else None
         return result.hits
 
     def _keys(self, addresses: list[_Address]) -> list[bytes]:

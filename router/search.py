@@ -20,8 +20,9 @@ from kvshard.aggregations.merge import merge_named
 from kvshard.aggregations.results import AggregationResult
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap
+from kvshard.collapsing import GroupSize, group_sizes, shown_after
 from kvshard.errors import ErrorDetails, InvalidArgument, ShardMoved, Unavailable
-from kvshard.model import UNKNOWN_AGE, SearchAfter, ShardHit, ShardSearch, ShardSearchReply
+from kvshard.model import UNKNOWN_AGE, SearchAfter, ShardHit, ShardSearch, ShardSearchReply, changed
 from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.coverage import Coverage, KnownCounts
 from kvshard.scatter.fusion import leg_query, nearest_record, page_of
@@ -38,7 +39,7 @@ from kvshard.scatter.scatter import Scatter
 from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
 from kvshard.scatter.watermarks import Watermarks
 from kvshard.search_accounts import LegProfile
-from kvshard.sorting import KEY, is_by_score, parse_sort
+from kvshard.sorting import KEY, Sorts, is_by_score, parse_sort
 from router.like_documents import LikeDocuments
 
 PAGE_MAX_BYTES = 48 * 1024 * 1024
@@ -64,6 +65,8 @@ class Found:
     unseen_age_ms: int | None = None
     aggregations: dict[str, AggregationResult] = field(default_factory=dict)
     profiles: list[tuple[int, str, LegProfile]] = field(default_factory=list)
+    is_total_exact: bool = True
+    group_sizes: Sequence[GroupSize] = ()
 
 
 class _Sending(NamedTuple):
@@ -122,8 +125,7 @@ class SearchOperation:
         position = SearchPosition()
         if token:
             position = self._tokens.decode_search(token, collection.id, request_print)
-        if is_by_score(sorts):
-            _check_depth(position, query.limit)
+        _check_depth(position, query, sorts)
         cluster_map = await self._knowing(cluster_map, query.min_versions)
         if token and query.nearest is not None:
             text = "the nearest are one page; ask for more of them with limit and nearest.k"
@@ -135,7 +137,7 @@ class SearchOperation:
         page, total = page_of(replies, query, PAGE_MAX_BYTES)
         facets = [merge_facet(name, list(replies.values()), query.facet_limit) for name in query.facets]
         partials = merge_named([reply.aggregations for reply in replies.values()])
-        next_token = self._next_token(collection.id, request_print, page, coverage, position)
+        next_token = self._next_token(collection.id, request_print, page, coverage, position, bool(query.shape.collapse))
         return Found(
             hits=page.hits,
             total=total,
@@ -145,6 +147,8 @@ class SearchOperation:
             unseen_age_ms=unseen_age_ms([reply.unseen_age_ms for reply in replies.values()]),
             aggregations=finish_all(query.aggregations, partials, collection.schema),
             profiles=_profiles(legs) if query.is_profile_wanted else [],
+            is_total_exact=all(reply.is_total_exact for reply in replies.values()),
+            group_sizes=group_sizes((hit for _, hit in page.hits), replies) if query.shape.collapse else (),
         )
 
     async def _knowing(self, cluster_map: ClusterMap, wanted: MinVersions) -> ClusterMap:
@@ -201,13 +205,20 @@ class SearchOperation:
         return verdict(legs, answered, self._known.of(collection_id), policy, position.is_incomplete)
 
     def _next_token(
-        self, collection_id: int, request_print: bytes, page: MergedHits, coverage: Coverage, position: SearchPosition
+        self,
+        collection_id: int,
+        request_print: bytes,
+        page: MergedHits,
+        coverage: Coverage,
+        position: SearchPosition,
+        is_collapsed: bool,
     ) -> bytes:
         if not page.has_more or not page.hits:
             return b""
-        _, last = page.hits[-1]
-        after = SearchAfter(last.sort_values, last.score, last.key)
-        reached = SearchPosition(after, position.taken + len(page.hits), not coverage.is_complete)
+        hits = [hit for _, hit in page.hits]
+        after = SearchAfter(hits[-1].sort_values, hits[-1].score, hits[-1].key)
+        shown = shown_after(position.shown, hits) if is_collapsed else b""
+        reached = SearchPosition(after, position.taken + len(hits), not coverage.is_complete, shown)
         return self._tokens.encode_search(collection_id, request_print, reached)
 
 
@@ -222,9 +233,15 @@ def _profiles(legs: Sequence[LegResult[ShardSearchReply]]) -> list[tuple[int, st
     return sorted([(shard, leaf, profile) for shard, leaf, profile in told if profile is not None], key=itemgetter(0))
 
 
-def _check_depth(position: SearchPosition, limit: int) -> None:
-    depth = position.taken + limit
-    if depth > limits.SEARCH_MAX_DEPTH:
+def _check_depth(position: SearchPosition, query: SearchQuery, sorts: Sorts) -> None:
+    depth = position.taken + query.limit
+    if query.shape.collapse and depth > limits.COLLAPSE_MAX_GROUPS:
+        raise InvalidArgument(
+            f"a collapsed search can be paged through {limits.COLLAPSE_MAX_GROUPS} groups deep, not {depth}; narrow the query, "
+            "or ask for a facet",
+            ErrorDetails(field="token", limit=limits.COLLAPSE_MAX_GROUPS),
+        )
+    if is_by_score(sorts) and depth > limits.SEARCH_MAX_DEPTH:
         raise InvalidArgument(
             f"a ranking can be paged through {limits.SEARCH_MAX_DEPTH} hits deep, not {depth}; sort by fields or by {KEY}, "
             "which has no such limit, or narrow the query",
@@ -270,6 +287,7 @@ def _leg_requests(
             explain=query.is_explanation_wanted,
             profile=query.is_profile_wanted,
             synonyms=list(query.synonyms),
+            shape=changed(query.shape, shown=position.shown) if position.shown else query.shape,
         )
         for shard in shards
     ]

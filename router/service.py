@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import grpc.aio
 
-from kvshard.model import Refresh, ShardHit
+from kvshard.model import Refresh
 from kvshard.query.fuzziness import check_fuzziness
 from kvshard.rpc.aggregation_convert import aggregations_from_proto, results_to_proto
 from kvshard.rpc.key_convert import (
@@ -43,10 +43,11 @@ from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_p
 from kvshard.vectors import Nearest
 from router.calls import Calls, Context
 from router.ledger_wire import detail_of
-from router.profile_wire import explanation_to_proto, profile_to_proto
+from router.profile_wire import profile_to_proto
 from router.reads import Reads
 from router.scan_wire import page_to_proto, scan_request_of
 from router.search import SearchOperation
+from router.search_wire import hits_to_proto, shape_of, sort_of, total_relation_of
 from router.suggest import SuggestOperation
 from router.suggest_wire import suggest_query_of, suggested_to_proto
 
@@ -205,7 +206,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 query=request.query,
                 filters=list(request.filters),
                 limit=request.limit if request.HasField("limit") else DEFAULT_LIMIT,
-                sort=request.sort,
+                sort=sort_of(request),
                 facets=list(request.facets),
                 facet_limit=request.facet_limit or DEFAULT_FACET_LIMIT,
                 highlight=list(request.highlight),
@@ -219,6 +220,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 options=options_of(request),
                 is_explanation_wanted=request.explain,
                 is_profile_wanted=request.profile,
+                shape=shape_of(request),
             )
             policy = _policy(request)
             deadline = self._calls.leg_deadline(context)
@@ -226,7 +228,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
             is_timed = policy.is_timing_wanted or query.is_profile_wanted
             timing = times.timing(self._reads.clock.monotonic()) if is_timed else None
             return search_pb2.SearchResponse(
-                hits=[_hit(shard, hit) for shard, hit in found.hits],
+                hits=hits_to_proto(found.hits, found.group_sizes, query.sort),
                 total=found.total,
                 coverage=coverage_to_proto(found.coverage),
                 facets=[_facet(facet) for facet in found.facets],
@@ -235,6 +237,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 timing=timing_to_proto(timing) if timing is not None and policy.is_timing_wanted else None,
                 profile=profile_to_proto(found.profiles, timing) if timing is not None and query.is_profile_wanted else None,
                 unseen_age_ms=found.unseen_age_ms,
+                total_relation=total_relation_of(found.is_total_exact),
             )
 
 
@@ -274,26 +277,6 @@ def _condition(message: types_pb2.WriteCondition, field: str) -> int | None:
     if kind == "if_version":
         return condition_of(message.if_version, None, field)
     return condition_of(None, message.if_absent if kind == "if_absent" else None, field)
-
-
-def _hit(shard: int, hit: ShardHit) -> search_pb2.Hit:
-    return search_pb2.Hit(
-        key=hit.key,
-        score=hit.score,
-        document=hit.document,
-        version=hit.version,
-        shard=shard,
-        highlights=[
-            search_pb2.Highlight(
-                field=each.field,
-                fragment=each.fragment,
-                starts=[start for start, _ in each.spans],
-                ends=[end for _, end in each.spans],
-            )
-            for each in hit.highlights
-        ],
-        explanation=None if hit.explanation is None else explanation_to_proto(hit.explanation),
-    )
 
 
 def _facet(facet: MergedFacet) -> search_pb2.Facet:

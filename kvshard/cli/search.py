@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from kvshard.client.client import Client
     from kvshard.client.options import ReadOverrides
-    from kvshard.client.results import Hit, SearchPage
+    from kvshard.client.results import Collapsed, Hit, SearchPage
     from kvshard.vectors import Nearest
 
 _DEFAULTS = Connect()
@@ -71,9 +71,18 @@ class Wanted:
     matching
         A structured query as JSON, that each hit must match besides: {"match": {"text": "tail latency"}}.
     sort
-        Field to sort by, "-field" for descending; by score without it.
+        Fields to sort by, with commas: "-year,tag" is the newest first; "tag:missing_first"; also _score and _key. By score
+        without it.
+    return_fields
+        Show only these fields of the documents, with commas; "a.b" for one inside an object.
+    collapse
+        Show only the first hit of each value of this field.
+    total
+        How far to count the matches: "exact", "none", or a number.
     highlight
         Text field to show fragments of; may be given several times. All of them without it.
+    fragments
+        Fragments of each text field.
     next_page
         Go on behind an earlier page: the token that it printed.
     refresh
@@ -102,7 +111,11 @@ class Wanted:
     minimum: Annotated[str, Parameter(name="--minimum-should-match", allow_leading_hyphen=True)] = ""
     matching: Annotated[str, Parameter(name="--structured")] = ""
     sort: Annotated[str, Parameter(allow_leading_hyphen=True)] = ""
+    return_fields: Annotated[str, Parameter(name=("--fields", "--return-fields"))] = ""
+    collapse: str = ""
+    total: str = "exact"
     highlight: Annotated[tuple[str, ...], Parameter(negative="")] = ()
+    fragments: int = 1
     next_page: Annotated[str | None, Parameter(name="--next")] = None
     refresh: Annotated[bool, Parameter(negative="")] = False
     fuzziness: str = "0"
@@ -214,8 +227,12 @@ async def _find(
         facets=wanted.facets,
         facet_limit=wanted.facet_limit,
         sort=wanted.sort,
+        return_fields=[name.strip() for name in wanted.return_fields.split(",") if name.strip()],
+        collapse=wanted.collapse,
+        track_total=_counted_up_to(wanted.total),
         highlight=marked,
         fuzziness=wanted.fuzziness,
+        fragments=wanted.fragments,
         next=parse_token(wanted.next_page),
         refresh=wanted.refresh,
         nearest=None if wanted.nearest is None else parse_nearest(wanted.nearest, wanted.k),
@@ -223,6 +240,14 @@ async def _find(
         profile=wanted.profile,
         **options,
     )
+
+
+def _counted_up_to(total: str) -> bool | int:
+    if total in {"exact", "none"}:
+        return total == "exact"
+    if not total.isdecimal():
+        raise InvalidArgument(f'--total is "exact", "none" or a number, not {total!r}', ErrorDetails(field="total"))
+    return int(total)
 
 
 def _show(console: "Console", page: "SearchPage[bytes]") -> None:
@@ -237,7 +262,8 @@ def _show(console: "Console", page: "SearchPage[bytes]") -> None:
         counts = ", ".join(f"{value.value} {value.count:,}" for value in facet.values)
         console.print(f"{facet.field}: {counts or 'no values'}{bound}", markup=False, style="cyan", soft_wrap=True)
     freshness = f"; does not show writes of the last {page.unseen_age_ms:,} ms yet" if page.unseen_age_ms else ""
-    text = f"{len(page.hits)} of {page.total:,} hits, {coverage_text(page.coverage)}{freshness}"
+    total = f"{page.total:,}" if page.is_total_exact else f"{page.total:,} or more"
+    text = f"{len(page.hits)} of {total} hits, {coverage_text(page.coverage)}{freshness}"
     console.print(text, markup=False, style="dim", soft_wrap=True)
     if page.profile:
         show_profile(console, page.profile)  # with its timing
@@ -253,7 +279,13 @@ def _headline(number: int, hit: "Hit[bytes]") -> "Text":
     from rich.text import Text
 
     score = f"  {hit.score:.3f}" if hit.score else ""
-    return Text.assemble((f"{number:3}. ", "dim"), (one_line(hit.key), "bold cyan"), (f"{score}  v{hit.version}", "dim"))
+    group = f"  {_group(hit.collapsed)}" if hit.collapsed else ""
+    return Text.assemble((f"{number:3}. ", "dim"), (one_line(hit.key), "bold cyan"), (f"{score}  v{hit.version}{group}", "dim"))
+
+
+def _group(collapsed: "Collapsed") -> str:
+    name = "without a value" if collapsed.value is None else one_line(str(collapsed.value).encode())
+    return f"{name}: {collapsed.count:,}{'' if collapsed.is_exact else ' or more'}"
 
 
 def _fragments(hit: "Hit[bytes]") -> "list[Text]":
@@ -285,10 +317,13 @@ def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:
                 "document": hit.document,
                 "highlights": [asdict(mark) for mark in hit.highlights],
                 **({"explanation": asdict(hit.explanation)} if hit.explanation else {}),
+                "sort_values": [one_line(each) if isinstance(each, bytes) else each for each in hit.sort_values],
+                "collapsed": None if hit.collapsed is None else asdict(hit.collapsed),
             }
             for hit in page.hits
         ],
         "total": page.total,
+        "is_total_exact": page.is_total_exact,
         "complete": coverage.complete,
         "coverage": {
             "documents_considered": coverage.documents_considered,

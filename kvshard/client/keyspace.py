@@ -247,8 +247,9 @@ class Keyspace(Generic[K, V]):
         is_seen, is_patient = bool(check_refresh(refresh)), refresh == "wait"
         requests = []
         for piece in batches(wire):
-            nothing: list[bytes | None] = [None] * (piece.stop - piece.start)
-            requests.append(KeysWrite(self._name, wire[piece], nothing, refresh=is_seen, next_refresh=is_patient))
+            given = wire[piece]
+            nothing: list[bytes | None] = [None] * len(given)
+            requests.append(KeysWrite(self._name, given, nothing, refresh=is_seen, next_refresh=is_patient))
         outcomes: list[bool | KvShardError] = []
         for written in await self._write_pieces(requests, self._deadline(timeout)):
             outcomes += _outcomes(written.existed, written)

@@ -221,8 +221,24 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class Collapsed:
+    """What a hit of a collapsed search stands for: the matches with this value; None: those without one.
+
+    count: how many they are; at least as many if not is_exact.
+    """
+
+    value: int | str | None
+    count: int
+    is_exact: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Hit(Generic[K]):
-    """A document found. document: None when only keys were asked for. score: 0 when sorted by a field."""
+    """A document found. document: None when only keys were asked for. score: 0 when sorted without it.
+
+    sort_values: one for each sort key, in order, None where the document has none; empty when sorted by score alone. Dates are
+    microseconds since 1970, UTC; booleans 0 or 1. collapsed: set in a collapsed search.
+    """
 
     key: K
     score: float
@@ -231,6 +247,8 @@ class Hit(Generic[K]):
     shard: int
     highlights: tuple[Highlight, ...] = ()
     explanation: Explanation | None = None
+    sort_values: tuple[int | float | str | bytes | None, ...] = ()
+    collapsed: Collapsed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +279,9 @@ class Facet:
 
 @dataclass(frozen=True, slots=True)
 class SearchPage(Generic[K]):
-    """One page of hits, best first. total: matches in the shards that answered. next: token of the next page, if any.
+    """One page of hits, in order. total: matches in the shards that answered; at least as many if not is_total_exact.
+
+    next: token of the next page, if any.
 
     unseen_age_ms: milliseconds since the oldest committed write was made that the page does not show yet, as far as the
     replicas know; 0: it shows all; None: one of them could not tell. aggregations: by name.
@@ -276,6 +296,7 @@ class SearchPage(Generic[K]):
     unseen_age_ms: int | None = None
     aggregations: Mapping[str, AggregationResult] = field(default_factory=dict)
     profile: Profile | None = None
+    is_total_exact: bool = True
 
     @property
     def complete(self) -> bool:

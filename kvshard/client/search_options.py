@@ -6,6 +6,7 @@ from typing import Final
 from kvshard.aggregations.model import NOTHING, Aggregation
 from kvshard.client.checks import check_min_versions, check_search_limit, check_wanted_nearest, invalid
 from kvshard.client.options import ReadOverrides
+from kvshard.client.shaping import Sort, counted_up_to, highlighting, sort_given
 from kvshard.query.structured import Operator, Share, StructuredQuery
 from kvshard.rpc.aggregation_convert import aggregations_to_proto
 from kvshard.rpc.query_convert import operator_to_proto, structured_of_search
@@ -25,8 +26,13 @@ class SearchOptions(ReadOverrides, total=False):
     facets: Sequence[str]  # ()
     facet_limit: int  # 10
     aggs: Mapping[str, Aggregation]  # {}
-    sort: str  # ""
+    sort: Sort  # ""
+    return_fields: Sequence[str]  # ()
+    collapse: str  # ""
+    track_total: bool | int  # True
     highlight: Sequence[str]  # ()
+    fragments: int  # 1
+    fragment_chars: int  # 150
     next: bytes | None  # None
     refresh: bool  # False
     keys_only: bool  # False
@@ -51,7 +57,7 @@ def search_request(
     collection: str, query: str | StructuredQuery, given: SearchOptions, options: types_pb2.ReadOptions
 ) -> search_pb2.SearchRequest:
     """The request of a search. options: how to read. Raises InvalidArgument for what can be told to be wrong here."""
-    for name in ("fields", "filters", "facets", "highlight"):
+    for name in ("fields", "filters", "facets", "highlight", "return_fields"):
         if isinstance(given.get(name), str):
             raise invalid(f"{name} is a list of strings, not one string", name)
     minimum, nearest = given.get("minimum_should_match"), given.get("nearest")
@@ -65,10 +71,14 @@ def search_request(
         filters=given.get("filters", ()),
         limit=check_search_limit(given.get("limit", 10)),
         token=given.get("next") or b"",
-        sort=given.get("sort", ""),
+        sort=sort_given(given.get("sort", "")),
+        return_fields=given.get("return_fields", ()),
+        collapse=given.get("collapse", ""),
+        track_total=counted_up_to(given.get("track_total", True)),
         facets=given.get("facets", ()),
         facet_limit=given.get("facet_limit", 10),
         highlight=given.get("highlight", ()),
+        highlight_options=highlighting(given.get("fragments", 1), given.get("fragment_chars", 150)),
         refresh=given.get("refresh", False),
         keys_only=given.get("keys_only", False),
         shards=given.get("shards"),

@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError
 
 from kvshard.client.results import (
     AttemptTiming,
+    Collapsed,
     CollectionInfo,
     Coverage,
     Explanation,
@@ -198,6 +199,8 @@ def page_of(
                 Highlight(mark.field, mark.fragment, tuple(zip(mark.starts, mark.ends, strict=True))) for mark in hit.highlights
             ),
             explanation=_explanation(hit.explanation) if hit.HasField("explanation") else None,
+            sort_values=tuple(_sort_value(value, decode_key) for value in hit.sort_values),
+            collapsed=_collapsed(hit.collapsed) if hit.HasField("collapsed") else None,
         )
         for hit in response.hits
     )
@@ -215,7 +218,21 @@ def page_of(
         unseen_age_ms=response.unseen_age_ms if response.HasField("unseen_age_ms") else None,
         aggregations=results_from_proto(response.aggregations),
         profile=_profile(response.profile) if response.HasField("profile") else None,
+        is_total_exact=response.total_relation != search_pb2.TOTAL_RELATION_GREATER_OR_EQUAL,
     )
+
+
+def _sort_value(value: search_pb2.SortValue, decode_key: Callable[[bytes], K]) -> int | float | str | bytes | None:
+    kind = value.WhichOneof("value")
+    if kind == "key":
+        return decode_key(value.key)
+    return None if kind is None else getattr(value, kind)
+
+
+def _collapsed(group: search_pb2.Collapsed) -> Collapsed:
+    kind = group.value.WhichOneof("value")
+    value = group.value.keyword if kind == "keyword" else group.value.integer if kind == "integer" else None
+    return Collapsed(value, group.count, not group.is_lower_bound)
 
 
 def collection_info_of(message: cluster_pb2.Collection, aliases: Mapping[str, str] = NO_ALIASES) -> CollectionInfo:

@@ -44,7 +44,8 @@ def page_of(replies: Mapping[int, ShardSearchReply], query: SearchQuery, max_byt
     """The page of a search, of what the shards answered to `leg_query(query)`, and how many documents match."""
     total = sum(reply.total for reply in replies.values())
     if query.nearest is None:
-        return merge_hits(replies, parse_sort(query.sort), query.limit, max_bytes), total
+        is_collapsed = bool(query.shape.collapse)
+        return merge_hits(replies, parse_sort(query.sort), query.limit, max_bytes, is_collapsed), total
     k = query.nearest.wanted(query.limit)
     nearest = merge_nearest({shard: reply.nearest for shard, reply in replies.items()}, k)
     if query.is_nearest_alone:

@@ -2,7 +2,8 @@
 
 Hits come in the order of the search (`kvshard/sorting.py`). Leaves deliver in that order, so a lazy k-way merge looks at no
 more hits than the page needs. A shard that has more hits than it delivered ends the page behind its last one: what another
-shard has further on may not come before what this one has kept back.
+shard has further on may not come before what this one has kept back. Of a collapsed search, the first hit of each group is on
+the page; those that other shards found of it are passed over.
 
 Pure: imports only the standard library and other pure files.
 """
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
-from kvshard.model import ShardHit, ShardSearchReply
+from kvshard.model import ShardHit, ShardSearchReply, SortValue
 from kvshard.sorting import Sorts, place_of
 
 
@@ -28,22 +29,28 @@ class MergedHits:
     is_cut: bool = False
 
 
-def merge_hits(replies: Mapping[int, ShardSearchReply], sorts: Sorts, limit: int, max_bytes: int) -> MergedHits:
+def merge_hits(
+    replies: Mapping[int, ShardSearchReply], sorts: Sorts, limit: int, max_bytes: int, is_collapsed: bool = False
+) -> MergedHits:
     """The first `limit` hits of all shards."""
     place = place_of(sorts)
     streams = [zip(repeat(shard), reply.hits, strict=False) for shard, reply in sorted(replies.items())]
     left = {shard: len(reply.hits) for shard, reply in replies.items()}
     page: list[tuple[int, ShardHit]] = []
+    groups: set[SortValue] = set()
     size = 0
     # One that kept back all of its hits: nothing can be told to come before them.
     is_cut = any(reply.has_more and not reply.hits for reply in replies.values())
     merged = heapq.merge(*streams, key=lambda entry: place(entry[1].sort_values, entry[1].score, entry[1].key))
     for shard, hit in () if is_cut else merged:
-        size += len(hit.document) + len(hit.key)
-        is_cut = size > max_bytes and bool(page)
-        if is_cut or len(page) >= limit:
-            break
-        page.append((shard, hit))
+        is_repeated = is_collapsed and hit.group in groups
+        if not is_repeated:
+            size += len(hit.document) + len(hit.key)
+            is_cut = size > max_bytes and bool(page)
+            if is_cut or len(page) >= limit:
+                break
+            page.append((shard, hit))
+            groups.add(hit.group)
         left[shard] -= 1
         is_cut = not left[shard] and replies[shard].has_more and len(page) < limit
         if is_cut:

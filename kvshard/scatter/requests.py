@@ -17,11 +17,13 @@ from kvshard.aggregations.check import check_aggregations
 from kvshard.aggregations.model import Aggregation
 from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
 from kvshard.meaning import meant
+from kvshard.model import USUAL_SHAPE, SearchShape
 from kvshard.query import Node as QueryNode
 from kvshard.query.asked import USUAL, QueryOptions, for_legs
 from kvshard.query.lowering import Documents
 from kvshard.request_ids import CLIENT_MAX_CHARS
 from kvshard.scatter.min_versions import NOTHING_WANTED, MinVersions
+from kvshard.scatter.shaping import check_shape
 from kvshard.scatter.watermarks import Watermarks
 from kvshard.schema import base_type
 from kvshard.sorting import check_sort, parse_sort, sort_text
@@ -319,6 +321,7 @@ class SearchQuery:
     options: QueryOptions = USUAL
     tree: str = ""
     synonyms: tuple[str, ...] = ()
+    shape: SearchShape = USUAL_SHAPE
 
     @property
     def is_nearest_alone(self) -> bool:
@@ -348,10 +351,12 @@ class SearchQuery:
     def fingerprint_parts(self) -> list[bytes]:
         """What must stay as it was from page to page: whatever decides which hits there are, and their order."""
         shards = "all" if self.shards is None else ",".join(map(str, self.shards))
-        sort = sort_text(parse_sort(self.sort))
+        order = sort_text(parse_sort(self.sort))
+        if self.shape.collapse:
+            order += f" collapsed by {self.shape.collapse}"
         fuzziness = [f"fuzziness {self.fuzziness}"] if self.fuzziness else []
         texts = [self.query] if self.options.are_usual else [self.query, repr(self.options)]
-        return [text.encode() for text in (*texts, sort, shards, *fuzziness, *self.filters)]
+        return [text.encode() for text in (*texts, order, shards, *fuzziness, *self.filters)]
 
 
 def check_limit(limit: int) -> None:
@@ -374,6 +379,7 @@ def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str
     if len(request.filters) > FILTERS_MAX:
         refuse(f"a search has at most {FILTERS_MAX} filters, not {len(request.filters)}", "filters", FILTERS_MAX)
     check_sort(parse_sort(request.sort), schema)
+    check_shape(request.shape, schema, request.is_keys_only)
     for name in _distinct(request.facets, "facets"):
         _check_field(name, "facets", schema, lambda kind: kind == "keyword", "only keyword fields have facets")
     for name in _distinct(request.highlight, "highlight"):
@@ -389,6 +395,8 @@ def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str
 def _check_nearest(request: SearchQuery, nearest: Nearest, schema: Mapping[str, str]) -> None:
     if request.sort:
         refuse("the nearest have an order of their own; leave the sort out", "sort")
+    if request.shape.collapse:
+        refuse("the nearest cannot be collapsed; leave collapse out", "collapse")
     vector_type = check_nearest(schema, nearest.field, len(nearest.vector), nearest.k)
     check_vector(vector_type, nearest.vector, "nearest.vector")
 

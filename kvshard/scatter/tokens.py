@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import NoReturn
 
 from kvshard.errors import ErrorDetails, InvalidToken
-from kvshard.model import SearchAfter, SortValue
+from kvshard.model import SearchAfter
 
 _VERSION = 1
 _KIND_SCAN = 1
@@ -28,11 +28,11 @@ _DIGEST_BYTES = 16
 _FINGERPRINT_BYTES = 8
 _HEAD = struct.Struct(f">BBBI{_FINGERPRINT_BYTES}s")
 _LENGTH = struct.Struct(">I")
-_SEARCH = struct.Struct(">IdH")
+_SEARCH = struct.Struct(">IdHI")
 
 TOKEN_MAX_BYTES = 512 * 1024
-"""A position in a search by eight of the longest keywords, however they have to be escaped; anything longer is refused before
-it is hashed."""
+"""A position in a search by eight of the longest keywords, however they have to be escaped, and the digests of 4,000 groups;
+anything longer is refused before it is hashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class ScanPosition:
 
 @dataclass(frozen=True, slots=True)
 class SearchPosition:
-    """A search goes on behind this hit in the order of all shards; None: it begins. taken: hits that came before.
+    """A search goes on behind this hit in the order of all shards; None: it begins. taken: hits that came before. shown: of a
+    collapsed search, digests of their groups (`kvshard/collapsing.py`).
 
     No shard stands in it, so it stays what it is when documents are written or shards are split between two pages.
     """
@@ -53,6 +54,7 @@ class SearchPosition:
     after: SearchAfter | None = None
     taken: int = 0
     is_incomplete: bool = False
+    shown: bytes = b""
 
 
 def fingerprint(parts: Sequence[bytes]) -> bytes:
@@ -83,17 +85,20 @@ class TokenCodec:
         """A token of a search behind a hit; request is its fingerprint."""
         after = position.after
         assert after is not None, "a search that begins needs no token"
-        head = _SEARCH.pack(position.taken, after.score, len(after.key))
+        head = _SEARCH.pack(position.taken, after.score, len(after.key), len(position.shown))
         values = json.dumps(after.values, ensure_ascii=False, separators=(",", ":")).encode()
-        return self._seal(_KIND_SEARCH, collection_id, request, position.is_incomplete, head + after.key + values)
+        return self._seal(
+            _KIND_SEARCH, collection_id, request, position.is_incomplete, head + after.key + position.shown + values
+        )
 
     def decode_search(self, token: bytes, collection_id: int, request: bytes) -> SearchPosition:
         """The position in a search's token. Raises InvalidToken when it is not one of this very search."""
         is_incomplete, body = self._open(token, _KIND_SEARCH, collection_id, request)
-        taken, score, length = _SEARCH.unpack_from(body)
-        key = body[_SEARCH.size : _SEARCH.size + length]
-        values: list[SortValue] = json.loads(body[_SEARCH.size + length :])
-        return SearchPosition(SearchAfter(values, score, key), taken, is_incomplete)
+        taken, score, key_bytes, shown_bytes = _SEARCH.unpack_from(body)
+        key_end = _SEARCH.size + key_bytes
+        shown_end = key_end + shown_bytes
+        after = SearchAfter(json.loads(body[shown_end:]), score, body[_SEARCH.size : key_end])
+        return SearchPosition(after, taken, is_incomplete, body[key_end:shown_end])
 
     def _seal(self, kind: int, collection_id: int, request: bytes, is_incomplete: bool, body: bytes) -> bytes:
         flags = _FLAG_INCOMPLETE if is_incomplete else 0

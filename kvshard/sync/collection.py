@@ -116,8 +116,11 @@ class Collection(Keyspace[K, Document]):
 
         limit: hits wanted, 10. filters: query strings that each hit must match besides, without a say in its score. facets:
         keyword fields whose values are counted, the facet_limit (10) most frequent ones. highlight: text fields to mark.
-        sort: a field, "-" in front for descending; by score when empty. next: the `.next` of the page before, with the other
-        arguments as they were. keys_only: hits without their documents.
+        sort: fields with commas between them, "-" in front for descending, ":missing_first" behind; also "_score" and "_key";
+        or a list of such and of SortBy; by score when empty. next: the `.next` of the page before, with the other arguments as
+        they were. keys_only: hits without their documents. return_fields: only these of each document, "a.b" for one inside an
+        object. collapse: only the first hit of each value of this keyword or integer field. track_total: False or a number: how
+        far matches have to be counted. fragments, fragment_chars: of each highlighted field, at most 20, at most 2,000.
 
         refresh: see every write that was acknowledged before. shards: ask only these. min_versions: the token of `watermark`,
         or those of several clients: see all that they had written then. The search waits for the shards that are behind, until

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from kvshard.v1 import aggregations_pb2 as _aggregations_pb2
 from kvshard.v1 import query_pb2 as _query_pb2
 from kvshard.v1 import types_pb2 as _types_pb2
@@ -20,6 +21,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _TotalRelation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TotalRelationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TotalRelation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOTAL_RELATION_UNSPECIFIED: _TotalRelation.ValueType  # 0
+    """An answer of an earlier version: exact."""
+    TOTAL_RELATION_EQUAL: _TotalRelation.ValueType  # 1
+    """As many."""
+    TOTAL_RELATION_GREATER_OR_EQUAL: _TotalRelation.ValueType  # 2
+    """There may be more, see track_total."""
+
+class TotalRelation(_TotalRelation, metaclass=_TotalRelationEnumTypeWrapper):
+    """How a total compares to the matches that there are."""
+
+TOTAL_RELATION_UNSPECIFIED: TotalRelation.ValueType  # 0
+"""An answer of an earlier version: exact."""
+TOTAL_RELATION_EQUAL: TotalRelation.ValueType  # 1
+"""As many."""
+TOTAL_RELATION_GREATER_OR_EQUAL: TotalRelation.ValueType  # 2
+"""There may be more, see track_total."""
+Global___TotalRelation: _TypeAlias = TotalRelation  # noqa: Y015
 
 @_typing.final
 class SearchRequest(_message.Message):
@@ -41,6 +66,10 @@ class SearchRequest(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     AGGREGATIONS_FIELD_NUMBER: _builtins.int
+    SORTS_FIELD_NUMBER: _builtins.int
+    RETURN_FIELDS_FIELD_NUMBER: _builtins.int
+    COLLAPSE_FIELD_NUMBER: _builtins.int
+    TRACK_TOTAL_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     MIN_VERSIONS_FIELD_NUMBER: _builtins.int
@@ -50,6 +79,7 @@ class SearchRequest(_message.Message):
     DEFAULT_FIELDS_FIELD_NUMBER: _builtins.int
     MINIMUM_SHOULD_MATCH_FIELD_NUMBER: _builtins.int
     DEFAULT_OPERATOR_FIELD_NUMBER: _builtins.int
+    HIGHLIGHT_OPTIONS_FIELD_NUMBER: _builtins.int
     collection: _builtins.str
     """Collection; it must have a schema."""
     query: _builtins.str
@@ -61,13 +91,20 @@ class SearchRequest(_message.Message):
     token: _builtins.bytes
     """Continue after the page that carried this token; the query must be as it was."""
     sort: _builtins.str
-    """Field to sort by, descending with a leading "-"; empty sorts by score. Text fields are refused."""
+    """Sort keys with commas between them: fields other than texts, "_score", "_key". Descending with a leading "-" or ":desc"
+    behind; documents without a value come last, or first with ":missing_first". Empty sorts by score. Equal hits are in the
+    order of their keys.
+    """
     facet_limit: _builtins.int
     """Values to return per facet, 1 to 1,000; 0 means 10."""
     refresh: _builtins.bool
     """See every write that was acknowledged before the search, at the price of a refresh."""
     keys_only: _builtins.bool
     """Leave the documents out of the hits."""
+    collapse: _builtins.str
+    """Return only the first hit of each value of this keyword or integer field; documents without a value are one group."""
+    track_total: _builtins.int
+    """Matches need not be counted beyond this number; absent: the total is exact. 0 counts nothing that need not be."""
     explain: _builtins.bool
     """Tell of each hit how its score came about. At most 100 hits then."""
     profile: _builtins.bool
@@ -106,6 +143,14 @@ class SearchRequest(_message.Message):
         """Figures over all matches, at most 32."""
 
     @_builtins.property
+    def sorts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SortBy]:
+        """The sort keys as messages, instead of `sort`; at most 8."""
+
+    @_builtins.property
+    def return_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Return only these fields of the documents; a path with dots names a field inside objects. Empty returns all."""
+
+    @_builtins.property
     def min_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """See the writes whose answers carried these tokens (`written`), whoever made them; the search waits for its indexes as long
         as it must, at most until its deadline. At most 1,000 tokens.
@@ -127,6 +172,10 @@ class SearchRequest(_message.Message):
         are none, all keyword fields.
         """
 
+    @_builtins.property
+    def highlight_options(self) -> Global___HighlightOptions:
+        """How the fields in `highlight` are highlighted."""
+
     def __init__(
         self,
         *,
@@ -144,6 +193,10 @@ class SearchRequest(_message.Message):
         shards: _abc.Iterable[_builtins.int] | None = ...,
         options: _types_pb2.ReadOptions | None = ...,
         aggregations: _abc.Iterable[_aggregations_pb2.Aggregation] | None = ...,
+        sorts: _abc.Iterable[Global___SortBy] | None = ...,
+        return_fields: _abc.Iterable[_builtins.str] | None = ...,
+        collapse: _builtins.str = ...,
+        track_total: _builtins.int | None = ...,
         explain: _builtins.bool = ...,
         profile: _builtins.bool = ...,
         min_versions: _abc.Iterable[_builtins.bytes] | None = ...,
@@ -153,14 +206,20 @@ class SearchRequest(_message.Message):
         default_fields: _abc.Iterable[_builtins.str] | None = ...,
         minimum_should_match: _builtins.str = ...,
         default_operator: _query_pb2.Operator.ValueType = ...,
+        highlight_options: Global___HighlightOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit", "nearest", b"nearest", "options", b"options", "structured", b"structured"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_track_total", b"_track_total", "highlight_options", b"highlight_options", "limit", b"limit", "nearest", b"nearest", "options", b"options", "structured", b"structured", "track_total", b"track_total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "aggregations", b"aggregations", "collection", b"collection", "default_fields", b"default_fields", "default_operator", b"default_operator", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "minimum_should_match", b"minimum_should_match", "nearest", b"nearest", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "shards", b"shards", "sort", b"sort", "structured", b"structured", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_track_total", b"_track_total", "aggregations", b"aggregations", "collapse", b"collapse", "collection", b"collection", "default_fields", b"default_fields", "default_operator", b"default_operator", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "highlight_options", b"highlight_options", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "minimum_should_match", b"minimum_should_match", "nearest", b"nearest", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "return_fields", b"return_fields", "shards", b"shards", "sort", b"sort", "sorts", b"sorts", "structured", b"structured", "token", b"token", "track_total", b"track_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__track_total: _TypeAlias = _typing.Literal["track_total"]  # noqa: Y015
+    _WhichOneofArgType__track_total: _TypeAlias = _typing.Literal["_track_total", b"_track_total"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__track_total) -> _WhichOneofReturnType__track_total | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
@@ -197,6 +256,130 @@ class NearestQuery(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NearestQuery: _TypeAlias = NearestQuery  # noqa: Y015
+
+@_typing.final
+class SortBy(_message.Message):
+    """A sort key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    DESCENDING_FIELD_NUMBER: _builtins.int
+    MISSING_FIRST_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """A field other than a text, "_score" (best first) or "_key", which must be the last one."""
+    descending: _builtins.bool
+    """Largest first."""
+    missing_first: _builtins.bool
+    """Documents without a value come first instead of last."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        descending: _builtins.bool = ...,
+        missing_first: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["descending", b"descending", "field", b"field", "missing_first", b"missing_first"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SortBy: _TypeAlias = SortBy  # noqa: Y015
+
+@_typing.final
+class HighlightOptions(_message.Message):
+    """How the texts of hits are highlighted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAGMENTS_FIELD_NUMBER: _builtins.int
+    FRAGMENT_CHARS_FIELD_NUMBER: _builtins.int
+    fragments: _builtins.int
+    """Fragments of each field, 1 to 20; 0 means 1. They come in the order in which they stand in the text."""
+    fragment_chars: _builtins.int
+    """Characters of a fragment, 20 to 2,000; 0 means 150."""
+    def __init__(
+        self,
+        *,
+        fragments: _builtins.int = ...,
+        fragment_chars: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fragment_chars", b"fragment_chars", "fragments", b"fragments"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HighlightOptions: _TypeAlias = HighlightOptions  # noqa: Y015
+
+@_typing.final
+class SortValue(_message.Message):
+    """A value by which a hit was sorted; none of them is set where the document has no value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGER_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    KEYWORD_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    integer: _builtins.int
+    """Of an integer; of a date its microseconds since 1970, UTC; of a boolean 0 or 1."""
+    number: _builtins.float
+    """Of a float, or the score."""
+    keyword: _builtins.str
+    """Of a keyword."""
+    key: _builtins.bytes
+    """The key."""
+    def __init__(
+        self,
+        *,
+        integer: _builtins.int = ...,
+        number: _builtins.float = ...,
+        keyword: _builtins.str = ...,
+        key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["integer", b"integer", "key", b"key", "keyword", b"keyword", "number", b"number", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integer", b"integer", "key", b"key", "keyword", b"keyword", "number", b"number", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["integer", "number", "keyword", "key"]  # noqa: Y015
+    _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
+
+Global___SortValue: _TypeAlias = SortValue  # noqa: Y015
+
+@_typing.final
+class Collapsed(_message.Message):
+    """What a hit of a collapsed search stands for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    IS_LOWER_BOUND_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Matches with that value."""
+    is_lower_bound: _builtins.bool
+    """There may be more of them, in shards that had other groups to deliver first."""
+    @_builtins.property
+    def value(self) -> Global___SortValue:
+        """The value of the field by which the search is collapsed."""
+
+    def __init__(
+        self,
+        *,
+        value: Global___SortValue | None = ...,
+        count: _builtins.int = ...,
+        is_lower_bound: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "is_lower_bound", b"is_lower_bound", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Collapsed: _TypeAlias = Collapsed  # noqa: Y015
 
 @_typing.final
 class Highlight(_message.Message):
@@ -248,11 +431,13 @@ class Hit(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     SHARD_FIELD_NUMBER: _builtins.int
     HIGHLIGHTS_FIELD_NUMBER: _builtins.int
+    SORT_VALUES_FIELD_NUMBER: _builtins.int
+    COLLAPSED_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     """Its key."""
     score: _builtins.float
-    """BM25 score; 0 when sorted by a field. Of the nearest by a vector: (1 + cosine) / 2, the inner product, or 1 / (1 + distance
+    """BM25 score; 0 when sorted without "_score". Of the nearest by a vector: (1 + cosine) / 2, the inner product, or 1 / (1 + distance
     squared), as its field says. Of fused hits the sum of 1 / (60 + rank) over both orders.
     """
     document: _builtins.bytes
@@ -264,6 +449,14 @@ class Hit(_message.Message):
     @_builtins.property
     def highlights(self) -> _containers.RepeatedCompositeFieldContainer[Global___Highlight]:
         """Highlighted fragments of the fields asked for, where they match."""
+
+    @_builtins.property
+    def sort_values(self) -> _containers.RepeatedCompositeFieldContainer[Global___SortValue]:
+        """A value for each sort key, in order; empty when sorted by score alone."""
+
+    @_builtins.property
+    def collapsed(self) -> Global___Collapsed:
+        """Set when the search is collapsed."""
 
     @_builtins.property
     def explanation(self) -> Global___Explanation:
@@ -278,11 +471,13 @@ class Hit(_message.Message):
         version: _builtins.int = ...,
         shard: _builtins.int = ...,
         highlights: _abc.Iterable[Global___Highlight] | None = ...,
+        sort_values: _abc.Iterable[Global___SortValue] | None = ...,
+        collapsed: Global___Collapsed | None = ...,
         explanation: Global___Explanation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collapsed", b"collapsed", "explanation", b"explanation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "explanation", b"explanation", "highlights", b"highlights", "key", b"key", "score", b"score", "shard", b"shard", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collapsed", b"collapsed", "document", b"document", "explanation", b"explanation", "highlights", b"highlights", "key", b"key", "score", b"score", "shard", b"shard", "sort_values", b"sort_values", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -537,17 +732,22 @@ class SearchResponse(_message.Message):
     AGGREGATIONS_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     UNSEEN_AGE_MS_FIELD_NUMBER: _builtins.int
+    TOTAL_RELATION_FIELD_NUMBER: _builtins.int
     total: _builtins.int
-    """Documents that match, over all shards that answered; of the nearest alone those that have a vector and match the filters."""
+    """Documents that match, over all shards that answered; of the nearest alone those that have a vector and match the filters.
+    See total_relation.
+    """
     next: _builtins.bytes
     """Continues after the last hit; empty when there are no more."""
     unseen_age_ms: _builtins.int
     """Milliseconds since the oldest committed write was made that the answer does not show yet, as far as the replicas know; 0:
     it shows them all. Over all shards that answered the largest; absent when one of them cannot tell.
     """
+    total_relation: Global___TotalRelation.ValueType
+    """Whether the total is exact."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
-        """The hits, best first; equal ones by key."""
+        """The hits in order; equal ones by key."""
 
     @_builtins.property
     def coverage(self) -> _types_pb2.Coverage:
@@ -581,10 +781,11 @@ class SearchResponse(_message.Message):
         aggregations: _abc.Iterable[_aggregations_pb2.AggregationResult] | None = ...,
         profile: Global___Profile | None = ...,
         unseen_age_ms: _builtins.int | None = ...,
+        total_relation: Global___TotalRelation.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms", "coverage", b"coverage", "profile", b"profile", "timing", b"timing", "unseen_age_ms", b"unseen_age_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms", "aggregations", b"aggregations", "coverage", b"coverage", "facets", b"facets", "hits", b"hits", "next", b"next", "profile", b"profile", "timing", b"timing", "total", b"total", "unseen_age_ms", b"unseen_age_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms", "aggregations", b"aggregations", "coverage", b"coverage", "facets", b"facets", "hits", b"hits", "next", b"next", "profile", b"profile", "timing", b"timing", "total", b"total", "total_relation", b"total_relation", "unseen_age_ms", b"unseen_age_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__unseen_age_ms: _TypeAlias = _typing.Literal["unseen_age_ms"]  # noqa: Y015
     _WhichOneofArgType__unseen_age_ms: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms"]  # noqa: Y015

@@ -18,7 +18,7 @@ from kvshard.model import SearchAfter, ShardSearch
 from kvshard.rpc.request_times import waited_s
 from leaf import indexer as indexer_module
 from leaf.admission import SearchQueue
-from leaf.index_search import READ_CHUNK
+from leaf.hit_finder import READ_CHUNK
 from leaf.index_slot import fold
 from leaf.indexer import Indexer
 from leaf.operations import DropCollection, WriteOperation
