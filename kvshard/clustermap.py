@@ -142,11 +142,21 @@ HEDGED_AS_THE_ROUTER_SAYS = Hedging()
 
 
 @dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """The schema that a collection is to get once every index of it is built. version: its number."""
+
+    schema: Mapping[str, str]
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     """A collection. schema maps a field's name to its type, see `kvshard/schema.py`.
 
     Values of a collection with an empty schema are plain bytes. synonyms: rules, see `kvshard/synonyms.py`; who writes them
-    checks them.
+    checks them. version: of the schema, from 1 on. change: the schema that it is to get; its indexes are built beside those
+    that serve. versions: how many numbers were ever given, so that none is given twice, be it after a change that was called
+    off.
     """
 
     name: str
@@ -154,6 +164,20 @@ class Collection:
     schema: Mapping[str, str] = field(default_factory=dict)
     hedging: Hedging = HEDGED_AS_THE_ROUTER_SAYS
     synonyms: tuple[str, ...] = ()
+    version: int = 1
+    change: SchemaChange | None = None
+    versions: int = 1
+
+    @property
+    def written_schema(self) -> Mapping[str, str]:
+        """What documents that are written now must fit: the schema to come, where there is one."""
+        return self.schema if self.change is None else self.change.schema
+
+    def changed(self) -> "Collection":
+        """The collection once its change is done."""
+        if self.change is None:
+            return self
+        return replace(self, schema=self.change.schema, version=self.change.version, change=None)
 
 
 DEFAULT_COLLECTION = Collection("default", 1)
@@ -315,6 +339,11 @@ def _check_collections(collections: Mapping[str, Collection]) -> None:
     for name, collection in collections.items():
         _require(collection.name == name, f"collection {collection.name!r} stands under the name {name!r}")
         _require(collection.id >= 1, f"collection {name}: number {collection.id} is below 1")
+        change = collection.change
+        newest = collection.version if change is None else change.version
+        is_version = 1 <= collection.version <= newest <= collection.versions
+        _require(is_version, f"collection {name}: schema version {collection.version}, change {change}")
+        _require(change is None or change.version > collection.version, f"collection {name}: a change to an old version")
     _require(len({each.id for each in collections.values()}) == len(collections), "two collections have the same number")
 
 

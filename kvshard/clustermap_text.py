@@ -8,7 +8,7 @@ Pure: imports only the standard library and other pure files.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from kvshard.clustermap import (
@@ -19,6 +19,7 @@ from kvshard.clustermap import (
     InvalidMap,
     Leaf,
     Replica,
+    SchemaChange,
     ShardConfig,
     WantedSplit,
 )
@@ -110,21 +111,45 @@ def shard_of(data: dict[str, object]) -> ShardConfig:
 def collection_data(collection: Collection) -> dict[str, object]:
     """A collection as plain data; the schema keeps the order of its fields, so it is a list of pairs.
 
-    "hedging" is there only where something was said of it, and in it only what was said; "synonyms" where there are some.
+    "hedging" is there only where something was said of it, and in it only what was said; "synonyms" where there are some; what
+    tells of changes of the schema where there was one.
     """
-    schema = [[name, kind] for name, kind in collection.schema.items()]
-    data: dict[str, object] = {"name": collection.name, "id": collection.id, "schema": schema}
+    data: dict[str, object] = {"name": collection.name, "id": collection.id, "schema": _pairs(collection.schema)}
     hedging = hedging_data(collection.hedging)
-    synonyms = {"synonyms": list(collection.synonyms)} if collection.synonyms else {}
-    return {**data, **({"hedging": hedging} if hedging else {}), **synonyms}
+    if hedging:
+        data["hedging"] = hedging
+    if collection.synonyms:
+        data["synonyms"] = list(collection.synonyms)
+    if collection.versions > 1:
+        data |= {"version": collection.version, "versions": collection.versions}
+    if collection.change is not None:
+        data["change"] = {"schema": _pairs(collection.change.schema), "version": collection.change.version}
+    return data
 
 
 def collection_of(data: dict[str, object]) -> Collection:
     """The collection that collection_data described."""
-    schema = dict(_pair(each, "schema") for each in _items(data, "schema"))
     hedging = _hedging_of(_object(data["hedging"], "hedging")) if "hedging" in data else HEDGED_AS_THE_ROUTER_SAYS
     synonyms = tuple(_texts(_items(data, "synonyms"), "synonyms")) if "synonyms" in data else ()
-    return Collection(read(data, "name", str), read(data, "id", int), schema, hedging, synonyms)
+    change = _object(data["change"], "change") if "change" in data else None
+    return Collection(
+        read(data, "name", str),
+        read(data, "id", int),
+        _schema_of(data),
+        hedging,
+        synonyms,
+        version=read(data, "version", int) if "version" in data else 1,
+        change=None if change is None else SchemaChange(_schema_of(change), read(change, "version", int)),
+        versions=read(data, "versions", int) if "versions" in data else 1,
+    )
+
+
+def _pairs(schema: Mapping[str, str]) -> list[list[str]]:
+    return [[name, kind] for name, kind in schema.items()]
+
+
+def _schema_of(data: dict[str, object]) -> dict[str, str]:
+    return dict(_pair(each, "schema") for each in _items(data, "schema"))
 
 
 def alias_data(alias: str, collection: str) -> dict[str, object]:

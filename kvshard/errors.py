@@ -221,6 +221,15 @@ class ShardMoved(Unavailable):
     reason = "SHARD_MOVED"
 
 
+class SchemaChanged(ShardMoved):
+    """The collection has another schema now than the request was routed by; refresh the map and ask again.
+
+    Nothing was done. Routers handle it as they handle a split; clients never see it unless the deadline passes meanwhile.
+    """
+
+    reason = "SCHEMA_CHANGED"
+
+
 class DataLoss(KvShardError):
     """Stored data is damaged."""
 

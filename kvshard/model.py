@@ -228,6 +228,9 @@ USUAL_SHAPE = SearchShape()
 class ShardSearch(Struct, frozen=True, gc=False):
     """Search one shard. limit: hits wanted; 0 only counts. after: they come behind this position; None: from the first on.
 
+    schema_version: by which the query was read. A leaf whose map has a newer one answers SCHEMA_CHANGED, one that does not know
+    it NOT_READY; 0: it is not looked at.
+
     min_seqno: answer only when the index holds the writes through this entry (0: as it is). cuts: as in ShardScan.
 
     sort: see `kvshard/sorting.py`; empty: by score. facets: keyword fields to count, facet_limit values each. taken: hits that
@@ -271,13 +274,14 @@ class ShardSearch(Struct, frozen=True, gc=False):
     profile: bool = False
     synonyms: list[str] = []
     shape: SearchShape = USUAL_SHAPE
+    schema_version: int = 0
 
 
 class ShardTerms(Struct, frozen=True, gc=False):
     """Ask a shard for the statistics of some terms. terms: by field, as the index has them.
 
     texts: (field, text, whether its last word is only begun), as they stand in a query; the leaf cuts them into terms.
-    cuts: as in ShardScan.
+    cuts: as in ShardScan. schema_version: as in ShardSearch.
     """
 
     shard: int
@@ -286,6 +290,7 @@ class ShardTerms(Struct, frozen=True, gc=False):
     texts: list[tuple[str, str, bool]]
     terms: dict[str, list[str]] = {}
     cuts: int | None = None
+    schema_version: int = 0
 
 
 class ShardTermsReply(Struct, frozen=True, gc=False):
@@ -386,12 +391,21 @@ class LeafStatusRequest:
 
 @dataclass(frozen=True, slots=True)
 class CollectionCountRecord:
-    """Live keys and their bytes of one collection in one shard."""
+    """Live keys and their bytes of one collection in one shard.
+
+    schema_version: the newest of which the index here is ready (0: none). rebuilt, to_rebuild: documents of an index that is
+    being built, those that are in it, and all; both 0 when there is none. misfits: field -> documents whose value the newest
+    index left out when it was built, since it does not fit the field's type; "": those that are no JSON object.
+    """
 
     collection_id: int
     documents: int
     bytes: int
     indexed_through: int = 0
+    schema_version: int = 0
+    rebuilt: int = 0
+    to_rebuild: int = 0
+    misfits: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from kvshard.errors import ErrorDetails, KvShardError, StaleEpoch, Unavailable
 from kvshard.splitting import origin_of
 from leaf.committer import Committer
 from leaf.engine import StorageError
+from leaf.index_report import IndexReport
 from leaf.left_overs import left_over
 from leaf.recovery import Identity, identify
 from leaf.refusals import storage_failed
@@ -100,7 +101,11 @@ class Index(Protocol):
         ...
 
     def indexed_through(self, shard: int, collection_id: int) -> int:
-        """The seqno through which the index is durable."""
+        """The seqno through which every index of the collection is durable."""
+        ...
+
+    def report(self, shard: int, collection_id: int) -> IndexReport:
+        """How the indexes of the collection are."""
         ...
 
 

@@ -77,7 +77,7 @@ class Housekeeper:
         indexed = [
             driver.index.indexed_through(shard, collection.id)
             for collection in driver.maps.current.collections.values()
-            if collection.schema
+            if collection.written_schema
         ]
         through = driver.store.trim_point(shard, min(indexed, default=None))
         if through is not None:

@@ -15,13 +15,15 @@ Keywords are stored in hexadecimal after a "k": tantivy knows ranges over text o
 quote their bounds. Hexadecimal keeps the order of the characters. Booleans and dates are integers.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import mmh3
 import msgspec
 import tantivy
 
+from kvshard.errors import InvalidArgument
 from kvshard.model import NEVER, SortValue
 from kvshard.schema import FLOAT, INTEGER, KEYWORD, TEXT, VECTOR, Scalar, Schema, base_type, check_of
 from kvshard.vectors import check_vector, parse_vector_type, vector_bytes
@@ -121,9 +123,14 @@ def sort_value_type(field_type: str) -> tantivy.FieldType:
 
 
 class DocumentBuilder:
-    """Makes index documents of the values of one collection. slot_of: key -> its token slot."""
+    """Makes index documents of the values of one collection. slot_of: key -> its token slot.
 
-    def __init__(self, schema: Schema, slot_of: Callable[[bytes], int]) -> None:
+    Writes are checked by the schema, but what was written before a field was added was not: a value that does not fit is left
+    out of its field. misfits: field -> documents that it was left out of; "": values that are no JSON object.
+    """
+
+    def __init__(self, schema: Schema, slot_of: Callable[[bytes], int], misfits: Mapping[str, int]) -> None:
+        self.misfits = Counter(misfits)
         # Which field needs what is decided once here: for each document it would cost more than making the document.
         self._fields = [
             (name, check_of(field_type), _adder(name, field_type))
@@ -136,11 +143,12 @@ class DocumentBuilder:
         self._slot_of = slot_of
         self._decode: Callable[[bytes], object] = msgspec.json.Decoder().decode
 
-    def build(self, key: bytes, value: bytes, expires_at_ms: int) -> tantivy.Document:
-        """The index document; raises InvalidArgument where the value does not fit the schema."""
-        decoded = self._decode(value)
-        if not isinstance(decoded, dict):
-            raise ValueError("not a JSON object")
+    def build(self, key: bytes, value: bytes, expires_at_ms: int) -> tantivy.Document | None:
+        """The index document; None where the value is no JSON object."""
+        decoded = self._decoded(value)
+        if decoded is None:
+            self.misfits[""] += 1
+            return None
         document = tantivy.Document()
         document.add_text(KEY, key_text(key))
         document.add_unsigned(SLOT, self._slot_of(key))
@@ -151,17 +159,32 @@ class DocumentBuilder:
             given = given_of(name)
             if given is None:
                 continue
-            if not isinstance(given, list):
-                add(document, [check(name, given)])
-            elif given:
-                add(document, [check(name, item) for item in given])
+            try:
+                values = [check(name, item) for item in given] if isinstance(given, list) else [check(name, given)]
+            except InvalidArgument:
+                self.misfits[name] += 1
+                continue
+            if values:
+                add(document, values)
         for name, vector_type in self._vectors:
             given = given_of(name)
-            if given is not None:
+            if given is None:
+                continue
+            try:
                 packed = vector_bytes(check_vector(vector_type, given, f"document.{name}"))
-                document.add_bytes(vector_stored(name), packed)
-                document.add_unsigned(vector_id(name), mmh3.hash64(key + packed, signed=False)[0])
+            except InvalidArgument:
+                self.misfits[name] += 1
+                continue
+            document.add_bytes(vector_stored(name), packed)
+            document.add_unsigned(vector_id(name), mmh3.hash64(key + packed, signed=False)[0])
         return document
+
+    def _decoded(self, value: bytes) -> dict[str, object] | None:
+        try:
+            decoded = self._decode(value)
+        except (ValueError, RecursionError):
+            return None
+        return decoded if isinstance(decoded, dict) else None
 
 
 Adder: TypeAlias = Callable[[tantivy.Document, list[Scalar]], object]

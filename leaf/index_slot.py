@@ -7,6 +7,8 @@ are single attributes that the step sets last, so it never sees a half made chan
     OPENING -> REBUILDING -> SERVING      it is missing, damaged, or of another schema
     SERVING -> REBUILDING                 the log it needs is compacted away, or damage showed
 
+While a collection is to get another schema, it has a second slot for that one (`is_beside`), which no search sees yet.
+
 When the shard is split (`split`), the child's index is forked off this one once it holds the split's entry: a copy that shares
 the files, each without the other's documents. Until they are removed here, searches leave them out. The slot of the child waits
 meanwhile (`is_awaited`); should the fork fail, it builds its index from the values.
@@ -39,7 +41,11 @@ STEP_MAX_DOCUMENTS: Final = 4_000
 """Documents between two commits, about half a second of work: so long the other indexes of the leaf have to wait."""
 
 REBUILD_CHUNK: Final = 512
-"""Documents of one rebuild step; between two steps the other indexes get their turn."""
+REBUILD_SLICE_S: Final = 0.1
+"""A rebuild step goes on with chunks of documents for so long; between two steps the other indexes get their turn."""
+
+BESIDE_INTERVAL_S: Final = 2.0
+"""Between two refreshes of an index that no search sees yet: at the switch it lacks no more than this."""
 
 WRITER_IDLE_S: Final = 5.0
 """A writer holds some MB and a thread; one that had nothing to do for so long is closed. Opening one takes about 1 ms."""
@@ -54,6 +60,9 @@ not keep the index in rebuilds for ever."""
 
 POISON_FREE_BYTES: Final = 64 * 1024 * 1024
 """With less room on the disk a failing write says nothing about its document."""
+
+SlotKey: TypeAlias = tuple[int, int, int]
+"""(shard, collection id, schema version)."""
 
 Changes: TypeAlias = dict[bytes, tuple[bytes, int] | None]
 
@@ -88,8 +97,11 @@ class IndexSlot:
         self.phase = Phase.OPENING
         self.index: TextIndex | None = None
         self.is_awaited = False
+        self.is_beside = False
         self.forks: tuple[Fork, ...] = ()
         self.unseen = UnseenWrites()
+        self.rebuilt = 0
+        self._is_current = False
         self._forkable_after = 0
         self._path = path
         self._source = source
@@ -119,6 +131,27 @@ class IndexSlot:
         return index.indexed_through if self.phase is Phase.SERVING and index is not None else 0
 
     @property
+    def key(self) -> SlotKey:
+        """Its name among the slots of a leaf."""
+        return self.shard, self.collection.id, self.collection.version
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it serves, and has caught up with the log at least once since it does."""
+        return self.phase is Phase.SERVING and self._is_current
+
+    @property
+    def misfits(self) -> dict[str, int]:
+        """Field -> documents whose value was left out of it."""
+        index = self.index or self._rebuilding
+        return {} if index is None else dict(index.misfits)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a rebuild has read documents."""
+        return self._rebuilding is not None
+
+    @property
     def has_writer(self) -> bool:
         """Whether a writer is open."""
         index = self.index or self._rebuilding
@@ -137,6 +170,7 @@ class IndexSlot:
         if not self.covers(wanted) or self.forks or self._is_uncut():
             return self._not_before
         if not self.covers(applied):
+            interval_s = max(interval_s, BESIDE_INTERVAL_S) if self.is_beside else interval_s
             return max(self._not_before, self._refreshed_at + interval_s)
         if self.has_writer:
             return max(self._not_before, self._written_at + WRITER_IDLE_S)
@@ -185,7 +219,7 @@ class IndexSlot:
         if self.phase is Phase.OPENING:
             self._open()
         elif self.phase is Phase.REBUILDING:
-            self._rebuild_chunk()
+            self._rebuild(should_stop)
         elif self.index is not None:
             applied = self._source.applied_seqno(self.shard)
             if self.forks and self.index.indexed_through >= self.forks[0].seqno:
@@ -222,6 +256,7 @@ class IndexSlot:
             # The shard's data was replaced by older data; the index speaks of documents that never were.
             self._begin_rebuild("it is ahead of the log")
             return
+        self._is_current = self.index.indexed_through == self._source.applied_seqno(self.shard)
         self.phase = Phase.SERVING
 
     def _begin_rebuild(self, reason: str) -> None:
@@ -230,8 +265,16 @@ class IndexSlot:
         self.phase = Phase.REBUILDING
         self.close()
         self.index = None
+        self.rebuilt = 0
         self._rebuilding = None
-        self._is_behind = False
+        self._is_behind = self._is_current = False
+
+    def _rebuild(self, should_stop: Callable[[], bool]) -> None:
+        until = self._clock.monotonic() + REBUILD_SLICE_S
+        while self.phase is Phase.REBUILDING and not should_stop():
+            self._rebuild_chunk()
+            if self._clock.monotonic() >= until:
+                return
 
     def _rebuild_chunk(self) -> None:
         if self._rebuilding is None:
@@ -246,17 +289,19 @@ class IndexSlot:
             if documents:
                 index.write({key: (value, expires_at_ms) for key, value, _, expires_at_ms in documents})
                 self._rebuild_from = documents[-1][0] + b"\0"
+                self.rebuilt += len(documents)
                 return
             self._forkable_after = self._source.applied_seqno(self.shard)
             index.commit(self._rebuild_through)
         except IndexFailed:
             self.close()
-            self._rebuilding = None  # from the start
+            self._rebuilding, self.rebuilt = None, 0  # from the start
             raise
         now = self._clock.monotonic()
         self._rebuilt_at = self._written_at = now
         self._rebuilding = None
         self.index = index
+        self._is_current = self._rebuild_through == self._source.applied_seqno(self.shard)
         self.phase = Phase.SERVING
 
     def _catch_up(self, index: TextIndex, applied: int, should_stop: Callable[[], bool]) -> None:
@@ -281,6 +326,7 @@ class IndexSlot:
         self._is_behind = through < applied
         if not self._is_behind:
             self._refreshed_at = self._clock.monotonic()
+            self._is_current = True
 
     def _write_entries(self, index: TextIndex, entries: Sequence[tuple[int, Operation]], is_careful: bool) -> int:
         was_dropped, changes = fold(entries, self.collection.id)

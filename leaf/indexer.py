@@ -21,8 +21,9 @@ from kvshard.heap import trim_heap
 from kvshard.model import ShardSearch, ShardSearchReply, ShardTerms, ShardTermsReply
 from kvshard.rpc.request_times import note_wait
 from leaf.admission import SearchQueue
+from leaf.index_report import IndexReport, report_of
 from leaf.index_search import SearchJob
-from leaf.index_slot import Fork, IndexSlot, Phase
+from leaf.index_slot import Fork, IndexSlot, Phase, SlotKey
 from leaf.log_source import LogSource
 from leaf.operations import WriteOperation
 from leaf.search_pool import LONG_AFTER_S, SearchPool
@@ -68,7 +69,8 @@ class Indexer:
         self._interval_s = refresh_interval_s
         self._on_refresh_seconds = on_refresh_seconds
         self._on_wasted_seconds = on_wasted_seconds
-        self._slots: dict[tuple[int, int], IndexSlot] = {}
+        self._slots: dict[SlotKey, IndexSlot] = {}
+        self._serving: dict[tuple[int, int], IndexSlot] = {}
         self._shards: set[int] = set()
         self._applied: dict[int, int] = {}
         self._floor: dict[int, int] = {}
@@ -76,7 +78,7 @@ class Indexer:
         self._expected: set[int] = set()
         self._waiters: dict[IndexSlot, list[_Waiter]] = {}
         self._unwanted: list[Path] = []
-        self._awaited: set[tuple[int, int]] = set()
+        self._awaited: set[SlotKey] = set()
         self._index_pool = ThreadPoolExecutor(1, thread_name_prefix="indexing")
         self._search_pool: SearchPool[ShardSearchReply | ShardTermsReply] = SearchPool(SEARCH_THREADS, clock)
         self._wake = asyncio.Event()
@@ -93,7 +95,7 @@ class Indexer:
         self.require(shard, self._applied[shard])
         self._set_collections(shard, collections)
         # Of collections that were dropped while the leaf was down. Not at each change of the map: it reads the whole folder.
-        known = {self._path(shard, slot.collection.id) for slot in self._slots_of(shard)}
+        known = {self._path(slot.key) for slot in self._slots_of(shard)}
         self._unwanted += [path for path in self._root.glob(f"{shard}-*") if path not in known]
 
     def set_collections(self, shards: Iterable[int], collections: Sequence[Collection]) -> None:
@@ -124,11 +126,11 @@ class Indexer:
     def split(self, shard: int, child: int, first_slot: int, last_slot: int, seqno: int) -> None:
         """The slots have left the shard for the child with this entry, which is applied: fork its indexes off."""
         for slot in self._slots_of(shard):
-            collection_id = slot.collection.id
-            if (child, collection_id) in self._slots:
+            heir = (child, *slot.key[1:])
+            if heir in self._slots:
                 continue
-            self._awaited.add((child, collection_id))
-            slot.split(Fork(self._path(child, collection_id), child, first_slot, last_slot, seqno))
+            self._awaited.add(heir)
+            slot.split(Fork(self._path(heir), child, first_slot, last_slot, seqno))
         self._start()
 
     def notify(self, shard: int, applied_seqno: int, operations: Iterable[object] = ()) -> None:
@@ -140,7 +142,7 @@ class Indexer:
         if not self._slots:
             return  # The task would wake for nothing, at every write.
         for collection_id in {each.collection_id for each in operations if isinstance(each, WriteOperation)}:
-            slot = self._slots.get((shard, collection_id))
+            slot = self._serving.get((shard, collection_id))
             if slot is not None:
                 slot.unseen.note(applied_seqno, self._clock.monotonic())
         if shard not in self._news or shard in self._expected:
@@ -149,15 +151,26 @@ class Indexer:
 
     async def refresh(self, shard: int, seqno: int, *, is_hurried: bool = True) -> None:
         """Return when searches of this shard see everything through the seqno. is_hurried: no regular refresh is waited for."""
-        slots = [slot for slot in self._slots_of(shard) if not slot.covers(seqno)]
+        slots = [slot for slot in self._slots_of(shard) if not slot.is_beside and not slot.covers(seqno)]
         waits = [self._wait_for(slot, seqno, is_hurried=is_hurried) for slot in slots]
         if waits:
             await asyncio.gather(*waits)
 
     def indexed_through(self, shard: int, collection_id: int) -> int:
-        """The seqno through which the index is durable; the log beyond it must be kept. 0 while it is opened or rebuilt."""
-        slot = self._slots.get((shard, collection_id))
-        return 0 if slot is None else slot.indexed_through()
+        """The seqno through which every index of it is durable, 0 while one is made; the log beyond must be kept."""
+        slots = [slot for slot in self._slots_of(shard) if slot.collection.id == collection_id]
+        return min((slot.indexed_through() for slot in slots), default=0)
+
+    def report(self, shard: int, collection_id: int) -> IndexReport:
+        """How the indexes of a collection are."""
+        slots = [slot for slot in self._slots_of(shard) if slot.collection.id == collection_id]
+        documents = self._source.live_documents(shard, collection_id) if slots else 0
+        return report_of(slots, documents)
+
+    def ready(self, collection_id: int, version: int) -> frozenset[int]:
+        """The shards in which the index of this schema version could serve."""
+        slots = (self._slots.get((shard, collection_id, version)) for shard in self._shards)
+        return frozenset(slot.shard for slot in slots if slot is not None and slot.is_ready)
 
     async def search(self, request: ShardSearch, collection: Collection, deadline: float) -> ShardSearchReply:
         """Answer a search of a shard; the deadline is on the clock's monotonic time.
@@ -265,7 +278,7 @@ class Indexer:
         """Return when the slot covers the seqno; is_new: not before its next step. is_hurried: have that step taken at once."""
         if slot.covers(seqno) and not is_new:
             return
-        if self._is_closing or self._slots.get((slot.shard, slot.collection.id)) is not slot:
+        if self._is_closing or self._slots.get(slot.key) is not slot:
             raise _gone(slot)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(slot, []).append(_Waiter(seqno, is_hurried, future))
@@ -278,48 +291,60 @@ class Indexer:
             raise InvalidArgument(message, ErrorDetails(field="collection"))
         if shard not in self._shards or self._is_closing:
             raise NotReady(f"shard {shard} is not open at this leaf", ErrorDetails(shards=(shard,)))
-        slot = self._slots.get((shard, collection.id))
+        slot = self._slots.get((shard, collection.id, collection.version))
         return slot if slot is not None else self._add(shard, collection)
 
     def _slots_of(self, shard: int) -> list[IndexSlot]:
         return [slot for slot in self._slots.values() if slot.shard == shard]
 
     def _set_collections(self, shard: int, collections: Iterable[Collection]) -> None:
-        wanted = {collection.id: collection for collection in collections if collection.schema}
+        wanted = {(each.id, each.version): each for each in collections if each.schema}
+        coming = {(each.id, each.version): each for each in (one.changed() for one in collections if one.change is not None)}
         for slot in self._slots_of(shard):
-            if slot.collection.id not in wanted:
+            if slot.key[1:] not in wanted and slot.key[1:] not in coming:
                 self._forget(slot, remove=True)
-        for collection_id, collection in wanted.items():
-            if (shard, collection_id) not in self._slots:
-                self._add(shard, collection)
+        for version, collection in {**wanted, **coming}.items():
+            slot = self._slots.get((shard, *version)) or self._add(shard, collection, version in coming)
+            if slot.is_beside and version in wanted:
+                # What a search could see before the switch it must see after it.
+                slot.is_beside = False
+                self._serving[shard, slot.collection.id] = slot
+                self.require(shard, max(self._floor.get(shard, 0), self._applied.get(shard, 0)))
         self._start()
 
-    def _add(self, shard: int, collection: Collection) -> IndexSlot:
-        path = self._path(shard, collection.id)
-        slot = IndexSlot(path, shard, collection, self._source, self._clock)
-        slot.is_awaited = (shard, collection.id) in self._awaited
-        self._slots[shard, collection.id] = slot
+    def _add(self, shard: int, collection: Collection, is_beside: bool = False) -> IndexSlot:
+        key = (shard, collection.id, collection.version)
+        slot = IndexSlot(self._path(key), shard, collection, self._source, self._clock)
+        slot.is_beside = is_beside
+        slot.is_awaited = key in self._awaited
+        self._slots[key] = slot
+        if not is_beside:
+            self._serving[shard, collection.id] = slot
         self._start()
         return slot
 
-    def _path(self, shard: int, collection_id: int) -> Path:
-        return self._root / f"{shard}-{collection_id}"
+    def _path(self, key: SlotKey) -> Path:
+        shard, collection_id, version = key
+        return self._root / (f"{shard}-{collection_id}" if version == 1 else f"{shard}-{collection_id}-{version}")
 
     def _forget(self, slot: IndexSlot, remove: bool = False) -> None:
-        del self._slots[slot.shard, slot.collection.id]
-        self._end_waiting(slot.forks, slot.collection.id)
+        del self._slots[slot.key]
+        if self._serving.get(slot.key[:2]) is slot:
+            del self._serving[slot.key[:2]]
+        self._end_waiting(slot.forks, slot)
         for waiter in self._waiters.pop(slot, []):
             if not waiter.future.done():
                 waiter.future.set_exception(_gone(slot))
         if remove:
-            self._unwanted.append(self._path(slot.shard, slot.collection.id))
+            self._unwanted.append(self._path(slot.key))
         self._index_pool.submit(slot.close)
 
-    def _end_waiting(self, forks: Iterable[Fork], collection_id: int) -> None:
+    def _end_waiting(self, forks: Iterable[Fork], parent: IndexSlot) -> None:
         """These indexes are made, or will not be."""
         for fork in forks:
-            self._awaited.discard((fork.child, collection_id))
-            child = self._slots.get((fork.child, collection_id))
+            heir = (fork.child, *parent.key[1:])
+            self._awaited.discard(heir)
+            child = self._slots.get(heir)
             if child is not None:
                 child.is_awaited = False
                 self._wake.set()
@@ -364,7 +389,7 @@ class Indexer:
         return min(due, default=None)
 
     def _due_at(self, slot: IndexSlot) -> float | None:
-        if self._slots.get((slot.shard, slot.collection.id)) is not slot:
+        if self._slots.get(slot.key) is not slot or not self._may_step(slot):
             return None
         applied, wanted = self._applied.get(slot.shard, 0), 0
         for seqno, is_hurried, future in self._waiters.get(slot, ()):
@@ -374,13 +399,23 @@ class Indexer:
                 wanted = max(wanted, min(seqno, applied))
         return slot.due_at(applied, wanted, self._interval_s)
 
+    def _may_step(self, slot: IndexSlot) -> bool:
+        """One index that nobody waits for is built at a time: each holds memory, and all of them one thread."""
+        if not slot.is_beside or slot.phase is not Phase.REBUILDING:
+            return True
+        building = [each for each in self._slots.values() if each.phase is Phase.REBUILDING]
+        first = min(building, key=lambda each: (each.is_beside, not each.has_begun))
+        return first is slot
+
     async def _step(self, slot: IndexSlot) -> None:
         started, before, had_writer = self._clock.monotonic(), slot.indexed_through(), slot.has_writer
-        forks = slot.forks
+        forks, was_building = slot.forks, slot.phase is Phase.REBUILDING
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._index_pool, slot.step, lambda: self._is_closing)
         slot.unseen.forget(slot.indexed_through())
-        self._end_waiting([fork for fork in forks if fork not in slot.forks], slot.collection.id)
+        self._end_waiting([fork for fork in forks if fork not in slot.forks], slot)
+        if was_building and slot.phase is not Phase.REBUILDING:
+            self._wake.set()  # The next one has waited for that.
         if slot.indexed_through() > before:
             self._on_refresh_seconds(self._clock.monotonic() - started)
         if had_writer and not any(each.has_writer for each in self._slots.values()):
@@ -400,7 +435,7 @@ class Indexer:
         loop = asyncio.get_running_loop()
         while self._unwanted:
             path = self._unwanted.pop()
-            if any(path == self._path(*key) for key in self._slots):
+            if any(path == self._path(key) for key in self._slots):
                 continue  # wanted again
             try:
                 await loop.run_in_executor(self._index_pool, remove_index, path)

@@ -3,6 +3,7 @@
 from kvshard.clustermap import ClusterMap
 from kvshard.model import CatchUpRecord, CollectionCountRecord, ReplicaStatusRecord, SplitRecord
 from leaf.hosting import Index
+from leaf.index_report import IndexReport
 from leaf.replica import Replica
 from leaf.shard_store import ShardStore
 
@@ -13,8 +14,11 @@ def status_of(replica: Replica, store: ShardStore, index: Index, known: ClusterM
     records = []
     for collection_id, (documents, size) in sorted(counts.items()):
         collection = known.collection_by_id(collection_id)
-        indexed = index.indexed_through(replica.shard, collection_id) if collection and collection.schema else 0
-        records.append(CollectionCountRecord(collection_id, documents, size, indexed))
+        is_indexed = collection is not None and collection.written_schema
+        found = index.report(replica.shard, collection_id) if is_indexed else IndexReport()
+        indexed, version = found.indexed_through, found.schema_version
+        progress = (found.rebuilt, found.to_rebuild, found.misfits)
+        records.append(CollectionCountRecord(collection_id, documents, size, indexed, version, *progress))
     return ReplicaStatusRecord(
         replica.shard,
         replica.epoch,

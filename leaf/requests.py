@@ -26,6 +26,7 @@ from kvshard.errors import (
     KvShardError,
     NotReady,
     ResourceExhausted,
+    SchemaChanged,
     ShardMoved,
     StaleEpoch,
     record_of,
@@ -290,8 +291,8 @@ class Requests:
 
     def _plan(self, replica: Replica, collection: Collection, request: ShardWrite) -> WritePlan:
         validate: Validate | None = None
-        if collection.schema:
-            validate = partial(validate_document, collection.schema, json_decode=_decode_json)
+        if collection.written_schema:
+            validate = partial(validate_document, collection.written_schema, json_decode=_decode_json)
         errors = self._departed(request)
         errors.update(invalid_keys(request, validate))
         try:
@@ -347,7 +348,17 @@ class Requests:
         return reply
 
     async def _searchable(self, request: ShardSearch | ShardTerms) -> Collection:
+        """The collection of a search, with the schema by which its query was read. Raises SchemaChanged, NotReady."""
         collection = await self.prepare(request)
+        wanted = request.schema_version
+        if wanted > collection.version:
+            await self._driver.maps.refresh()
+            collection = self._driver.collection(request.collection_id) or collection
+        details = ErrorDetails(shards=(request.shard,), retry_after_ms=RETRY_AFTER_MS)
+        if 0 < wanted < collection.version:
+            raise SchemaChanged(f"collection {collection.name} has schema version {collection.version} now", details)
+        if wanted > collection.version:
+            raise NotReady(f"this leaf does not know schema version {wanted} of {collection.name} yet", details)
         if not collection.schema:
             text = f"collection {collection.name!r} has no schema, so it cannot be searched"
             raise FailedPrecondition(text, ErrorDetails(field="collection"))

@@ -52,6 +52,7 @@ from leaf.index_feed import IndexFeed
 from leaf.indexer import Indexer
 from leaf.key_cache import CACHE_BYTES, KeyCache
 from leaf.peers import Peers
+from leaf.reindexing import Reindexing
 from leaf.replication.timings import Timings
 from leaf.requests import Requests
 from leaf.rocks_engine import RocksEngine
@@ -182,6 +183,7 @@ class LeafServer:
         self._faults = FaultInjector(options.id, service.handlers, clock, is_allowed=options.are_faults_allowed)
         self._lanes = _lanes_of(service, self._faults, clock, metrics, lambda: leaf_mark(maps.cluster_id, options.id))
         self._housekeeper = Housekeeper(self.driver, self._on_turn)
+        self._reindexing = Reindexing(options.id, coordinator, maps, self.indexer, self._balancer.office)
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._server = aio_server()
@@ -201,6 +203,7 @@ class LeafServer:
         await self.driver.wait_open()
         await self._lanes.listen(self.address, replace(self._options.lane_port, is_fronted=bool(self._options.advertise)))
         await self._server.start()
+        self._reindexing.start()
         self._tasks.append(asyncio.create_task(self._housekeeper.run(), name="housekeeping"))
         self._tasks.append(asyncio.create_task(self._look_at_disk(), name="disk-look"))
         options = self._options
@@ -239,6 +242,7 @@ class LeafServer:
         await self._health.enter_graceful_shutdown()
         if self._unsubscribe is not None:
             self._unsubscribe()
+        await self._reindexing.close()
         await self._balancer.close()
         self._faults.close()
         await self._lanes.drain(STOP_GRACE_S)

@@ -44,6 +44,8 @@ _SIDECAR: Final = "indexed.json"
 _SEGMENTS: Final = "segments"
 _DAMAGE_SIGNS: Final = ("corrupt", "ioerror", "invaliddata", "no such file", "does not exist", "filedoesnotexist", "footer")
 
+NO_MISFITS: Final[Mapping[str, int]] = {}
+
 SlotOf: TypeAlias = Callable[[bytes], int]
 """key -> its token slot."""
 
@@ -90,7 +92,14 @@ class TextIndex:
     """
 
     def __init__(
-        self, path: Path, schema: Schema, index: tantivy.Index, slot_of: SlotOf, indexed_through: int, last_slot: int
+        self,
+        path: Path,
+        schema: Schema,
+        index: tantivy.Index,
+        slot_of: SlotOf,
+        indexed_through: int,
+        last_slot: int,
+        misfits: Mapping[str, int] = NO_MISFITS,
     ) -> None:
         self.path = path
         self.schema = schema
@@ -106,7 +115,7 @@ class TextIndex:
             for name, field_type in schema.items()
             if base_type(field_type) == VECTOR
         }
-        self._builder = DocumentBuilder(schema, slot_of)
+        self._builder = DocumentBuilder(schema, slot_of, misfits)
         self._writer: tantivy.IndexWriter | None = None
         self._has_changes = False
         self._uncommitted: set[bytes] | None = set()
@@ -118,7 +127,7 @@ class TextIndex:
     @classmethod
     def open(cls, path: Path, schema: Schema, slot_of: SlotOf) -> "TextIndex":
         """The index in this folder. Raises IndexFailed (is_damage) if there is none that fits the schema."""
-        through, last_slot = _read_sidecar(path / _SIDECAR, schema)
+        through, last_slot, misfits = _read_sidecar(path / _SIDECAR, schema)
         segments = path / _SEGMENTS
         with tantivy_failures():
             if not segments.is_dir() or not tantivy.Index.exists(str(segments)):
@@ -128,7 +137,7 @@ class TextIndex:
             index.reload()
             # Opens every segment's files, so that a truncated one is found here rather than by the first search.
             index.searcher().search(tantivy.Query.all_query(), 1)
-        return cls(path, schema, index, slot_of, through, last_slot)
+        return cls(path, schema, index, slot_of, through, last_slot, misfits)
 
     @classmethod
     def create(cls, path: Path, schema: Schema, slot_of: SlotOf, last_slot: int = TOKEN_SLOTS - 1) -> "TextIndex":
@@ -145,6 +154,11 @@ class TextIndex:
     def has_writer(self) -> bool:
         """Whether a writer is open."""
         return self._writer is not None
+
+    @property
+    def misfits(self) -> Mapping[str, int]:
+        """Field -> documents whose value was left out of it, since it does not fit."""
+        return self._builder.misfits
 
     @property
     def fields(self) -> tantivy.Schema:
@@ -293,8 +307,8 @@ class TextIndex:
                 self._uncommitted = None
 
     def _write_sidecar(self, through: int) -> None:
-        content = {"format": FORMAT, "schema": schema_digest(self.schema), "indexed_through": through}
-        content["last_slot"] = self.last_slot
+        content: dict[str, object] = {"format": FORMAT, "schema": schema_digest(self.schema), "indexed_through": through}
+        content |= {"last_slot": self.last_slot, "misfits": dict(self._builder.misfits)}
         temporary = self.path / f"{_SIDECAR}.new"
         with tantivy_failures():
             temporary.write_text(json.dumps(content))
@@ -311,15 +325,16 @@ def remove_index(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _read_sidecar(path: Path, schema: Schema) -> tuple[int, int]:
-    """(indexed_through, last_slot)."""
+def _read_sidecar(path: Path, schema: Schema) -> tuple[int, int, dict[str, int]]:
+    """(indexed_through, last_slot, misfits)."""
     try:
         content = json.loads(path.read_bytes())
         found = (content["format"], content["schema"])
         through, last_slot = content["indexed_through"], content.get("last_slot")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        misfits = {str(name): int(count) for name, count in content.get("misfits", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IndexFailed(f"the sidecar cannot be read: {error}", is_damage=True) from error
     is_sound = type(through) is int and through >= 0 and type(last_slot) is int
     if found != (FORMAT, schema_digest(schema)) or not is_sound:
         raise IndexFailed("the index was built for another schema or by another version", is_damage=True)
-    return through, last_slot
+    return through, last_slot, misfits

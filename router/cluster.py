@@ -58,6 +58,18 @@ class MapEditor(MapSource, Protocol):
         """Drop a collection."""
         ...
 
+    async def add_fields(self, name: str, fields: Mapping[str, str]) -> Collection:
+        """Begin to add fields to a collection's schema."""
+        ...
+
+    async def reindex(self, name: str, fields: Mapping[str, str]) -> Collection:
+        """Begin to build a collection's indexes anew."""
+        ...
+
+    async def call_off_change(self, name: str) -> Collection:
+        """Call off the change of a collection's schema."""
+        ...
+
     async def set_alias(self, alias: str, collection: str, expected: str | None = None) -> None:
         """Let an alias stand for a collection, if it stands for the expected one (None: for any) now."""
         ...
@@ -157,16 +169,33 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
     async def UpdateCollection(
         self, request: cluster_pb2.UpdateCollectionRequest, context: Context
     ) -> cluster_pb2.UpdateCollectionResponse:
-        """Changes how reads of a collection are hedged, and its synonyms."""
+        """Changes how reads of a collection are hedged, and its synonyms, or adds fields to its schema."""
         async with self._calls.call("UpdateCollection", context):
             _require("name", request.name)
             paths = list(request.update_mask.paths)
+            if paths == ["fields"]:
+                changed = await self._maps.add_fields(request.name, convert.schema_from_proto(request.fields))
+                return cluster_pb2.UpdateCollectionResponse(collection=convert.collection_to_proto(changed))
             other = [path for path in paths if path != SYNONYMS]
             names = hedging_fields(other) if other or not paths else []
             hedging = convert.hedging_from_proto(request.hedging)
             synonyms = request.synonyms if SYNONYMS in paths else None
             collection = await self._maps.update_collection(request.name, hedging, names, synonyms)
             return cluster_pb2.UpdateCollectionResponse(collection=convert.collection_to_proto(collection))
+
+    async def ReindexCollection(
+        self, request: cluster_pb2.ReindexCollectionRequest, context: Context
+    ) -> cluster_pb2.ReindexCollectionResponse:
+        """Builds the indexes of a collection anew, or calls that off."""
+        async with self._calls.call("ReindexCollection", context):
+            _require("name", request.name)
+            if request.cancel and request.fields:
+                raise InvalidArgument("cancel goes without fields", ErrorDetails(field="cancel"))
+            if request.cancel:
+                collection = await self._maps.call_off_change(request.name)
+            else:
+                collection = await self._maps.reindex(request.name, convert.schema_from_proto(request.fields))
+            return cluster_pb2.ReindexCollectionResponse(collection=convert.collection_to_proto(collection))
 
     async def ListCollections(
         self, request: cluster_pb2.ListCollectionsRequest, context: Context

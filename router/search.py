@@ -19,10 +19,11 @@ from kvshard.aggregations.finish import finish_all
 from kvshard.aggregations.merge import merge_named
 from kvshard.aggregations.results import AggregationResult
 from kvshard.clock import Clock
-from kvshard.clustermap import ClusterMap
+from kvshard.clustermap import ClusterMap, Collection
 from kvshard.collapsing import GroupSize, group_sizes, shown_after
-from kvshard.errors import ErrorDetails, InvalidArgument, ShardMoved, Unavailable
+from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument, ShardMoved, Unavailable
 from kvshard.model import UNKNOWN_AGE, SearchAfter, ShardHit, ShardSearch, ShardSearchReply, changed
+from kvshard.query.lowering import Documents
 from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.coverage import Coverage, KnownCounts
 from kvshard.scatter.fusion import leg_query, nearest_record, page_of
@@ -33,7 +34,7 @@ from kvshard.scatter.leg_result import LegResult
 from kvshard.scatter.merge import MergedFacet, MergedHits, merge_facet
 from kvshard.scatter.min_versions import MinVersions
 from kvshard.scatter.moved import Rounds
-from kvshard.scatter.requests import ReadPolicy, SearchQuery, check_limit, check_search, check_shards
+from kvshard.scatter.requests import ReadPolicy, SearchQuery, check_limit, check_shards, fitted
 from kvshard.scatter.routes import MapSource, resolve
 from kvshard.scatter.scatter import Scatter
 from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
@@ -117,10 +118,8 @@ class SearchOperation:
         documents = None
         if self._documents is not None:
             documents = await self._documents.read(collection.name, query.options, policy, deadline)
-        asked, query = query, query.for_legs(collection.schema, documents)
-        check_search(query, collection.name, collection.schema)
-        query = query.heeding(collection.synonyms, collection.schema)
-        request_print = fingerprint(asked.fingerprint_parts())
+        cluster_map, collection, asked = await self._fitted(cluster_map, collection, query, documents)
+        request_print = fingerprint(query.fingerprint_parts())
         sorts = parse_sort(query.sort)
         position = SearchPosition()
         if token:
@@ -131,7 +130,11 @@ class SearchOperation:
             text = "the nearest are one page; ask for more of them with limit and nearest.k"
             raise InvalidArgument(text, ErrorDetails(field="token"))
         sending = _Sending(self._scatter.how_to_read(policy, collection), deadline, times)
-        legs = await self._ask(cluster_map, collection.id, leg_query(query), position, sending)
+        legs = await self._ask(cluster_map, collection, leg_query(asked), position, sending)
+        while legs is None:  # The schema was changed meanwhile.
+            cluster_map, collection, asked = await self._fitted(self._maps.current, collection, query, documents)
+            legs = await self._ask(cluster_map, collection, leg_query(asked), position, sending)
+        query = asked
         replies = {leg.shard: leg.answer.reply for leg in legs if leg.answer is not None}
         coverage = self._coverage(collection.id, legs, replies, policy, position)
         page, total = page_of(replies, query, PAGE_MAX_BYTES)
@@ -164,25 +167,47 @@ class SearchOperation:
                 raise InvalidArgument(text, ErrorDetails(field="min_versions", shards=(shard,)))
         return cluster_map
 
+    async def _fitted(
+        self, cluster_map: ClusterMap, collection: Collection, query: SearchQuery, documents: Documents | None
+    ) -> tuple[ClusterMap, Collection, SearchQuery]:
+        """The search by the collection's schema, with the map and the collection in it. documents: see SearchQuery.for_legs."""
+        collection = cluster_map.collection_by_id(collection.id) or collection
+        try:
+            return cluster_map, collection, fitted(query, collection, documents)
+        except (InvalidArgument, FailedPrecondition) as error:
+            # A field that is missing may just have been added through another router: the map is read anew once.
+            with contextlib.suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(MAP_READ_TIMEOUT_S):
+                    cluster_map = await self._maps.refresh()
+            newer = cluster_map.collection_by_id(collection.id)
+            if newer is None or (newer.version, newer.change) == (collection.version, collection.change):
+                raise error from None
+            return cluster_map, newer, fitted(query, newer, documents)
+
     async def _ask(
         self,
         cluster_map: ClusterMap,
-        collection_id: int,
+        collection: Collection,
         query: SearchQuery,
         position: SearchPosition,
         sending: _Sending,
-    ) -> list[LegResult[ShardSearchReply]]:
-        """Ask every shard; all of them anew when one was split meanwhile: its documents would be missing, or counted twice."""
+    ) -> list[LegResult[ShardSearchReply]] | None:
+        """Ask every shard; all of them anew when one was split meanwhile: its documents would be missing, or counted twice.
+
+        None: the collection has another schema in the newest map, so the query is to be read anew.
+        """
         rounds = Rounds(self._maps, self._clock, sending.deadline, self._rng)
         while True:
             known = cluster_map.shards
             shards = sorted(known) if query.shards is None else check_shards(query.shards, known)
-            requests = _leg_requests(cluster_map, collection_id, shards, query, position, self._scatter.heard.refreshed)
+            requests = _leg_requests(cluster_map, collection, shards, query, position, self._scatter.heard.refreshed)
             legs = await self._send(requests, sending)
             newer = await rounds.next() if any(isinstance(leg.error, ShardMoved) for leg in legs) else None
             if newer is None:
                 return legs
             cluster_map = newer
+            if (newer.collection_by_id(collection.id) or collection).version != collection.version:
+                return None
 
     async def _send(self, requests: Sequence[ShardSearch], sending: _Sending) -> list[LegResult[ShardSearchReply]]:
         leaves = self._leaves
@@ -251,7 +276,7 @@ def _check_depth(position: SearchPosition, query: SearchQuery, sorts: Sorts) -> 
 
 def _leg_requests(
     cluster_map: ClusterMap,
-    collection_id: int,
+    collection: Collection,
     shards: Sequence[int],
     query: SearchQuery,
     position: SearchPosition,
@@ -266,7 +291,7 @@ def _leg_requests(
         ShardSearch(
             shard=shard,
             epoch=cluster_map.shards[shard].epoch,
-            collection_id=collection_id,
+            collection_id=collection.id,
             query=query.query,
             tree=query.tree,
             filters=query.filters,
@@ -288,6 +313,7 @@ def _leg_requests(
             profile=query.is_profile_wanted,
             synonyms=list(query.synonyms),
             shape=changed(query.shape, shown=position.shown) if position.shown else query.shape,
+            schema_version=collection.version,
         )
         for shard in shards
     ]

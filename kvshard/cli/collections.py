@@ -1,4 +1,4 @@
-"""`kvshard collection create|set|alias|list|drop`."""
+"""`kvshard collection create|set|add-field|reindex|alias|list|drop`."""
 
 import sys
 from dataclasses import asdict, dataclass
@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from kvshard.cli.console import EXIT_OK, EXIT_USAGE, Connect, complain, parse_pairs, print_json, rich_console, with_client
+from kvshard.cli.schema_progress import change_json, change_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kvshard.client.client import Client
     from kvshard.client.results import CollectionInfo
+    from kvshard.client.status import ClusterStatus
 
 _DEFAULTS = Connect()
 
@@ -21,6 +25,8 @@ def register(app: App) -> None:
     group = App(name="collection", help="Create, change, name, list and drop collections.")
     group.command(create)
     group.command(set_collection, name="set")
+    group.command(add_field, name="add-field")
+    group.command(reindex)
     group.command(alias)
     group.command(list_collections, name="list")
     group.command(drop)
@@ -135,6 +141,81 @@ def set_collection(
     return with_client(connect, work)
 
 
+def add_field(
+    name: str, /, *fields: str, wait: Annotated[bool, Parameter(negative="")] = False, connect: Connect = _DEFAULTS
+) -> int:
+    """Add searchable fields to a collection; they can be searched once the documents that are there are indexed.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    fields
+        As "lang:keyword", or "lang=keyword"; see create for the types.
+    wait
+        Return when they can be searched.
+    """
+    added = _fields_of(fields)
+    if not added:
+        complain('name the fields to add, as "lang:keyword"')
+        return EXIT_USAGE
+
+    async def work(kv: "Client[bytes]") -> int:
+        return await _follow(kv, await kv.collection(name).add_fields(added), wait, connect)
+
+    return with_client(connect, work)
+
+
+def reindex(
+    name: str,
+    /,
+    *,
+    field: tuple[str, ...] = (),
+    cancel: Annotated[bool, Parameter(negative="")] = False,
+    wait: Annotated[bool, Parameter(negative="")] = False,
+    connect: Connect = _DEFAULTS,
+) -> int:
+    """Build the search index of a collection anew in the background, and switch to it at once.
+
+    Parameters
+    ----------
+    name
+        Its name.
+    field
+        A field that gets another type or analyzer, as "body=text(english)"; may be given several times.
+    cancel
+        Call off the change that is under way instead.
+    wait
+        Return when the new index is used.
+    """
+    if cancel and (field or wait):
+        complain("--cancel goes without --field and --wait")
+        return EXIT_USAGE
+    fields = _fields_of(field)
+
+    async def work(kv: "Client[bytes]") -> int:
+        there = kv.collection(name)
+        return await _follow(kv, await (there.cancel_reindex() if cancel else there.reindex(fields)), wait, connect)
+
+    return with_client(connect, work)
+
+
+async def _follow(kv: "Client[bytes]", info: "CollectionInfo", wait: bool, connect: Connect) -> int:
+    """Show a collection whose schema is being changed, and how many documents do not fit when that is done."""
+    if wait and info.change is not None:
+        info = await kv.collection(info.name).wait_indexed()
+    _show(info, connect)
+    if wait and not connect.as_json:
+        for field, count in sorted((await kv.status()).misfits(info.id).items()):
+            where = f"field {field}" if field else "any field, for they are no JSON objects"
+            print(f"{count:,} documents have a value that does not fit, and are not found by {where}")
+    return EXIT_OK
+
+
+def _fields_of(given: tuple[str, ...]) -> dict[str, str]:
+    return parse_pairs(",".join(each if "=" in each else each.replace(":", "=", 1) for each in given))
+
+
 def alias(
     name: str,
     collection: str = "",
@@ -178,16 +259,22 @@ def list_collections(*, connect: Connect = _DEFAULTS) -> int:
 
     async def work(kv: "Client[bytes]") -> int:
         infos = await kv.collections()
+        # The leaves are asked only where there is something under way.
+        status = await kv.status() if any(info.change is not None for info in infos) else None
         if connect.as_json:
-            print_json([_row(info) for info in infos])
+            print_json([_row(info, status) for info in infos])
             return EXIT_OK
         from rich.table import Table
 
         from kvshard.hedge_settings import hedging_text
 
-        table = Table("collection", "schema", "hedging", "aliases", box=None, pad_edge=False)
+        heads = ("collection", "schema", "hedging", "aliases", *(("on its way",) if status is not None else ()))
+        table = Table(*heads, box=None, pad_edge=False)
         for info in infos:
-            table.add_row(info.name, _schema_text(info), hedging_text(info.hedging) or "-", ", ".join(info.aliases) or "-")
+            cells = [_schema_text(info), hedging_text(info.hedging) or "-", ", ".join(info.aliases) or "-"]
+            if status is not None:
+                cells.append(change_text(status, info.id) or "-")
+            table.add_row(info.name, *cells)
         rich_console().print(table)
         return EXIT_OK
 
@@ -226,7 +313,11 @@ def drop(
 
 
 def _schema_text(info: "CollectionInfo") -> str:
-    return ", ".join(f"{field}={kind}" for field, kind in info.schema.items()) or "plain values"
+    return _pairs_text(info.schema) or "plain values"
+
+
+def _pairs_text(schema: "Mapping[str, str]") -> str:
+    return ", ".join(f"{field}={kind}" for field, kind in schema.items())
 
 
 def _show(info: "CollectionInfo", connect: Connect) -> None:
@@ -238,11 +329,19 @@ def _show(info: "CollectionInfo", connect: Connect) -> None:
     hedging, rules = hedging_text(info.hedging), len(info.synonyms)
     said = f"; hedging: {hedging}" if hedging else ""
     said += f"; {rules} synonym rule{'' if rules == 1 else 's'}" if rules else ""
+    said += "" if info.change is None else f"; being indexed: {_pairs_text(info.change.schema)}"
     print(f"collection {info.name}: {_schema_text(info)}{said}")
 
 
-def _row(info: "CollectionInfo") -> dict[str, object]:
+def _row(info: "CollectionInfo", status: "ClusterStatus | None" = None) -> dict[str, object]:
     from kvshard.hedge_settings import hedging_json
 
-    row = {"name": info.name, "id": info.id, "schema": dict(info.schema), "hedging": hedging_json(info.hedging)}
-    return {**row, "aliases": list(info.aliases), "synonyms": list(info.synonyms)}
+    row: dict[str, object] = {
+        "name": info.name,
+        "id": info.id,
+        "schema": dict(info.schema),
+        "hedging": hedging_json(info.hedging),
+    }
+    change = change_json(status, info.change, info.id)
+    row |= {"aliases": list(info.aliases), "synonyms": list(info.synonyms)}
+    return {**row, "version": info.version, "change": change}

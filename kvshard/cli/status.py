@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from cyclopts import App
 
 from kvshard.cli.console import EXIT_OK, Connect, print_json, rich_console, with_client
+from kvshard.cli.schema_progress import change_json, change_text
 from kvshard.cli.tail_status import leaf_health_table, leg_kinds_table, tail_lines
 from kvshard.workers import ROUTER, added_up
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from kvshard.client.client import Client
     from kvshard.client.status import ClusterStatus, LeafStatus
-    from kvshard.clustermap import ShardConfig
+    from kvshard.clustermap import Collection, ShardConfig
     from kvshard.model import CatchUpRecord
     from kvshard.tail.status import TailStatus
     from kvshard.workers import WorkerStatus
@@ -208,15 +209,22 @@ def split_text(found: "ClusterStatus", shard: "ShardConfig") -> str:
 def _collections(found: "ClusterStatus") -> "Table":
     from kvshard.hedge_settings import hedging_text
 
-    columns = ("collection", "documents", "bytes", "schema", "hedging", "aliases")
+    columns = ("collection", "documents", "bytes", "schema", "hedging", "aliases", "on its way")
     table = _table("collections", *columns, numbers=("documents", "bytes"))
     for collection in found.map.collections.values():
         schema = ", ".join(f"{name}={kind}" for name, kind in collection.schema.items()) or "plain values"
         documents, size = found.documents(collection.id), found.bytes(collection.id)
         hedging = hedging_text(collection.hedging) or "-"
         aliases = ", ".join(found.map.aliases_of(collection.name)) or "-"
-        table.add_row(collection.name, f"{documents:,}", byte_text(size), schema, hedging, aliases)
+        way = _way_of_collection(found, collection)
+        table.add_row(collection.name, f"{documents:,}", byte_text(size), schema, hedging, aliases, way)
     return table
+
+
+def _way_of_collection(found: "ClusterStatus", collection: "Collection") -> str:
+    """What is being done to its indexes, and what did not fit when that was done."""
+    misfits = [f"{count:,} do not fit {field or 'as documents'}" for field, count in found.misfits(collection.id).items()]
+    return "; ".join([change for change in (change_text(found, collection.id), *sorted(misfits)) if change]) or "-"
 
 
 def _as_json(found: "ClusterStatus") -> dict[str, object]:
@@ -254,6 +262,9 @@ def _as_json(found: "ClusterStatus") -> dict[str, object]:
                 "schema": dict(collection.schema),
                 "hedging": hedging_json(collection.hedging),
                 "aliases": found.map.aliases_of(collection.name),
+                "version": collection.version,
+                "change": change_json(found, collection.change, collection.id),
+                "misfits": found.misfits(collection.id),
                 "documents": found.documents(collection.id),
                 "bytes": found.bytes(collection.id),
             }

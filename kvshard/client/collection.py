@@ -1,10 +1,12 @@
 """A collection of documents: dicts in, dicts out, and the search over them."""
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Unpack
 
 from kvshard.client.checks import (
     check_suggest_limit,
+    check_timeout,
     invalid,
 )
 from kvshard.client.codecs import BYTES, DOCUMENTS, decode_document
@@ -15,11 +17,18 @@ from kvshard.client.results import CollectionInfo, Document, K, SearchPage
 from kvshard.client.search_options import SearchOptions, read_overrides, search_request
 from kvshard.client.suggestions import Suggestions, field_names, suggestions_of
 from kvshard.client.wire import collection_info_of, page_of
+from kvshard.errors import CollectionNotFound, DeadlineExceeded, ErrorDetails
 from kvshard.hedge_settings import hedging_of
 from kvshard.query.structured import StructuredQuery
-from kvshard.rpc.convert import hedging_to_proto, schema_to_proto
+from kvshard.rpc.convert import aliases_from_proto, hedging_to_proto, schema_to_proto
 from kvshard.schema import parse_schema
 from kvshard.v1 import cluster_pb2, search_pb2
+
+WAIT_INDEXED_S = 600.0
+"""How long `wait_indexed` waits where it is not told; some million documents are indexed meanwhile."""
+
+WAIT_POLL_S = 0.2
+"""Between two looks at the collections."""
 
 
 class Collection(Keyspace[K, Document]):
@@ -95,6 +104,72 @@ class Collection(Keyspace[K, Document]):
             lambda stubs: stubs.cluster.UpdateCollection, request, deadline=self._deadline(timeout), is_repeatable=True
         )
         return collection_info_of(response.collection)
+
+    async def add_fields(self, fields: Mapping[str, str], *, timeout: float | None = None) -> CollectionInfo:
+        """Add searchable fields, of any type that `create` takes; those that are there with this very type stay.
+
+        Documents that have the fields already are indexed in the background, and documents that are written from now on must
+        fit them. Once every shard is done the fields can be searched, everywhere at once; until then a search on them raises
+        FailedPrecondition. `wait_indexed` waits for that, `Client.status` tells how far it is, and how many documents have a
+        value there that does not fit: it is left out of the field. Raises InvalidArgument for a field that has another type,
+        ChangeConflict while another change is under way.
+        """
+        request = cluster_pb2.UpdateCollectionRequest(name=self._name, fields=schema_to_proto(parse_schema(fields)))
+        request.update_mask.paths.append("fields")
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.UpdateCollection, request, deadline=self._deadline(timeout), is_repeatable=True
+        )
+        return collection_info_of(response.collection)
+
+    async def reindex(self, fields: Mapping[str, str] | None = None, *, timeout: float | None = None) -> CollectionInfo:
+        """Build the search index anew in the background, and switch all shards to it at once.
+
+        fields: those that get another type or analyzer, as {"body": "text(english)"}, or are added; none: the index is built
+        anew as it is. Searches use the old index until the switch. The values stay what they are, so a field of strings can
+        become another one of strings, and so with numbers. Raises InvalidArgument; ChangeConflict while another change is under
+        way.
+        """
+        request = cluster_pb2.ReindexCollectionRequest(name=self._name, fields=schema_to_proto(parse_schema(fields or {})))
+        return await self._reindex(request, timeout)
+
+    async def cancel_reindex(self, *, timeout: float | None = None) -> CollectionInfo:
+        """Call off the change of the schema that is under way; the old schema and its index stay."""
+        return await self._reindex(cluster_pb2.ReindexCollectionRequest(name=self._name, cancel=True), timeout)
+
+    async def _reindex(self, request: cluster_pb2.ReindexCollectionRequest, timeout: float | None) -> CollectionInfo:
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.ReindexCollection,
+            request,
+            deadline=self._deadline(timeout),
+            is_repeatable=request.cancel,  # Done twice, the index would be built twice.
+        )
+        return collection_info_of(response.collection)
+
+    async def wait_indexed(self, *, timeout: float | None = None) -> CollectionInfo:
+        """Wait until no change of the schema is under way. Raises DeadlineExceeded after timeout seconds (None: 10 minutes)."""
+        patience = WAIT_INDEXED_S if timeout is None else check_timeout(timeout)
+        try:
+            async with asyncio.timeout(patience):
+                while True:
+                    found = await self._info()
+                    if found.change is None:
+                        return found
+                    await asyncio.sleep(WAIT_POLL_S)
+        except TimeoutError:
+            raise DeadlineExceeded(f"{self._name} was not indexed within {patience:g} s") from None
+
+    async def _info(self) -> CollectionInfo:
+        response = await self._connection.unary(
+            lambda stubs: stubs.cluster.ListCollections,
+            cluster_pb2.ListCollectionsRequest(),
+            deadline=self._deadline(None),
+            is_repeatable=True,
+        )
+        name = aliases_from_proto(response.aliases).get(self._name, self._name)
+        found = next((each for each in response.collections if each.name == name), None)
+        if found is None:
+            raise CollectionNotFound(f"there is no collection {self._name!r}", ErrorDetails(field="name"))
+        return collection_info_of(found)
 
     async def drop(self, *, timeout: float | None = None) -> None:
         """Drop it with all its keys. Raises CollectionNotFound where there is none."""

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from kvshard.aggregations.results import AggregationResult
-from kvshard.clustermap import HEDGED_AS_THE_ROUTER_SAYS, Hedging
+from kvshard.clustermap import HEDGED_AS_THE_ROUTER_SAYS, Hedging, SchemaChange
 from kvshard.errors import KvShardError
 
 K = TypeVar("K", bound=str | bytes)
@@ -309,7 +309,8 @@ class CollectionInfo:
     """A collection. schema maps field names to types; empty for plain values. id: never used again after a drop.
 
     hedging: how its reads are hedged where they do not say; what is empty in it is as the router has it. aliases: its further
-    names, where all collections were asked for. synonyms: its rules.
+    names, where all collections were asked for. synonyms: its rules. version: of the schema. change: the schema that it is to
+    get, whose index is being built; None: none.
     """
 
     name: str
@@ -318,3 +319,5 @@ class CollectionInfo:
     hedging: Hedging = HEDGED_AS_THE_ROUTER_SAYS
     aliases: tuple[str, ...] = ()
     synonyms: tuple[str, ...] = ()
+    version: int = 1
+    change: SchemaChange | None = None

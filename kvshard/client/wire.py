@@ -31,10 +31,9 @@ from kvshard.errors import Internal, KvShardError, error_of
 from kvshard.rpc.aggregation_convert import results_from_proto
 from kvshard.rpc.convert import (
     cluster_map_from_proto,
-    hedging_from_proto,
+    collection_from_proto,
     leaf_from_proto,
     leaf_status_from_proto,
-    schema_from_proto,
     tail_status_from_proto,
 )
 from kvshard.rpc.status import record_of_failure
@@ -237,9 +236,9 @@ def _collapsed(group: search_pb2.Collapsed) -> Collapsed:
 
 def collection_info_of(message: cluster_pb2.Collection, aliases: Mapping[str, str] = NO_ALIASES) -> CollectionInfo:
     """A collection with its schema and its hedging settings. aliases: of all collections."""
-    fields, hedging = schema_from_proto(message.fields), hedging_from_proto(message.hedging)
-    names = tuple(alias for alias, name in aliases.items() if name == message.name)
-    return CollectionInfo(message.name, fields, message.id, hedging, names, tuple(message.synonyms))
+    held = collection_from_proto(message)
+    names = tuple(alias for alias, name in aliases.items() if name == held.name)
+    return CollectionInfo(held.name, held.schema, held.id, held.hedging, names, held.synonyms, held.version, held.change)
 
 
 def cluster_status_of(response: cluster_pb2.GetStatusResponse) -> ClusterStatus:

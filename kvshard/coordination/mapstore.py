@@ -13,7 +13,7 @@ import structlog
 
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection, Hedging, InvalidMap, Leaf, ShardConfig, WantedSplit
-from kvshard.coordination import collections, mapwriter, placements, replica_sets, splits
+from kvshard.coordination import collections, mapwriter, placements, replica_sets, schema_changes, splits
 from kvshard.coordination.base import Coordinator, CoordinatorUnavailable, Event, HistoryCompacted, KeyValue
 from kvshard.coordination.mapwriter import BootstrapPlan, MapMeta, bootstrap
 from kvshard.coordination.placements import Removal
@@ -201,6 +201,24 @@ class MapStore:
     async def drop_collection(self, name: str) -> Collection:
         """Drop a collection. See `collections.drop_collection`."""
         collection = await collections.drop_collection(self._coordinator, name)
+        await self._refresh_after_write()
+        return collection
+
+    async def add_fields(self, name: str, fields: Mapping[str, str]) -> Collection:
+        """Begin to add fields to a collection's schema. See `schema_changes.add_fields`."""
+        collection = await schema_changes.add_fields(self._coordinator, name, fields)
+        await self._refresh_after_write()
+        return collection
+
+    async def reindex(self, name: str, fields: Mapping[str, str]) -> Collection:
+        """Begin to build a collection's indexes anew. See `schema_changes.reindex`."""
+        collection = await schema_changes.reindex(self._coordinator, name, fields)
+        await self._refresh_after_write()
+        return collection
+
+    async def call_off_change(self, name: str) -> Collection:
+        """Call off the change of a collection's schema. See `schema_changes.call_off`."""
+        collection = await schema_changes.call_off(self._coordinator, name)
         await self._refresh_after_write()
         return collection
 

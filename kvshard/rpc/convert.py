@@ -5,7 +5,17 @@ Only translation lives here, field by field, for what both the router's services
 
 from collections.abc import Iterable, Mapping
 
-from kvshard.clustermap import ClusterMap, Collection, Hedging, InvalidMap, Leaf, Replica, ShardConfig, WantedSplit
+from kvshard.clustermap import (
+    ClusterMap,
+    Collection,
+    Hedging,
+    InvalidMap,
+    Leaf,
+    Replica,
+    SchemaChange,
+    ShardConfig,
+    WantedSplit,
+)
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.hashing import SLOT_BITS, TOKEN_BITS
 from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
@@ -83,13 +93,34 @@ def collection_to_proto(collection: Collection) -> cluster_pb2.Collection:
         fields=schema_to_proto(collection.schema),
         hedging=None if collection.hedging == Hedging() else hedging_to_proto(collection.hedging),
         synonyms=collection.synonyms,
+        schema_version=collection.version,
+        change=None if collection.change is None else change_to_proto(collection.change),
+        schema_versions=collection.versions,
     )
 
 
 def collection_from_proto(message: cluster_pb2.Collection) -> Collection:
     """A collection."""
-    fields, hedging = schema_from_proto(message.fields), hedging_from_proto(message.hedging)
-    return Collection(message.name, message.id, fields, hedging, tuple(message.synonyms))
+    return Collection(
+        message.name,
+        message.id,
+        schema_from_proto(message.fields),
+        hedging_from_proto(message.hedging),
+        tuple(message.synonyms),
+        version=message.schema_version or 1,  # A router of an older version knows of no changes.
+        change=change_from_proto(message.change) if message.HasField("change") else None,
+        versions=message.schema_versions or 1,
+    )
+
+
+def change_to_proto(change: SchemaChange) -> cluster_pb2.SchemaChange:
+    """The schema that a collection is to get."""
+    return cluster_pb2.SchemaChange(fields=schema_to_proto(change.schema), version=change.version)
+
+
+def change_from_proto(message: cluster_pb2.SchemaChange) -> SchemaChange:
+    """The schema that a collection is to get."""
+    return SchemaChange(schema_from_proto(message.fields), message.version)
 
 
 def hedging_to_proto(hedging: Hedging) -> cluster_pb2.Hedging:
@@ -245,6 +276,10 @@ def _replica_status_to_proto(record: ReplicaStatusRecord) -> cluster_pb2.Replica
                 documents=count.documents,
                 bytes=count.bytes,
                 indexed_through=count.indexed_through,
+                schema_version=count.schema_version,
+                rebuilt=count.rebuilt,
+                to_rebuild=count.to_rebuild,
+                misfits=count.misfits,
             )
             for count in record.collections
         ],
@@ -280,7 +315,16 @@ def _progress_from_proto(message: cluster_pb2.SplitProgress) -> SplitRecord:
 
 def _replica_status_from_proto(message: cluster_pb2.ReplicaStatus) -> ReplicaStatusRecord:
     counts = [
-        CollectionCountRecord(count.collection_id, count.documents, count.bytes, count.indexed_through)
+        CollectionCountRecord(
+            count.collection_id,
+            count.documents,
+            count.bytes,
+            count.indexed_through,
+            count.schema_version,
+            count.rebuilt,
+            count.to_rebuild,
+            dict(sorted(count.misfits.items())),
+        )
         for count in message.collections
     ]
     catching_up = [

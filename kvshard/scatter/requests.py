@@ -15,6 +15,7 @@ from typing import NoReturn
 from kvshard import limits, query
 from kvshard.aggregations.check import check_aggregations
 from kvshard.aggregations.model import Aggregation
+from kvshard.clustermap import Collection
 from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
 from kvshard.meaning import meant
 from kvshard.model import USUAL_SHAPE, SearchShape
@@ -42,6 +43,9 @@ EXPLAINED_MAX = 100
 
 OPTION_TEXT_MAX_CHARS = 64
 """The longest sensible hedge policy is half of it; parsed policies are cached by their text."""
+
+INDEXED_RETRY_MS = 1_000
+"""When to ask again for a field that is being indexed: the switch is seconds away at best."""
 
 SCAN_LIMIT_NONE = 0
 """A scan without a limit reads to the end."""
@@ -363,6 +367,30 @@ def check_limit(limit: int) -> None:
     """A page has at most SEARCH_MAX_LIMIT hits; with 0 there are only total, facets and aggregations."""
     if not 0 <= limit <= limits.SEARCH_MAX_LIMIT:
         refuse(f"limit must be 0 to {limits.SEARCH_MAX_LIMIT}, not {limit}", "limit", limits.SEARCH_MAX_LIMIT)
+
+
+def fitted(request: SearchQuery, collection: Collection, documents: Documents | None = None) -> SearchQuery:
+    """The search as its legs carry it, checked by the collection's schema. documents: see SearchQuery.for_legs.
+
+    Raises FailedPrecondition for a field whose index is still being built.
+    """
+    try:
+        legs = _fitted(request, collection.name, collection.schema, documents)
+        return legs.heeding(collection.synonyms, collection.schema)
+    except (InvalidArgument, FailedPrecondition):
+        if collection.change is None:
+            raise
+        _fitted(request, collection.name, collection.change.schema, documents)  # What that refuses is refused afterwards too.
+        names = [name for name, kind in collection.change.schema.items() if collection.schema.get(name) != kind]
+        message = f"collection {collection.name!r} is being indexed ({', '.join(names[:20])}); a search on that has to wait"
+        details = ErrorDetails(field="collection", retry_after_ms=INDEXED_RETRY_MS)
+        raise FailedPrecondition(f"{message}, kvshard status tells how far it is", details) from None
+
+
+def _fitted(request: SearchQuery, name: str, schema: Mapping[str, str], documents: Documents | None) -> SearchQuery:
+    legs = request.for_legs(schema, documents)
+    check_search(legs, name, schema)
+    return legs
 
 
 def check_search(request: SearchQuery, collection: str, schema: Mapping[str, str]) -> None:

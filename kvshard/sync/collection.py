@@ -88,6 +88,35 @@ class Collection(Keyspace[K, Document]):
             )
         )
 
+    def add_fields(self, fields: Mapping[str, str], *, timeout: float | None = None) -> CollectionInfo:
+        """Add searchable fields, of any type that `create` takes; those that are there with this very type stay.
+
+        Documents that have the fields already are indexed in the background, and documents that are written from now on must
+        fit them. Once every shard is done the fields can be searched, everywhere at once; until then a search on them raises
+        FailedPrecondition. `wait_indexed` waits for that, `Client.status` tells how far it is, and how many documents have a
+        value there that does not fit: it is left out of the field. Raises InvalidArgument for a field that has another type,
+        ChangeConflict while another change is under way.
+        """
+        return self._ask(lambda there: there.add_fields(fields, timeout=timeout))
+
+    def reindex(self, fields: Mapping[str, str] | None = None, *, timeout: float | None = None) -> CollectionInfo:
+        """Build the search index anew in the background, and switch all shards to it at once.
+
+        fields: those that get another type or analyzer, as {"body": "text(english)"}, or are added; none: the index is built
+        anew as it is. Searches use the old index until the switch. The values stay what they are, so a field of strings can
+        become another one of strings, and so with numbers. Raises InvalidArgument; ChangeConflict while another change is under
+        way.
+        """
+        return self._ask(lambda there: there.reindex(fields, timeout=timeout))
+
+    def cancel_reindex(self, *, timeout: float | None = None) -> CollectionInfo:
+        """Call off the change of the schema that is under way; the old schema and its index stay."""
+        return self._ask(lambda there: there.cancel_reindex(timeout=timeout))
+
+    def wait_indexed(self, *, timeout: float | None = None) -> CollectionInfo:
+        """Wait until no change of the schema is under way. Raises DeadlineExceeded after timeout seconds (None: 10 minutes)."""
+        return self._ask(lambda there: there.wait_indexed(timeout=timeout))
+
     def drop(self, *, timeout: float | None = None) -> None:
         """Drop it with all its keys. Raises CollectionNotFound where there is none."""
         self._ask(lambda there: there.drop(timeout=timeout))

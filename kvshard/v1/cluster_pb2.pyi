@@ -340,10 +340,17 @@ class Collection(_message.Message):
     FIELDS_FIELD_NUMBER: _builtins.int
     HEDGING_FIELD_NUMBER: _builtins.int
     SYNONYMS_FIELD_NUMBER: _builtins.int
+    SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    SCHEMA_VERSIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: a letter, then letters, digits, "-" and "_"; at most 64 characters."""
     id: _builtins.int
     """Number that its keys are stored under; never used again after a drop."""
+    schema_version: _builtins.int
+    """Version of its schema; each change of the schema has a greater one."""
+    schema_versions: _builtins.int
+    """Greatest schema version that was ever begun."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___SchemaField]:
         """Searchable fields; empty for a collection of plain values."""
@@ -358,6 +365,10 @@ class Collection(_message.Message):
         for what stands left. At most 1,000 rules of up to 20 terms of up to 8 words, 16,384 characters together.
         """
 
+    @_builtins.property
+    def change(self) -> Global___SchemaChange:
+        """Set while the indexes of another schema are being built."""
+
     def __init__(
         self,
         *,
@@ -366,14 +377,47 @@ class Collection(_message.Message):
         fields: _abc.Iterable[Global___SchemaField] | None = ...,
         hedging: Global___Hedging | None = ...,
         synonyms: _abc.Iterable[_builtins.str] | None = ...,
+        schema_version: _builtins.int = ...,
+        change: Global___SchemaChange | None = ...,
+        schema_versions: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "hedging", b"hedging"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "hedging", b"hedging", "id", b"id", "name", b"name", "synonyms", b"synonyms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "fields", b"fields", "hedging", b"hedging", "id", b"id", "name", b"name", "schema_version", b"schema_version", "schema_versions", b"schema_versions", "synonyms", b"synonyms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Collection: _TypeAlias = Collection  # noqa: Y015
+
+@_typing.final
+class SchemaChange(_message.Message):
+    """A schema that a collection is to get, all shards at once, when every in-sync replica has an index of it. Searches use the old
+    one until then. Documents that are written meanwhile must fit this one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELDS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Its version."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___SchemaField]:
+        """All its fields."""
+
+    def __init__(
+        self,
+        *,
+        fields: _abc.Iterable[Global___SchemaField] | None = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SchemaChange: _TypeAlias = SchemaChange  # noqa: Y015
 
 @_typing.final
 class Hedging(_message.Message):
@@ -850,10 +894,34 @@ class CollectionCount(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MisfitsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     COLLECTION_ID_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     INDEXED_THROUGH_FIELD_NUMBER: _builtins.int
+    SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
+    REBUILT_FIELD_NUMBER: _builtins.int
+    TO_REBUILD_FIELD_NUMBER: _builtins.int
+    MISFITS_FIELD_NUMBER: _builtins.int
     collection_id: _builtins.int
     """The collection's id."""
     documents: _builtins.int
@@ -862,6 +930,18 @@ class CollectionCount(_message.Message):
     """Bytes of keys and values."""
     indexed_through: _builtins.int
     """Highest sequence number that a search sees; 0 for a collection without a schema."""
+    schema_version: _builtins.int
+    """Newest schema version of which the index is ready here; 0 when none is."""
+    rebuilt: _builtins.int
+    """Documents that are in an index that is being built; 0 when none is."""
+    to_rebuild: _builtins.int
+    """Documents that it is to hold, about; 0 when none is being built."""
+    @_builtins.property
+    def misfits(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By field: documents whose value the newest index left out when it was built, since it does not fit the field's type. An
+        empty name: documents that are no JSON object, which are in no search.
+        """
+
     def __init__(
         self,
         *,
@@ -869,10 +949,14 @@ class CollectionCount(_message.Message):
         documents: _builtins.int = ...,
         bytes: _builtins.int = ...,
         indexed_through: _builtins.int = ...,
+        schema_version: _builtins.int = ...,
+        rebuilt: _builtins.int = ...,
+        to_rebuild: _builtins.int = ...,
+        misfits: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "collection_id", b"collection_id", "documents", b"documents", "indexed_through", b"indexed_through"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "collection_id", b"collection_id", "documents", b"documents", "indexed_through", b"indexed_through", "misfits", b"misfits", "rebuilt", b"rebuilt", "schema_version", b"schema_version", "to_rebuild", b"to_rebuild"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1679,6 +1763,7 @@ class UpdateCollectionRequest(_message.Message):
     HEDGING_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     SYNONYMS_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     @_builtins.property
@@ -1687,13 +1772,19 @@ class UpdateCollectionRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: "hedging.policy", "hedging.budget", "hedging.max_attempts", or "hedging" for all of them; "synonyms". Absent:
-        all of hedging.
+        """What to change: "hedging.policy", "hedging.budget", "hedging.max_attempts", or "hedging" for all of them; "synonyms"; or
+        "fields" alone. Absent: all of hedging.
         """
 
     @_builtins.property
     def synonyms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The rules in place of those there are; see Collection.synonyms. Empty lines and those that begin with "#" are left out."""
+
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___SchemaField]:
+        """Searchable fields to add; those that are there with this very type stay as they are, one of another type is refused. The
+        field can be searched once the indexes are built, see SchemaChange.
+        """
 
     def __init__(
         self,
@@ -1702,14 +1793,71 @@ class UpdateCollectionRequest(_message.Message):
         hedging: Global___Hedging | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         synonyms: _abc.Iterable[_builtins.str] | None = ...,
+        fields: _abc.Iterable[Global___SchemaField] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hedging", b"hedging", "name", b"name", "synonyms", b"synonyms", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "hedging", b"hedging", "name", b"name", "synonyms", b"synonyms", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateCollectionRequest: _TypeAlias = UpdateCollectionRequest  # noqa: Y015
+
+@_typing.final
+class ReindexCollectionRequest(_message.Message):
+    """Request of Cluster.ReindexCollection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    cancel: _builtins.bool
+    """Call off the change that is under way instead. The old schema stays."""
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___SchemaField]:
+        """Fields that get another type or analyzer, and fields to add. None: the indexes are built anew by the same schema."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        fields: _abc.Iterable[Global___SchemaField] | None = ...,
+        cancel: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "fields", b"fields", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexCollectionRequest: _TypeAlias = ReindexCollectionRequest  # noqa: Y015
+
+@_typing.final
+class ReindexCollectionResponse(_message.Message):
+    """Response of Cluster.ReindexCollection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___Collection:
+        """The collection as it is now; its change says what is being built."""
+
+    def __init__(
+        self,
+        *,
+        collection: Global___Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReindexCollectionResponse: _TypeAlias = ReindexCollectionResponse  # noqa: Y015
 
 @_typing.final
 class UpdateCollectionResponse(_message.Message):

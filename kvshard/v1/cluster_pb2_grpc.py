@@ -100,6 +100,11 @@ class ClusterStub(object):
                 request_serializer=kvshard_dot_v1_dot_cluster__pb2.UpdateCollectionRequest.SerializeToString,
                 response_deserializer=kvshard_dot_v1_dot_cluster__pb2.UpdateCollectionResponse.FromString,
                 _registered_method=True)
+        self.ReindexCollection = channel.unary_unary(
+                '/kvshard.v1.Cluster/ReindexCollection',
+                request_serializer=kvshard_dot_v1_dot_cluster__pb2.ReindexCollectionRequest.SerializeToString,
+                response_deserializer=kvshard_dot_v1_dot_cluster__pb2.ReindexCollectionResponse.FromString,
+                _registered_method=True)
         self.InjectFault = channel.unary_unary(
                 '/kvshard.v1.Cluster/InjectFault',
                 request_serializer=kvshard_dot_v1_dot_cluster__pb2.InjectFaultRequest.SerializeToString,
@@ -220,7 +225,16 @@ class ClusterServicer(object):
 
     def UpdateCollection(self, request, context):
         """Changes how reads of a collection are hedged, and its synonyms, from the next request on that a router and a leaf serve by the
-        new map. NOT_FOUND when there is no such collection.
+        new map; or adds fields to its schema, see SchemaChange. NOT_FOUND when there is no such collection, ABORTED while another
+        change of its schema is under way.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReindexCollection(self, request, context):
+        """Builds the indexes of a collection anew in the background, by a schema with other types or analyzers, and switches all shards
+        to it at once. Returns at once; GetStatus shows how far it is. ABORTED while another change is under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -330,6 +344,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.UpdateCollection,
                     request_deserializer=kvshard_dot_v1_dot_cluster__pb2.UpdateCollectionRequest.FromString,
                     response_serializer=kvshard_dot_v1_dot_cluster__pb2.UpdateCollectionResponse.SerializeToString,
+            ),
+            'ReindexCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReindexCollection,
+                    request_deserializer=kvshard_dot_v1_dot_cluster__pb2.ReindexCollectionRequest.FromString,
+                    response_serializer=kvshard_dot_v1_dot_cluster__pb2.ReindexCollectionResponse.SerializeToString,
             ),
             'InjectFault': grpc.unary_unary_rpc_method_handler(
                     servicer.InjectFault,
@@ -709,6 +728,33 @@ class Cluster(object):
             '/kvshard.v1.Cluster/UpdateCollection',
             kvshard_dot_v1_dot_cluster__pb2.UpdateCollectionRequest.SerializeToString,
             kvshard_dot_v1_dot_cluster__pb2.UpdateCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReindexCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvshard.v1.Cluster/ReindexCollection',
+            kvshard_dot_v1_dot_cluster__pb2.ReindexCollectionRequest.SerializeToString,
+            kvshard_dot_v1_dot_cluster__pb2.ReindexCollectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

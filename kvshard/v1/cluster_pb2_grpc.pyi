@@ -64,7 +64,12 @@ class ClusterStub:
     """
     UpdateCollection: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.UpdateCollectionRequest, _cluster_pb2.UpdateCollectionResponse]
     """Changes how reads of a collection are hedged, and its synonyms, from the next request on that a router and a leaf serve by the
-    new map. NOT_FOUND when there is no such collection.
+    new map; or adds fields to its schema, see SchemaChange. NOT_FOUND when there is no such collection, ABORTED while another
+    change of its schema is under way.
+    """
+    ReindexCollection: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ReindexCollectionRequest, _cluster_pb2.ReindexCollectionResponse]
+    """Builds the indexes of a collection anew in the background, by a schema with other types or analyzers, and switches all shards
+    to it at once. Returns at once; GetStatus shows how far it is. ABORTED while another change is under way.
     """
     InjectFault: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.InjectFaultRequest, _cluster_pb2.InjectFaultResponse]
     """Has leaves misbehave for a while, to see what becomes of the answers. FAILED_PRECONDITION at a leaf that was not started
@@ -117,7 +122,12 @@ class ClusterAsyncStub(ClusterStub):
     """
     UpdateCollection: _aio.UnaryUnaryMultiCallable[_cluster_pb2.UpdateCollectionRequest, _cluster_pb2.UpdateCollectionResponse]  # type: ignore[assignment]
     """Changes how reads of a collection are hedged, and its synonyms, from the next request on that a router and a leaf serve by the
-    new map. NOT_FOUND when there is no such collection.
+    new map; or adds fields to its schema, see SchemaChange. NOT_FOUND when there is no such collection, ABORTED while another
+    change of its schema is under way.
+    """
+    ReindexCollection: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ReindexCollectionRequest, _cluster_pb2.ReindexCollectionResponse]  # type: ignore[assignment]
+    """Builds the indexes of a collection anew in the background, by a schema with other types or analyzers, and switches all shards
+    to it at once. Returns at once; GetStatus shows how far it is. ABORTED while another change is under way.
     """
     InjectFault: _aio.UnaryUnaryMultiCallable[_cluster_pb2.InjectFaultRequest, _cluster_pb2.InjectFaultResponse]  # type: ignore[assignment]
     """Has leaves misbehave for a while, to see what becomes of the answers. FAILED_PRECONDITION at a leaf that was not started
@@ -245,7 +255,18 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.UpdateCollectionResponse, _abc.Awaitable[_cluster_pb2.UpdateCollectionResponse]]:
         """Changes how reads of a collection are hedged, and its synonyms, from the next request on that a router and a leaf serve by the
-        new map. NOT_FOUND when there is no such collection.
+        new map; or adds fields to its schema, see SchemaChange. NOT_FOUND when there is no such collection, ABORTED while another
+        change of its schema is under way.
+        """
+
+    @_abc_1.abstractmethod
+    def ReindexCollection(
+        self,
+        request: _cluster_pb2.ReindexCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.ReindexCollectionResponse, _abc.Awaitable[_cluster_pb2.ReindexCollectionResponse]]:
+        """Builds the indexes of a collection anew in the background, by a schema with other types or analyzers, and switches all shards
+        to it at once. Returns at once; GetStatus shows how far it is. ABORTED while another change is under way.
         """
 
     @_abc_1.abstractmethod

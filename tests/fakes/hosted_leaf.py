@@ -14,6 +14,7 @@ from leaf.disk_guard import DiskGuard
 from leaf.driver import Driver
 from leaf.engine import Engine
 from leaf.housekeeping import Housekeeper
+from leaf.index_report import IndexReport
 from leaf.memory_engine import MemoryEngine
 from leaf.requests import Requests
 from leaf.shard_store import ShardStore
@@ -61,6 +62,9 @@ class FakeIndex:
 
     def indexed_through(self, shard: int, collection_id: int) -> int:
         return self.through
+
+    def report(self, shard: int, collection_id: int) -> IndexReport:
+        return IndexReport(self.through)
 
     async def refresh(self, shard: int, seqno: int, *, is_hurried: bool = True) -> None:
         self.refreshed.append((shard, seqno))

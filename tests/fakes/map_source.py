@@ -11,9 +11,11 @@ from kvshard.clustermap import (
     Hedging,
     Leaf,
     Replica,
+    SchemaChange,
     ShardConfig,
     equal_ranges,
 )
+from kvshard.coordination import schema_changes
 from kvshard.errors import CollectionExists, CollectionNotFound, DeadlineExceeded, Unavailable
 from kvshard.hedge_settings import merged
 from kvshard.synonyms import check_synonyms
@@ -108,6 +110,35 @@ class FakeMapSource:
             raise CollectionNotFound(f"no {name}")
         self._change({key: value for key, value in self.current.collections.items() if key != name})
         return dropped
+
+    async def add_fields(self, name: str, fields: Mapping[str, str]) -> Collection:
+        return self._begin(name, schema_changes.with_fields, fields)
+
+    async def reindex(self, name: str, fields: Mapping[str, str]) -> Collection:
+        return self._begin(name, schema_changes.with_types, fields)
+
+    async def call_off_change(self, name: str) -> Collection:
+        changed = dataclasses.replace(self._known(name), change=None)
+        self._change({**self.current.collections, changed.name: changed})
+        return changed
+
+    def finish_change(self, name: str) -> None:
+        """Every index is built."""
+        changed = self._known(name).changed()
+        self._change({**self.current.collections, changed.name: changed})
+
+    def _begin(self, name, schema_of, fields) -> Collection:
+        held = self._known(name)
+        version = held.versions + 1
+        changed = dataclasses.replace(held, change=SchemaChange(schema_of(held, fields), version), versions=version)
+        self._change({**self.current.collections, changed.name: changed})
+        return changed
+
+    def _known(self, name: str) -> Collection:
+        held = self.current.collection(name)
+        if held is None:
+            raise CollectionNotFound(f"no {name}")
+        return held
 
     async def set_alias(self, alias: str, collection: str, expected: str | None = None) -> None:
         self._set_aliases({**self.current.aliases, alias: collection})

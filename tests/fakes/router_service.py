@@ -14,7 +14,8 @@ import grpc
 import msgspec
 from fakes.router_lanes import FakeLanes, FrameContext
 
-from kvshard.clustermap import ClusterMap, Collection, Leaf, Replica, ShardConfig, WantedSplit
+from kvshard.clustermap import ClusterMap, Collection, Leaf, Replica, SchemaChange, ShardConfig, WantedSplit
+from kvshard.coordination import schema_changes
 from kvshard.errors import (
     AliasNotFound,
     ChangeConflict,
@@ -85,6 +86,7 @@ class FakeRouter:
     def __init__(self, scan_chunk: int = 3, port: int = 0, *, has_lanes: bool = False) -> None:
         self.collections = {"default": Collection("default", 1)}
         self.aliases: dict[str, str] = {}
+        self.misfits: dict[int, dict[str, int]] = {}
         self.items: dict[str, dict[bytes, tuple[bytes, int, int]]] = defaultdict(dict)
         self.version = 0
         self.scan_chunk = scan_chunk
@@ -183,6 +185,19 @@ class FakeRouter:
     def live(self, collection: str) -> dict[bytes, tuple[bytes, int, int]]:
         now = time.time() * 1000
         return {key: row for key, row in self.items[collection or "default"].items() if not row[2] or row[2] > now}
+
+    def begin_change(self, held: Collection, schema: dict[str, str]) -> Collection:
+        if held.change is not None:
+            raise ChangeConflict(f"the schema of {held.name} is being changed already")
+        version = held.versions + 1
+        self.collections[held.name] = replace(held, change=SchemaChange(schema, version), versions=version)
+        return self.collections[held.name]
+
+    def finish_change(self, name: str) -> None:
+        """Every index is built; there were three documents whose new values did not fit."""
+        held = self.collections[name]
+        self.misfits[held.id] = dict.fromkeys(held.change.schema.keys() - held.schema.keys() - {"year"}, 3)
+        self.collections[name] = held.changed()
 
     def write(self, name: str, key: bytes, value: bytes | None, ttl_ms: int, condition) -> tuple[int, bool]:
         with self._lock:
@@ -421,9 +436,24 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
 
         return self._run("CreateCollection", request, context, work)
 
+    def ReindexCollection(self, request, context):
+        def work():
+            held = self._router.collection(request.name)
+            if request.cancel:
+                made = self._router.collections[held.name] = replace(held, change=None)
+            else:
+                made = self._router.begin_change(held, schema_changes.with_types(held, schema_from_proto(request.fields)))
+            return cluster_pb2.ReindexCollectionResponse(collection=collection_to_proto(made))
+
+        return self._run("ReindexCollection", request, context, work)
+
     def UpdateCollection(self, request, context):
         def work():
             held = self._router.collection(request.name)
+            if list(request.update_mask.paths) == ["fields"]:
+                wanted = schema_changes.with_fields(held, schema_from_proto(request.fields))
+                made = held if wanted == dict(held.schema) else self._router.begin_change(held, wanted)
+                return cluster_pb2.UpdateCollectionResponse(collection=collection_to_proto(made))
             names = hedging_fields(request.update_mask.paths)
             made = replace(held, hedging=merged(held.hedging, hedging_from_proto(request.hedging), names))
             self._router.collections[request.name] = made
@@ -471,7 +501,12 @@ class _Cluster(_Service, cluster_pb2_grpc.ClusterServicer):
                 self._router.on_status.pop(0)()
             cluster_map = self._router.map()
             counts = [
-                CollectionCountRecord(row.id, len(rows := self._router.live(row.name)), sum(len(r[0]) for r in rows.values()))
+                CollectionCountRecord(
+                    row.id,
+                    len(rows := self._router.live(row.name)),
+                    sum(len(r[0]) for r in rows.values()),
+                    misfits=self._router.misfits.get(row.id, {}),
+                )
                 for row in cluster_map.collections.values()
             ]
             leaves = []

@@ -50,3 +50,38 @@ def test_what_an_alias_is_refused_for(cli: Cli, router: FakeRouter, capsys: pyte
     assert cli("collection", "alias", "products", "default") == 0
     assert cli("collection", "alias", "products", "nothing", "--if-collection", "other") == 1
     assert "stands for 'default'" in capsys.readouterr().err
+
+
+def test_fields_are_added(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("collection", "create", "docs", "--schema", "title=text") == 0
+    assert cli("collection", "add-field", "docs", "lang:keyword", "year=integer") == 0
+    router.put(b"a", b"{}", "docs")
+    assert "being indexed: title=text, lang=keyword, year=integer" in capsys.readouterr().out
+    assert cli("collection", "list") == 0
+    assert "reindexing 0% for lang=keyword, year=integer" in capsys.readouterr().out
+    assert cli("status") == 0
+    assert "reindexing" in capsys.readouterr().out
+    assert cli("collection", "list", "--json") == 0
+    change = {row["name"]: row["change"] for row in json.loads(capsys.readouterr().out)}["docs"]
+    assert (change["version"], change["schema"]["lang"], change["waiting_for"][0]["shard"]) == (2, "keyword", 0)
+    router.finish_change("docs")
+    assert cli("collection", "add-field", "docs", "lang:keyword", "--wait") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "collection docs: title=text, lang=keyword, year=integer",
+        "3 documents have a value that does not fit, and are not found by field lang",
+    ]
+    assert cli("collection", "add-field", "docs") == 2
+    assert cli("collection", "add-field", "docs", "year:text") == 2
+    assert cli("collection", "add-field", "docs", "x:nothing") == 2
+
+
+def test_an_index_is_built_anew(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("collection", "create", "docs", "--schema", "title=text,body=text") == 0
+    assert cli("collection", "reindex", "docs", "--field", "body=text(english)", "--field", "title:keyword", "--json") == 0
+    row = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert row["change"]["schema"] == {"title": "keyword", "body": "text(english)"}
+    assert cli("collection", "reindex", "docs") == 1
+    assert "being changed already" in capsys.readouterr().err
+    assert cli("collection", "reindex", "docs", "--cancel", "--wait") == 2
+    assert cli("collection", "reindex", "docs", "--cancel") == 0
+    assert capsys.readouterr().out == "collection docs: title=text, body=text\n"

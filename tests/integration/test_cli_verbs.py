@@ -322,6 +322,7 @@ def test_status(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]
     assert found["leaves"][0]["report"]["pid"] == 4242
     hedging = {"policy": None, "budget": None, "max_attempts": None}
     default = {"name": "default", "id": 1, "schema": {}, "hedging": hedging, "aliases": [], "documents": 1, "bytes": 3}
+    default |= {"version": 1, "change": None, "misfits": {}}
     assert found["collections"] == [default]
 
 

@@ -148,6 +148,7 @@ TASK_OWNERS = (
     "leaf.errands",
     "leaf.hosting",
     "leaf.peers",
+    "leaf.reindexing",
     "leaf.splitter",
     "leaf.committer",
     "leaf.indexer",

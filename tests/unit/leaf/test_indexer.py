@@ -347,7 +347,7 @@ async def test_damage_found_by_a_search_is_mended(house, monkeypatch):
     house.indexer.open_shard(0, [DOCS])
     await house.indexer.refresh(0, house.put(0, {b"a": {"body": "x"}}))
     await house.search("x")
-    slot = house.indexer._slots[0, DOCS.id]
+    slot = house.indexer._slots[0, DOCS.id, 1]
     slot._rebuilt_at = float("-inf")  # long ago
     broken, scans = slot.index, house.source.scans
     broken.statistics.searcher = FailingSearcher()
@@ -359,7 +359,7 @@ async def test_damage_found_by_a_search_is_mended(house, monkeypatch):
 async def test_a_query_that_always_fails_does_not_rebuild_for_ever(house):
     house.indexer.open_shard(0, [DOCS])
     await house.indexer.refresh(0, house.put(0, {b"a": {"body": "x"}}))
-    slot = house.indexer._slots[0, DOCS.id]
+    slot = house.indexer._slots[0, DOCS.id, 1]
     slot.index.statistics.searcher = FailingSearcher()
     scans = house.source.scans
     for _ in range(3):
@@ -414,15 +414,17 @@ async def test_a_failing_source_delays_but_does_not_stop_the_index(house):
 
 async def test_a_poison_document_is_skipped(house):
     house.indexer.open_shard(0, [DOCS])
-    house.put(0, {b"a": {"body": "x"}, b"b": {"body": 5}, b"c": {"body": "x"}})
+    house.put(0, {b"a": {"body": "x"}, b"b": {"body": 5}, b"c": [1]})
     await house.indexer.refresh(0, house.put(0, {b"d": {"body": "x"}}))
-    assert await house.keys() == [b"a", b"c", b"d"]
+    assert await house.keys() == [b"a", b"b", b"d"]
+    assert await house.keys("body:*") == [b"a", b"d"]
+    assert house.indexer.report(0, DOCS.id).misfits == {"body": 1, "": 1}
 
 
 async def test_a_killed_writer_is_reopened_and_its_poison_left_out(house):
     house.indexer.open_shard(0, [DOCS])
     await house.indexer.refresh(0, house.put(0, {b"a": {"body": "x"}}))
-    index = house.indexer._slots[0, DOCS.id].index
+    index = house.indexer._slots[0, DOCS.id, 1].index
     write = index.write
 
     def killed(changes):

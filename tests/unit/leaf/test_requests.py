@@ -1,12 +1,21 @@
 """Reads, writes and scans at a leaf's core."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from fakes.hosted_leaf import DOCS, hosted_leaf
 
-from kvshard.clustermap import Collection
-from kvshard.errors import CollectionNotFound, DeadlineExceeded, FailedPrecondition, InvalidArgument, ResourceExhausted
+from kvshard.clustermap import Collection, SchemaChange
+from kvshard.errors import (
+    CollectionNotFound,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotReady,
+    ResourceExhausted,
+    SchemaChanged,
+)
 from kvshard.limits import BATCH_MAX_KEYS, KEY_MAX_BYTES
 from kvshard.model import ShardRead, ShardSearch, ShardWrite, changed
 from leaf.disk_guard import RESERVE_BYTES
@@ -226,6 +235,29 @@ async def test_a_full_disk_refuses_writes_until_it_has_room() -> None:
         leaf.free = RESERVE_BYTES
         leaf.driver.guard.probe()
         await leaf.write({b"k": b"w"})
+
+
+async def test_a_search_is_answered_by_the_schema_that_it_was_read_by() -> None:
+    async with hosted_leaf() as leaf:
+        changing = replace(DOCS, change=SchemaChange({**DOCS.schema, "lang": "keyword"}, 2), versions=2)
+        leaf.maps.install(collections={**leaf.maps.current.collections, "docs": changing})
+        search = ShardSearch(0, leaf.epoch(), DOCS.id, "*", [], 0, 1)
+        with pytest.raises(NotReady, match="does not know schema version 2"):
+            await leaf.requests.search(changed(search, schema_version=2), 1e9)
+        leaf.maps.hide(collections={**leaf.maps.current.collections, "docs": changing.changed()})
+        assert (await leaf.requests._searchable(changed(search, schema_version=2))).version == 2
+        with pytest.raises(SchemaChanged, match="has schema version 2"):
+            await leaf.requests.search(changed(search, schema_version=1), 1e9)
+        assert (await leaf.requests._searchable(search)).version == 2, "who does not say it is not asked"
+
+
+async def test_writes_must_fit_the_schema_that_is_to_come() -> None:
+    async with hosted_leaf() as leaf:
+        await leaf.write({b"a": b'{"title": "x", "lang": 5}'}, collection_id=DOCS.id)
+        changing = replace(DOCS, change=SchemaChange({**DOCS.schema, "lang": "keyword"}, 2), versions=2)
+        leaf.maps.install(collections={**leaf.maps.current.collections, "docs": changing})
+        reply = await leaf.write({b"a": b'{"title": "x", "lang": 5}', b"b": b'{"lang": "en"}'}, collection_id=DOCS.id)
+        assert {index: error.details.field for index, error in reply.errors.items()} == {0: "document.lang"}
 
 
 async def test_only_collections_with_a_schema_are_searched() -> None:

@@ -270,7 +270,10 @@ def test_a_document_that_does_not_fit_is_left_out_alone(tmp_path):
     index = TextIndex.create(tmp_path / "i", SCHEMA, slot_of)
     index.write({b"a": (b'{"n": 1}', 0), b"b": (b'{"n": "x"}', 0), b"c": (b"garbage", 0), b"d": (b"[]", 0), b"e": (b"{}", 0)})
     index.commit(1)
-    assert keys(index) == [b"a", b"e"]
+    assert keys(index) == [b"a", b"b", b"e"]
+    assert index.misfits == {"n": 1, "": 2}
+    index.close_writer()
+    assert TextIndex.open(tmp_path / "i", SCHEMA, slot_of).misfits == {"n": 1, "": 2}
 
 
 @pytest.mark.parametrize("value", ["", "a b", "é\n\x00", "\U0010ffff" * 8191])

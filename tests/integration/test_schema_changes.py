@@ -1,0 +1,104 @@
+"""Changes of a schema through a real router and the client; the leaves are in memory, the map changes by hand."""
+
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import pytest
+from fakes.leaf_client import ANY_LEAF
+from fakes.map_source import FakeMapSource, cluster_map
+from fakes.memory_leaves import MemoryLeaves
+from prometheus_client import CollectorRegistry
+
+from kvshard import Client, CollectionNotFound, FailedPrecondition, InvalidArgument
+from kvshard.clock import SystemClock
+from kvshard.errors import DeadlineExceeded, SchemaChanged
+from kvshard.model import ShardSearch
+from kvshard.tail.hedging import HedgeSettings
+from kvshard.telemetry import RouterMetrics
+from router.server import RouterServer
+
+
+class Front(NamedTuple):
+    kv: Client[str]
+    maps: FakeMapSource
+    leaves: MemoryLeaves
+
+    def searched(self) -> list[ShardSearch]:
+        return [call.request for call in self.leaves.client.calls if isinstance(call.request, ShardSearch)]
+
+
+@pytest.fixture
+async def front() -> AsyncIterator[Front]:
+    leaves, maps = MemoryLeaves(), FakeMapSource(cluster_map())
+    metrics = RouterMetrics(CollectorRegistry())
+    server = RouterServer("127.0.0.1:0", maps, leaves.client, SystemClock(), metrics, HedgeSettings())
+    await server.start("cluster")
+    try:
+        async with Client(server.address) as client:
+            yield Front(client, maps, leaves)
+    finally:
+        await server.stop()
+
+
+async def test_a_field_that_is_being_indexed_is_named(front: Front) -> None:
+    docs = front.kv.collection("docs")
+    with pytest.raises(InvalidArgument, match="lang"):
+        await docs.search("lang:en")
+    info = await docs.add_fields({"lang": "keyword"})
+    assert info.change is not None
+    assert (info.version, dict(info.change.schema)["lang"], info.change.version) == (1, "keyword", 2)
+    for query, options in (
+        ("lang:en", {}),
+        ("*", {"sort": "lang"}),
+        ("*", {"facets": ["lang"]}),
+        ("*", {"filters": ["lang:e"]}),
+    ):
+        with pytest.raises(FailedPrecondition, match=r"being indexed \(lang\)") as refused:
+            await docs.search(query, **options)
+        assert refused.value.details.retry_after_ms
+    with pytest.raises(InvalidArgument, match="nothing"):
+        await docs.search("nothing:en")
+    assert (await docs.search("word")).total == 0
+    front.maps.finish_change("docs")
+    await docs.search("lang:en")
+    assert {request.schema_version for request in front.searched()[-4:]} == {2}
+
+
+async def test_a_field_that_another_router_has_added_is_found(front: Front) -> None:
+    held = front.maps.current
+    await front.kv.collection("docs").add_fields({"lang": "keyword"})
+    front.maps.finish_change("docs")
+    front.maps.upcoming = front.maps.current
+    front.maps.install(held)
+    await front.kv.collection("docs").search("lang:en")
+
+
+async def test_a_search_that_meets_the_switch_is_asked_anew_as_a_whole(front: Front) -> None:
+    held = front.maps.current
+    await front.kv.collection("docs").add_fields({"lang": "keyword"})
+    front.maps.finish_change("docs")
+    front.maps.upcoming = front.maps.current
+    front.maps.install(held)
+
+    def switched(request: ShardSearch):
+        if request.schema_version < 2 and request.shard == 1:
+            raise SchemaChanged("docs has schema version 2 now")
+        return front.leaves._search(request)
+
+    front.leaves.client.on(ANY_LEAF, ShardSearch, switched)
+    page = await front.kv.collection("docs").search("word")
+    assert page.complete
+    assert [request.schema_version for request in front.searched()] == [1] * 4 + [2] * 4
+
+
+async def test_a_change_is_waited_for_and_called_off(front: Front) -> None:
+    docs = front.kv.collection("docs")
+    await docs.reindex({"title": "text(english)"})
+    with pytest.raises(DeadlineExceeded, match="not indexed within"):
+        await docs.wait_indexed(timeout=0.05)
+    assert (await docs.cancel_reindex()).change is None
+    assert (await docs.wait_indexed()).version == 1
+    with pytest.raises(CollectionNotFound):
+        await front.kv.collection("none").wait_indexed()
+    with pytest.raises(CollectionNotFound):
+        await front.kv.collection("none").add_fields({"title": "text"})
