@@ -22,7 +22,8 @@ from kvshard.aggregations.doubles import code_of, double_of
 from kvshard.aggregations.partial import Spread
 
 CODES_MAX: Final = 4_096
-"""Some 50 kB on the wire for each shard; a date field over ten years is then off by at most ten hours."""
+"""Some 50 kB on the wire for each shard; dates over ten years are then off by at most ten hours. As many as doubles have
+exponents, with their signs: so never more than the bits of the mantissa are cut off, whatever the values are."""
 
 _MANTISSA_BITS: Final = 52
 _TINY: Final = 5e-308
