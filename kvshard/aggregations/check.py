@@ -206,6 +206,8 @@ def _check_count(count: int, what: str, place: str) -> None:
 def _bound(given: Bound, field_type: str, where: str) -> int | float | None:
     if given is None or given == "":
         return None
+    if isinstance(given, float) and given.is_integer() and field_type == INTEGER:
+        given = int(given)
     interval = interval_of(field_type, given if isinstance(given, str) else f"{given!r}")
     if interval is None or isinstance(interval.first, str):
         _refuse(f"{str(given)[:40]!r} is no {field_type}", where)

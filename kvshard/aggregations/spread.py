@@ -13,6 +13,7 @@ dates by 2^(shift - 1) microseconds. 4,096 codes over values that spread across 
 Pure: imports only the standard library and other pure files.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import ceil
@@ -22,7 +23,7 @@ from kvshard.aggregations.doubles import code_of, double_of
 from kvshard.aggregations.partial import Spread
 
 CODES_MAX: Final = 4_096
-"""Some 50 kB on the wire for each shard; dates over ten years are then off by at most ten hours. As many as doubles have
+"""Some 50 kB on the wire for each shard; dates over ten years are then off by at most twenty hours. As many as doubles have
 exponents, with their signs: so never more than the bits of the mantissa are cut off, whatever the values are."""
 
 _MANTISSA_BITS: Final = 52
@@ -66,8 +67,8 @@ def percentiles(spread: Spread, percents: Sequence[float]) -> list[float | None]
     found: list[float | None] = []
     for percent in percents:
         rank = min(max(ceil(percent / 100 * reached[-1]), 1), reached[-1])
-        at = next(index for index, seen in enumerate(reached) if seen >= rank)
-        found.append(min(max(_middle(codes[at], spread), low), high))
+        middle = _middle(codes[bisect_left(reached, rank)], spread)
+        found.append(low if rank == 1 else high if rank == reached[-1] else min(max(middle, low), high))
     return found
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from kvshard.cli.aggregations import aggregations_json, parse_aggregations, show_aggregations
 from kvshard.cli.console import (
     EXIT_OK,
     Connect,
@@ -62,6 +63,10 @@ class Wanted:
         Count the values of this keyword field; may be given several times.
     facet_limit
         Values for each facet.
+    aggregations
+        A figure over all that match: terms:tag:10, stats:year, histogram:year:10, dates:at:month, ranges:year:..2000,2000..,
+        percentiles:size:50,99, cardinality:tag, missing:tag, filter:QUERY. Behind a slash, what to compute in each bucket:
+        terms:tag/stats:year. May be given several times; --limit 0 for these alone.
     fields
         Field that words without a field are looked for in, as title or title^3; may be given several times.
     operator
@@ -106,6 +111,7 @@ class Wanted:
     filters: Annotated[tuple[str, ...], Parameter(name="--filter", negative="")] = ()
     facets: Annotated[tuple[str, ...], Parameter(name="--facet", negative="")] = ()
     facet_limit: int = 10
+    aggregations: Annotated[tuple[str, ...], Parameter(name="--agg", negative="")] = ()
     fields: Annotated[tuple[str, ...], Parameter(name="--field", negative="")] = ()
     operator: Operator = "or"
     minimum: Annotated[str, Parameter(name="--minimum-should-match", allow_leading_hyphen=True)] = ""
@@ -226,6 +232,7 @@ async def _find(
         filters=wanted.filters,
         facets=wanted.facets,
         facet_limit=wanted.facet_limit,
+        aggs=parse_aggregations(wanted.aggregations),
         sort=wanted.sort,
         return_fields=[name.strip() for name in wanted.return_fields.split(",") if name.strip()],
         collapse=wanted.collapse,
@@ -257,10 +264,7 @@ def _show(console: "Console", page: "SearchPage[bytes]") -> None:
             console.print(line, soft_wrap=True)
         if hit.explanation:
             console.print("\n".join(explanation_lines(hit.explanation)), markup=False, style="green", soft_wrap=True)
-    for facet in page.facets.values():
-        bound = f" (each up to {facet.error_bound} too low)" if facet.error_bound else ""
-        counts = ", ".join(f"{value.value} {value.count:,}" for value in facet.values)
-        console.print(f"{facet.field}: {counts or 'no values'}{bound}", markup=False, style="cyan", soft_wrap=True)
+    show_aggregations(console, {**{name: facet.as_buckets() for name, facet in page.facets.items()}, **page.aggregations})
     freshness = f"; does not show writes of the last {page.unseen_age_ms:,} ms yet" if page.unseen_age_ms else ""
     total = f"{page.total:,}" if page.is_total_exact else f"{page.total:,} or more"
     text = f"{len(page.hits)} of {total} hits, {coverage_text(page.coverage)}{freshness}"
@@ -345,6 +349,7 @@ def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:
             name: {"values": {value.value: value.count for value in facet.values}, "error_bound": facet.error_bound}
             for name, facet in page.facets.items()
         },
+        "aggregations": aggregations_json(page.aggregations),
         "unseen_age_ms": page.unseen_age_ms,
         "next": token_text(page.next) or None,
         "timing": timing_json(timing) if (timing := page.timing or (page.profile and page.profile.timing)) else None,

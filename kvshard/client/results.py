@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from kvshard.aggregations.results import AggregationResult
+from kvshard.aggregations.results import AggregationResult, Bucket, BucketsResult
 from kvshard.clustermap import HEDGED_AS_THE_ROUTER_SAYS, Hedging, SchemaChange
 from kvshard.errors import KvShardError
 
@@ -275,6 +275,10 @@ class Facet:
             if row.value == value:
                 return row.count
         raise KeyError(value)
+
+    def as_buckets(self) -> BucketsResult:
+        """The same as the answer to `Terms` of the field."""
+        return BucketsResult(tuple(Bucket(row.value, row.count) for row in self.values), self.error_bound)
 
 
 @dataclass(frozen=True, slots=True)
