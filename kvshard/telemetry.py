@@ -249,6 +249,17 @@ class RouterMetrics:
             ["method", "fan_out"],
             registry,
         )
+        self.ranked = EventCounter(
+            "kvshard_router_ranked_searches",
+            "Searches by score, by what the scores rest on: exact, cached or local statistics.",
+            ["statistics"],
+            registry,
+        )
+        self.statistics_trips = Counter(
+            "kvshard_router_statistics_trips_total",
+            "Round trips to shards that searches made for statistics alone.",
+            registry=registry,
+        )
         self.leg_seconds = DurationHistogram(
             "kvshard_router_leg_seconds", "Time from a leg's first attempt to its outcome.", ["method"], registry
         )

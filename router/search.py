@@ -42,9 +42,13 @@ from kvshard.scatter.watermarks import Watermarks
 from kvshard.search_accounts import LegProfile
 from kvshard.sorting import KEY, Sorts, is_by_score, parse_sort
 from router.like_documents import LikeDocuments
+from router.ranking import NO_SCORES, Ranking, Rankings, StatisticsUsed
 
 PAGE_MAX_BYTES = 48 * 1024 * 1024
 """Documents of one page: 1,000 hits may be 8 GB. A page that would exceed it ends early, and its token goes on from there."""
+
+AGAIN_FACTOR = 3.0
+"""A search is done once more for newer statistics where at least so many times the time that it took is left."""
 
 FACET_EXTRA_VALUES = 10
 """Values asked of each shard beyond half as many again: the overall favourites are rarely missed then, see error_bound."""
@@ -64,10 +68,23 @@ class Found:
     facets: list[MergedFacet]
     next_token: bytes
     unseen_age_ms: int | None = None
+    statistics: StatisticsUsed = NO_SCORES
     aggregations: dict[str, AggregationResult] = field(default_factory=dict)
     profiles: list[tuple[int, str, LegProfile]] = field(default_factory=list)
     is_total_exact: bool = True
     group_sizes: Sequence[GroupSize] = ()
+
+
+class _Asked(NamedTuple):
+    """The legs of a search, by this map."""
+
+    cluster_map: ClusterMap
+    legs: list[LegResult[ShardSearchReply]]
+
+
+def replies_of(legs: Sequence[LegResult[ShardSearchReply]]) -> dict[int, ShardSearchReply]:
+    """The replies of the shards that answered."""
+    return {leg.shard: leg.answer.reply for leg in legs if leg.answer is not None}
 
 
 class _Sending(NamedTuple):
@@ -90,6 +107,7 @@ class SearchOperation:
         tokens: TokenCodec,
         clock: Clock,
         documents: LikeDocuments | None = None,
+        rankings: Rankings | None = None,
     ) -> None:
         self._maps = maps
         self._leaves = leaves
@@ -99,6 +117,7 @@ class SearchOperation:
         self._tokens = tokens
         self._clock = clock
         self._rng = Random()
+        self._rankings = rankings or Rankings(leaves, scatter, clock)
 
     async def search(
         self,
@@ -130,12 +149,13 @@ class SearchOperation:
             text = "the nearest are one page; ask for more of them with limit and nearest.k"
             raise InvalidArgument(text, ErrorDetails(field="token"))
         sending = _Sending(self._scatter.how_to_read(policy, collection), deadline, times)
-        legs = await self._ask(cluster_map, collection, leg_query(asked), position, sending)
-        while legs is None:  # The schema was changed meanwhile.
+        ranked = await self._ranked(cluster_map, collection, leg_query(asked), request_print, position, sending)
+        while ranked is None:  # The schema was changed meanwhile.
             cluster_map, collection, asked = await self._fitted(self._maps.current, collection, query, documents)
-            legs = await self._ask(cluster_map, collection, leg_query(asked), position, sending)
+            ranked = await self._ranked(cluster_map, collection, leg_query(asked), request_print, position, sending)
+        (_, legs), statistics = ranked
         query = asked
-        replies = {leg.shard: leg.answer.reply for leg in legs if leg.answer is not None}
+        replies = replies_of(legs)
         coverage = self._coverage(collection.id, legs, replies, policy, position)
         page, total = page_of(replies, query, PAGE_MAX_BYTES)
         facets = [merge_facet(name, list(replies.values()), query.facet_limit) for name in query.facets]
@@ -147,6 +167,7 @@ class SearchOperation:
             coverage=coverage,
             facets=facets,
             next_token=next_token,
+            statistics=statistics,
             unseen_age_ms=unseen_age_ms([reply.unseen_age_ms for reply in replies.values()]),
             aggregations=finish_all(query.aggregations, partials, collection.schema),
             profiles=_profiles(legs) if query.is_profile_wanted else [],
@@ -184,6 +205,34 @@ class SearchOperation:
                 raise error from None
             return cluster_map, newer, fitted(query, newer, documents)
 
+    async def _ranked(
+        self,
+        cluster_map: ClusterMap,
+        collection: Collection,
+        query: SearchQuery,
+        request_print: bytes,
+        position: SearchPosition,
+        sending: _Sending,
+    ) -> tuple[_Asked, StatisticsUsed] | None:
+        """Ask every shard; once more where the answers show that the statistics they were given are out of date.
+
+        None: as of `_ask`.
+        """
+        rankings, began, trips = self._rankings, self._clock.monotonic(), 0
+        while True:
+            ranking = await rankings.of(
+                cluster_map, collection.id, collection.schema, query, request_print, sending.how, sending.deadline
+            )
+            asked = await self._ask(cluster_map, collection, query, position, sending, ranking)
+            if asked is None:
+                return None
+            replies = replies_of(asked.legs)
+            used, is_stale = rankings.judged(asked.cluster_map, collection.id, request_print, ranking, replies)
+            now = self._clock.monotonic()
+            if not is_stale or trips or sending.deadline - now < AGAIN_FACTOR * (now - began):
+                return asked, rankings.accounted(used, trips)
+            trips, cluster_map = used.extra_trips + 1, asked.cluster_map
+
     async def _ask(
         self,
         cluster_map: ClusterMap,
@@ -191,7 +240,8 @@ class SearchOperation:
         query: SearchQuery,
         position: SearchPosition,
         sending: _Sending,
-    ) -> list[LegResult[ShardSearchReply]] | None:
+        ranking: Ranking,
+    ) -> _Asked | None:
         """Ask every shard; all of them anew when one was split meanwhile: its documents would be missing, or counted twice.
 
         None: the collection has another schema in the newest map, so the query is to be read anew.
@@ -200,11 +250,12 @@ class SearchOperation:
         while True:
             known = cluster_map.shards
             shards = sorted(known) if query.shards is None else check_shards(query.shards, known)
-            requests = _leg_requests(cluster_map, collection, shards, query, position, self._scatter.heard.refreshed)
+            refreshed = self._scatter.heard.refreshed
+            requests = _leg_requests(cluster_map, collection, shards, query, position, refreshed, ranking)
             legs = await self._send(requests, sending)
             newer = await rounds.next() if any(isinstance(leg.error, ShardMoved) for leg in legs) else None
             if newer is None:
-                return legs
+                return _Asked(cluster_map, legs)
             cluster_map = newer
             if (newer.collection_by_id(collection.id) or collection).version != collection.version:
                 return None
@@ -281,6 +332,7 @@ def _leg_requests(
     query: SearchQuery,
     position: SearchPosition,
     refreshed: Watermarks,
+    ranking: Ranking,
 ) -> list[ShardSearch]:
     """refreshed: writes that a search was promised to see; the replica that made the promise may not be the one asked now."""
     facet_limit = query.facet_limit
@@ -314,6 +366,8 @@ def _leg_requests(
             synonyms=list(query.synonyms),
             shape=changed(query.shape, shown=position.shown) if position.shown else query.shape,
             schema_version=collection.version,
+            statistics=ranking.shipped,
+            is_alone=ranking.is_alone,
         )
         for shard in shards
     ]

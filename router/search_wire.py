@@ -8,6 +8,8 @@ from kvshard.scatter.requests import refuse
 from kvshard.sorting import BY_SCORE, KEY, SCORE, SortKey, Sorts, parse_sort, sort_text, sorts_of
 from kvshard.v1 import search_pb2
 from router.profile_wire import explanation_to_proto
+from router.ranking import StatisticsUsed
+from router.statistics import Kind
 
 _USUAL_FRAGMENTS = SearchShape().fragments
 _USUAL_FRAGMENT_CHARS = SearchShape().fragment_chars
@@ -49,6 +51,24 @@ def hits_to_proto(hits: Iterable[tuple[int, ShardHit]], sizes: Iterable[GroupSiz
 def total_relation_of(is_exact: bool) -> search_pb2.TotalRelation.ValueType:
     """How a total compares to what there is."""
     return search_pb2.TOTAL_RELATION_EQUAL if is_exact else search_pb2.TOTAL_RELATION_GREATER_OR_EQUAL
+
+
+_STATISTICS_KINDS = {
+    None: search_pb2.SearchStatistics.KIND_UNSPECIFIED,
+    Kind.EXACT: search_pb2.SearchStatistics.KIND_EXACT,
+    Kind.CACHED: search_pb2.SearchStatistics.KIND_CACHED,
+    Kind.LOCAL: search_pb2.SearchStatistics.KIND_LOCAL,
+}
+
+
+def statistics_to_proto(used: StatisticsUsed) -> search_pb2.SearchStatistics:
+    """What the scores of an answer rest on."""
+    return search_pb2.SearchStatistics(
+        kind=_STATISTICS_KINDS[used.kind],
+        age_ms=round(used.age_s * 1_000),
+        extra_round_trips=used.extra_trips,
+        bounded_shards=used.bounded,
+    )
 
 
 def _hit(shard: int, hit: ShardHit, sorts: Sorts) -> search_pb2.Hit:

@@ -48,6 +48,7 @@ from router.cluster import ClusterService, MapEditor
 from router.lane_scans import LaneScans
 from router.lane_service import LaneService
 from router.like_documents import LikeDocuments
+from router.ranking import Rankings
 from router.reads import Reads
 from router.search import SearchOperation
 from router.service import KVService, SearchService
@@ -106,6 +107,7 @@ class RouterServer:
         self._maps = maps
         self._leaves = leaves
         self._clock = clock
+        self._metrics = metrics
         self._worker = worker
         self._lane_port = lane_port
         self._began = clock.monotonic()
@@ -133,7 +135,9 @@ class RouterServer:
         maps, leaves, clock, scatter = self._maps, self._leaves, self._clock, self._scatter
         operations = KeyValueOperations(maps, leaves, scatter, known, clock)
         scans = ScanOperation(maps, leaves, scatter, known, tokens, clock)
-        searches = SearchOperation(maps, leaves, scatter, known, tokens, clock, LikeDocuments(operations))
+        rankings = Rankings(leaves, scatter, clock, self._metrics)
+        self._metrics.scrape(rankings.families)
+        searches = SearchOperation(maps, leaves, scatter, known, tokens, clock, LikeDocuments(operations), rankings)
         lanes = LaneService(self._calls, self._reads, KeyFrames(operations, clock))
         lanes.handlers |= LaneScans(self._calls, self._reads, scans).handlers
         self._lanes = lanes.servicer(clock)

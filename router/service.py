@@ -47,7 +47,7 @@ from router.profile_wire import profile_to_proto
 from router.reads import Reads
 from router.scan_wire import page_to_proto, scan_request_of
 from router.search import SearchOperation
-from router.search_wire import hits_to_proto, shape_of, sort_of, total_relation_of
+from router.search_wire import hits_to_proto, shape_of, sort_of, statistics_to_proto, total_relation_of
 from router.suggest import SuggestOperation
 from router.suggest_wire import suggest_query_of, suggested_to_proto
 
@@ -221,6 +221,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 is_explanation_wanted=request.explain,
                 is_profile_wanted=request.profile,
                 shape=shape_of(request),
+                is_local=request.statistics == search_pb2.STATISTICS_CHOICE_LOCAL,
             )
             policy = _policy(request)
             deadline = self._calls.leg_deadline(context)
@@ -238,6 +239,7 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 profile=profile_to_proto(found.profiles, timing) if timing is not None and query.is_profile_wanted else None,
                 unseen_age_ms=found.unseen_age_ms,
                 total_relation=total_relation_of(found.is_total_exact),
+                statistics=statistics_to_proto(found.statistics),
             )
 
 

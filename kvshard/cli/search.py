@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from kvshard.client.client import Client
     from kvshard.client.options import ReadOverrides
-    from kvshard.client.results import Collapsed, Hit, SearchPage
+    from kvshard.client.results import Collapsed, Hit, SearchPage, SearchStatistics
     from kvshard.vectors import Nearest
 
 _DEFAULTS = Connect()
@@ -94,6 +94,8 @@ class Wanted:
         See every write that was acknowledged before.
     fuzziness
         Letters of the query's words that may be wrong: 0 to 2, or "auto" for as many as the length of each word allows.
+    statistics
+        What scores rest on: "exact", all documents, or "local", those of each shard, for comparison.
     nearest
         Find what is nearest to a vector: "FIELD=[0.1,0.2]", or "FIELD=@FILE" with the JSON list in a file. With a query both
         orders are fused.
@@ -125,6 +127,7 @@ class Wanted:
     next_page: Annotated[str | None, Parameter(name="--next")] = None
     refresh: Annotated[bool, Parameter(negative="")] = False
     fuzziness: str = "0"
+    statistics: str = "exact"
     nearest: str | None = None
     k: int = 0
     explain: Annotated[bool, Parameter(negative="")] = False
@@ -240,6 +243,7 @@ async def _find(
         highlight=marked,
         fuzziness=wanted.fuzziness,
         fragments=wanted.fragments,
+        statistics=wanted.statistics,
         next=parse_token(wanted.next_page),
         refresh=wanted.refresh,
         nearest=None if wanted.nearest is None else parse_nearest(wanted.nearest, wanted.k),
@@ -257,6 +261,15 @@ def _counted_up_to(total: str) -> bool | int:
     return int(total)
 
 
+def _statistics_text(statistics: "SearchStatistics") -> str:
+    """What is worth telling of the scores: nothing where they are exact."""
+    if statistics.kind == "local":
+        return "; scores are those of each shard"
+    if statistics.kind == "cached":
+        return f"; scores rest on statistics up to {statistics.age_ms:,} ms old"
+    return ""
+
+
 def _show(console: "Console", page: "SearchPage[bytes]") -> None:
     for number, hit in enumerate(page.hits, 1):
         console.print(_headline(number, hit), soft_wrap=True)
@@ -267,7 +280,7 @@ def _show(console: "Console", page: "SearchPage[bytes]") -> None:
     show_aggregations(console, {**{name: facet.as_buckets() for name, facet in page.facets.items()}, **page.aggregations})
     freshness = f"; does not show writes of the last {page.unseen_age_ms:,} ms yet" if page.unseen_age_ms else ""
     total = f"{page.total:,}" if page.is_total_exact else f"{page.total:,} or more"
-    text = f"{len(page.hits)} of {total} hits, {coverage_text(page.coverage)}{freshness}"
+    text = f"{len(page.hits)} of {total} hits, {coverage_text(page.coverage)}{freshness}{_statistics_text(page.statistics)}"
     console.print(text, markup=False, style="dim", soft_wrap=True)
     if page.profile:
         show_profile(console, page.profile)  # with its timing
@@ -351,6 +364,12 @@ def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:
         },
         "aggregations": aggregations_json(page.aggregations),
         "unseen_age_ms": page.unseen_age_ms,
+        "statistics": {
+            "kind": page.statistics.kind or None,
+            "age_ms": page.statistics.age_ms,
+            "extra_round_trips": page.statistics.extra_round_trips,
+            "bounded_shards": page.statistics.bounded_shards,
+        },
         "next": token_text(page.next) or None,
         "timing": timing_json(timing) if (timing := page.timing or (page.profile and page.profile.timing)) else None,
         **({"profile": profile_json(page.profile)} if page.profile else {}),

@@ -282,13 +282,33 @@ class Facet:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchStatistics:
+    """What the scores of a page rest on. kind: "exact": on all documents, so that the order is that of one index; "cached": the
+    same, but as some shards were last heard, age_ms ago at most; "local": on each shard's own, at least for a part of the
+    query; "": it has no scores.
+
+    extra_round_trips: made for statistics alone. bounded_shards: had so many documents with nearly the same score that not all
+    were looked at.
+    """
+
+    kind: str = ""
+    age_ms: int = 0
+    extra_round_trips: int = 0
+    bounded_shards: int = 0
+
+
+NO_STATISTICS = SearchStatistics()
+
+
+@dataclass(frozen=True, slots=True)
 class SearchPage(Generic[K]):
     """One page of hits, in order. total: matches in the shards that answered; at least as many if not is_total_exact.
 
     next: token of the next page, if any.
 
     unseen_age_ms: milliseconds since the oldest committed write was made that the page does not show yet, as far as the
-    replicas know; 0: it shows all; None: one of them could not tell. aggregations: by name.
+    replicas know; 0: it shows all; None: one of them could not tell. statistics: what the scores rest on.
+    aggregations: by name.
     """
 
     hits: list[Hit[K]]
@@ -298,6 +318,7 @@ class SearchPage(Generic[K]):
     next: bytes = b""
     timing: Timing | None = None
     unseen_age_ms: int | None = None
+    statistics: SearchStatistics = NO_STATISTICS
     aggregations: Mapping[str, AggregationResult] = field(default_factory=dict)
     profile: Profile | None = None
     is_total_exact: bool = True

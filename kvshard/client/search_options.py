@@ -7,6 +7,7 @@ from kvshard.aggregations.model import NOTHING, Aggregation
 from kvshard.client.checks import check_min_versions, check_search_limit, check_wanted_nearest, invalid
 from kvshard.client.options import ReadOverrides
 from kvshard.client.shaping import Sort, counted_up_to, highlighting, sort_given
+from kvshard.client.wire import statistics_choice
 from kvshard.query.structured import Operator, Share, StructuredQuery
 from kvshard.rpc.aggregation_convert import aggregations_to_proto
 from kvshard.rpc.query_convert import operator_to_proto, structured_of_search
@@ -42,6 +43,7 @@ class SearchOptions(ReadOverrides, total=False):
     nearest: Nearest | None  # None
     explain: bool  # False
     profile: bool  # False
+    statistics: str  # "exact"
 
 
 _READ: Final = frozenset(ReadOverrides.__annotations__)
@@ -87,6 +89,7 @@ def search_request(
         nearest=None if nearest is None else search_pb2.NearestQuery(**check_wanted_nearest(nearest)._asdict()),
         explain=given.get("explain", False),
         profile=given.get("profile", False),
+        statistics=statistics_choice(given.get("statistics", "exact")),
         options=options,
         aggregations=aggregations_to_proto(given.get("aggs", NOTHING)),
     )

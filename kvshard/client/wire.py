@@ -23,11 +23,12 @@ from kvshard.client.results import (
     ProfiledTerm,
     ReadState,
     SearchPage,
+    SearchStatistics,
     SlowRead,
     Timing,
 )
 from kvshard.client.status import ClusterStatus, LeafStatus
-from kvshard.errors import Internal, KvShardError, error_of
+from kvshard.errors import ErrorDetails, Internal, InvalidArgument, KvShardError, error_of
 from kvshard.rpc.aggregation_convert import results_from_proto
 from kvshard.rpc.convert import (
     cluster_map_from_proto,
@@ -183,6 +184,32 @@ def _profile(message: search_pb2.Profile) -> Profile:
     return Profile(tuple(legs), _timing(message.timing))
 
 
+_STATISTICS_KINDS = {
+    search_pb2.SearchStatistics.KIND_EXACT: "exact",
+    search_pb2.SearchStatistics.KIND_CACHED: "cached",
+    search_pb2.SearchStatistics.KIND_LOCAL: "local",
+}
+
+_STATISTICS_CHOICES = {
+    "exact": search_pb2.STATISTICS_CHOICE_UNSPECIFIED,
+    "local": search_pb2.STATISTICS_CHOICE_LOCAL,
+}
+
+
+def statistics_choice(name: str) -> "search_pb2.StatisticsChoice.ValueType":
+    """What the scores of a search are to rest on. Raises InvalidArgument."""
+    choice = _STATISTICS_CHOICES.get(name)
+    if choice is None:
+        message = f"statistics is one of {', '.join(_STATISTICS_CHOICES)}, not {name[:20]!r}"
+        raise InvalidArgument(message, ErrorDetails(field="statistics"))
+    return choice
+
+
+def _statistics_of(message: search_pb2.SearchStatistics) -> SearchStatistics:
+    kind = _STATISTICS_KINDS.get(message.kind, "")
+    return SearchStatistics(kind, message.age_ms, message.extra_round_trips, message.bounded_shards)
+
+
 def page_of(
     response: search_pb2.SearchResponse, decode_key: Callable[[bytes], K], decode_document: Callable[[bytes], dict[str, Any]]
 ) -> SearchPage[K]:
@@ -214,6 +241,7 @@ def page_of(
         facets,
         response.next,
         timing_of(response),
+        statistics=_statistics_of(response.statistics),
         unseen_age_ms=response.unseen_age_ms if response.HasField("unseen_age_ms") else None,
         aggregations=results_from_proto(response.aggregations),
         profile=_profile(response.profile) if response.HasField("profile") else None,

@@ -304,6 +304,7 @@ class SearchQuery:
     """A search in domain terms; see search.proto for the fields. shards None: all of them. min_versions: what it must see.
 
     options: what is asked for besides the query string; `for_legs` makes the tree of it, which then stands for both.
+    is_local: each shard scores by its own statistics.
     """
 
     query: str
@@ -319,6 +320,7 @@ class SearchQuery:
     min_versions: MinVersions = NOTHING_WANTED
     fuzziness: str = ""
     aggregations: dict[str, Aggregation] = dataclasses.field(default_factory=dict)
+    is_local: bool = False
     nearest: Nearest | None = None
     is_explanation_wanted: bool = False
     is_profile_wanted: bool = False
@@ -360,7 +362,8 @@ class SearchQuery:
             order += f" collapsed by {self.shape.collapse}"
         fuzziness = [f"fuzziness {self.fuzziness}"] if self.fuzziness else []
         texts = [self.query] if self.options.are_usual else [self.query, repr(self.options)]
-        return [text.encode() for text in (*texts, order, shards, *fuzziness, *self.filters)]
+        local = ["local"] if self.is_local else []
+        return [text.encode() for text in (*texts, order, shards, *fuzziness, *local, *self.filters)]
 
 
 def check_limit(limit: int) -> None:

@@ -156,7 +156,8 @@ class Collection(Keyspace[K, Document]):
         its timeout.
 
         explain: each hit tells how its score came about (at most 100 hits). profile: the page tells what each shard looked for
-        and where the time went.
+        and where the time went. statistics: what scores rest on: "exact", all documents of the collection, or "local", those of
+        each shard, for comparison.
 
         aggs: figures over all that match, by name, such as `Terms("tag", aggs={"years": Stats("year")})`; the page has the
         answers in `.aggregations`. limit=0: these alone.

@@ -46,6 +46,26 @@ TOTAL_RELATION_GREATER_OR_EQUAL: TotalRelation.ValueType  # 2
 """There may be more, see track_total."""
 Global___TotalRelation: _TypeAlias = TotalRelation  # noqa: Y015
 
+class _StatisticsChoice:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StatisticsChoiceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StatisticsChoice.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STATISTICS_CHOICE_UNSPECIFIED: _StatisticsChoice.ValueType  # 0
+    """All documents of the collection, so that scores are those of one index of all of them."""
+    STATISTICS_CHOICE_LOCAL: _StatisticsChoice.ValueType  # 1
+    """Those of each shard, deleted ones that are not merged away yet included: quicker, for comparison."""
+
+class StatisticsChoice(_StatisticsChoice, metaclass=_StatisticsChoiceEnumTypeWrapper):
+    """What scores rest on: which documents are counted to tell how rare a word is, and how long texts are."""
+
+STATISTICS_CHOICE_UNSPECIFIED: StatisticsChoice.ValueType  # 0
+"""All documents of the collection, so that scores are those of one index of all of them."""
+STATISTICS_CHOICE_LOCAL: StatisticsChoice.ValueType  # 1
+"""Those of each shard, deleted ones that are not merged away yet included: quicker, for comparison."""
+Global___StatisticsChoice: _TypeAlias = StatisticsChoice  # noqa: Y015
+
 @_typing.final
 class SearchRequest(_message.Message):
     """Request of Search.Search."""
@@ -65,6 +85,7 @@ class SearchRequest(_message.Message):
     KEYS_ONLY_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
     AGGREGATIONS_FIELD_NUMBER: _builtins.int
     SORTS_FIELD_NUMBER: _builtins.int
     RETURN_FIELDS_FIELD_NUMBER: _builtins.int
@@ -101,6 +122,8 @@ class SearchRequest(_message.Message):
     """See every write that was acknowledged before the search, at the price of a refresh."""
     keys_only: _builtins.bool
     """Leave the documents out of the hits."""
+    statistics: Global___StatisticsChoice.ValueType
+    """What scores are to rest on; of pages that a token leads to the same."""
     collapse: _builtins.str
     """Return only the first hit of each value of this keyword or integer field; documents without a value are one group."""
     track_total: _builtins.int
@@ -192,6 +215,7 @@ class SearchRequest(_message.Message):
         keys_only: _builtins.bool = ...,
         shards: _abc.Iterable[_builtins.int] | None = ...,
         options: _types_pb2.ReadOptions | None = ...,
+        statistics: Global___StatisticsChoice.ValueType = ...,
         aggregations: _abc.Iterable[_aggregations_pb2.Aggregation] | None = ...,
         sorts: _abc.Iterable[Global___SortBy] | None = ...,
         return_fields: _abc.Iterable[_builtins.str] | None = ...,
@@ -210,7 +234,7 @@ class SearchRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_track_total", b"_track_total", "highlight_options", b"highlight_options", "limit", b"limit", "nearest", b"nearest", "options", b"options", "structured", b"structured", "track_total", b"track_total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_track_total", b"_track_total", "aggregations", b"aggregations", "collapse", b"collapse", "collection", b"collection", "default_fields", b"default_fields", "default_operator", b"default_operator", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "highlight_options", b"highlight_options", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "minimum_should_match", b"minimum_should_match", "nearest", b"nearest", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "return_fields", b"return_fields", "shards", b"shards", "sort", b"sort", "sorts", b"sorts", "structured", b"structured", "token", b"token", "track_total", b"track_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_track_total", b"_track_total", "aggregations", b"aggregations", "collapse", b"collapse", "collection", b"collection", "default_fields", b"default_fields", "default_operator", b"default_operator", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "highlight_options", b"highlight_options", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "minimum_should_match", b"minimum_should_match", "nearest", b"nearest", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "return_fields", b"return_fields", "shards", b"shards", "sort", b"sort", "sorts", b"sorts", "statistics", b"statistics", "structured", b"structured", "token", b"token", "track_total", b"track_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -380,6 +404,67 @@ class Collapsed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Collapsed: _TypeAlias = Collapsed  # noqa: Y015
+
+@_typing.final
+class SearchStatistics(_message.Message):
+    """What the scores of an answer rest on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SearchStatistics._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: SearchStatistics._Kind.ValueType  # 0
+        """The answer has no scores."""
+        KIND_EXACT: SearchStatistics._Kind.ValueType  # 1
+        """The same: the order is that of one index of all documents."""
+        KIND_CACHED: SearchStatistics._Kind.ValueType  # 2
+        """Of all shards, but some were last heard age_ms ago, and may have changed, or could not be asked."""
+        KIND_LOCAL: SearchStatistics._Kind.ValueType  # 3
+        """Each shard scored by its own, at least for a part of the query."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """How the statistics compare with those of the shards when they answered."""
+
+    KIND_UNSPECIFIED: SearchStatistics.Kind.ValueType  # 0
+    """The answer has no scores."""
+    KIND_EXACT: SearchStatistics.Kind.ValueType  # 1
+    """The same: the order is that of one index of all documents."""
+    KIND_CACHED: SearchStatistics.Kind.ValueType  # 2
+    """Of all shards, but some were last heard age_ms ago, and may have changed, or could not be asked."""
+    KIND_LOCAL: SearchStatistics.Kind.ValueType  # 3
+    """Each shard scored by its own, at least for a part of the query."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    EXTRA_ROUND_TRIPS_FIELD_NUMBER: _builtins.int
+    BOUNDED_SHARDS_FIELD_NUMBER: _builtins.int
+    kind: Global___SearchStatistics.Kind.ValueType
+    """Which of these."""
+    age_ms: _builtins.int
+    """Age of the oldest number that was not confirmed by its shard."""
+    extra_round_trips: _builtins.int
+    """Round trips that the search made for statistics alone: 0 once its words are known."""
+    bounded_shards: _builtins.int
+    """Shards in which so many documents scored nearly alike that not all were looked at: some may be out of place."""
+    def __init__(
+        self,
+        *,
+        kind: Global___SearchStatistics.Kind.ValueType = ...,
+        age_ms: _builtins.int = ...,
+        extra_round_trips: _builtins.int = ...,
+        bounded_shards: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "bounded_shards", b"bounded_shards", "extra_round_trips", b"extra_round_trips", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchStatistics: _TypeAlias = SearchStatistics  # noqa: Y015
 
 @_typing.final
 class Highlight(_message.Message):
@@ -729,6 +814,7 @@ class SearchResponse(_message.Message):
     FACETS_FIELD_NUMBER: _builtins.int
     NEXT_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
     AGGREGATIONS_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     UNSEEN_AGE_MS_FIELD_NUMBER: _builtins.int
@@ -762,6 +848,10 @@ class SearchResponse(_message.Message):
         """Present when explain_timing was set."""
 
     @_builtins.property
+    def statistics(self) -> Global___SearchStatistics:
+        """What the scores rest on."""
+
+    @_builtins.property
     def aggregations(self) -> _containers.RepeatedCompositeFieldContainer[_aggregations_pb2.AggregationResult]:
         """The answers to the aggregations, in the order asked for, over all shards that answered."""
 
@@ -778,14 +868,15 @@ class SearchResponse(_message.Message):
         facets: _abc.Iterable[Global___Facet] | None = ...,
         next: _builtins.bytes = ...,
         timing: _types_pb2.Timing | None = ...,
+        statistics: Global___SearchStatistics | None = ...,
         aggregations: _abc.Iterable[_aggregations_pb2.AggregationResult] | None = ...,
         profile: Global___Profile | None = ...,
         unseen_age_ms: _builtins.int | None = ...,
         total_relation: Global___TotalRelation.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms", "coverage", b"coverage", "profile", b"profile", "timing", b"timing", "unseen_age_ms", b"unseen_age_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms", "coverage", b"coverage", "profile", b"profile", "statistics", b"statistics", "timing", b"timing", "unseen_age_ms", b"unseen_age_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms", "aggregations", b"aggregations", "coverage", b"coverage", "facets", b"facets", "hits", b"hits", "next", b"next", "profile", b"profile", "timing", b"timing", "total", b"total", "total_relation", b"total_relation", "unseen_age_ms", b"unseen_age_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms", "aggregations", b"aggregations", "coverage", b"coverage", "facets", b"facets", "hits", b"hits", "next", b"next", "profile", b"profile", "statistics", b"statistics", "timing", b"timing", "total", b"total", "total_relation", b"total_relation", "unseen_age_ms", b"unseen_age_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__unseen_age_ms: _TypeAlias = _typing.Literal["unseen_age_ms"]  # noqa: Y015
     _WhichOneofArgType__unseen_age_ms: _TypeAlias = _typing.Literal["_unseen_age_ms", b"_unseen_age_ms"]  # noqa: Y015

@@ -87,6 +87,7 @@ PURE = (
     "kvshard.scatter.scan_chunks",
     "kvshard.scatter.scan_merge",
     "router.slowlog",
+    "router.statistics",
     "kvshard.scatter.tokens",
     "kvshard.scatter.min_versions",
     "kvshard.search_accounts",

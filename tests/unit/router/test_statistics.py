@@ -1,0 +1,165 @@
+import itertools
+
+import pytest
+
+from kvshard.model import TermStatistics
+from router.statistics import STALE_MAX_S, Kind, KnownStatistics, Summed, verdict
+
+DOCS = 7
+SHARDS = {0: 0, 1: 2}
+WORD, TAG = ("body", "word"), ("tag", "k78")
+TERMS = [WORD, TAG]
+
+
+def told(documents, tokens, count, generation=1, tags=1):
+    counts = {"body": {"word": count}, "tag": {"k78": tags}}
+    return TermStatistics(documents, {"body": tokens, "tag": 5}, counts, generation)
+
+
+@pytest.fixture
+def known():
+    known = KnownStatistics()
+    known.learn(DOCS, 0, 0, told(10, 100, 3), 1.0)
+    known.learn(DOCS, 1, 2, told(20, 300, 4), 2.0)
+    return known
+
+
+def test_numbers_are_summed_over_the_shards(known):
+    summed = known.summed(DOCS, TERMS, SHARDS)
+    assert summed.whole == TermStatistics(30, {"body": 400, "tag": 10}, {"body": {"word": 7}, "tag": {"k78": 2}})
+    assert summed.heard_at == {0: 1.0, 1: 2.0}
+    assert summed.unknown == ()
+    assert known.lacking(DOCS, TERMS, SHARDS, 3.0) == {}
+
+
+def test_another_collection_has_its_own(known):
+    assert known.lacking(8, [WORD], SHARDS, 3.0) == {0: {"body": ["word"]}, 1: {"body": ["word"]}}
+    assert known.summed(8, [WORD], SHARDS).whole == TermStatistics(0, {"body": 0}, {"body": {"word": 0}})
+
+
+def test_a_term_that_a_shard_was_not_asked_for_is_lacking(known):
+    known.learn(DOCS, 0, 0, TermStatistics(10, {"body": 100}, {"body": {"other": 1}}, 1), 3.0)
+    assert known.lacking(DOCS, [("body", "other"), WORD], SHARDS, 3.0) == {1: {"body": ["other"]}}
+    summed = known.summed(DOCS, [("body", "other")], SHARDS)
+    assert (summed.unknown, summed.whole.documents) == ((1,), 10)
+
+
+def test_numbers_from_before_a_split_do_not_count(known):
+    shards = {0: 1, 1: 2, 2: 0}
+    assert known.lacking(DOCS, [WORD], shards, 3.0) == {0: {"body": ["word"]}, 2: {"body": ["word"]}}
+    assert known.summed(DOCS, [WORD], shards).unknown == (0, 2)
+    known.learn(DOCS, 0, 1, told(5, 50, 1, generation=0), 4.0)
+    assert known.summed(DOCS, [WORD], shards).parts[0].documents == 5
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))
+def test_of_several_generations_the_newest_stays(order):
+    known = KnownStatistics()
+    for now, generation in enumerate(order):
+        known.learn(DOCS, 0, 0, told(generation, generation, generation, generation), float(now))
+    assert known.summed(DOCS, TERMS, {0: 0}).parts[0].documents == 3
+
+
+def test_old_numbers_of_a_changed_shard_are_asked_for_again_after_a_while(known):
+    known.learn(DOCS, 0, 0, TermStatistics(11, generation=2), 4.0)
+    assert known.lacking(DOCS, TERMS, SHARDS, 1.0 + STALE_MAX_S) == {}
+    lacking = known.lacking(DOCS, TERMS, SHARDS, 1.1 + STALE_MAX_S)
+    assert lacking == {0: {"body": ["word"], "tag": ["k78"]}}
+
+
+def test_old_numbers_of_an_unchanged_shard_stay_good(known):
+    assert known.lacking(DOCS, TERMS, SHARDS, 1e6) == {}
+
+
+def test_kept_are_those_used_last():
+    known = KnownStatistics(cells_max=6)
+    for number in range(4):
+        known.learn(DOCS, 0, 0, TermStatistics(1, {"body": 1}, {"body": {f"word{number}": 1}}), 1.0)
+        known.summed(DOCS, [("body", "word0")], {0: 0})
+    assert known.cells == 6
+    assert known.terms == 6
+    known.learn(DOCS, 0, 0, TermStatistics(1, {"body": 1}, {"body": {"word4": 1}}), 1.0)
+    assert known.cells == 6
+    assert known.lacking(DOCS, [("body", "word0"), ("body", "word1")], {0: 0}, 1.0) == {0: {"body": ["word1"]}}
+
+
+def test_texts_are_known_once_told():
+    known = KnownStatistics(texts_max=2)
+    one, two, three = ("body", "One", False), ("body", "two", False), ("body", "tw", True)
+    assert known.unknown_texts(DOCS, [one, two]) == [one, two]
+    known.learn_texts(DOCS, [one, two], [[("body", "one")], []])
+    assert known.unknown_texts(DOCS, [one, two, three]) == [three]
+    assert known.unknown_texts(8, [one]) == [one]
+    assert known.terms_of(DOCS, b"query", [one, two]) == [("body", "one")]
+    known.terms_of(DOCS, b"query", [one])
+    known.learn_texts(DOCS, [three], [[]])
+    assert known.unknown_texts(DOCS, [one, two, three]) == [two]
+
+
+def test_a_query_may_have_terms_that_its_texts_do_not_show():
+    known = KnownStatistics()
+    text = ("body", "One", False)
+    known.learn_texts(DOCS, [text], [[("body", "one")]])
+    known.learn_query(DOCS, b"query", frozenset([WORD]), [text])
+    assert known.unknown_texts(DOCS, [text]) == [text]  # it may be cut otherwise by now
+    assert known.terms_of(DOCS, b"query", [text]) == [WORD]
+    known.learn_query(DOCS, b"query", frozenset([TAG]), [])
+    assert known.terms_of(DOCS, b"query", []) == sorted([WORD, TAG])
+    assert known.terms_of(DOCS, b"other", []) == []
+
+
+def used(known):
+    return known.summed(DOCS, TERMS, SHARDS)
+
+
+SAME = {0: told(10, 100, 3, 9), 1: told(20, 300, 4, 9)}
+
+
+@pytest.mark.parametrize(
+    ("answered", "kind", "age_s", "is_stale"),
+    [
+        (SAME, Kind.EXACT, 0.0, False),
+        (SAME | {0: told(11, 100, 3)}, Kind.CACHED, 2.0, False),
+        (SAME | {0: told(10, 101, 3)}, Kind.CACHED, 2.0, False),
+        (SAME | {0: told(10, 100, 2)}, Kind.CACHED, 2.0, False),
+        (SAME | {1: told(20, 300, 4, tags=2)}, Kind.CACHED, 1.0, False),
+        ({0: SAME[0]}, Kind.CACHED, 1.0, False),
+        ({}, Kind.CACHED, 2.0, False),
+        (SAME | {0: None}, Kind.LOCAL, 0.0, True),
+    ],
+)
+def test_what_scores_rest_on(known, answered, kind, age_s, is_stale):
+    found = verdict(used(known), answered, 3.0)
+    assert (found.kind, found.age_s, found.is_stale, found.missing) == (kind, age_s, is_stale, frozenset())
+
+
+def test_it_is_worth_asking_again_where_old_numbers_turned_out_wrong(known):
+    late = 1.5 + STALE_MAX_S
+    assert verdict(used(known), SAME | {0: told(11, 100, 3)}, late).is_stale
+    assert not verdict(used(known), SAME | {1: told(21, 300, 4)}, late).is_stale  # heard a second later
+    assert not verdict(used(known), {1: SAME[1]}, 100.0).is_stale  # who does not answer may not the next time
+
+
+def test_terms_beyond_those_known_are_scored_locally(known):
+    own = TermStatistics(10, {"body": 100, "tag": 5}, {"body": {"word": 3, "more": 1}, "tag": {"k78": 1}})
+    found = verdict(used(known), SAME | {0: own}, 3.0)
+    assert (found.kind, found.missing, found.is_stale) == (Kind.LOCAL, {("body", "more")}, True)
+
+
+def test_terms_that_a_query_has_not_after_all_do_not_matter(known):
+    own = TermStatistics(10, {"body": 100}, {"body": {"word": 3}})
+    assert verdict(used(known), SAME | {0: own}, 3.0).kind is Kind.EXACT
+
+
+def test_a_query_without_terms_needs_no_statistics(known):
+    summed = known.summed(8, [], SHARDS)
+    assert verdict(summed, {0: TermStatistics(5), 1: TermStatistics(6)}, 3.0).kind is Kind.EXACT
+    assert verdict(summed, {0: None}, 3.0).kind is Kind.EXACT
+    assert verdict(summed, {0: told(1, 1, 1)}, 3.0).missing == {WORD, TAG}
+
+
+def test_nothing_known_is_local_where_there_is_something():
+    nothing = Summed(TermStatistics(0, {"body": 0}, {"body": {"word": 0}}), unknown=(0,))
+    own = TermStatistics(1, {"body": 1}, {"body": {"word": 1}})
+    assert verdict(nothing, {0: own}, 1.0).kind is Kind.LOCAL
+    assert verdict(nothing, {0: own}, 1.0).is_stale
