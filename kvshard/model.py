@@ -18,6 +18,9 @@ from kvshard.aggregations.model import Aggregation
 from kvshard.aggregations.partial import Partial
 from kvshard.errors import ErrorRecord
 from kvshard.search_accounts import LegProfile, ScoreExplanation
+from kvshard.term_model import ShardTerms as ShardTerms
+from kvshard.term_model import ShardTermsReply as ShardTermsReply
+from kvshard.term_model import TermStatistics as TermStatistics
 
 changed = structs.replace
 """A copy of one of the structs, with some fields set anew: what `dataclasses.replace` is for the others."""
@@ -155,21 +158,6 @@ class ShardScanReply(Struct, frozen=True, gc=False):
     age_ms: int = 0
 
 
-class TermStatistics(Struct, frozen=True, gc=False):
-    """What scores rest on: live documents of a collection, tokens per field, and per field and term the documents with it.
-
-    Of one shard, or summed up over several. Fields are the schema's, terms the index's. Documents that have expired count
-    until they are removed, which happens by the log and so at all replicas alike; those that have left by a split do not.
-
-    generation: of one shard's, the seqno whose effects they hold; of sums, 0.
-    """
-
-    documents: int = 0
-    tokens: dict[str, int] = {}
-    counts: dict[str, dict[str, int]] = {}
-    generation: int = 0
-
-
 SortValue: TypeAlias = int | float | str | None
 """A field's value by which a hit is sorted; None: the document has none. Dates are UTC microseconds, booleans 0 or 1."""
 
@@ -275,29 +263,6 @@ class ShardSearch(Struct, frozen=True, gc=False):
     synonyms: list[str] = []
     shape: SearchShape = USUAL_SHAPE
     schema_version: int = 0
-
-
-class ShardTerms(Struct, frozen=True, gc=False):
-    """Ask a shard for the statistics of some terms. terms: by field, as the index has them.
-
-    texts: (field, text, whether its last word is only begun), as they stand in a query; the leaf cuts them into terms.
-    cuts: as in ShardScan. schema_version: as in ShardSearch.
-    """
-
-    shard: int
-    epoch: int
-    collection_id: int
-    texts: list[tuple[str, str, bool]]
-    terms: dict[str, list[str]] = {}
-    cuts: int | None = None
-    schema_version: int = 0
-
-
-class ShardTermsReply(Struct, frozen=True, gc=False):
-    """texts: the (field, term) of each text asked for that scores rest on. statistics: of these and the terms asked for."""
-
-    statistics: TermStatistics
-    texts: list[list[tuple[str, str]]]
 
 
 @dataclass(frozen=True, slots=True)

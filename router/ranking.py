@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from kvshard.clock import Clock
-from kvshard.clustermap import ClusterMap
+from kvshard.clustermap import ClusterMap, Collection
 from kvshard.limits import STATISTICS_MAX_TERMS
 from kvshard.model import ShardSearchReply, ShardTerms, ShardTermsReply, TermStatistics
 from kvshard.query.scored import ScoredText, scored_texts
@@ -18,7 +18,6 @@ from kvshard.scatter.leg import How
 from kvshard.scatter.leg_result import LegResult
 from kvshard.scatter.requests import SearchQuery
 from kvshard.scatter.scatter import Scatter
-from kvshard.schema import Schema
 from kvshard.sorting import SCORE, parse_sort
 from kvshard.telemetry import RouterMetrics, ScrapedFamily
 from router.statistics import Kind, KnownStatistics, Summed, Verdict, verdict
@@ -72,8 +71,7 @@ class Rankings:
     async def of(
         self,
         cluster_map: ClusterMap,
-        collection_id: int,
-        schema: Schema,
+        collection: Collection,
         query: SearchQuery,
         request_print: bytes,
         how: How,
@@ -86,9 +84,10 @@ class Rankings:
             return Ranking(is_scored=True)
         if len(cluster_map.shards) == 1:
             return Ranking(is_scored=True, is_alone=True)
-        texts = scored_texts(query.node(schema), schema)
+        texts = scored_texts(query.node(collection.schema), collection.schema)
         if len(texts) > STATISTICS_MAX_TERMS:
             return Ranking(is_scored=True)
+        collection_id = collection.id
         shards = {shard: config.cuts for shard, config in cluster_map.shards.items()}
         now = self._clock.monotonic()
         unknown = self.known.unknown_texts(collection_id, texts)
@@ -106,6 +105,7 @@ class Rankings:
                     texts=list(unknown),
                     terms=lacking.get(shard, {}),
                     cuts=shards[shard],
+                    schema_version=collection.version,
                 )
                 for shard in sorted(asked)
             ]

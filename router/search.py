@@ -220,9 +220,7 @@ class SearchOperation:
         """
         rankings, began, trips = self._rankings, self._clock.monotonic(), 0
         while True:
-            ranking = await rankings.of(
-                cluster_map, collection.id, collection.schema, query, request_print, sending.how, sending.deadline
-            )
+            ranking = await rankings.of(cluster_map, collection, query, request_print, sending.how, sending.deadline)
             asked = await self._ask(cluster_map, collection, query, position, sending, ranking)
             if asked is None:
                 return None

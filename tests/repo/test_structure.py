@@ -37,6 +37,7 @@ PURE = (
     "kvshard.cli.demo_tail_report",
     "kvshard.cli.whatif_report",
     "kvshard.clustermap_text",
+    "kvshard.term_model",
     "kvshard.workers",
     "kvshard.coordination.etcd_url",
     "kvshard.hashing",
@@ -115,6 +116,7 @@ PURE = (
 PURE_EXCEPTIONS = {
     "kvshard.hashing": {"mmh3"},
     "kvshard.model": {"msgspec"},
+    "kvshard.term_model": {"msgspec"},
     "kvshard.aggregations.model": {"msgspec"},
     "kvshard.aggregations.partial": {"msgspec"},
     "leaf.bm25": {"msgspec"},
