@@ -9,7 +9,7 @@ import math
 from typing import Final
 
 from kvshard.errors import ErrorDetails, InvalidArgument
-from kvshard.model import FaultRecord
+from kvshard.fault_model import FaultRecord
 
 PAUSE: Final = "pause"
 """Every now and then the whole leaf stops for delay_s: it reads no request and sends no answer, pings and status included.

@@ -11,8 +11,8 @@ import structlog
 
 from kvshard.clock import Clock
 from kvshard.errors import FailedPrecondition, Unavailable
+from kvshard.fault_model import FaultOrder, FaultRecord, FaultReport
 from kvshard.faults import PAUSE, SLOW_FLOOR_S
-from kvshard.model import FaultOrder, FaultRecord, FaultReport
 from kvshard.rpc.codec import FAULT, READ, SCAN, SEARCH, TERM_STATS, WRITE, handler_of
 from kvshard.rpc.interference import Interference, LeaveUnanswered
 from kvshard.rpc.lane_handlers import Handler

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvshard.errors import ErrorDetails, InvalidArgument, ResourceExhausted
+from kvshard.fault_model import ActiveFaultRecord, FaultRecord
 from kvshard.faults import DELAY, DROP, ERROR, FAULTS_MAX, METHODS, PAUSE, SLOW, check_fault
-from kvshard.model import ActiveFaultRecord, FaultRecord
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from benchmarks.fleet import Fleet
 from kvshard import Client
-from kvshard.model import FaultRecord
+from kvshard.fault_model import FaultRecord
 from leaf.faults import Faults, PauseSchedule
 from loadtests.scenarios import Condition, Fault, Throttle
 

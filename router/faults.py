@@ -14,8 +14,8 @@ import structlog
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap
 from kvshard.errors import ErrorDetails, KvShardError, LeafNotFound, Unavailable
+from kvshard.fault_model import ActiveFaultRecord, FaultOrder, FaultRecord, FaultReport
 from kvshard.faults import check_fault
-from kvshard.model import ActiveFaultRecord, FaultOrder, FaultRecord, FaultReport
 from kvshard.rpc.leaf_client import LeafClient
 
 ORDER_TIMEOUT_S = 1.0

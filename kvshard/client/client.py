@@ -21,7 +21,7 @@ from kvshard.client.status import ClusterStatus
 from kvshard.client.wire import cluster_status_of, collection_info_of, slow_read_of
 from kvshard.clustermap import DEFAULT_COLLECTION, ClusterMap, Leaf, ShardConfig, WantedSplit
 from kvshard.errors import FailedPrecondition
-from kvshard.model import FaultRecord
+from kvshard.fault_model import FaultRecord
 from kvshard.rpc.convert import aliases_from_proto, cluster_map_from_proto, leaf_from_proto, shard_from_proto, split_from_proto
 from kvshard.v1 import cluster_pb2
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kvshard.client.connection import Connection
-from kvshard.model import FaultRecord
+from kvshard.fault_model import FaultRecord
 from kvshard.rpc.fault_convert import fault_from_proto, fault_to_proto
 from kvshard.v1 import cluster_pb2
 

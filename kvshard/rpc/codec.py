@@ -12,11 +12,10 @@ from typing import Generic, TypeVar, cast
 import msgspec
 
 from kvshard.errors import ErrorRecord, Internal, KvShardError, error_of, in_doubt, record_of
+from kvshard.fault_model import FaultOrder, FaultReport
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysScan, KeysScanReply, KeysWrite, KeysWriteReply
 from kvshard.limits import MESSAGE_MAX_BYTES
 from kvshard.model import (
-    FaultOrder,
-    FaultReport,
     LeafStatusReply,
     LeafStatusRequest,
     ShardRead,

@@ -1,8 +1,8 @@
 """Faults as protobuf messages, and back. Only translation lives here, for the router's service and the clients."""
 
 from kvshard.errors import ErrorDetails, InvalidArgument
+from kvshard.fault_model import ActiveFaultRecord, FaultRecord
 from kvshard.faults import DELAY, DROP, ERROR, KINDS, PAUSE, SLOW
-from kvshard.model import ActiveFaultRecord, FaultRecord
 from kvshard.v1 import cluster_pb2
 
 _KIND_NUMBERS = {

@@ -9,9 +9,8 @@ import structlog
 
 from kvshard.clock import Clock
 from kvshard.errors import KvShardError, Unavailable
+from kvshard.fault_model import FaultOrder, FaultReport
 from kvshard.model import (
-    FaultOrder,
-    FaultReport,
     LeafStatusReply,
     LeafStatusRequest,
     ShardRead,

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from kvshard.errors import KvShardError
+from kvshard.fault_model import FaultOrder, FaultReport
 from kvshard.model import (
-    FaultOrder,
-    FaultReport,
     LeafStatusReply,
     LeafStatusRequest,
     ShardRead,

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvshard.errors import Internal, KvShardError, Unavailable
+from kvshard.fault_model import FaultOrder, FaultReport
 from kvshard.model import (
-    FaultOrder,
-    FaultReport,
     LeafStatusReply,
     LeafStatusRequest,
     ShardRead,

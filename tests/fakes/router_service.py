@@ -29,10 +29,10 @@ from kvshard.errors import (
     VersionConflict,
     record_of,
 )
+from kvshard.fault_model import ActiveFaultRecord
 from kvshard.faults import check_fault
 from kvshard.hedge_settings import hedging_fields, merged
 from kvshard.model import (
-    ActiveFaultRecord,
     CatchUpRecord,
     CollectionCountRecord,
     LeafStatusReply,

@@ -13,7 +13,14 @@ from kvshard.clustermap import Leaf
 from kvshard.coordination import mapwriter
 from kvshard.coordination.connect import connect
 from kvshard.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
-from kvshard.model import FaultOrder, FaultRecord, LeafStatusRequest, ShardRead, ShardScan, ShardSearch, ShardWrite
+from kvshard.fault_model import FaultOrder, FaultRecord
+from kvshard.model import (
+    LeafStatusRequest,
+    ShardRead,
+    ShardScan,
+    ShardSearch,
+    ShardWrite,
+)
 from leaf.server import LeafOptions, run
 
 FAILURE_TIMEOUT_S = 1.0

@@ -14,6 +14,7 @@ PURE = (
     "kvshard.cli.screen_keys",
     "kvshard.aggregations",
     "kvshard.errors",
+    "kvshard.fault_model",
     "kvshard.faults",
     "kvshard.lane_messages",
     "kvshard.limits",

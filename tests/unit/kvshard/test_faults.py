@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from kvshard.errors import InvalidArgument
+from kvshard.fault_model import FaultRecord
 from kvshard.faults import check_fault
-from kvshard.model import FaultRecord
 from kvshard.rpc.fault_convert import fault_from_proto, fault_to_proto
 
 GOOD = [

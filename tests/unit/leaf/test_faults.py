@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from kvshard.errors import InvalidArgument, ResourceExhausted
+from kvshard.fault_model import FaultRecord
 from kvshard.faults import DURATION_MAX_S, FAULTS_MAX
-from kvshard.model import FaultRecord
 from leaf.faults import Effect, Faults, PauseSchedule
 
 DELAY = FaultRecord("d", "delay", 0.3, delay_s=0.01, duration_s=10.0, seed=7)

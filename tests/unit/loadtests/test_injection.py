@@ -1,6 +1,6 @@
 import pytest
 
-from kvshard.model import FaultRecord
+from kvshard.fault_model import FaultRecord
 from leaf.faults import Faults, PauseSchedule
 from loadtests.injection import pauses_of
 from loadtests.scenarios import PAUSE_S, PAUSES_TWO

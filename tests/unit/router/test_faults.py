@@ -6,7 +6,7 @@ from fakes.leaf_client import FakeLeafClient
 from fakes.map_source import cluster_map
 
 from kvshard.errors import FailedPrecondition, InvalidArgument, LeafNotFound, ResourceExhausted, Unavailable
-from kvshard.model import ActiveFaultRecord, FaultOrder, FaultRecord, FaultReport
+from kvshard.fault_model import ActiveFaultRecord, FaultOrder, FaultRecord, FaultReport
 from router.faults import FaultOrders
 
 SLOW = FaultRecord("", "slow", 0.05, factor=10.0)

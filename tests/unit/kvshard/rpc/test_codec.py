@@ -4,11 +4,10 @@ import msgspec
 import pytest
 
 from kvshard.errors import DataLoss, ErrorDetails, ErrorRecord, Internal, VersionConflict
+from kvshard.fault_model import FaultOrder, FaultReport
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysScan, KeysScanReply, KeysWrite, KeysWriteReply
 from kvshard.model import (
     CollectionCountRecord,
-    FaultOrder,
-    FaultReport,
     HighlightFragment,
     LeafStatusReply,
     LeafStatusRequest,
