@@ -40,6 +40,31 @@ _CHUNK: Final = 4_096
 """Words matched between two looks at whether the search is still wanted: some 2 ms."""
 
 
+_LISTS_MAX: Final = 4
+"""Lists of words kept for one query: a list may take 6 MB. Patterns without a field look at a list for each text field."""
+
+
+class WordLists:
+    """The words of a snapshot that the patterns of one query look at. To list so many takes the interpreter's lock for some 20
+    ms, in one piece; a query has up to 64 patterns, which mostly look at the same words.
+    """
+
+    def __init__(self, searcher: tantivy.Searcher) -> None:
+        self._searcher = searcher
+        self._lists: OrderedDict[tuple[str, str], list[str]] = OrderedDict()
+
+    def beginning(self, field: str, prefix: str) -> list[str]:
+        """The terms of an index field that begin so, at most EXPANSION_MAX_WORDS."""
+        words = self._lists.get((field, prefix))
+        if words is None:
+            found = self._searcher.terms_with_prefix(field, prefix, limit=EXPANSION_MAX_WORDS + 1)
+            words = self._lists[field, prefix] = [word for word, _ in found]
+            if len(self._lists) > _LISTS_MAX:
+                self._lists.popitem(last=False)
+        self._lists.move_to_end((field, prefix))
+        return words
+
+
 @dataclass(frozen=True, slots=True)
 class _Verdict:
     """Whether a prefix was too wide, when the index had so many documents."""
@@ -63,14 +88,21 @@ class Expansions:
         return Query.fuzzy_term_query(self._fields, field, prefix, distance=0, prefix=True)
 
     def wildcard(
-        self, searcher: tantivy.Searcher, field: str, pattern: str, is_keyword: bool, check: Callable[[], object], shown: str
+        self,
+        searcher: tantivy.Searcher,
+        lists: WordLists,
+        field: str,
+        pattern: str,
+        is_keyword: bool,
+        check: Callable[[], object],
+        shown: str,
     ) -> Query:
         """The documents with a term that the pattern (`glob`) matches. check: ends the search, by raising."""
         prefix = keyword_term(literal_prefix(pattern)) if is_keyword else literal_prefix(pattern)
         self._check(searcher, field, prefix, shown)
         if _is_simple(pattern):
             return Query.regex_query(self._fields, field, _automaton(pattern, is_keyword))
-        words = [word for word, _ in searcher.terms_with_prefix(field, prefix, limit=EXPANSION_MAX_WORDS + 1)]
+        words = lists.beginning(field, prefix)
         matches = expression_of(pattern).fullmatch
         found: list[str] = []
         for first in range(0, len(words), _CHUNK):

@@ -52,7 +52,7 @@ from kvshard.query import (
 from kvshard.query.bounds import fuzzy_distance
 from kvshard.schema import FLOAT, KEYWORD, TEXT, VECTOR, Schema, base_type, text_type
 from leaf.analysis import NGRAM_MAX_CHARS, WHOLE_MARK, prefix_terms, query_terms
-from leaf.expansions import Expansions
+from leaf.expansions import Expansions, WordLists
 from leaf.index_fields import EXPIRES, KEY, PRESENT, key_text, keyword_term, searched, slots, sorted_by, vector_id
 from leaf.likeness import settled
 from leaf.marked_words import lower_pattern, marked_words
@@ -80,6 +80,7 @@ class _Scope:
     check: Callable[[], object]
     weighting: Weighting
     noting: Weighting
+    lists: WordLists
 
 
 class QueryCompiler:
@@ -135,7 +136,8 @@ class QueryCompiler:
         return self._compile(node, self._scope(weighting, searcher, check)) or Query.empty_query()
 
     def _scope(self, weighting: Weighting, searcher: tantivy.Searcher | None, check: Callable[[], object]) -> _Scope:
-        return _Scope(searcher or self._index.searcher(), self._defaults, check, weighting, weighting)
+        used = searcher or self._index.searcher()
+        return _Scope(used, self._defaults, check, weighting, weighting, WordLists(used))
 
     def _unscored(self, node: Node, scope: _Scope) -> Query:
         found = self._compile(node, replace(scope, weighting=self._weighting))
@@ -315,7 +317,8 @@ class QueryCompiler:
         if self._cuts_beginnings(name):
             pattern = WHOLE_MARK + pattern
         shown = print_query(node)
-        return self._expansions.wildcard(scope.searcher, searched(name), pattern, is_keyword, scope.check, shown)
+        field, searcher = searched(name), scope.searcher
+        return self._expansions.wildcard(searcher, scope.lists, field, pattern, is_keyword, scope.check, shown)
 
     def _fuzzy(self, name: str, node: Fuzzy) -> Query | None:
         """All the words that the text falls apart into, each as fuzzy as its length allows."""

@@ -23,6 +23,7 @@ from kvshard.query import (
     prepare,
 )
 from kvshard.sorting import BY_SCORE
+from leaf.expansions import WordLists
 from leaf.marked_words import MARKED_MAX_WORDS, marked_words
 from leaf.text_index import TextIndex
 from leaf.text_search import IndexView
@@ -344,3 +345,25 @@ def test_compiling_on_several_threads(index):
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: matches(index, "asyncio.gather -tail asyn*"), range(200)))
     assert set(answers) == {"12"}
+
+
+def test_the_patterns_of_one_query_list_the_words_of_a_field_once(index):
+    class Counting:
+        def __init__(self, searcher):
+            self._searcher, self.lists = searcher, []
+
+        def terms_with_prefix(self, field, prefix, **options):
+            self.lists.append((field, prefix))
+            return self._searcher.terms_with_prefix(field, prefix, **options)
+
+    searcher = Counting(index.searcher())
+    lists = WordLists(searcher)
+    words = lists.beginning("f_body", "")
+    assert "latency" in words
+    assert lists.beginning("f_body", "") is words
+    assert lists.beginning("f_body", "la") == ["latency"]
+    assert len(searcher.lists) == 2
+    for number in range(10):
+        lists.beginning("f_body", f"none{number}")
+    assert lists.beginning("f_body", "") == words
+    assert len(searcher.lists) == 13, "only the last few are kept"
