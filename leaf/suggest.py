@@ -43,7 +43,7 @@ class Suggester:
     def suggest(self, part: SuggestPart) -> SuggestReply:
         """The answer of this index."""
         completions, missed = self._completions(part) if part.limit else ([], 0)
-        words = self._words(part) if part.wants_corrections else []
+        words = self._words(part, is_going_on=bool(completions)) if part.wants_corrections else []
         return SuggestReply(completions, missed, words)
 
     def _completions(self, part: SuggestPart) -> tuple[list[tuple[str, int]], int]:
@@ -99,7 +99,8 @@ class Suggester:
         queries.append((Occur.Must, Query.boolean_query([(Occur.Should, each) for each in found])))
         return self._count(Query.boolean_query(queries))
 
-    def _words(self, part: SuggestPart) -> list[SuggestedWord]:
+    def _words(self, part: SuggestPart, is_going_on: bool) -> list[SuggestedWord]:
+        """is_going_on: the last word has completions. It is no mistake then; this is the case at nearly every key stroke."""
         names = [name for name in part.fields if keeps_words(self._schema[name])]
         tokens = analyzer(WORDS).pre_tokenize(part.text).tokens[-WORDS_MAX:] if names else []
         words: list[SuggestedWord] = []
@@ -107,7 +108,8 @@ class Suggester:
             self._check()
             among = Query.boolean_query([(Occur.Must, self._live), (Occur.Must, self._word_query(names, token.text))])
             documents = self._count(among)
-            near = self._near(names, token.text) if documents <= FEW_DOCUMENTS else []
+            is_right = documents > FEW_DOCUMENTS or (is_going_on and token.char_offset_to == len(part.text))
+            near = [] if is_right else self._near(names, token.text)
             words.append(SuggestedWord(token.text, token.char_offset_from, token.char_offset_to, documents, near))
         return words
 

@@ -118,6 +118,13 @@ def test_only_the_last_words_of_a_long_text_are_looked_at(index):
     assert len(reply.words) == 16
 
 
+def test_a_word_that_goes_on_is_no_mistake(index):
+    (word,) = suggest(index, "gat").words
+    assert (word.documents, word.near) == (0, [])
+    first, _ = suggest(index, "asynco gat", has_context=False).words
+    assert first.near == [("asyncio", 3, 1)]
+
+
 def test_it_stops_when_nobody_waits(index):
     def stop():
         raise TimeoutError
