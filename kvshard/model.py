@@ -18,6 +18,7 @@ from kvshard.aggregations.model import Aggregation
 from kvshard.aggregations.partial import Partial
 from kvshard.errors import ErrorRecord
 from kvshard.search_accounts import LegProfile, ScoreExplanation
+from kvshard.suggest_messages import SuggestPart, SuggestReply
 from kvshard.term_model import ShardTerms as ShardTerms
 from kvshard.term_model import ShardTermsReply as ShardTermsReply
 from kvshard.term_model import TermStatistics as TermStatistics
@@ -170,20 +171,6 @@ class SearchAfter(Struct, frozen=True, gc=False):
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SuggestPart:
-    """What a shard is asked to suggest for a text, from these fields. limit: completions wanted; 0: none.
-
-    has_context: only among documents that have the words before the last one. wants_corrections: of words that it hardly has.
-    """
-
-    text: str
-    fields: list[str]
-    limit: int
-    has_context: bool = True
-    wants_corrections: bool = True
-
-
 class NearestRecord(Struct, frozen=True, gc=False):
     """The k documents whose vector in this field is nearest to the given one. vector: as 32-bit floats, the low byte first."""
 
@@ -290,30 +277,6 @@ class ShardHit:
     explanation: ScoreExplanation | None = None
     group: SortValue = None
     group_size: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SuggestedWord:
-    """A word of the text, at its place in characters. documents: that have it. near: words nearest to it, nearest first, as
-    (word, documents, letters that differ); empty where it is well known.
-    """
-
-    word: str
-    start: int
-    end: int
-    documents: int
-    near: list[tuple[str, int, int]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class SuggestReply:
-    """What a shard suggests. completions: whole texts with their documents, most first. missed: the most documents that a text
-    not listed may have; 0 when all are.
-    """
-
-    completions: list[tuple[str, int]]
-    missed: int = 0
-    words: list[SuggestedWord] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

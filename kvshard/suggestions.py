@@ -15,11 +15,11 @@ from typing import Final
 from kvshard import limits
 from kvshard.analyzers import ASCII, KEYWORD_LOWER, NGRAM, WORDS
 from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
-from kvshard.model import SuggestedWord, SuggestPart, SuggestReply
 from kvshard.query import prepare
 from kvshard.query.bounds import fuzzy_distance
 from kvshard.query.edits import distance_within
 from kvshard.schema import KEYWORD, TEXT, Schema, analyzer_of, base_type
+from kvshard.suggest_messages import SuggestedWord, SuggestPart, SuggestReply
 
 TEXT_MAX_CHARS: Final = 256
 """Of a text to complete: people type queries, not pages, and each word is looked up on every shard."""

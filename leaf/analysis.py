@@ -1,8 +1,9 @@
 """What the analyzers of `kvshard/analyzers.py` do to a text: when it is indexed, and when it is looked for.
 
-They are tantivy's, all but NGRAM when it indexes: there each beginning of a word stands at the word's own position, so that
-phrases work, while tantivy's n-grams are of the whole text. So these texts are cut here and given to tantivy as terms. A query
-for half a word is not cut: it is a beginning already.
+They are tantivy's. Its n-grams are of a whole text, though, so a text of an NGRAM field is cut into its words here, and each of
+them becomes a value of its own, with END behind it: its terms are all its beginnings, and the whole word with END. tantivy
+leaves a place free between two values: words that stand side by side are WORD_STEP places apart. A query for half a word is not
+cut: it is a beginning already. The words themselves stand in a field beside it, for all that is about whole words.
 """
 
 from functools import cache
@@ -15,13 +16,15 @@ from kvshard.analyzers import ASCII, CJK, KEYWORD_LOWER, LANGUAGES, LANGUAGES_WI
 from kvshard.schema import TEXT, Schema, analyzer_of, base_type
 
 WORD_MAX_BYTES: Final = 40
-"""Longer words are left out, as tantivy's own default does: they are data in disguise, each a term of its own."""
+"""Words of so many and more are left out, as tantivy's own default does: they are data in disguise, each a term of its own."""
 
-NGRAM_MAX_CHARS: Final = 15
-"""Beginnings of this length are terms. Longer ones are looked for among the whole words, which are terms as well."""
+END: Final = "="
+"""Behind the whole words of NGRAM, which would else be taken for beginnings of others: no word contains it."""
 
-WHOLE_MARK: Final = "="
-"""Stands before the whole words of NGRAM, which would else be taken for beginnings: no word contains it."""
+WORD_STEP: Final = 2
+"""From one word of an NGRAM field to the next."""
+
+WORDS_TOKENIZER: Final = "kvshard_words"
 
 _CJK = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}"
 _CJK_WORDS: Final = rf"[{_CJK}]|[[\p{{Alphabetic}}\p{{N}}]&&[^{_CJK}]]+"
@@ -68,8 +71,15 @@ def tokenizer_name(field_type: str) -> str:
 
 def register(index: tantivy.Index, schema: Schema) -> None:
     """Make the analyzers of a schema known to an index: it does not keep them."""
+    index.register_tokenizer(WORDS_TOKENIZER, analyzer(WORDS))
     for field_type in {each for each in schema.values() if base_type(each) == TEXT}:
-        index.register_tokenizer(tokenizer_name(field_type), analyzer_in(field_type))
+        index.register_tokenizer(tokenizer_name(field_type), _indexing(field_type))
+
+
+def _indexing(field_type: str) -> TextAnalyzer:
+    if analyzer_of(field_type) != NGRAM:
+        return analyzer_in(field_type)
+    return TextAnalyzerBuilder(Tokenizer.ngram(1, WORD_MAX_BYTES + len(END), prefix_only=True)).build()
 
 
 def query_terms(field_type: str, text: str) -> list[Token]:
@@ -86,35 +96,13 @@ def prefix_terms(field_type: str, text: str) -> list[Token]:
     return [term for term in terms if term.position < words[-1].position] + words[-1:] if words else []
 
 
-def index_terms(field_type: str, text: str) -> list[Token] | None:
-    """The terms that a text is indexed as; None where tantivy cuts it by itself, by the analyzer of its field."""
-    if analyzer_of(field_type) != NGRAM:
-        return None
-    terms: list[Token] = []
-    for word in analyzer(NGRAM).pre_tokenize(text).tokens:
-        whole, place = word.text, (word.position, word.char_offset_from, word.char_offset_to)
-        terms += [Token(whole[:length], *place) for length in range(1, min(len(whole), NGRAM_MAX_CHARS) + 1)]
-        terms.append(Token(WHOLE_MARK + whole, *place))
-    return terms
-
-
-_ALPHANUMERIC: Final = bytes(97 if byte < 128 and chr(byte).isalnum() else 32 for byte in range(256))
-"""Each byte of ASCII text as "a" where it belongs to a word, else as a blank."""
-
-_TOO_LONG: Final = b"a" * WORD_MAX_BYTES
-
-
-def _ascii_word_count(text: str) -> int:
-    """How many words an ASCII text has; -1: some may be too long. Ten times as quick as to cut it, for each document counts."""
-    letters = text.encode().translate(_ALPHANUMERIC)
-    return -1 if _TOO_LONG in letters else letters.count(b" a") + letters.startswith(b"a")
+def begun_words(text: str) -> list[str]:
+    """The values as which an NGRAM field gets a text."""
+    return [word + END for word in analyzer(NGRAM).analyze(text)]
 
 
 def term_count(field_type: str, text: str) -> int:
     """How many terms a text is indexed as: its length as scores see it."""
-    if text.isascii() and analyzer_of(field_type) in {WORDS, ASCII}:
-        count = _ascii_word_count(text)
-        if count >= 0:
-            return count
-    terms = index_terms(field_type, text)
-    return len(analyzer_in(field_type).analyze(text)) if terms is None else len(terms)
+    if analyzer_of(field_type) == NGRAM:
+        return sum(map(len, begun_words(text)))
+    return len(analyzer_in(field_type).analyze(text))

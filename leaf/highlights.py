@@ -3,19 +3,26 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import tantivy
 
 from kvshard.model import HighlightFragment, ShardHit, ShardSearch
 from kvshard.query import Node
-from leaf.index_fields import searched
+from leaf.index_fields import whole_words
 from leaf.projection import Projection
 from leaf.text_index import TextIndex
 
 LOOKED_AT_MAX_CHARS: Final = 100_000
 """Of each text, looked at for fragments: analysing more takes milliseconds a hit."""
+
+
+class _Marker(NamedTuple):
+    """Marks the words in a text that stands in this index field."""
+
+    field: str
+    generator: tantivy.SnippetGenerator
 
 
 class Highlighter:
@@ -25,13 +32,14 @@ class Highlighter:
         self, request: ShardSearch, node: Node, hits: list[ShardHit], index: TextIndex, searcher: tantivy.Searcher
     ) -> None:
         self._wanted = request.shape.fragments
-        self._generators: dict[str, tantivy.SnippetGenerator] = {}
+        self._generators: dict[str, _Marker] = {}
         for name in request.highlight:
             words = index.compiler.highlight_query(node, name, partial(_texts_of, hits, name))
             if words is not None:
-                generator = tantivy.SnippetGenerator.create(searcher, words, index.fields, searched(name))
+                field = whole_words(name, index.schema[name])
+                generator = tantivy.SnippetGenerator.create(searcher, words, index.fields, field)
                 generator.set_max_num_chars(request.shape.fragment_chars)
-                self._generators[name] = generator
+                self._generators[name] = _Marker(field, generator)
 
     def fragments(self, document: bytes) -> list[HighlightFragment]:
         """The best fragments of each field, as many as are wanted, in the order in which they stand there."""
@@ -39,10 +47,10 @@ class Highlighter:
             return []
         decoded = msgspec.json.decode(document)
         found: list[HighlightFragment] = []
-        for name, generator in self._generators.items():
+        for name, marker in self._generators.items():
             left = self._wanted
             for text in _texts_in(decoded, name):
-                best = _best_fragments(name, text, generator, left)
+                best = _best_fragments(name, text, marker, left)
                 found += best
                 left -= len(best)
                 if not left:
@@ -80,14 +88,14 @@ def _texts_in(document: dict[str, object], name: str) -> list[str]:
     return [text[:LOOKED_AT_MAX_CHARS] for text in values if isinstance(text, str)]
 
 
-def _best_fragments(name: str, text: str, generator: tantivy.SnippetGenerator, wanted: int) -> list[HighlightFragment]:
+def _best_fragments(name: str, text: str, marker: _Marker, wanted: int) -> list[HighlightFragment]:
     """tantivy finds the best fragment of a text; the next best one is the best of what stands before and behind it."""
     taken: list[tuple[int, HighlightFragment]] = []
     open_parts = [(0, text)]
     candidates: list[tuple[int, HighlightFragment, str, int]] = []
     while len(taken) < wanted:
         for begin, part in open_parts:
-            fragment = _best_fragment(name, part, generator)
+            fragment = _best_fragment(name, part, marker)
             if fragment is not None:
                 candidates.append((begin, fragment, part, part.index(fragment.fragment)))
         if not candidates:
@@ -101,12 +109,12 @@ def _best_fragments(name: str, text: str, generator: tantivy.SnippetGenerator, w
     return [fragment for _, fragment in sorted(taken, key=lambda each: each[0])]
 
 
-def _best_fragment(name: str, text: str, generator: tantivy.SnippetGenerator) -> HighlightFragment | None:
+def _best_fragment(name: str, text: str, marker: _Marker) -> HighlightFragment | None:
     if not text.strip():
         return None
     document = tantivy.Document()
-    document.add_text(searched(name), text)
-    snippet = generator.snippet_from_doc(document)
+    document.add_text(marker.field, text)
+    snippet = marker.generator.snippet_from_doc(document)
     ranges = snippet.highlighted()
     if not ranges:
         return None

@@ -23,11 +23,12 @@ import mmh3
 import msgspec
 import tantivy
 
+from kvshard.analyzers import NGRAM
 from kvshard.errors import InvalidArgument
 from kvshard.model import NEVER, SortValue
-from kvshard.schema import FLOAT, INTEGER, KEYWORD, TEXT, VECTOR, Scalar, Schema, base_type, check_of
+from kvshard.schema import FLOAT, INTEGER, KEYWORD, TEXT, VECTOR, Scalar, Schema, base_type, check_of, text_type
 from kvshard.vectors import check_vector, parse_vector_type, vector_bytes
-from leaf.analysis import index_terms, term_count, tokenizer_name
+from leaf.analysis import WORDS_TOKENIZER, begun_words, term_count, tokenizer_name
 
 KEY = "key"
 EXPIRES = "expires"
@@ -38,6 +39,11 @@ SLOT = "slot"
 def searched(name: str) -> str:
     """The index field that holds all values of a schema field."""
     return f"f_{name}"
+
+
+def whole_words(name: str, field_type: str) -> str:
+    """The index field that holds the words of a text field as they are: of NGRAM, whose terms are beginnings, one beside it."""
+    return f"w_{name}" if field_type == text_type(NGRAM) else searched(name)
 
 
 def sorted_by(name: str) -> str:
@@ -91,6 +97,8 @@ def index_schema(schema: Schema) -> tantivy.Schema:
         if base_type(field_type) == TEXT:
             builder.add_text_field(searched(name), tokenizer_name=tokenizer_name(field_type), index_option="position")
             builder.add_unsigned_field(length_of(name), fast=True)
+            if whole_words(name, field_type) != searched(name):
+                builder.add_text_field(whole_words(name, field_type), tokenizer_name=WORDS_TOKENIZER, index_option="basic")
         elif field_type == KEYWORD:
             for field in (searched(name), sorted_by(name)):
                 builder.add_text_field(field, fast=True, tokenizer_name="raw", index_option="basic")
@@ -192,6 +200,8 @@ Adder: TypeAlias = Callable[[tantivy.Document, list[Scalar]], object]
 
 
 def _adder(name: str, field_type: str) -> Adder:
+    if field_type == text_type(NGRAM):
+        return _begun_words_adder(name, field_type)
     if base_type(field_type) == TEXT:
         return _text_adder(name, field_type)
     if field_type == KEYWORD:
@@ -206,13 +216,25 @@ def _text_adder(name: str, field_type: str) -> Adder:
         document.add_text(PRESENT, name)
         length = 0
         for text in values:
-            cut = index_terms(field_type, str(text))
-            if cut is None:
-                document.add_text(field, str(text))
-                length += term_count(field_type, str(text))
-            else:
-                document.add_pre_tokenized_text(field, tantivy.PreTokenizedString(str(text), cut))
-                length += len(cut)
+            document.add_text(field, str(text))
+            length += term_count(field_type, str(text))
+        document.add_unsigned(length_field, length)
+
+    return add
+
+
+def _begun_words_adder(name: str, field_type: str) -> Adder:
+    field, words_field, length_field = searched(name), whole_words(name, field_type), length_of(name)
+
+    def add(document: tantivy.Document, values: list[Scalar]) -> None:
+        document.add_text(PRESENT, name)
+        length = 0
+        for text in values:
+            document.add_text(words_field, str(text))
+            for word in begun_words(str(text)):
+                document.add_text(field, word)
+                length += len(word)
+            document.add_text(field, "")  # one more place free: a phrase ends with its text
         document.add_unsigned(length_field, length)
 
     return add

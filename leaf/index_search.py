@@ -15,12 +15,13 @@ from kvshard.clustermap import TOKEN_SLOTS, Collection
 from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArgument
 from kvshard.limits import FACET_MAX_VALUES, SEARCH_MAX_LIMIT
 from kvshard.meaning import meant
-from kvshard.model import NearestRecord, ShardHit, ShardSearch, ShardSearchReply, SuggestPart
+from kvshard.model import NearestRecord, ShardHit, ShardSearch, ShardSearchReply
 from kvshard.query import MatchAll, Node, prepare
 from kvshard.scatter.shaping import check_shape
 from kvshard.schema import KEYWORD, TEXT, Schema, base_type
 from kvshard.search_accounts import LegProfile, ScoreExplanation
 from kvshard.sorting import SCORE, check_sort, parse_sort
+from kvshard.suggest_messages import SuggestPart
 from kvshard.vectors import check_nearest, vector_of
 from leaf.aggregations import Aggregator
 from leaf.explanations import Explainer

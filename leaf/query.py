@@ -51,9 +51,9 @@ from kvshard.query import (
 )
 from kvshard.query.bounds import fuzzy_distance
 from kvshard.schema import FLOAT, KEYWORD, TEXT, VECTOR, Schema, base_type, text_type
-from leaf.analysis import NGRAM_MAX_CHARS, WHOLE_MARK, prefix_terms, query_terms
+from leaf.analysis import END, WORD_STEP, prefix_terms, query_terms
 from leaf.expansions import Expansions, WordLists
-from leaf.index_fields import EXPIRES, KEY, PRESENT, key_text, keyword_term, searched, slots, sorted_by, vector_id
+from leaf.index_fields import EXPIRES, KEY, PRESENT, key_text, keyword_term, searched, slots, sorted_by, vector_id, whole_words
 from leaf.likeness import settled
 from leaf.marked_words import lower_pattern, marked_words
 from leaf.weighting import Weighting
@@ -252,12 +252,13 @@ class QueryCompiler:
             return None
         if len(tokens) == 1:
             return self._word(name, tokens[0].text, scope)
-        first = tokens[0].position
-        placed = [(token.position - first, self._in_phrase(name, token.text)) for token in tokens]
-        return self._phrase_query(name, placed, scope, slop)
+        first, step = tokens[0].position, self._step(name)
+        placed = [((token.position - first) * step, token.text) for token in tokens]
+        return self._phrase_query(name, placed, scope, slop * step)
 
-    def _in_phrase(self, name: str, word: str) -> str:
-        return WHOLE_MARK + word if len(word) > NGRAM_MAX_CHARS and self._cuts_beginnings(name) else word
+    def _step(self, name: str) -> int:
+        """Places from one word to the next in this field."""
+        return WORD_STEP if self._cuts_beginnings(name) else 1
 
     def _term_query(self, name: str, term: str, scope: _Scope) -> Query:
         """The documents with this term in this field, scored by BM25.
@@ -279,9 +280,7 @@ class QueryCompiler:
         """What one word, as cut by the field's analyzer, finds there."""
         if not self._cuts_beginnings(name):
             return self._term_query(name, word, scope)
-        if len(word) > NGRAM_MAX_CHARS:
-            return self._expansions.prefix(scope.searcher, searched(name), WHOLE_MARK + word, word)
-        begun, whole = (self._term_query(name, term, scope) for term in (word, WHOLE_MARK + word))
+        begun, whole = (self._term_query(name, term, scope) for term in (word, word + END))
         return Query.boolean_query([(TantivyOccur.Must, begun), (TantivyOccur.Should, whole)])  # the word itself comes first
 
     def _begun_word(self, name: str, word: str, scope: _Scope) -> Query:
@@ -307,6 +306,8 @@ class QueryCompiler:
             return self._text(name, node.text, scope)  # the word is over before the star, as in `asyncio.*`: any may follow
         if len(tokens) == 1:
             return self._begun_word(name, tokens[0].text, scope)
+        if self._cuts_beginnings(name):
+            return self._text(name, node.text, scope)
         first = tokens[0].position
         words: list[str | tuple[int, str]] = [(token.position - first, token.text) for token in tokens]
         return Query.const_score_query(Query.phrase_prefix_query(self._fields, searched(name), words), 1.0)
@@ -314,18 +315,15 @@ class QueryCompiler:
     def _wildcard(self, name: str, node: Wildcard, scope: _Scope) -> Query:
         is_keyword = base_type(self._schema[name]) == KEYWORD
         pattern = node.pattern if is_keyword else lower_pattern(node.pattern, self._schema[name])
-        if self._cuts_beginnings(name):
-            pattern = WHOLE_MARK + pattern
-        shown = print_query(node)
-        field, searcher = searched(name), scope.searcher
+        field, searcher, shown = whole_words(name, self._schema[name]), scope.searcher, print_query(node)
         return self._expansions.wildcard(searcher, scope.lists, field, pattern, is_keyword, scope.check, shown)
 
     def _fuzzy(self, name: str, node: Fuzzy) -> Query | None:
         """All the words that the text falls apart into, each as fuzzy as its length allows."""
         words = [token.text for token in query_terms(self._schema[name], node.text)]
-        mark = WHOLE_MARK if self._cuts_beginnings(name) else ""
+        field = whole_words(name, self._schema[name])
         queries = [
-            Query.fuzzy_term_query(self._fields, searched(name), mark + word, distance=fuzzy_distance(node.distance, len(word)))
+            Query.fuzzy_term_query(self._fields, field, word, distance=fuzzy_distance(node.distance, len(word)))
             for word in words
         ]
         if len(queries) < 2:
@@ -413,9 +411,9 @@ class QueryCompiler:
         words = marked_words(node, name, self._schema[name], texts)
         if not words:
             return None
-        field = searched(name)
+        field = whole_words(name, self._schema[name])
         return Query.boolean_query(
-            [(TantivyOccur.Should, Query.term_query(self._fields, field, word)) for word in sorted(words)]
+            [(TantivyOccur.Should, Query.term_query(self._fields, field, word, "basic")) for word in sorted(words)]
         )
 
 

@@ -11,13 +11,13 @@ from typing import Final
 import tantivy
 from tantivy import Occur, Query
 
-from kvshard.analyzers import NGRAM, WORDS
-from kvshard.model import SuggestedWord, SuggestPart, SuggestReply
+from kvshard.analyzers import WORDS
 from kvshard.query.bounds import fuzzy_distance
-from kvshard.schema import KEYWORD, Schema, text_type
+from kvshard.schema import KEYWORD, Schema
+from kvshard.suggest_messages import SuggestedWord, SuggestPart, SuggestReply
 from kvshard.suggestions import CORRECTIONS_ASKED, FEW_DOCUMENTS, WORDS_MAX, keeps_words, nearest
-from leaf.analysis import WHOLE_MARK, analyzer, prefix_terms, query_terms
-from leaf.index_fields import keyword_of, keyword_term, searched
+from leaf.analysis import analyzer, prefix_terms, query_terms
+from leaf.index_fields import keyword_of, keyword_term, searched, whole_words
 
 NEAR_MAX: Final = 20_000
 """Words with the right first letter that are compared with a misspelt one: the most frequent ones, in some 20 ms."""
@@ -71,14 +71,14 @@ class Suggester:
         terms = prefix_terms(field_type, part.text)
         if not terms or terms[-1].char_offset_to != len(part.text):
             return [], 0  # No word is being typed.
-        head, mark = part.text[: terms[-1].char_offset_from], self._mark(name)
+        head = part.text[: terms[-1].char_offset_from]
         among = self._live
         if part.has_context:
             names = [each for each in part.fields if keeps_words(self._schema[each])]
             context = [self._word_query(names, term.text) for term in terms[:-1]]
             among = Query.boolean_query([(Occur.Must, each) for each in [self._live, *context]])
-        found = self._terms(name, mark + terms[-1].text, among, limit)
-        return [(head + term.removeprefix(mark), documents) for term, documents in found], _left(found, limit)
+        found = self._terms(name, terms[-1].text, among, limit)
+        return [(head + term, documents) for term, documents in found], _left(found, limit)
 
     def _documents_with(self, text: str, part: SuggestPart) -> int:
         """The documents that have the last word of a completion, or all of it where values are whole, in any of the fields."""
@@ -94,7 +94,7 @@ class Suggester:
             if terms:
                 names = [each for each in part.fields if keeps_words(self._schema[each])]
                 words = [self._word_query(names, term.text) for term in terms[:-1]] if part.has_context else []
-                last = self._term_query(name, self._mark(name) + terms[-1].text)
+                last = self._term_query(name, terms[-1].text)
                 found.append(Query.boolean_query([(Occur.Must, each) for each in [*words, last]]))
         queries.append((Occur.Must, Query.boolean_query([(Occur.Should, each) for each in found])))
         return self._count(Query.boolean_query(queries))
@@ -118,12 +118,9 @@ class Suggester:
             return []  # Another number is no correction of a number.
         best: dict[str, tuple[str, int, int]] = {}
         for name in names:
-            mark, terms = self._mark(name), query_terms(self._schema[name], word)
-            if not terms:
-                continue
-            known = self._terms(name, mark + terms[0].text[0], self._live, NEAR_MAX)
-            bare = [(term[len(mark) :], documents) for term, documents in known] if mark else known
-            for each in nearest(terms[0].text, bare, CORRECTIONS_ASKED, self._check):
+            terms = query_terms(self._schema[name], word)
+            known = self._terms(name, terms[0].text[0], self._live, NEAR_MAX) if terms else []
+            for each in nearest(terms[0].text, known, CORRECTIONS_ASKED, self._check) if known else []:
                 best[each[0]] = max(each, best.get(each[0], each), key=lambda row: row[1])
         chosen = heapq.nsmallest(CORRECTIONS_ASKED, best.values(), key=lambda each: (each[2], -each[1], each[0]))
         if len(names) == 1:
@@ -137,22 +134,16 @@ class Suggester:
 
     def _word_query(self, names: Sequence[str], word: str) -> Query:
         """The documents that have this word, whole, in any of these fields of words."""
-        found = [
-            self._term_query(name, self._mark(name) + terms[0].text)
-            for name in names
-            if (terms := query_terms(self._schema[name], word))
-        ]
+        found = [self._term_query(name, terms[0].text) for name in names if (terms := query_terms(self._schema[name], word))]
         return Query.boolean_query([(Occur.Should, each) for each in found]) if found else Query.empty_query()
 
-    def _mark(self, name: str) -> str:
-        return WHOLE_MARK if self._schema[name] == text_type(NGRAM) else ""
-
     def _term_query(self, name: str, term: str) -> Query:
-        return Query.term_query(self._fields, searched(name), term, "basic")
+        return Query.term_query(self._fields, whole_words(name, self._schema[name]), term, "basic")
 
     def _terms(self, name: str, prefix: str, among: Query, limit: int) -> list[tuple[str, int]]:
         """Terms that begin so, with the documents among these that have them; the most frequent ones first."""
-        return self._searcher.terms_with_prefix(searched(name), prefix, filter_query=among, limit=limit)
+        field = whole_words(name, self._schema[name])
+        return self._searcher.terms_with_prefix(field, prefix, filter_query=among, limit=limit)
 
     def _count(self, query: Query) -> int:
         count: int = self._searcher.search(query, 1).count  # type: ignore[attr-defined]  # missing in tantivy's stubs

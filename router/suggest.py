@@ -11,7 +11,7 @@ from random import Random
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection
 from kvshard.errors import Internal, ShardMoved
-from kvshard.model import ShardSearch, ShardSearchReply, SuggestPart, SuggestReply
+from kvshard.model import ShardSearch, ShardSearchReply
 from kvshard.query import prepare
 from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.coverage import Coverage, KnownCounts
@@ -23,6 +23,7 @@ from kvshard.scatter.moved import Rounds
 from kvshard.scatter.requests import ReadPolicy
 from kvshard.scatter.routes import MapSource, resolve
 from kvshard.scatter.scatter import Scatter
+from kvshard.suggest_messages import SuggestPart, SuggestReply
 from kvshard.suggestions import (
     Completions,
     CorrectedWord,

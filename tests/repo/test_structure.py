@@ -20,6 +20,7 @@ PURE = (
     "kvshard.limits",
     "kvshard.model",
     "kvshard.schema",
+    "kvshard.suggest_messages",
     "kvshard.suggestions",
     "kvshard.vectors",
     "kvshard.synonyms",

@@ -3,9 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvshard.errors import FailedPrecondition, InvalidArgument
-from kvshard.model import SuggestedWord, SuggestPart, SuggestReply
 from kvshard.query.bounds import fuzzy_distance
 from kvshard.query.edits import distance_within
+from kvshard.suggest_messages import SuggestedWord, SuggestPart, SuggestReply
 from kvshard.suggestions import (
     FEW_DOCUMENTS,
     SuggestQuery,

@@ -10,8 +10,8 @@ from kvshard.analyzers import ANALYZERS
 from kvshard.query import prepare
 from kvshard.schema import text_type
 from kvshard.sorting import BY_SCORE
-from leaf.analysis import NGRAM_MAX_CHARS, WHOLE_MARK, index_terms, prefix_terms, query_terms, term_count
-from leaf.index_fields import searched
+from leaf.analysis import begun_words, prefix_terms, query_terms, term_count
+from leaf.index_fields import searched, whole_words
 from leaf.text_index import TextIndex
 from leaf.text_search import IndexView
 
@@ -26,7 +26,7 @@ def words(field_type, text):
         ("text", "Straße, Ümlaut-ÜBER", ["straße", "ümlaut", "über"]),
         ("text", "Ελλάδα 東京タワー", ["ελλάδα", "東京タワー"]),
         ("text", "🎉 party👍time", ["party", "time"]),
-        ("text", "x" * 41 + " y", ["y"]),
+        ("text", f"{'x' * 40} {'y' * 39}", ["y" * 39]),
         ("text(ascii)", "Café ÜBER straße Ελλάδα", ["cafe", "uber", "strasse", "ελλάδα"]),
         ("text(cjk)", "日本 Tower 한국 ünï", ["日", "本", "tower", "한", "국", "ünï"]),
         ("text(keyword)", "New YORK 🎉", ["new york 🎉"]),
@@ -69,27 +69,25 @@ def test_a_begun_word_keeps_its_letters(field_type, text, expected):
     assert [term.text for term in prefix_terms(field_type, text)] == expected
 
 
-def test_ngrams_are_all_beginnings_of_each_word():
-    terms = index_terms("text(ngram)", "Héy, 東京")
-    assert terms is not None
-    assert [(term.text, term.position, term.char_offset_from, term.char_offset_to) for term in terms] == [
-        ("h", 0, 0, 3),
-        ("hé", 0, 0, 3),
-        ("héy", 0, 0, 3),
-        ("=héy", 0, 0, 3),
-        ("東", 1, 5, 7),
-        ("東京", 1, 5, 7),
-        ("=東京", 1, 5, 7),
-    ]
+def test_ngrams_are_all_beginnings_of_each_word(tmp_path):
+    assert begun_words("Héy, 東京") == ["héy=", "東京="]
     assert term_count("text(ngram)", "Héy, 東京") == 7
-    assert index_terms("text", "Héy") is None
+    index = index_of(tmp_path, {"body": "text(ngram)"}, {b"a": {"body": ["Héy, 東京", "x" * 39 + " " + "y" * 40]}})
+    terms = {term for term, _ in index.searcher().terms_with_prefix(searched("body"), "")}
+    assert terms == {"h", "hé", "héy", "héy=", "東", "東京", "東京=", *("x" * n for n in range(1, 40)), "x" * 39 + "="}
+    assert {term for term, _ in index.searcher().terms_with_prefix("w_body", "")} == {"héy", "東京", "x" * 39}
 
 
-def test_long_words_are_whole_terms_beside_their_beginnings():
-    word = "x" * (NGRAM_MAX_CHARS + 5)
-    *beginnings, whole = [term.text for term in index_terms("text(ngram)", word) or ()]
-    assert [len(each) for each in beginnings] == [*range(1, NGRAM_MAX_CHARS + 1)]
-    assert whole == WHOLE_MARK + word
+def test_phrases_of_beginnings_end_with_their_text(tmp_path):
+    schema = {"body": "text(ngram)"}
+    index = index_of(tmp_path, schema, {b"a": {"body": ["the tail latency", "of leaves"]}})
+
+    def count(text):
+        query = index.compiler.compile(prepare(text, schema), [], None)
+        return IndexView(index.searcher(), index.fields, schema, index.parse).count(query)
+
+    texts = ['"tail lat"', '"the tail"', '"the lat"', '"the lat"~1', '"latency of"', '"of lea"', "tail.lat*", "the.lat*"]
+    assert [count(text) for text in texts] == [1, 1, 0, 1, 0, 1, 1, 0]
 
 
 def test_the_word_itself_comes_before_those_that_begin_with_it(tmp_path):
@@ -107,7 +105,7 @@ def test_the_word_itself_comes_before_those_that_begin_with_it(tmp_path):
 def test_terms_are_counted_as_the_index_counts_them(tmp_path, field_type):
     text = "The runners of Tokyo 東京 are running 🎉"
     index = index_of(tmp_path, {"body": field_type}, {b"a": {"body": text}})
-    word = (index_terms(field_type, text) or query_terms(field_type, text))[0].text
+    word = query_terms(field_type, text)[0].text
     query = tantivy.Query.term_query(index.fields, searched("body"), word)
     searcher = index.searcher()
     ((_, address),) = searcher.search(query, 1).hits
@@ -225,9 +223,9 @@ def test_one_score_is_promised_only_where_there_is_one(index, text):
 def test_whole_words_are_marked(index, name, text, marked):
     searcher = index.searcher()
     query = index.compiler.highlight_query(prepare(text, FIELDS), name, lambda: [TEXTS[b"1"]])
-    generator = tantivy.SnippetGenerator.create(searcher, query, index.fields, searched(name))
+    generator = tantivy.SnippetGenerator.create(searcher, query, index.fields, whole_words(name, FIELDS[name]))
     document = tantivy.Document()
-    document.add_text(searched(name), TEXTS[b"1"])
+    document.add_text(whole_words(name, FIELDS[name]), TEXTS[b"1"])
     snippet = generator.snippet_from_doc(document)
     assert [snippet.fragment()[each.start : each.end] for each in snippet.highlighted()] == marked
 

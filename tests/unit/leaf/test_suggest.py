@@ -3,8 +3,8 @@ import json
 import pytest
 
 from kvshard import hashing
-from kvshard.model import SuggestPart
 from kvshard.query import prepare
+from kvshard.suggest_messages import SuggestPart
 from leaf.suggest import Suggester
 from leaf.text_index import TextIndex
 
