@@ -90,7 +90,7 @@ class TestMore:
 class TestPatience:
     def test_it_grows_while_hedges_do_not_win_and_goes_when_they_do(self, tuner: BudgetTuner) -> None:
         found = []
-        for won in (2, 1, 0, 3, 4, 3):
+        for won in (8, 7, 0, 11, 12, 8):
             tuner.look(Observed(won=won, wasted=20 - won))
             found.append(tuner.patience)
         assert found == [1.0, PATIENCE_MAX, PATIENCE_MAX, PATIENCE_MAX, 1.0, 1.0]
