@@ -148,6 +148,8 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         candidate = defences.first(plan, how.replica_choice, began, hedges, timing.pool)
         now = self._now()
         first: FirstAttempt[RequestT] = FirstAttempt(place, request, plan, candidate, timing, now)
+        if now >= deadline:
+            return self._prepared(first, now)  # The process stood still since the read began: there is nothing left to ask.
         as_sent: Any = addressed(request, candidate)
         take_back = start(candidate.leaf, as_sent, deadline, partial(self._heard, first))
         if take_back is None:

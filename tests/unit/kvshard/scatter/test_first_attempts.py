@@ -391,6 +391,34 @@ async def test_a_leaf_that_sheds_is_left_alone_for_a_while() -> None:
     assert setting.scatter.defences.health.sheds == 1
 
 
+class StallingClock:
+    """The real clock, until it jumps an hour ahead at a given look."""
+
+    def __init__(self, at_look: int) -> None:
+        self._left = at_look
+
+    def monotonic(self) -> float:
+        self._left -= 1
+        return CLOCK.monotonic() + (3_600.0 if self._left < 0 else 0.0)
+
+    def wall_ms(self) -> int:
+        return CLOCK.wall_ms()
+
+
+@pytest.mark.parametrize("at_look", range(1, 12))
+async def test_a_router_that_stalls_beyond_the_deadline_while_it_sends(at_look: int) -> None:
+    setting = Setting()
+    clock = StallingClock(at_look)
+    setting.scatter = Scatter(setting.maps, clock, RouterMetrics(CollectorRegistry()), setting.wire.ping, Random(1))
+    for number in (1, 2, 3):
+        setting.wire.on(f"leaf-{number}", ShardRead, Hang())
+    legs = await asyncio.wait_for(setting.gather(AT_ONCE), 5.0)
+    assert {type(leg.error) for leg in legs} == {DeadlineExceeded}
+    assert "open" not in {sent.state for sent in setting.wire.sent}
+    assert setting.waiting == 0
+    await setting.scatter.close()
+
+
 async def test_a_defect_in_sending_is_an_internal_error() -> None:
     setting = Setting()
 
