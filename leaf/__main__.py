@@ -15,6 +15,7 @@ from kvshard.limits import FAILURE_TIMEOUT_S, HEAL_AFTER_S
 from kvshard.rpc.lane_port import LanePort
 from kvshard.service_process import run_service
 from kvshard.telemetry import LOG_LEVELS, configure_logging
+from leaf.indexer import REFRESH_INTERVAL_S
 from leaf.key_cache import CACHE_BYTES
 from leaf.server import MIB, LeafOptions, run
 
@@ -64,6 +65,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _add_times(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
+        "--refresh-interval",
+        type=float,
+        default=REFRESH_INTERVAL_S,
+        metavar="SECONDS",
+        help="after so long at the latest searches see a write (default: %(default)g)",
+    )
+    parser.add_argument(
         "--heal-after",
         type=float,
         default=HEAL_AFTER_S,
@@ -99,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         are_faults_allowed=options.allow_faults,
         cache_bytes=options.cache_mb * MIB,
         lane_port=LanePort(options.lane_port, options.advertise_lane_port),
+        refresh_interval_s=options.refresh_interval,
     )
 
     sys.setswitchinterval(SWITCH_INTERVAL_S)

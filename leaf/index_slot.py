@@ -47,6 +47,10 @@ REBUILD_SLICE_S: Final = 0.1
 BESIDE_INTERVAL_S: Final = 2.0
 """Between two refreshes of an index that no search sees yet: at the switch it lacks no more than this."""
 
+REFRESH_AHEAD_PART: Final = 0.2
+"""Of the interval: by so much at most a refresh begins early because the one before took its time. Where refreshes take longer,
+the disk is what there is too little of, and beginning them ever earlier would only take more of it."""
+
 WRITER_IDLE_S: Final = 5.0
 """A writer holds some MB and a thread; one that had nothing to do for so long is closed. Opening one takes about 1 ms."""
 
@@ -109,6 +113,7 @@ class IndexSlot:
         self._failures = 0
         self._not_before = 0.0
         self._refreshed_at = float("-inf")
+        self._refresh_s = 0.0
         self._written_at = float("-inf")
         self._is_behind = False
         self._damaged: TextIndex | None = None
@@ -171,7 +176,9 @@ class IndexSlot:
             return self._not_before
         if not self.covers(applied):
             interval_s = max(interval_s, BESIDE_INTERVAL_S) if self.is_beside else interval_s
-            return max(self._not_before, self._refreshed_at + interval_s)
+            # So that a write is seen after the interval, and not after the interval and a refresh.
+            ahead_s = min(self._refresh_s, interval_s * REFRESH_AHEAD_PART)
+            return max(self._not_before, self._refreshed_at + interval_s - ahead_s)
         if self.has_writer:
             return max(self._not_before, self._written_at + WRITER_IDLE_S)
         return None
@@ -305,10 +312,11 @@ class IndexSlot:
         self.phase = Phase.SERVING
 
     def _catch_up(self, index: TextIndex, applied: int, should_stop: Callable[[], bool]) -> None:
-        through, documents = index.indexed_through, 0
+        through, documents, pulled_at = index.indexed_through, 0, self._clock.monotonic()
         is_careful = self._failures >= 2
         try:
             while through < applied and documents < STEP_MAX_DOCUMENTS and not should_stop():
+                pulled_at = self._clock.monotonic()
                 entries = self._source.committed_entries(self.shard, through, ENTRIES_MAX)
                 if entries is None:
                     self._begin_rebuild("the log it needs is compacted away")
@@ -325,7 +333,7 @@ class IndexSlot:
             raise
         self._is_behind = through < applied
         if not self._is_behind:
-            self._refreshed_at = self._clock.monotonic()
+            self._refreshed_at, self._refresh_s = pulled_at, self._clock.monotonic() - pulled_at
             self._is_current = True
 
     def _write_entries(self, index: TextIndex, entries: Sequence[tuple[int, Operation]], is_careful: bool) -> int:

@@ -35,6 +35,13 @@ __all__ = ["Indexer", "LogSource"]
 SEARCH_THREADS: Final = 2
 """tantivy frees the GIL, so that two searches run at once; more would take the cores from the leaf's event loop."""
 
+REFRESH_INTERVAL_S: Final = 0.5
+"""A write is seen after so long at the latest, if the disk keeps up. Each refresh costs about the same however little was
+written, so that a shorter interval costs a busy leaf more than searches are worth."""
+
+REFRESH_INTERVALS_S: Final = (0.05, 600.0)
+"""What may be asked for: a refresh takes the disk 10 to 30 ms, and what is not refreshed has to stay in the log."""
+
 logger = structlog.get_logger(__name__)
 
 
@@ -58,7 +65,7 @@ class Indexer:
         root: Path,
         source: LogSource,
         clock: Clock,
-        refresh_interval_s: float = 0.5,
+        refresh_interval_s: float = REFRESH_INTERVAL_S,
         on_refresh_seconds: Callable[[float], object] = float,
         on_wasted_seconds: Callable[[float], object] = float,
     ) -> None:

@@ -49,7 +49,7 @@ from leaf.engine import Engine, StorageError
 from leaf.fault_injection import FaultInjector
 from leaf.housekeeping import Housekeeper
 from leaf.index_feed import IndexFeed
-from leaf.indexer import Indexer
+from leaf.indexer import REFRESH_INTERVAL_S, REFRESH_INTERVALS_S, Indexer
 from leaf.key_cache import CACHE_BYTES, KeyCache
 from leaf.peers import Peers
 from leaf.reindexing import Reindexing
@@ -90,6 +90,7 @@ class LeafOptions:
     zone, weight None: as the map has them. is_joining: the leaf becomes part of the cluster if the map does not have it.
     advertise: host:port at which others reach it; empty: the address that it listens on. are_faults_allowed: faults may be
     injected into it. cache_bytes: what the cache of keys may take; 0: there is none. lane_port: for lanes without gRPC.
+    refresh_interval_s: after so long at the latest a write is seen by searches, if the disk keeps up.
     """
 
     id: str
@@ -107,6 +108,7 @@ class LeafOptions:
     are_faults_allowed: bool = False
     cache_bytes: int = CACHE_BYTES
     lane_port: LanePort = ANY_PORT
+    refresh_interval_s: float = REFRESH_INTERVAL_S
 
     def check(self) -> None:
         """Raise InvalidArgument for what can be seen to be wrong before anything is touched."""
@@ -116,6 +118,10 @@ class LeafOptions:
         host, _, port = self.advertise.rpartition(":")
         if self.advertise and not (host and port.isascii() and port.isdecimal() and 1 <= int(port) <= PORT_MAX):
             raise InvalidArgument(f"--advertise must be HOST:PORT, not {self.advertise!r}", ErrorDetails(field="advertise"))
+        shortest, longest = REFRESH_INTERVALS_S
+        if not shortest <= self.refresh_interval_s <= longest:  # Also for NaN.
+            text = f"--refresh-interval must be {shortest:g} to {longest:g} seconds, not {self.refresh_interval_s:g}"
+            raise InvalidArgument(text, ErrorDetails(field="refresh_interval"))
         if not 0 <= self.cache_bytes <= CACHE_MAX_MB * MIB:
             text = f"--cache-mb must be 0 to {CACHE_MAX_MB}, not {self.cache_bytes / MIB:g}"
             raise InvalidArgument(text, ErrorDetails(field="cache-mb", limit=CACHE_MAX_MB))
@@ -141,9 +147,9 @@ class LeafServer:
         store = ShardStore(engine, KeyCache(options.cache_bytes))
         metrics.scrape(lambda: cache_families(store.cache))
         feed = IndexFeed(store, clock)
-        observe = metrics.index_refresh_seconds.observe
-        wasted = metrics.wasted_seconds.inc
-        self.indexer = Indexer(options.data_dir / "index", feed, clock, on_refresh_seconds=observe, on_wasted_seconds=wasted)
+        observe, wasted = metrics.index_refresh_seconds.observe, metrics.wasted_seconds.inc
+        index_dir, interval_s = options.data_dir / "index", options.refresh_interval_s
+        self.indexer = Indexer(index_dir, feed, clock, interval_s, on_refresh_seconds=observe, on_wasted_seconds=wasted)
         guard = DiskGuard(free_bytes_of(options.data_dir))
         self._peers = Peers(
             options.id,

@@ -19,10 +19,11 @@ from kvshard.rpc.request_times import waited_s
 from leaf import indexer as indexer_module
 from leaf.admission import SearchQueue
 from leaf.hit_finder import READ_CHUNK
-from leaf.index_slot import fold
+from leaf.index_slot import IndexSlot, Phase, fold
 from leaf.indexer import Indexer
 from leaf.operations import DropCollection, WriteOperation
 from leaf.text_index import IndexFailed, TextIndex
+from tests.fakes.clock import ManualClock
 from tests.fakes.log_source import FakeLogSource
 
 DOCS = Collection("docs", 2, {"body": "text", "tag": "keyword", "n": "integer"})
@@ -695,3 +696,25 @@ async def test_writes_of_shards_without_an_index_wake_nobody(house, monkeypatch)
     seqno = house.put(0, {b"a": {"body": "hello"}})
     await house.indexer.refresh(0, seqno)
     assert len(rounds) > 1
+
+
+@pytest.mark.parametrize(("took_s", "ahead_s"), [(0.04, 0.04), (0.3, 0.1)])
+def test_a_refresh_begins_so_early_that_a_write_is_seen_after_the_interval(tmp_path, monkeypatch, took_s, ahead_s):
+    clock, source = ManualClock(), FakeLogSource()
+    slot = IndexSlot(tmp_path / "index", 0, DOCS, source, clock)
+    while slot.phase is not Phase.SERVING:
+        slot.step(lambda: False)
+    seqno = source.write(0, DOCS.id, {b"a": b'{"body": "hello"}'})
+    pull, began = source.committed_entries, clock.monotonic()
+
+    def slowly(*arguments):
+        clock.advance(took_s)
+        return pull(*arguments)
+
+    monkeypatch.setattr(source, "committed_entries", slowly)
+    slot.step(lambda: False)
+    assert slot.covers(seqno)
+    assert clock.monotonic() == pytest.approx(began + took_s)
+    seqno = source.write(0, DOCS.id, {b"b": b'{"body": "hello"}'})
+    assert slot.due_at(seqno, 0, 0.5) == pytest.approx(began + 0.5 - ahead_s)
+    slot.close()

@@ -64,3 +64,14 @@ def test_where_lanes_are_taken() -> None:
         replace(options(), lane_port=LanePort(65_536)).check()
     with pytest.raises(SystemExit, match="2"):
         parse([*PLACE, "--lane-port", "on"])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.04, 601.0, float("inf"), float("nan")])
+def test_refresh_intervals_that_make_no_sense(seconds: float) -> None:
+    with pytest.raises(InvalidArgument, match=r"--refresh-interval must be 0.05 to 600 seconds"):
+        replace(options(), refresh_interval_s=seconds).check()
+
+
+def test_the_refresh_interval_of_the_command_line() -> None:
+    assert parse(PLACE).refresh_interval == 0.5
+    assert parse([*PLACE, "--refresh-interval", "0.2"]).refresh_interval == 0.2
