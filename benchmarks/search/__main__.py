@@ -19,7 +19,7 @@ import uvloop
 
 from benchmarks.figures import Figure, show
 from benchmarks.processes import echo
-from benchmarks.search.accuracy import best_pages, judge
+from benchmarks.search.accuracy import best_pages, judge, round_trip_figure
 from benchmarks.search.corpus import TEXTS, Text, corpus, origins
 from benchmarks.search.costs import rate_figures, rates, time_figures, times
 from benchmarks.search.counting import aggregating, counting
@@ -40,18 +40,24 @@ TARGET = pathlib.Path("bench-results/search.json")
 PACE = Pace(turns=6, seconds=1.5)
 
 
+PARTS = ("indexing", "accuracy", "speed", "counts", "aggregations", "isolation", "updates", "freshness")
+
+
 @dataclass(slots=True)
 class Bench:
-    """What the parts share. documents: as they are stored now. figures: what was measured so far."""
+    """What the parts share. documents: as they are stored now. wanted: names of parts, empty: all. figures: measured so far."""
 
     texts: list[Text]
     folder: pathlib.Path
     queries: list[str]
     documents: Documents
+    wanted: frozenset[str] = frozenset()
     figures: list[Figure] = field(default_factory=list)
 
     async def part(self, name: str, measure: Callable[[], Awaitable[list[Figure]]]) -> None:
-        """Measure; a failure is a row that is never met."""
+        """Measure, if it is wanted; a failure is a row that is never met."""
+        if self.wanted and name not in self.wanted:
+            return
         began = time.perf_counter()
         try:
             self.figures += await measure()
@@ -75,13 +81,14 @@ def updated(texts: list[Text], share: float, seed: int) -> dict[str, dict[str, o
 
 
 async def accuracy(bench: Bench, loaded: Loaded, when: str) -> list[Figure]:
-    """Every query against the reference of what is stored now: anywhere, at the primaries, at any replica."""
+    """Every query against the reference of what is stored now: first anywhere, then at replicas by chance, then uncorrected."""
     right = await asyncio.to_thread(lambda: best_pages(Reference(bench.documents), bench.queries))
-    rows = []
-    for how, read in (("", {}), (", at primaries", {"replica_choice": "primary"}), (", at any", {"replica_choice": "random"})):
-        judged = await judge(loaded.texts, right, **read)
-        rows.append(judged.figure(f"top 10 as the reference's{when}{how}"))
-    return rows
+    name = f"top 10 as the reference's{when}"
+    rows = [(await judge(loaded.texts, right)).figure(name)]
+    again = await judge(loaded.texts, right, replicas="random")
+    rows += [again.figure(f"{name}, at any replica"), round_trip_figure(again)]
+    uncorrected = await judge(loaded.texts, right, statistics="local")
+    return [*rows, uncorrected.figure(f"{name}, by local scores", is_bound=False)]
 
 
 async def after_update(bench: Bench, loaded: Loaded) -> list[Figure]:
@@ -111,7 +118,7 @@ async def measure(bench: Bench) -> list[Figure]:
         await bench.part("counts", lambda: _counts(bench, loaded))
         await bench.part("aggregations", lambda: aggregating(loaded.texts, bench.documents))
         await bench.part("isolation", lambda: _isolation(bench, loaded))
-        await bench.part("accuracy after updates", lambda: after_update(bench, loaded))
+        await bench.part("updates", lambda: after_update(bench, loaded))
         await bench.part("freshness", lambda: freshness(loaded.texts))
     return bench.figures
 
@@ -130,6 +137,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
     parser.add_argument("--texts", type=int, default=TEXTS, help="texts of the corpus (%(default)s)")
     parser.add_argument("--queries", type=int, default=QUERIES, help="queries (%(default)s)")
+    parser.add_argument("--part", action="append", choices=PARTS, default=[], help="measure only this; may be given again")
     options = parser.parse_args()
     began = time.perf_counter()
     texts = corpus(options.texts)
@@ -137,7 +145,7 @@ def main() -> int:
     print(f"{len(texts):,} texts: {origins(texts)}; {len(queries):,} queries; {time.perf_counter() - began:.0f} s", flush=True)
     with tempfile.TemporaryDirectory(prefix="kvshard-search-") as folder:
         documents = {text.key: text.document for text in texts}
-        bench = Bench(texts, pathlib.Path(folder), queries, documents)
+        bench = Bench(texts, pathlib.Path(folder), queries, documents, frozenset(options.part))
         figures = uvloop.run(measure(bench))
     figures.insert(0, Figure("texts in the corpus", len(texts), "", len(texts), TEXTS, False, origins(texts)))
     return 0 if show(figures, TARGET) else 1

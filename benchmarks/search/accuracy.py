@@ -13,6 +13,7 @@ from kvshard.client.options import ReadOverrides
 TOP = 10
 CALLERS = 4
 BOUND, GOAL = 99.5, 100.0
+ROUND_TRIPS_BOUND, ROUND_TRIPS_GOAL = 0.05, 0.01
 
 
 @dataclass(slots=True)
@@ -34,6 +35,11 @@ class Judged:
         """Of the queries that got the reference's page."""
         return 100.0 * (self.asked - len(self.different)) / max(1, self.asked)
 
+    @property
+    def kinds(self) -> str:
+        """What the scores rested on, as text."""
+        return ", ".join(f"{kind}: {number:,}" for kind, number in self.statistics.most_common())
+
     def figure(self, name: str, *, is_bound: bool = True) -> Figure:
         """As a row. is_bound: it has to keep the bound; else it is there to compare with."""
         remarks = []
@@ -46,7 +52,7 @@ class Judged:
         if self.incomplete:
             remarks.append(f"{self.incomplete} answers without every shard")
         if self.statistics:
-            remarks.append(", ".join(f"{kind} {number}" for kind, number in self.statistics.most_common()))
+            remarks.append(self.kinds)
         bound, goal = (BOUND, GOAL) if is_bound else (None, None)
         return Figure(name, self.percent, "%", self.asked, bound, False, "; ".join(remarks), goal)
 
@@ -56,16 +62,26 @@ def best_pages(reference: Reference, queries: Sequence[str]) -> dict[str, Best]:
     return {query: reference.best(query, TOP) for query in queries}
 
 
-async def judge(texts: Collection[str], right: Mapping[str, Best], **read: object) -> Judged:
-    """Ask all the queries. read: how to read them."""
+def round_trip_figure(judged: Judged) -> Figure:
+    """How many further round trips a query took for the statistics of its words."""
+    value = judged.round_trips / max(1, judged.asked)
+    name = "extra round trips for statistics per query, warm"
+    return Figure(name, value, "", judged.asked, ROUND_TRIPS_BOUND, note=judged.kinds, goal=ROUND_TRIPS_GOAL)
+
+
+async def judge(texts: Collection[str], right: Mapping[str, Best], statistics: str = "exact", replicas: str = "") -> Judged:
+    """Ask all the queries. statistics: what scores are to rest on; replicas: which ones to ask ("": whichever is quick)."""
     judged, left = Judged(), iter(right.items())
-    overrides: ReadOverrides = read  # type: ignore[assignment]
+
+    choice: ReadOverrides = {"replica_choice": replicas} if replicas else {}  # type: ignore[typeddict-item]
 
     async def caller() -> None:
         for query, best in left:
-            page = await texts.search(query, limit=TOP, keys_only=True, **overrides)
+            page = await texts.search(query, limit=TOP, keys_only=True, statistics=statistics, **choice)
             judged.asked += 1
             judged.incomplete += not page.complete
+            judged.statistics[page.statistics.kind] += 1
+            judged.round_trips += page.statistics.extra_round_trips
             keys = [hit.key for hit in page.hits]
             if not is_same(keys, best, TOP):
                 judged.different.append(query)
