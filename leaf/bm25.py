@@ -57,7 +57,17 @@ class BestOf:
     tie_breaker: float = 0.0
 
 
-Part: TypeAlias = ScoredTerms | BestOf
+@dataclass(frozen=True, slots=True)
+class Excluding:
+    """A part that scores nothing where an `Excluded` part in it matches; else as much as all the others in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Excluded:
+    """A part that must not match: see `Excluding`."""
+
+
+Part: TypeAlias = ScoredTerms | BestOf | Excluding | Excluded
 
 
 def idf(count: int, documents: int) -> float:
@@ -83,7 +93,7 @@ class Bm25:
         """The score of the document that this explains."""
         description = node.description
         if description.startswith(_BOOST):
-            factor, inner = float(description[len(_BOOST) :].split(" ", 1)[0]), node.details[0]
+            factor, inner = _factor(node), node.details[0]
             return factor * self.score(inner) if factor >= 0.0 else self._part(self._parts[round(-factor) - 1], inner)
         if description.startswith(_SUM):
             # An exact sum does not depend on the order of the clauses, which tantivy is free to change.
@@ -91,6 +101,10 @@ class Bm25:
         return node.value
 
     def _part(self, part: Part, node: Explanation) -> float:
+        if isinstance(part, Excluded):
+            return 0.0
+        if isinstance(part, Excluding):
+            return 0.0 if is_ruled_out(node, self._parts) else fsum([self.score(each) for each in node.details])
         if isinstance(part, BestOf):
             values = [self.score(each) for each in node.details]
             best = max(values)
@@ -109,6 +123,17 @@ class Bm25:
             weight = terms_idf(part.terms, statistics.counts.get(part.field, {}), statistics.documents)
             found = self._weights[part] = (weight * (K1 + 1.0), B / average_length(statistics, part.field))
         return found
+
+
+def is_ruled_out(node: Explanation, parts: Sequence[Part]) -> bool:
+    """Whether what an `Excluding` part holds, explained here, has matched a part that must not."""
+    boosts = (_factor(each) for each in node.details if each.description.startswith(_BOOST))
+    return any(factor < 0.0 and isinstance(parts[round(-factor) - 1], Excluded) for factor in boosts)
+
+
+def _factor(node: Explanation) -> float:
+    """What an explained boost multiplies by."""
+    return float(node.description[len(_BOOST) :].split(" ", 1)[0])
 
 
 def average_length(statistics: TermStatistics, field: str) -> float:

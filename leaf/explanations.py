@@ -12,7 +12,21 @@ from typing import Final
 
 from kvshard.model import TermStatistics
 from kvshard.search_accounts import ScoreExplanation
-from leaf.bm25 import K1, B, BestOf, Bm25, Explanation, Part, ScoredTerms, average_length, idf, terms_idf
+from leaf.bm25 import (
+    K1,
+    B,
+    BestOf,
+    Bm25,
+    Excluded,
+    Excluding,
+    Explanation,
+    Part,
+    ScoredTerms,
+    average_length,
+    idf,
+    is_ruled_out,
+    terms_idf,
+)
 
 _BOOST: Final = "Boost x"
 _SUM: Final = "BooleanClause"
@@ -62,6 +76,12 @@ class Explainer:
             best, all_ = max(each.value for each in parts), fsum([each.value for each in parts])
             others = f", and {part.tie_breaker:g} times the others" if part.tie_breaker else ""
             return ScoreExplanation(best + part.tie_breaker * (all_ - best), f"the best of{others}", parts)
+        if isinstance(part, Excluded):
+            return ScoreExplanation(0.0, "must not match")
+        if isinstance(part, Excluding):
+            if is_ruled_out(inner, self._parts):
+                return ScoreExplanation(0.0, "matches what must not match")
+            return self.explain(inner)
         made = inner.details[0] if inner.description.startswith(_PHRASE) else inner
         rarity, share = self._rarity(part, made.details[1]), self._share(part, made.details[2])
         value = made.value if self._scores is None else self._scores.score(node)

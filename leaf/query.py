@@ -58,12 +58,7 @@ from leaf.likeness import settled
 from leaf.marked_words import lower_pattern, marked_words
 from leaf.weighting import Weighting
 
-_OCCURS = {
-    Occur.MUST: TantivyOccur.Must,
-    Occur.SHOULD: TantivyOccur.Should,
-    Occur.MUST_NOT: TantivyOccur.MustNot,
-    Occur.FILTER: TantivyOccur.Must,
-}
+_OCCURS = {Occur.MUST: TantivyOccur.Must, Occur.SHOULD: TantivyOccur.Should}
 
 _SearchedFor: TypeAlias = Word | Phrase | Prefix | Wildcard | Fuzzy
 
@@ -115,7 +110,7 @@ class QueryCompiler:
         for too many words.
         """
         scope = self._scope(weighting or self._weighting, searcher, check)
-        query = self._compile(node, scope) or Query.empty_query()
+        query = self._whole(node, scope)
         clauses = [(TantivyOccur.Must, query)]
         clauses += [(TantivyOccur.Must, self._unscored(each, scope)) for each in filters]
         if expired_at_ms is not None:
@@ -133,7 +128,12 @@ class QueryCompiler:
         check: Callable[[], object] = lambda: None,
     ) -> Query:
         """The query alone, with its scored parts made by this weighting, which notes them; the rest as for `compile`."""
-        return self._compile(node, self._scope(weighting, searcher, check)) or Query.empty_query()
+        return self._whole(node, self._scope(weighting, searcher, check))
+
+    def _whole(self, node: Node, scope: _Scope) -> Query:
+        if isinstance(node, MatchAll):
+            return Query.all_query()  # Alone it needs no score, and is counted without a look at the documents.
+        return self._compile(node, scope) or Query.empty_query()
 
     def _scope(self, weighting: Weighting, searcher: tantivy.Searcher | None, check: Callable[[], object]) -> _Scope:
         used = searcher or self._index.searcher()
@@ -147,7 +147,7 @@ class QueryCompiler:
         """None: it asks for words that no document can have."""
         match node:
             case MatchAll():
-                return Query.all_query()
+                return _scoring_one(Query.all_query())
             case MatchNone():
                 return Query.empty_query()
             case Group():
@@ -182,22 +182,29 @@ class QueryCompiler:
         return None if inner is None else Query.boost_query(inner, node.factor)
 
     def _group(self, group: Group, scope: _Scope) -> Query | None:
-        kept: list[tuple[TantivyOccur, Query]] = []
+        wanted: list[tuple[TantivyOccur, Query]] = []
+        unwanted: list[Query] = []
         optional = 0
         for clause in group.clauses:
             if clause.occur is Occur.FILTER:
-                kept.append((TantivyOccur.Must, self._unscored(clause.node, scope)))
+                wanted.append((TantivyOccur.Must, self._unscored(clause.node, scope)))
+                continue
+            if clause.occur is Occur.MUST_NOT:
+                query = self._compile(clause.node, replace(scope, weighting=self._weighting))
+                unwanted += [query] if query is not None else []
                 continue
             query = self._compile(clause.node, scope)
             if query is not None:
-                kept.append((_OCCURS[clause.occur], query))
+                wanted.append((_OCCURS[clause.occur], query))
                 optional += clause.occur is Occur.SHOULD
-        if all(occur == TantivyOccur.MustNot for occur, _ in kept):
+        if not wanted:
             if any(clause.occur is not Occur.MUST_NOT for clause in group.clauses):
                 return None  # what was asked for cannot be in any document; "everything but" was not asked for
-            kept.append((TantivyOccur.Must, Query.all_query()))
+            wanted.append((TantivyOccur.Must, _scoring_one(Query.all_query())))
         minimum = 0 if group.minimum is None else group.minimum.of(optional)
-        return Query.boolean_query(kept, minimum) if minimum else Query.boolean_query(kept)
+        if unwanted:
+            return scope.weighting.excluding(wanted, unwanted, minimum)
+        return Query.boolean_query(wanted, minimum) if minimum else Query.boolean_query(wanted)
 
     def _chosen(self, node: Chosen, scope: _Scope) -> Query | None:
         for name, term in node.considered:
@@ -231,6 +238,8 @@ class QueryCompiler:
             if isinstance(node, Prefix):
                 shown = print_query(node)
                 return self._expansions.prefix(scope.searcher, searched(name), keyword_term(node.text), shown)
+            if isinstance(node, Fuzzy):  # a keyword beside the texts that it is looked for in: keywords are exact
+                return Query.term_set_query(self._fields, searched(name), [keyword_term(node.text)])
             return self._term_query(name, keyword_term(node.text), scope)
         interval = _interval(field_type, node.text)
         return self._numbers(name, interval, interval, True, True)
@@ -333,7 +342,7 @@ class QueryCompiler:
     def _exists(self, name: str) -> Query:
         if base_type(self._schema[name]) == TEXT:
             return Query.const_score_query(Query.term_query(self._fields, PRESENT, name, "basic"), 1.0)
-        return Query.exists_query(vector_id(name) if base_type(self._schema[name]) == VECTOR else sorted_by(name))
+        return _scoring_one(Query.exists_query(vector_id(name) if base_type(self._schema[name]) == VECTOR else sorted_by(name)))
 
     def _any_of(self, node: AnyOf) -> Query:
         field, field_type = searched(node.field), base_type(self._schema[node.field])
@@ -371,7 +380,8 @@ class QueryCompiler:
         low = None if lower is None else _number(lower.first if includes_lower else lower.last)
         high = None if upper is None else _number(upper.last if includes_upper else upper.first)
         kind = tantivy.FieldType.Float if self._schema[name] == FLOAT else tantivy.FieldType.Integer
-        return Query.range_query(self._fields, searched(name), kind, low, high, includes_lower, includes_upper)
+        has_low, has_high = includes_lower or low is None, includes_upper or high is None  # An open end excludes nothing.
+        return _scoring_one(Query.range_query(self._fields, searched(name), kind, low, high, has_low, has_high))
 
     def has_one_score(self, node: Node, fields: tuple[tuple[str, float], ...] | None = None) -> bool:
         """Whether all matches of the query surely have the same score. fields: as in `_Scope`."""
@@ -415,6 +425,11 @@ class QueryCompiler:
         return Query.boolean_query(
             [(TantivyOccur.Should, Query.term_query(self._fields, field, word, "basic")) for word in sorted(words)]
         )
+
+
+def _scoring_one(query: Query) -> Query:
+    """For what may match all of a segment: beside other clauses tantivy leaves a bare one out there, score and all."""
+    return Query.const_score_query(query, 1.0)
 
 
 def _interval(field_type: str, text: str) -> Interval:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import tantivy
-from tantivy import Query
+from tantivy import Occur, Query
 
-from leaf.bm25 import BestOf, Part, ScoredTerms
+from leaf.bm25 import BestOf, Excluded, Excluding, Part, ScoredTerms
 from leaf.index_fields import searched
 
 PARTS_MAX: Final = 1 << 24
@@ -37,6 +37,11 @@ class Weighting:
     def best_of(self, queries: Sequence[Query], tie_breaker: float = 0.0) -> Query:
         """The documents that match any of these, with the score of the best, and tie_breaker times those of the others."""
         return self._made(BestOf(tie_breaker), Query.disjunction_max_query(list(queries), tie_breaker))
+
+    def excluding(self, wanted: Sequence[tuple[Occur, Query]], unwanted: Sequence[Query], minimum: int | None) -> Query:
+        """The documents that match clauses, so many of those that may match, and none of the unwanted queries."""
+        clauses = [*wanted, *((Occur.MustNot, query) for query in unwanted)]
+        return Query.boolean_query(clauses, minimum) if minimum else Query.boolean_query(clauses)
 
     def consider(self, name: str, term: str) -> None:
         """Note a term that the query might have: its statistics have a say in which ones it has."""
@@ -71,7 +76,18 @@ class Boosted(Weighting):
 
 
 class Numbered(Weighting):
-    """Parts that an explanation names: see `leaf/bm25.py`."""
+    """Parts that an explanation names: see `leaf/bm25.py`.
+
+    An explanation looks at each part from its first document on. tantivy then takes some documents before the first match for
+    matches that an unwanted query rules out, where what it is taken from matches every document. So both are explained.
+    """
+
+    def excluding(self, wanted: Sequence[tuple[Occur, Query]], unwanted: Sequence[Query], minimum: int | None) -> Query:
+        """The documents that match the clauses or one of the unwanted queries: the explanation tells which."""
+        clauses = list(wanted)
+        found = Query.boolean_query(clauses, minimum) if minimum else Query.boolean_query(clauses)
+        either = [found, *(self._made(Excluded(), query) for query in unwanted)]
+        return self._made(Excluding(), Query.boolean_query([(Occur.Should, query) for query in either]))
 
     def _made(self, part: Part, query: Query) -> Query:
         self.parts.append(part)
