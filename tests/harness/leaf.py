@@ -7,7 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from kvshard.clock import SystemClock
 from kvshard.clustermap import Leaf
@@ -23,11 +23,12 @@ def coordinator_url(folder: pathlib.Path) -> str:
     return f"sqlite://{folder / 'coordinator.db'}"
 
 
-async def bootstrap(folder: pathlib.Path, shards: int = 4) -> None:
-    """Make the map of a cluster of one leaf."""
+async def bootstrap(folder: pathlib.Path, shards: int = 4, leaves: Sequence[str] = (LEAF,)) -> None:
+    """Make the map of a cluster of these leaves, each with a replica of every shard."""
     coordinator = connect(coordinator_url(folder), SystemClock())
+    plan = mapwriter.BootstrapPlan(leaves=tuple(map(Leaf, leaves)), shards=shards, replicas=len(leaves))
     try:
-        assert await mapwriter.bootstrap(coordinator, mapwriter.BootstrapPlan(leaves=(Leaf(LEAF),), shards=shards))
+        assert await mapwriter.bootstrap(coordinator, plan)
     finally:
         await coordinator.close()
 

@@ -1,9 +1,10 @@
-"""A whole cluster of one real leaf and a router in this process: RocksDB, tantivy, lanes and gRPC, no process to start."""
+"""A whole cluster of real leaves, usually one, and a router in this process: RocksDB, tantivy, lanes and gRPC."""
 
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 
 from harness.leaf import LEAF, bootstrap, coordinator_url
 
@@ -31,13 +32,12 @@ async def _running(run: Run) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def small_cluster(folder: pathlib.Path, shards: int = 4) -> AsyncIterator[str]:
-    """Runs until the block ends; the router's address."""
-    await bootstrap(folder, shards)
+async def small_cluster(folder: pathlib.Path, shards: int = 4, leaves: Sequence[str] = (LEAF,)) -> AsyncIterator[str]:
+    """Runs until the block ends; the router's address. Each leaf has a replica of every shard."""
+    await bootstrap(folder, shards, leaves)
     url = coordinator_url(folder)
-    leaf = LeafOptions(LEAF, folder / LEAF, url, "127.0.0.1:0")
-    async with (
-        _running(lambda stop, on_ready: run_leaf(leaf, stop, on_ready)),
-        _running(lambda stop, on_ready: run_router(RouterOptions(url, "127.0.0.1:0"), stop, on_ready)) as address,
-    ):
-        yield address
+    async with contextlib.AsyncExitStack() as stack:
+        for name in leaves:
+            options = LeafOptions(name, folder / name, url, "127.0.0.1:0")
+            await stack.enter_async_context(_running(partial(run_leaf, options)))
+        yield await stack.enter_async_context(_running(partial(run_router, RouterOptions(url, "127.0.0.1:0"))))
