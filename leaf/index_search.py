@@ -135,7 +135,10 @@ class SearchJob:
         if not self._request.aggregations:
             return {}
 
+        synonyms = tuple(self._request.synonyms)
+
         def compiled(node: Node) -> tantivy.Query:
+            node = meant(node, self._schema, synonyms)
             return index.compiler.compile(node, [], None, searcher=searcher, check=self._check)
 
         aggregator = Aggregator(searcher, index.fields, self._schema, compiled, self._check)

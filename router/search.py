@@ -15,8 +15,6 @@ from random import Random
 from typing import NamedTuple
 
 from kvshard import limits
-from kvshard.aggregations.finish import finish_all
-from kvshard.aggregations.merge import merge_named
 from kvshard.aggregations.results import AggregationResult
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection
@@ -43,6 +41,7 @@ from kvshard.search_accounts import LegProfile
 from kvshard.sorting import KEY, Sorts, is_by_score, parse_sort
 from router.like_documents import LikeDocuments
 from router.ranking import NO_SCORES, Ranking, Rankings, StatisticsUsed
+from router.search_aggregations import aggregated
 
 PAGE_MAX_BYTES = 48 * 1024 * 1024
 """Documents of one page: 1,000 hits may be 8 GB. A page that would exceed it ends early, and its token goes on from there."""
@@ -159,7 +158,8 @@ class SearchOperation:
         coverage = self._coverage(collection.id, legs, replies, policy, position)
         page, total = page_of(replies, query, PAGE_MAX_BYTES)
         facets = [merge_facet(name, list(replies.values()), query.facet_limit) for name in query.facets]
-        partials = merge_named([reply.aggregations for reply in replies.values()])
+        parts = [reply.aggregations for reply in replies.values()]
+        aggregations = await aggregated(query.aggregations, parts, collection.schema)
         next_token = self._next_token(collection.id, request_print, page, coverage, position, bool(query.shape.collapse))
         return Found(
             hits=page.hits,
@@ -169,7 +169,7 @@ class SearchOperation:
             next_token=next_token,
             statistics=statistics,
             unseen_age_ms=unseen_age_ms([reply.unseen_age_ms for reply in replies.values()]),
-            aggregations=finish_all(query.aggregations, partials, collection.schema),
+            aggregations=aggregations,
             profiles=_profiles(legs) if query.is_profile_wanted else [],
             is_total_exact=all(reply.is_total_exact for reply in replies.values()),
             group_sizes=group_sizes((hit for _, hit in page.hits), replies) if query.shape.collapse else (),

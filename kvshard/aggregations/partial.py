@@ -13,7 +13,7 @@ Key: TypeAlias = int | float | str
 period, the number of a range, the name of a filter."""
 
 
-class Rows(Struct, frozen=True, tag="rows", gc=False):
+class Rows(Struct, frozen=True, tag="rows", gc=False, array_like=True):
     """Buckets in columns parallel to the keys. children: name -> what is inside each bucket.
 
     errors: the most by which each count may be too low; empty: all are exact. error: the most that a key which is not listed
@@ -28,7 +28,7 @@ class Rows(Struct, frozen=True, tag="rows", gc=False):
     others: int = 0
 
 
-class Moments(Struct, frozen=True, tag="moments", gc=False):
+class Moments(Struct, frozen=True, tag="moments", gc=False, array_like=True):
     """Of values: how many, their sum, ends, mean, and the sum of the squared distances from it."""
 
     count: int = 0
@@ -39,7 +39,7 @@ class Moments(Struct, frozen=True, tag="moments", gc=False):
     squares: float = 0.0
 
 
-class Spread(Struct, frozen=True, tag="spread", gc=False):
+class Spread(Struct, frozen=True, tag="spread", gc=False, array_like=True):
     """Counts of values by code, see `spread`. shift: bits that were cut off the codes. is_grid: codes are the values
     themselves."""
 
@@ -50,7 +50,7 @@ class Spread(Struct, frozen=True, tag="spread", gc=False):
     maximum: float | None = None
 
 
-class Distinct(Struct, frozen=True, tag="distinct", gc=False):
+class Distinct(Struct, frozen=True, tag="distinct", gc=False, array_like=True):
     """The hashes of the values, ascending; or when there are too many, the registers of a HyperLogLog."""
 
     hashes: list[int] = []

@@ -83,12 +83,14 @@ def grid_error(spread: Spread) -> int:
 
 
 def _fitted(coded: dict[int, int], shift: int, is_grid: bool, low: float | None, high: float | None) -> Spread:
-    while len(coded) > CODES_MAX:
-        shift += 1
-        halved: dict[int, int] = {}
+    if len(coded) > CODES_MAX:
+        # The more bits are cut off, the fewer codes are left.
+        more = bisect_left(range(64 - shift), True, key=lambda bits: len({code >> bits for code in coded}) <= CODES_MAX)
+        shift += more
+        kept: dict[int, int] = {}
         for code, count in coded.items():
-            halved[code >> 1] = halved.get(code >> 1, 0) + count
-        coded = halved
+            kept[code >> more] = kept.get(code >> more, 0) + count
+        coded = kept
     return Spread(coded, shift, is_grid, low, high)
 
 

@@ -59,7 +59,8 @@ async def kv(shared_cluster: UpProcess) -> AsyncIterator[Client[str]]:
     async with Client(shared_cluster.address, timeout=20.0) as client:
         docs = client.collection("aggregated")
         await docs.create(schema=SCHEMA)
-        await docs.put_many({str(number): document for number, document in enumerate(DOCUMENTS)}, refresh=True)
+        if await docs.get("0") is None:  # once for all tests of the file
+            await docs.put_many({str(number): document for number, document in enumerate(DOCUMENTS)}, refresh=True)
         yield client
 
 
