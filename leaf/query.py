@@ -190,7 +190,7 @@ class QueryCompiler:
                 wanted.append((TantivyOccur.Must, self._unscored(clause.node, scope)))
                 continue
             if clause.occur is Occur.MUST_NOT:
-                query = self._compile(clause.node, replace(scope, weighting=self._weighting))
+                query = self._compile(clause.node, replace(scope, weighting=scope.weighting.for_unwanted))
                 unwanted += [query] if query is not None else []
                 continue
             query = self._compile(clause.node, scope)

@@ -43,6 +43,11 @@ class Weighting:
         clauses = [*wanted, *((Occur.MustNot, query) for query in unwanted)]
         return Query.boolean_query(clauses, minimum) if minimum else Query.boolean_query(clauses)
 
+    @property
+    def for_unwanted(self) -> "Weighting":
+        """Makes the parts of what must not match: they do not score."""
+        return self
+
     def consider(self, name: str, term: str) -> None:
         """Note a term that the query might have: its statistics have a say in which ones it has."""
         if self._is_noting:
@@ -81,6 +86,11 @@ class Numbered(Weighting):
     An explanation looks at each part from its first document on. tantivy then takes some documents before the first match for
     matches that an unwanted query rules out, where what it is taken from matches every document. So both are explained.
     """
+
+    @property
+    def for_unwanted(self) -> Weighting:
+        """Makes them as they are: what is wrapped for an explanation may match more."""
+        return Weighting(self._fields, is_noting=False)
 
     def excluding(self, wanted: Sequence[tuple[Occur, Query]], unwanted: Sequence[Query], minimum: int | None) -> Query:
         """The documents that match the clauses or one of the unwanted queries: the explanation tells which."""
