@@ -26,7 +26,7 @@ def _collect(node: Node, schema: Schema, defaults: Sequence[str], found: dict[Sc
     match node:
         case Group():
             for clause in node.clauses:
-                if clause.occur is not Occur.FILTER:
+                if clause.occur in {Occur.MUST, Occur.SHOULD}:
                     _collect(clause.node, schema, defaults, found)
         case Best():
             for each in node.nodes:
