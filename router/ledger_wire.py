@@ -1,11 +1,16 @@
 """Slow reads on the wire, and what a read asked for, in a few words."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
+
+from google.protobuf import text_format
 
 from kvshard.rpc.key_convert import timing_to_proto
 from kvshard.v1 import cluster_pb2, kv_pb2, search_pb2
 from router.slowlog import DETAIL_MAX_CHARS, SlowRead
+
+_SHOWN_MAX_BYTES: Final = 4_096
+"""Of a structured query that is written out; of most of it nothing would be seen."""
 
 ReadRequest: TypeAlias = (
     kv_pb2.GetRequest | kv_pb2.BatchGetRequest | kv_pb2.ScanRequest | search_pb2.SearchRequest | search_pb2.SuggestRequest
@@ -45,11 +50,19 @@ def detail_of(request: ReadRequest) -> str:
             request.query[: DETAIL_MAX_CHARS + 1] or "*",
             *(f"filter {each[:DETAIL_MAX_CHARS]}" for each in request.filters[:3]),
         ]
+        parts += [f"structured {_structured(request)}"] if request.HasField("structured") else []
         parts += [f"facets {', '.join(request.facets[:3])}"] if request.facets else []
         parts += [f"aggregations {', '.join(each.name for each in request.aggregations[:3])}"] if request.aggregations else []
         parts += [f"shards {', '.join(map(str, request.shards[:8]))}"] if request.shards else []
         text = ", ".join(parts)
     return _cut(text)
+
+
+def _structured(request: search_pb2.SearchRequest) -> str:
+    """A structured query; of a large one only what kind it is."""
+    if request.structured.ByteSize() > _SHOWN_MAX_BYTES:
+        return request.structured.WhichOneof("kind") or "query"
+    return text_format.MessageToString(request.structured, as_one_line=True)
 
 
 def detail_of_keys(keys: Sequence[bytes]) -> str:

@@ -2,9 +2,12 @@
 
 import pytest
 
-from kvshard.v1 import kv_pb2, search_pb2
+from kvshard.v1 import kv_pb2, query_pb2, search_pb2
 from router.ledger_wire import ReadRequest, detail_of
 from router.slowlog import DETAIL_MAX_CHARS
+
+TERM = query_pb2.Query(term=query_pb2.TermQuery(field="tag", value="a"))
+HUGE = query_pb2.Query(match=query_pb2.MatchQuery(text="a" * 1_000_000))
 
 
 @pytest.mark.parametrize(
@@ -17,6 +20,8 @@ from router.slowlog import DETAIL_MAX_CHARS
         (kv_pb2.ScanRequest(prefix=b"a", limit=5, keys_only=True), "prefix 'a', limit 5, keys only"),
         (kv_pb2.ScanRequest(start=b"a", end=b"b"), "from 'a', to 'b'"),
         (search_pb2.SearchRequest(), "*"),
+        (search_pb2.SearchRequest(structured=TERM), '*, structured term { field: "tag" value: "a" }'),
+        (search_pb2.SearchRequest(query="a", structured=HUGE), "a, structured match"),
         (search_pb2.SearchRequest(query="tail", filters=["year:2013"], facets=["tag"], shards=[3]), None),
     ],
 )
