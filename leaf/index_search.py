@@ -73,6 +73,9 @@ class SearchJob:
         """The same for the legs of one search."""
         part = self._request.suggest
         query = self._request.tree or self._request.query
+        if self._request.aggregations:
+            # The same query without them may be a short one.
+            query = f"{self._request.aggregations} of {query}"
         return self._collection.id, query if part is None else f"suggest {part.text}"
 
     def cancel(self) -> None:

@@ -9,6 +9,7 @@ from kvshard.aggregations.merge import merge_named
 from kvshard.aggregations.model import Aggregation
 from kvshard.aggregations.partial import Partial, Rows
 from kvshard.aggregations.results import AggregationResult
+from kvshard.errors import Unimplemented
 from kvshard.schema import Schema
 
 ROWS_AT_ONCE: Final = 2_000
@@ -19,7 +20,14 @@ would be answered."""
 async def aggregated(
     aggregations: Mapping[str, Aggregation], parts: Sequence[Mapping[str, Partial]], schema: Schema
 ) -> dict[str, AggregationResult]:
-    """The answers, by name. parts: of each shard that answered. Raises InvalidArgument as `finish_all` does."""
+    """The answers, by name. parts: of each shard that answered.
+
+    Raises InvalidArgument as `finish_all` does, and Unimplemented when a shard has not answered to one: its leaf runs a version
+    that does not know it, and without its documents the counts would be wrong.
+    """
+    for part in parts:
+        if not part.keys() >= aggregations.keys():
+            raise Unimplemented("a leaf runs a version that knows no aggregations; update it first")
 
     def finished() -> dict[str, AggregationResult]:
         return finish_all(aggregations, merge_named(parts), schema)

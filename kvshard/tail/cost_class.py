@@ -19,7 +19,7 @@ SEARCH_HITS = 100
 
 
 def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardTerms | ShardWrite) -> str:
-    """The kind of a leg: its method and, where legs of one method differ much, their class. There are thirteen."""
+    """The kind of a leg: its method and, where legs of one method differ much, their class. There are fourteen."""
     if isinstance(request, ShardRead):  # By far the most frequent.
         keys = len(request.keys)
         return "Get" if keys == 1 else _BATCH_KINDS[(keys > _SMALL_BATCH) + (keys > _LARGE_BATCH)]
@@ -31,7 +31,9 @@ def leg_kind(request: ShardRead | ShardScan | ShardSearch | ShardTerms | ShardWr
                 return "Search/suggest"
             if request.refresh or request.min_seqno:
                 return "Search/refresh"
-            if request.facets or request.highlight or request.aggregations:
+            if request.aggregations:
+                return "Search/aggregations"
+            if request.facets or request.highlight:
                 return "Search/facets"
             ranked = 0 if request.sort else request.taken  # a page of another order costs the same wherever it begins
             return "Search" if ranked + request.limit <= SEARCH_HITS else "Search/deep"

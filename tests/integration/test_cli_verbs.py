@@ -270,6 +270,16 @@ def test_search_for_programs(cli: Cli, router: FakeRouter, capsys: pytest.Captur
     assert page["facets"] == {"tag": {"values": {"odd": 1}, "error_bound": 0}}
 
 
+def test_search_with_aggregations(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
+    make_docs(cli, router)
+    assert cli("search", "docs", "tail", "--limit", "0", "--agg", "t=terms:tag:5/stats:n", "--agg", "missing:tag") == 0
+    asked = router.requests["Search"][-1]
+    assert [each.name for each in asked.aggregations] == ["t", "missing:tag"]
+    assert (asked.limit, asked.aggregations[0].terms.size, asked.aggregations[0].aggregations[0].stats.field) == (0, 5, "n")
+    assert cli("search", "docs", "tail", "--agg", "tag") == 2
+    assert "is no aggregation" in capsys.readouterr().err
+
+
 def test_a_malformed_query_is_pointed_at(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
     make_docs(cli, router)
     assert cli("search", "docs", "title:(a") == 2

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from kvshard.aggregations.model import Stats
 from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardWrite
 from kvshard.tail.cost_class import leg_kind
 from kvshard.tail.defences import POOLS_MAX
@@ -44,6 +45,7 @@ def test_scans_by_what_they_ask_for(limit: int, kind: str) -> None:
         ({"facets": ["tag"]}, "Search/facets"),
         ({"highlight": ["body"]}, "Search/facets"),
         ({"facets": ["tag"], "taken": 500}, "Search/facets"),
+        ({"facets": ["tag"], "aggregations": {"n": Stats("n")}}, "Search/aggregations"),
         ({"refresh": True}, "Search/refresh"),
         ({"min_seqno": 7, "facets": ["tag"]}, "Search/refresh"),
     ],
