@@ -58,6 +58,11 @@ class Ranking:
         return None if self.used is None else self.used.whole
 
 
+def statistics_of(collection: Collection) -> int:
+    """The number that a collection's statistics are kept under: by another schema, texts have other terms."""
+    return collection.version << 32 | collection.id
+
+
 class Rankings:
     """Chooses the statistics of searches. One for a router process."""
 
@@ -87,12 +92,12 @@ class Rankings:
         texts = scored_texts(query.node(collection.schema), collection.schema)
         if len(texts) > STATISTICS_MAX_TERMS:
             return Ranking(is_scored=True)
-        collection_id = collection.id
+        kept_under = statistics_of(collection)
         shards = {shard: config.cuts for shard, config in cluster_map.shards.items()}
         now = self._clock.monotonic()
-        unknown = self.known.unknown_texts(collection_id, texts)
-        terms = self.known.terms_of(collection_id, request_print, texts)
-        lacking = self.known.lacking(collection_id, terms, shards, now)
+        unknown = self.known.unknown_texts(kept_under, texts)
+        terms = self.known.terms_of(kept_under, request_print, texts)
+        lacking = self.known.lacking(kept_under, terms, shards, now)
         trips = 0
         if unknown or lacking:
             trips = 1
@@ -101,7 +106,7 @@ class Rankings:
                 ShardTerms(
                     shard=shard,
                     epoch=cluster_map.shards[shard].epoch,
-                    collection_id=collection_id,
+                    collection_id=collection.id,
                     texts=list(unknown),
                     terms=lacking.get(shard, {}),
                     cuts=shards[shard],
@@ -109,12 +114,12 @@ class Rankings:
                 )
                 for shard in sorted(asked)
             ]
-            await self._ask(collection_id, requests, unknown, how, now + (deadline - now) * PATIENCE)
-            terms = self.known.terms_of(collection_id, request_print, texts)
-        return Ranking(True, self.known.summed(collection_id, terms, shards), False, trips, tuple(texts))
+            await self._ask(kept_under, requests, unknown, how, now + (deadline - now) * PATIENCE)
+            terms = self.known.terms_of(kept_under, request_print, texts)
+        return Ranking(True, self.known.summed(kept_under, terms, shards), False, trips, tuple(texts))
 
     async def _ask(
-        self, collection_id: int, requests: Sequence[ShardTerms], unknown: Sequence[ScoredText], how: How, deadline: float
+        self, kept_under: int, requests: Sequence[ShardTerms], unknown: Sequence[ScoredText], how: How, deadline: float
     ) -> None:
         leaves = self._leaves
         legs: list[LegResult[ShardTermsReply]] = await self._scatter.gather(
@@ -125,13 +130,13 @@ class Rankings:
             if leg.answer is None:
                 continue
             reply = leg.answer.reply
-            self.known.learn_texts(collection_id, unknown, reply.texts)
-            self.known.learn(collection_id, request.shard, request.cuts or 0, reply.statistics, now)
+            self.known.learn_texts(kept_under, unknown, reply.texts)
+            self.known.learn(kept_under, request.shard, request.cuts or 0, reply.statistics, now)
 
     def judged(
         self,
         cluster_map: ClusterMap,
-        collection_id: int,
+        collection: Collection,
         request_print: bytes,
         ranking: Ranking,
         replies: Mapping[int, ShardSearchReply],
@@ -151,9 +156,9 @@ class Rankings:
         for shard, own in answered.items():
             config = cluster_map.shards.get(shard)
             if own is not None and config is not None:
-                self.known.learn(collection_id, shard, config.cuts, own, now)
+                self.known.learn(statistics_of(collection), shard, config.cuts, own, now)
         if found.missing:
-            self.known.learn_query(collection_id, request_print, found.missing, ranking.texts)
+            self.known.learn_query(statistics_of(collection), request_print, found.missing, ranking.texts)
         used = StatisticsUsed(found.kind, found.age_s, ranking.extra_trips, bounded)
         return used, found.is_stale
 

@@ -225,7 +225,7 @@ class SearchOperation:
             if asked is None:
                 return None
             replies = replies_of(asked.legs)
-            used, is_stale = rankings.judged(asked.cluster_map, collection.id, request_print, ranking, replies)
+            used, is_stale = rankings.judged(asked.cluster_map, collection, request_print, ranking, replies)
             now = self._clock.monotonic()
             if not is_stale or trips or sending.deadline - now < AGAIN_FACTOR * (now - began):
                 return asked, rankings.accounted(used, trips)

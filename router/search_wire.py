@@ -37,14 +37,21 @@ def shape_of(request: search_pb2.SearchRequest) -> SearchShape:
     )
 
 
-def hits_to_proto(hits: Iterable[tuple[int, ShardHit]], sizes: Iterable[GroupSize], sort: str) -> list[search_pb2.Hit]:
-    """The hits with their shards. sizes: of their groups, when the search is collapsed. sort: what they were sorted by."""
+def hits_to_proto(
+    hits: Iterable[tuple[int, ShardHit]], sizes: Iterable[GroupSize], sort: str, collections: Iterable[str] = ()
+) -> list[search_pb2.Hit]:
+    """The hits with their shards. sizes: of their groups, when the search is collapsed. sort: what they were sorted by.
+
+    collections: of each hit, where several were searched.
+    """
     sorts = parse_sort(sort)
     messages = [_hit(shard, hit, sorts) for shard, hit in hits]
     for message, size in zip(messages, sizes, strict=False):
         message.collapsed.count = size.count
         message.collapsed.is_lower_bound = not size.is_exact
         message.collapsed.value.CopyFrom(_sort_value(size.value))
+    for message, collection in zip(messages, collections, strict=False):
+        message.collection = collection
     return messages
 
 

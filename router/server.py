@@ -52,6 +52,7 @@ from router.ranking import Rankings
 from router.reads import Reads
 from router.search import SearchOperation
 from router.service import KVService, SearchService
+from router.several import SeveralSearch
 from router.siblings import Siblings
 from router.suggest import SuggestOperation
 from router.tail_metrics import hedging_families, lane_families, wasted_families
@@ -144,7 +145,8 @@ class RouterServer:
         lane_pb2_grpc.add_LanesServicer_to_server(self._lanes, self._server)
         kv_pb2_grpc.add_KVServicer_to_server(KVService(self._calls, self._reads, operations, scans), self._server)
         suggestions = SuggestOperation(maps, leaves, scatter, known, clock)
-        search = SearchService(self._calls, self._reads, searches, suggestions)
+        several = SeveralSearch(maps, searches)
+        search = SearchService(self._calls, self._reads, searches, several, suggestions)
         search_pb2_grpc.add_SearchServicer_to_server(search, self._server)
         cluster_pb2_grpc.add_ClusterServicer_to_server(self._cluster, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -22,6 +22,7 @@ from kvshard.rpc.key_convert import (
 )
 from kvshard.rpc.query_convert import options_of
 from kvshard.scatter.kv import KeyValueOperations
+from kvshard.scatter.ledger import ReadTimes
 from kvshard.scatter.merge import MergedFacet
 from kvshard.scatter.min_versions import MinVersions
 from kvshard.scatter.requests import (
@@ -46,8 +47,9 @@ from router.ledger_wire import detail_of
 from router.profile_wire import profile_to_proto
 from router.reads import Reads
 from router.scan_wire import page_to_proto, scan_request_of
-from router.search import SearchOperation
+from router.search import Found, SearchOperation
 from router.search_wire import hits_to_proto, shape_of, sort_of, statistics_to_proto, total_relation_of
+from router.several import SeveralSearch
 from router.suggest import SuggestOperation
 from router.suggest_wire import suggest_query_of, suggested_to_proto
 
@@ -180,10 +182,18 @@ class KVService(kv_pb2_grpc.KVServicer):
 class SearchService(search_pb2_grpc.SearchServicer):
     """kvshard.v1.Search."""
 
-    def __init__(self, calls: Calls, reads: Reads, operation: SearchOperation, suggestions: SuggestOperation) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        reads: Reads,
+        operation: SearchOperation,
+        several: SeveralSearch,
+        suggestions: SuggestOperation,
+    ) -> None:
         self._calls = calls
         self._reads = reads
         self._operation = operation
+        self._several = several
         self._suggestions = suggestions
 
     async def Suggest(self, request: search_pb2.SuggestRequest, context: Context) -> search_pb2.SuggestResponse:
@@ -225,11 +235,11 @@ class SearchService(search_pb2_grpc.SearchServicer):
             )
             policy = _policy(request)
             deadline = self._calls.leg_deadline(context)
-            found = await self._operation.search(request.collection, query, request.token, policy, deadline, times)
+            found, collections = await self._found(request, query, policy, deadline, times)
             is_timed = policy.is_timing_wanted or query.is_profile_wanted
             timing = times.timing(self._reads.clock.monotonic()) if is_timed else None
             return search_pb2.SearchResponse(
-                hits=hits_to_proto(found.hits, found.group_sizes, query.sort),
+                hits=hits_to_proto(found.hits, found.group_sizes, query.sort, collections),
                 total=found.total,
                 coverage=coverage_to_proto(found.coverage),
                 facets=[_facet(facet) for facet in found.facets],
@@ -241,6 +251,16 @@ class SearchService(search_pb2_grpc.SearchServicer):
                 total_relation=total_relation_of(found.is_total_exact),
                 statistics=statistics_to_proto(found.statistics),
             )
+
+    async def _found(
+        self, request: search_pb2.SearchRequest, query: SearchQuery, policy: ReadPolicy, deadline: float, times: ReadTimes
+    ) -> tuple[Found, list[str]]:
+        """What was found, and the collection of each hit where several are searched."""
+        if not request.collections:
+            return await self._operation.search(request.collection, query, request.token, policy, deadline, times), []
+        names = [request.collection, *request.collections]
+        several = await self._several.search(names, query, request.token, policy, deadline, times)
+        return several.rest, several.collections
 
 
 def _policy(

@@ -149,12 +149,12 @@ def search(
     gathering: Gathering = WHOLE,
     connect: Connect = _DEFAULTS,
 ) -> int:
-    """Find the best documents of a collection.
+    """Find the best documents of a collection, or of several.
 
     Parameters
     ----------
     collection
-        Collection to search.
+        Collection to search, or several with commas between: "docs,notes".
     query
         Words, "phrases", "phrases"~2, pre*, w?ld*, fuzzy~1, field:word, field:[a TO b], AND, OR, NOT, ( ), ^2.
     interactive
@@ -202,7 +202,8 @@ def parse_nearest(text: str, k: int) -> "Nearest":
 
 
 async def _text_fields(kv: "Client[bytes]", collection: str) -> tuple[str, ...]:
-    infos = [info for info in await kv.collections() if collection in (info.name, *info.aliases)]
+    names = set(collection.split(","))
+    infos = [info for info in await kv.collections() if names & {info.name, *info.aliases}]
     return tuple(name for info in infos for name, kind in info.schema.items() if base_type(kind) == TEXT)
 
 
@@ -225,8 +226,10 @@ async def _find(
         marked = await _text_fields(kv, collection)
     from kvshard.rpc.query_convert import structured_of_json
 
-    return await kv.collection(collection).search(
+    first, *others = collection.split(",")
+    return await kv.collection(first).search(
         query,
+        collections=others,
         matching=structured_of_json(wanted.matching) if wanted.matching else None,
         fields=wanted.fields,
         operator=wanted.operator,
@@ -297,7 +300,10 @@ def _headline(number: int, hit: "Hit[bytes]") -> "Text":
 
     score = f"  {hit.score:.3f}" if hit.score else ""
     group = f"  {_group(hit.collapsed)}" if hit.collapsed else ""
-    return Text.assemble((f"{number:3}. ", "dim"), (one_line(hit.key), "bold cyan"), (f"{score}  v{hit.version}{group}", "dim"))
+    place = f"  in {hit.collection}" if hit.collection else ""
+    return Text.assemble(
+        (f"{number:3}. ", "dim"), (one_line(hit.key), "bold cyan"), (f"{score}  v{hit.version}{group}{place}", "dim")
+    )
 
 
 def _group(collapsed: "Collapsed") -> str:
@@ -331,6 +337,7 @@ def _as_json(page: "SearchPage[bytes]") -> dict[str, Any]:
                 "score": hit.score,
                 "version": hit.version,
                 "shard": hit.shard,
+                **({"collection": hit.collection} if hit.collection else {}),
                 "document": hit.document,
                 "highlights": [asdict(mark) for mark in hit.highlights],
                 **({"explanation": asdict(hit.explanation)} if hit.explanation else {}),

@@ -206,9 +206,10 @@ class Collection(Keyspace[K, Document]):
         object. collapse: only the first hit of each value of this keyword or integer field. track_total: False or a number: how
         far matches have to be counted. fragments, fragment_chars: of each highlighted field, at most 20, at most 2,000.
 
-        refresh: see every write that was acknowledged before. shards: ask only these. min_versions: the token of `watermark`,
-        or those of several clients: see all that they had written then. The search waits for the shards that are behind, until
-        its timeout.
+        refresh: see every write that was acknowledged before. shards: ask only these. collections: search
+        these too, at most 15 (see search.proto); each hit says which one it is in. min_versions: the token of `watermark`, or
+        those of several clients: see all that they had written then. The search waits for the shards that are behind, until its
+        timeout.
 
         explain: each hit tells how its score came about (at most 100 hits). profile: the page tells what each shard looked for
         and where the time went. statistics: what scores rest on: "exact", all documents of the collection, or "local", those of

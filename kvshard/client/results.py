@@ -237,7 +237,8 @@ class Hit(Generic[K]):
     """A document found. document: None when only keys were asked for. score: 0 when sorted without it.
 
     sort_values: one for each sort key, in order, None where the document has none; empty when sorted by score alone. Dates are
-    microseconds since 1970, UTC; booleans 0 or 1. collapsed: set in a collapsed search.
+    microseconds since 1970, UTC; booleans 0 or 1. collapsed: set in a collapsed search. collection: which it is in, where
+    several were searched.
     """
 
     key: K
@@ -249,6 +250,7 @@ class Hit(Generic[K]):
     explanation: Explanation | None = None
     sort_values: tuple[int | float | str | bytes | None, ...] = ()
     collapsed: Collapsed | None = None
+    collection: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class SearchOptions(ReadOverrides, total=False):
     refresh: bool  # False
     keys_only: bool  # False
     shards: Sequence[int] | None  # None
+    collections: Sequence[str]  # ()
     min_versions: bytes | Sequence[bytes]  # b""
     fuzziness: str | int  # 0
     nearest: Nearest | None  # None
@@ -59,7 +60,7 @@ def search_request(
     collection: str, query: str | StructuredQuery, given: SearchOptions, options: types_pb2.ReadOptions
 ) -> search_pb2.SearchRequest:
     """The request of a search. options: how to read. Raises InvalidArgument for what can be told to be wrong here."""
-    for name in ("fields", "filters", "facets", "highlight", "return_fields"):
+    for name in ("fields", "filters", "facets", "highlight", "return_fields", "collections"):
         if isinstance(given.get(name), str):
             raise invalid(f"{name} is a list of strings, not one string", name)
     minimum, nearest = given.get("minimum_should_match"), given.get("nearest")
@@ -84,6 +85,7 @@ def search_request(
         refresh=given.get("refresh", False),
         keys_only=given.get("keys_only", False),
         shards=given.get("shards"),
+        collections=given.get("collections", ()),
         min_versions=check_min_versions(given.get("min_versions", b"")),
         fuzziness=str(given.get("fuzziness", 0)),
         nearest=None if nearest is None else search_pb2.NearestQuery(**check_wanted_nearest(nearest)._asdict()),

@@ -227,6 +227,7 @@ def page_of(
             explanation=_explanation(hit.explanation) if hit.HasField("explanation") else None,
             sort_values=tuple(_sort_value(value, decode_key) for value in hit.sort_values),
             collapsed=_collapsed(hit.collapsed) if hit.HasField("collapsed") else None,
+            collection=hit.collection,
         )
         for hit in response.hits
     )

@@ -21,6 +21,7 @@ from kvshard.meaning import meant
 from kvshard.model import USUAL_SHAPE, SearchShape
 from kvshard.query import Node as QueryNode
 from kvshard.query.asked import USUAL, QueryOptions, for_legs
+from kvshard.query.lacking import narrowed
 from kvshard.query.lowering import Documents
 from kvshard.request_ids import CLIENT_MAX_CHARS
 from kvshard.scatter.min_versions import NOTHING_WANTED, MinVersions
@@ -304,7 +305,7 @@ class SearchQuery:
     """A search in domain terms; see search.proto for the fields. shards None: all of them. min_versions: what it must see.
 
     options: what is asked for besides the query string; `for_legs` makes the tree of it, which then stands for both.
-    is_local: each shard scores by its own statistics.
+    is_local: each shard scores by its own statistics. elsewhere: the fields of all collections, in a search over several.
     """
 
     query: str
@@ -328,6 +329,7 @@ class SearchQuery:
     tree: str = ""
     synonyms: tuple[str, ...] = ()
     shape: SearchShape = USUAL_SHAPE
+    elsewhere: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def is_nearest_alone(self) -> bool:
@@ -391,7 +393,11 @@ def fitted(request: SearchQuery, collection: Collection, documents: Documents | 
 
 
 def _fitted(request: SearchQuery, name: str, schema: Mapping[str, str], documents: Documents | None) -> SearchQuery:
-    legs = request.for_legs(schema, documents)
+    elsewhere = request.elsewhere if schema else {}
+    legs = request.for_legs({**elsewhere, **schema}, documents)
+    if elsewhere:
+        text, tree, filters = narrowed(legs.query, legs.tree, legs.filters, schema, elsewhere)
+        legs = replace(legs, query=text, tree=tree, filters=filters)
     check_search(legs, name, schema)
     return legs
 

@@ -27,63 +27,63 @@ from kvshard.v1 import query_pb2 as kvshard_dot_v1_dot_query__pb2
 from kvshard.v1 import types_pb2 as kvshard_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17kvshard/v1/search.proto\x12\nkvshard.v1\x1a\x1dkvshard/v1/aggregations.proto\x1a\x16kvshard/v1/query.proto\x1a\x16kvshard/v1/types.proto\"\xa7\x06\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x0f\n\x07\x66ilters\x18\x03 \x03(\t\x12\x12\n\x05limit\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05token\x18\x05 \x01(\x0c\x12\x0c\n\x04sort\x18\x06 \x01(\t\x12\x0e\n\x06\x66\x61\x63\x65ts\x18\x07 \x03(\t\x12\x13\n\x0b\x66\x61\x63\x65t_limit\x18\x08 \x01(\r\x12\x11\n\thighlight\x18\t \x03(\t\x12\x0f\n\x07refresh\x18\n \x01(\x08\x12\x11\n\tkeys_only\x18\x0b \x01(\x08\x12\x0e\n\x06shards\x18\x0c \x03(\r\x12(\n\x07options\x18\r \x01(\x0b\x32\x17.kvshard.v1.ReadOptions\x12\x30\n\nstatistics\x18\x0e \x01(\x0e\x32\x1c.kvshard.v1.StatisticsChoice\x12-\n\x0c\x61ggregations\x18\x14 \x03(\x0b\x32\x17.kvshard.v1.Aggregation\x12!\n\x05sorts\x18\x10 \x03(\x0b\x32\x12.kvshard.v1.SortBy\x12\x15\n\rreturn_fields\x18\x11 \x03(\t\x12\x10\n\x08\x63ollapse\x18\x12 \x01(\t\x12\x18\n\x0btrack_total\x18\x13 \x01(\x04H\x01\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\x15 \x01(\x08\x12\x0f\n\x07profile\x18\x16 \x01(\x08\x12\x14\n\x0cmin_versions\x18\x17 \x03(\x0c\x12\x11\n\tfuzziness\x18\x1e \x01(\t\x12)\n\x07nearest\x18\x19 \x01(\x0b\x32\x18.kvshard.v1.NearestQuery\x12%\n\nstructured\x18\x0f \x01(\x0b\x32\x11.kvshard.v1.Query\x12\x16\n\x0e\x64\x65\x66\x61ult_fields\x18\x1b \x03(\t\x12\x1c\n\x14minimum_should_match\x18\x1c \x01(\t\x12.\n\x10\x64\x65\x66\x61ult_operator\x18\x1d \x01(\x0e\x32\x14.kvshard.v1.Operator\x12\x37\n\x11highlight_options\x18\x1f \x01(\x0b\x32\x1c.kvshard.v1.HighlightOptionsB\x08\n\x06_limitB\x0e\n\x0c_track_total\"8\n\x0cNearestQuery\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06vector\x18\x02 \x03(\x02\x12\t\n\x01k\x18\x03 \x01(\r\"B\n\x06SortBy\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x12\n\ndescending\x18\x02 \x01(\x08\x12\x15\n\rmissing_first\x18\x03 \x01(\x08\"=\n\x10HighlightOptions\x12\x11\n\tfragments\x18\x01 \x01(\r\x12\x16\n\x0e\x66ragment_chars\x18\x02 \x01(\r\"[\n\tSortValue\x12\x11\n\x07integer\x18\x01 \x01(\x12H\x00\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12\x11\n\x07keyword\x18\x03 \x01(\tH\x00\x12\r\n\x03key\x18\x04 \x01(\x0cH\x00\x42\x07\n\x05value\"X\n\tCollapsed\x12$\n\x05value\x18\x01 \x01(\x0b\x32\x15.kvshard.v1.SortValue\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x16\n\x0eis_lower_bound\x18\x03 \x01(\x08\"\xd5\x01\n\x10SearchStatistics\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.kvshard.v1.SearchStatistics.Kind\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\x04\x12\x19\n\x11\x65xtra_round_trips\x18\x03 \x01(\r\x12\x16\n\x0e\x62ounded_shards\x18\x04 \x01(\r\"M\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_EXACT\x10\x01\x12\x0f\n\x0bKIND_CACHED\x10\x02\x12\x0e\n\nKIND_LOCAL\x10\x03\"J\n\tHighlight\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08\x66ragment\x18\x02 \x01(\t\x12\x0e\n\x06starts\x18\x03 \x03(\r\x12\x0c\n\x04\x65nds\x18\x04 \x03(\r\"\x82\x02\n\x03Hit\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x10\n\x08\x64ocument\x18\x03 \x01(\x0c\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05shard\x18\x05 \x01(\r\x12)\n\nhighlights\x18\x06 \x03(\x0b\x32\x15.kvshard.v1.Highlight\x12*\n\x0bsort_values\x18\x07 \x03(\x0b\x32\x15.kvshard.v1.SortValue\x12(\n\tcollapsed\x18\x08 \x01(\x0b\x32\x15.kvshard.v1.Collapsed\x12,\n\x0b\x65xplanation\x18\t \x01(\x0b\x32\x17.kvshard.v1.Explanation\"[\n\x0b\x45xplanation\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12(\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x17.kvshard.v1.Explanation\">\n\x0cProfiledTerm\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x01(\x04\".\n\rProfiledPhase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07took_us\x18\x02 \x01(\x04\"\xda\x01\n\nLegProfile\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0c\n\x04leaf\x18\x02 \x01(\t\x12\'\n\x05terms\x18\x03 \x03(\x0b\x32\x18.kvshard.v1.ProfiledTerm\x12)\n\x06phases\x18\x04 \x03(\x0b\x32\x19.kvshard.v1.ProfiledPhase\x12\x17\n\x0findexed_through\x18\x05 \x01(\x04\x12\x10\n\x08segments\x18\x06 \x01(\r\x12\x11\n\tdocuments\x18\x07 \x01(\x04\x12\x0f\n\x07matches\x18\x08 \x01(\x04\x12\x0c\n\x04hits\x18\t \x01(\r\"S\n\x07Profile\x12$\n\x04legs\x18\x01 \x03(\x0b\x32\x16.kvshard.v1.LegProfile\x12\"\n\x06timing\x18\x02 \x01(\x0b\x32\x12.kvshard.v1.Timing\"*\n\nFacetValue\x12\r\n\x05value\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"S\n\x05\x46\x61\x63\x65t\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12&\n\x06values\x18\x02 \x03(\x0b\x32\x16.kvshard.v1.FacetValue\x12\x13\n\x0b\x65rror_bound\x18\x03 \x01(\x04\"\xa9\x03\n\x0eSearchResponse\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.kvshard.v1.Hit\x12\r\n\x05total\x18\x02 \x01(\x04\x12&\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x14.kvshard.v1.Coverage\x12!\n\x06\x66\x61\x63\x65ts\x18\x04 \x03(\x0b\x32\x11.kvshard.v1.Facet\x12\x0c\n\x04next\x18\x05 \x01(\x0c\x12\"\n\x06timing\x18\x06 \x01(\x0b\x32\x12.kvshard.v1.Timing\x12\x30\n\nstatistics\x18\x07 \x01(\x0b\x32\x1c.kvshard.v1.SearchStatistics\x12\x33\n\x0c\x61ggregations\x18\t \x03(\x0b\x32\x1d.kvshard.v1.AggregationResult\x12$\n\x07profile\x18\n \x01(\x0b\x32\x13.kvshard.v1.Profile\x12\x1a\n\runseen_age_ms\x18\x0b \x01(\x04H\x00\x88\x01\x01\x12\x31\n\x0etotal_relation\x18\x08 \x01(\x0e\x32\x19.kvshard.v1.TotalRelationB\x10\n\x0e_unseen_age_ms\"\x9b\x01\n\x0eSuggestRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06\x66ields\x18\x03 \x03(\t\x12\x12\n\x05limit\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07\x66ilters\x18\x05 \x03(\t\x12(\n\x07options\x18\x06 \x01(\x0b\x32\x17.kvshard.v1.ReadOptionsB\x08\n\x06_limit\"-\n\nCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\x04\"?\n\nCorrection\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\x04\x12\x10\n\x08\x64istance\x18\x03 \x01(\r\"y\n\rCorrectedWord\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x11\n\tdocuments\x18\x04 \x01(\x04\x12+\n\x0b\x63orrections\x18\x05 \x03(\x0b\x32\x16.kvshard.v1.Correction\"\xdc\x01\n\x0fSuggestResponse\x12+\n\x0b\x63ompletions\x18\x01 \x03(\x0b\x32\x16.kvshard.v1.Completion\x12\x13\n\x0b\x65rror_bound\x18\x02 \x01(\x04\x12(\n\x05words\x18\x03 \x03(\x0b\x32\x19.kvshard.v1.CorrectedWord\x12\x11\n\tcorrected\x18\x04 \x01(\t\x12&\n\x08\x63overage\x18\x05 \x01(\x0b\x32\x14.kvshard.v1.Coverage\x12\"\n\x06timing\x18\x06 \x01(\x0b\x32\x12.kvshard.v1.Timing*n\n\rTotalRelation\x12\x1e\n\x1aTOTAL_RELATION_UNSPECIFIED\x10\x00\x12\x18\n\x14TOTAL_RELATION_EQUAL\x10\x01\x12#\n\x1fTOTAL_RELATION_GREATER_OR_EQUAL\x10\x02*R\n\x10StatisticsChoice\x12!\n\x1dSTATISTICS_CHOICE_UNSPECIFIED\x10\x00\x12\x1b\n\x17STATISTICS_CHOICE_LOCAL\x10\x01\x32\x8d\x01\n\x06Search\x12?\n\x06Search\x12\x19.kvshard.v1.SearchRequest\x1a\x1a.kvshard.v1.SearchResponse\x12\x42\n\x07Suggest\x12\x1a.kvshard.v1.SuggestRequest\x1a\x1b.kvshard.v1.SuggestResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17kvshard/v1/search.proto\x12\nkvshard.v1\x1a\x1dkvshard/v1/aggregations.proto\x1a\x16kvshard/v1/query.proto\x1a\x16kvshard/v1/types.proto\"\xbc\x06\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x0f\n\x07\x66ilters\x18\x03 \x03(\t\x12\x12\n\x05limit\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05token\x18\x05 \x01(\x0c\x12\x0c\n\x04sort\x18\x06 \x01(\t\x12\x0e\n\x06\x66\x61\x63\x65ts\x18\x07 \x03(\t\x12\x13\n\x0b\x66\x61\x63\x65t_limit\x18\x08 \x01(\r\x12\x11\n\thighlight\x18\t \x03(\t\x12\x0f\n\x07refresh\x18\n \x01(\x08\x12\x11\n\tkeys_only\x18\x0b \x01(\x08\x12\x0e\n\x06shards\x18\x0c \x03(\r\x12(\n\x07options\x18\r \x01(\x0b\x32\x17.kvshard.v1.ReadOptions\x12\x30\n\nstatistics\x18\x0e \x01(\x0e\x32\x1c.kvshard.v1.StatisticsChoice\x12-\n\x0c\x61ggregations\x18\x14 \x03(\x0b\x32\x17.kvshard.v1.Aggregation\x12!\n\x05sorts\x18\x10 \x03(\x0b\x32\x12.kvshard.v1.SortBy\x12\x15\n\rreturn_fields\x18\x11 \x03(\t\x12\x10\n\x08\x63ollapse\x18\x12 \x01(\t\x12\x18\n\x0btrack_total\x18\x13 \x01(\x04H\x01\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\x15 \x01(\x08\x12\x0f\n\x07profile\x18\x16 \x01(\x08\x12\x14\n\x0cmin_versions\x18\x17 \x03(\x0c\x12\x11\n\tfuzziness\x18\x1e \x01(\t\x12\x13\n\x0b\x63ollections\x18\x18 \x03(\t\x12)\n\x07nearest\x18\x19 \x01(\x0b\x32\x18.kvshard.v1.NearestQuery\x12%\n\nstructured\x18\x0f \x01(\x0b\x32\x11.kvshard.v1.Query\x12\x16\n\x0e\x64\x65\x66\x61ult_fields\x18\x1b \x03(\t\x12\x1c\n\x14minimum_should_match\x18\x1c \x01(\t\x12.\n\x10\x64\x65\x66\x61ult_operator\x18\x1d \x01(\x0e\x32\x14.kvshard.v1.Operator\x12\x37\n\x11highlight_options\x18\x1f \x01(\x0b\x32\x1c.kvshard.v1.HighlightOptionsB\x08\n\x06_limitB\x0e\n\x0c_track_total\"8\n\x0cNearestQuery\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06vector\x18\x02 \x03(\x02\x12\t\n\x01k\x18\x03 \x01(\r\"B\n\x06SortBy\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x12\n\ndescending\x18\x02 \x01(\x08\x12\x15\n\rmissing_first\x18\x03 \x01(\x08\"=\n\x10HighlightOptions\x12\x11\n\tfragments\x18\x01 \x01(\r\x12\x16\n\x0e\x66ragment_chars\x18\x02 \x01(\r\"[\n\tSortValue\x12\x11\n\x07integer\x18\x01 \x01(\x12H\x00\x12\x10\n\x06number\x18\x02 \x01(\x01H\x00\x12\x11\n\x07keyword\x18\x03 \x01(\tH\x00\x12\r\n\x03key\x18\x04 \x01(\x0cH\x00\x42\x07\n\x05value\"X\n\tCollapsed\x12$\n\x05value\x18\x01 \x01(\x0b\x32\x15.kvshard.v1.SortValue\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12\x16\n\x0eis_lower_bound\x18\x03 \x01(\x08\"\xd5\x01\n\x10SearchStatistics\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.kvshard.v1.SearchStatistics.Kind\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\x04\x12\x19\n\x11\x65xtra_round_trips\x18\x03 \x01(\r\x12\x16\n\x0e\x62ounded_shards\x18\x04 \x01(\r\"M\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nKIND_EXACT\x10\x01\x12\x0f\n\x0bKIND_CACHED\x10\x02\x12\x0e\n\nKIND_LOCAL\x10\x03\"J\n\tHighlight\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x10\n\x08\x66ragment\x18\x02 \x01(\t\x12\x0e\n\x06starts\x18\x03 \x03(\r\x12\x0c\n\x04\x65nds\x18\x04 \x03(\r\"\x96\x02\n\x03Hit\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x10\n\x08\x64ocument\x18\x03 \x01(\x0c\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05shard\x18\x05 \x01(\r\x12)\n\nhighlights\x18\x06 \x03(\x0b\x32\x15.kvshard.v1.Highlight\x12*\n\x0bsort_values\x18\x07 \x03(\x0b\x32\x15.kvshard.v1.SortValue\x12(\n\tcollapsed\x18\x08 \x01(\x0b\x32\x15.kvshard.v1.Collapsed\x12,\n\x0b\x65xplanation\x18\t \x01(\x0b\x32\x17.kvshard.v1.Explanation\x12\x12\n\ncollection\x18\n \x01(\t\"[\n\x0b\x45xplanation\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12(\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x17.kvshard.v1.Explanation\">\n\x0cProfiledTerm\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0c\n\x04term\x18\x02 \x01(\t\x12\x11\n\tdocuments\x18\x03 \x01(\x04\".\n\rProfiledPhase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07took_us\x18\x02 \x01(\x04\"\xda\x01\n\nLegProfile\x12\r\n\x05shard\x18\x01 \x01(\r\x12\x0c\n\x04leaf\x18\x02 \x01(\t\x12\'\n\x05terms\x18\x03 \x03(\x0b\x32\x18.kvshard.v1.ProfiledTerm\x12)\n\x06phases\x18\x04 \x03(\x0b\x32\x19.kvshard.v1.ProfiledPhase\x12\x17\n\x0findexed_through\x18\x05 \x01(\x04\x12\x10\n\x08segments\x18\x06 \x01(\r\x12\x11\n\tdocuments\x18\x07 \x01(\x04\x12\x0f\n\x07matches\x18\x08 \x01(\x04\x12\x0c\n\x04hits\x18\t \x01(\r\"S\n\x07Profile\x12$\n\x04legs\x18\x01 \x03(\x0b\x32\x16.kvshard.v1.LegProfile\x12\"\n\x06timing\x18\x02 \x01(\x0b\x32\x12.kvshard.v1.Timing\"*\n\nFacetValue\x12\r\n\x05value\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"S\n\x05\x46\x61\x63\x65t\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12&\n\x06values\x18\x02 \x03(\x0b\x32\x16.kvshard.v1.FacetValue\x12\x13\n\x0b\x65rror_bound\x18\x03 \x01(\x04\"\xa9\x03\n\x0eSearchResponse\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.kvshard.v1.Hit\x12\r\n\x05total\x18\x02 \x01(\x04\x12&\n\x08\x63overage\x18\x03 \x01(\x0b\x32\x14.kvshard.v1.Coverage\x12!\n\x06\x66\x61\x63\x65ts\x18\x04 \x03(\x0b\x32\x11.kvshard.v1.Facet\x12\x0c\n\x04next\x18\x05 \x01(\x0c\x12\"\n\x06timing\x18\x06 \x01(\x0b\x32\x12.kvshard.v1.Timing\x12\x30\n\nstatistics\x18\x07 \x01(\x0b\x32\x1c.kvshard.v1.SearchStatistics\x12\x33\n\x0c\x61ggregations\x18\t \x03(\x0b\x32\x1d.kvshard.v1.AggregationResult\x12$\n\x07profile\x18\n \x01(\x0b\x32\x13.kvshard.v1.Profile\x12\x1a\n\runseen_age_ms\x18\x0b \x01(\x04H\x00\x88\x01\x01\x12\x31\n\x0etotal_relation\x18\x08 \x01(\x0e\x32\x19.kvshard.v1.TotalRelationB\x10\n\x0e_unseen_age_ms\"\x9b\x01\n\x0eSuggestRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06\x66ields\x18\x03 \x03(\t\x12\x12\n\x05limit\x18\x04 \x01(\rH\x00\x88\x01\x01\x12\x0f\n\x07\x66ilters\x18\x05 \x03(\t\x12(\n\x07options\x18\x06 \x01(\x0b\x32\x17.kvshard.v1.ReadOptionsB\x08\n\x06_limit\"-\n\nCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\x04\"?\n\nCorrection\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\tdocuments\x18\x02 \x01(\x04\x12\x10\n\x08\x64istance\x18\x03 \x01(\r\"y\n\rCorrectedWord\x12\x0c\n\x04word\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x11\n\tdocuments\x18\x04 \x01(\x04\x12+\n\x0b\x63orrections\x18\x05 \x03(\x0b\x32\x16.kvshard.v1.Correction\"\xdc\x01\n\x0fSuggestResponse\x12+\n\x0b\x63ompletions\x18\x01 \x03(\x0b\x32\x16.kvshard.v1.Completion\x12\x13\n\x0b\x65rror_bound\x18\x02 \x01(\x04\x12(\n\x05words\x18\x03 \x03(\x0b\x32\x19.kvshard.v1.CorrectedWord\x12\x11\n\tcorrected\x18\x04 \x01(\t\x12&\n\x08\x63overage\x18\x05 \x01(\x0b\x32\x14.kvshard.v1.Coverage\x12\"\n\x06timing\x18\x06 \x01(\x0b\x32\x12.kvshard.v1.Timing*n\n\rTotalRelation\x12\x1e\n\x1aTOTAL_RELATION_UNSPECIFIED\x10\x00\x12\x18\n\x14TOTAL_RELATION_EQUAL\x10\x01\x12#\n\x1fTOTAL_RELATION_GREATER_OR_EQUAL\x10\x02*R\n\x10StatisticsChoice\x12!\n\x1dSTATISTICS_CHOICE_UNSPECIFIED\x10\x00\x12\x1b\n\x17STATISTICS_CHOICE_LOCAL\x10\x01\x32\x8d\x01\n\x06Search\x12?\n\x06Search\x12\x19.kvshard.v1.SearchRequest\x1a\x1a.kvshard.v1.SearchResponse\x12\x42\n\x07Suggest\x12\x1a.kvshard.v1.SuggestRequest\x1a\x1b.kvshard.v1.SuggestResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvshard.v1.search_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOTALRELATION']._serialized_start=3537
-  _globals['_TOTALRELATION']._serialized_end=3647
-  _globals['_STATISTICSCHOICE']._serialized_start=3649
-  _globals['_STATISTICSCHOICE']._serialized_end=3731
+  _globals['_TOTALRELATION']._serialized_start=3578
+  _globals['_TOTALRELATION']._serialized_end=3688
+  _globals['_STATISTICSCHOICE']._serialized_start=3690
+  _globals['_STATISTICSCHOICE']._serialized_end=3772
   _globals['_SEARCHREQUEST']._serialized_start=119
-  _globals['_SEARCHREQUEST']._serialized_end=926
-  _globals['_NEARESTQUERY']._serialized_start=928
-  _globals['_NEARESTQUERY']._serialized_end=984
-  _globals['_SORTBY']._serialized_start=986
-  _globals['_SORTBY']._serialized_end=1052
-  _globals['_HIGHLIGHTOPTIONS']._serialized_start=1054
-  _globals['_HIGHLIGHTOPTIONS']._serialized_end=1115
-  _globals['_SORTVALUE']._serialized_start=1117
-  _globals['_SORTVALUE']._serialized_end=1208
-  _globals['_COLLAPSED']._serialized_start=1210
-  _globals['_COLLAPSED']._serialized_end=1298
-  _globals['_SEARCHSTATISTICS']._serialized_start=1301
-  _globals['_SEARCHSTATISTICS']._serialized_end=1514
-  _globals['_SEARCHSTATISTICS_KIND']._serialized_start=1437
-  _globals['_SEARCHSTATISTICS_KIND']._serialized_end=1514
-  _globals['_HIGHLIGHT']._serialized_start=1516
-  _globals['_HIGHLIGHT']._serialized_end=1590
-  _globals['_HIT']._serialized_start=1593
-  _globals['_HIT']._serialized_end=1851
-  _globals['_EXPLANATION']._serialized_start=1853
-  _globals['_EXPLANATION']._serialized_end=1944
-  _globals['_PROFILEDTERM']._serialized_start=1946
-  _globals['_PROFILEDTERM']._serialized_end=2008
-  _globals['_PROFILEDPHASE']._serialized_start=2010
-  _globals['_PROFILEDPHASE']._serialized_end=2056
-  _globals['_LEGPROFILE']._serialized_start=2059
-  _globals['_LEGPROFILE']._serialized_end=2277
-  _globals['_PROFILE']._serialized_start=2279
-  _globals['_PROFILE']._serialized_end=2362
-  _globals['_FACETVALUE']._serialized_start=2364
-  _globals['_FACETVALUE']._serialized_end=2406
-  _globals['_FACET']._serialized_start=2408
-  _globals['_FACET']._serialized_end=2491
-  _globals['_SEARCHRESPONSE']._serialized_start=2494
-  _globals['_SEARCHRESPONSE']._serialized_end=2919
-  _globals['_SUGGESTREQUEST']._serialized_start=2922
-  _globals['_SUGGESTREQUEST']._serialized_end=3077
-  _globals['_COMPLETION']._serialized_start=3079
-  _globals['_COMPLETION']._serialized_end=3124
-  _globals['_CORRECTION']._serialized_start=3126
-  _globals['_CORRECTION']._serialized_end=3189
-  _globals['_CORRECTEDWORD']._serialized_start=3191
-  _globals['_CORRECTEDWORD']._serialized_end=3312
-  _globals['_SUGGESTRESPONSE']._serialized_start=3315
-  _globals['_SUGGESTRESPONSE']._serialized_end=3535
-  _globals['_SEARCH']._serialized_start=3734
-  _globals['_SEARCH']._serialized_end=3875
+  _globals['_SEARCHREQUEST']._serialized_end=947
+  _globals['_NEARESTQUERY']._serialized_start=949
+  _globals['_NEARESTQUERY']._serialized_end=1005
+  _globals['_SORTBY']._serialized_start=1007
+  _globals['_SORTBY']._serialized_end=1073
+  _globals['_HIGHLIGHTOPTIONS']._serialized_start=1075
+  _globals['_HIGHLIGHTOPTIONS']._serialized_end=1136
+  _globals['_SORTVALUE']._serialized_start=1138
+  _globals['_SORTVALUE']._serialized_end=1229
+  _globals['_COLLAPSED']._serialized_start=1231
+  _globals['_COLLAPSED']._serialized_end=1319
+  _globals['_SEARCHSTATISTICS']._serialized_start=1322
+  _globals['_SEARCHSTATISTICS']._serialized_end=1535
+  _globals['_SEARCHSTATISTICS_KIND']._serialized_start=1458
+  _globals['_SEARCHSTATISTICS_KIND']._serialized_end=1535
+  _globals['_HIGHLIGHT']._serialized_start=1537
+  _globals['_HIGHLIGHT']._serialized_end=1611
+  _globals['_HIT']._serialized_start=1614
+  _globals['_HIT']._serialized_end=1892
+  _globals['_EXPLANATION']._serialized_start=1894
+  _globals['_EXPLANATION']._serialized_end=1985
+  _globals['_PROFILEDTERM']._serialized_start=1987
+  _globals['_PROFILEDTERM']._serialized_end=2049
+  _globals['_PROFILEDPHASE']._serialized_start=2051
+  _globals['_PROFILEDPHASE']._serialized_end=2097
+  _globals['_LEGPROFILE']._serialized_start=2100
+  _globals['_LEGPROFILE']._serialized_end=2318
+  _globals['_PROFILE']._serialized_start=2320
+  _globals['_PROFILE']._serialized_end=2403
+  _globals['_FACETVALUE']._serialized_start=2405
+  _globals['_FACETVALUE']._serialized_end=2447
+  _globals['_FACET']._serialized_start=2449
+  _globals['_FACET']._serialized_end=2532
+  _globals['_SEARCHRESPONSE']._serialized_start=2535
+  _globals['_SEARCHRESPONSE']._serialized_end=2960
+  _globals['_SUGGESTREQUEST']._serialized_start=2963
+  _globals['_SUGGESTREQUEST']._serialized_end=3118
+  _globals['_COMPLETION']._serialized_start=3120
+  _globals['_COMPLETION']._serialized_end=3165
+  _globals['_CORRECTION']._serialized_start=3167
+  _globals['_CORRECTION']._serialized_end=3230
+  _globals['_CORRECTEDWORD']._serialized_start=3232
+  _globals['_CORRECTEDWORD']._serialized_end=3353
+  _globals['_SUGGESTRESPONSE']._serialized_start=3356
+  _globals['_SUGGESTRESPONSE']._serialized_end=3576
+  _globals['_SEARCH']._serialized_start=3775
+  _globals['_SEARCH']._serialized_end=3916
 # @@protoc_insertion_point(module_scope)

@@ -95,6 +95,7 @@ class SearchRequest(_message.Message):
     PROFILE_FIELD_NUMBER: _builtins.int
     MIN_VERSIONS_FIELD_NUMBER: _builtins.int
     FUZZINESS_FIELD_NUMBER: _builtins.int
+    COLLECTIONS_FIELD_NUMBER: _builtins.int
     NEAREST_FIELD_NUMBER: _builtins.int
     STRUCTURED_FIELD_NUMBER: _builtins.int
     DEFAULT_FIELDS_FIELD_NUMBER: _builtins.int
@@ -180,6 +181,13 @@ class SearchRequest(_message.Message):
         """
 
     @_builtins.property
+    def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further collections to search, at most 15; or aliases. What names a field that only some of them have matches nothing in the
+        others; sort fields must be in all. Scores rest on the statistics of the collection that a hit is in. There is one page: token
+        must be empty, as must nearest, collapse and aggregations.
+        """
+
+    @_builtins.property
     def nearest(self) -> Global___NearestQuery:
         """Find the nearest documents by a vector field. With a query, the hits of both are fused by reciprocal rank; without one (empty
         or *), the nearest alone are the hits. Such a search has one page, and its own order: token and sort must be empty.
@@ -225,6 +233,7 @@ class SearchRequest(_message.Message):
         profile: _builtins.bool = ...,
         min_versions: _abc.Iterable[_builtins.bytes] | None = ...,
         fuzziness: _builtins.str = ...,
+        collections: _abc.Iterable[_builtins.str] | None = ...,
         nearest: Global___NearestQuery | None = ...,
         structured: _query_pb2.Query | None = ...,
         default_fields: _abc.Iterable[_builtins.str] | None = ...,
@@ -234,7 +243,7 @@ class SearchRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_track_total", b"_track_total", "highlight_options", b"highlight_options", "limit", b"limit", "nearest", b"nearest", "options", b"options", "structured", b"structured", "track_total", b"track_total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_track_total", b"_track_total", "aggregations", b"aggregations", "collapse", b"collapse", "collection", b"collection", "default_fields", b"default_fields", "default_operator", b"default_operator", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "highlight_options", b"highlight_options", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "minimum_should_match", b"minimum_should_match", "nearest", b"nearest", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "return_fields", b"return_fields", "shards", b"shards", "sort", b"sort", "sorts", b"sorts", "statistics", b"statistics", "structured", b"structured", "token", b"token", "track_total", b"track_total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_track_total", b"_track_total", "aggregations", b"aggregations", "collapse", b"collapse", "collection", b"collection", "collections", b"collections", "default_fields", b"default_fields", "default_operator", b"default_operator", "explain", b"explain", "facet_limit", b"facet_limit", "facets", b"facets", "filters", b"filters", "fuzziness", b"fuzziness", "highlight", b"highlight", "highlight_options", b"highlight_options", "keys_only", b"keys_only", "limit", b"limit", "min_versions", b"min_versions", "minimum_should_match", b"minimum_should_match", "nearest", b"nearest", "options", b"options", "profile", b"profile", "query", b"query", "refresh", b"refresh", "return_fields", b"return_fields", "shards", b"shards", "sort", b"sort", "sorts", b"sorts", "statistics", b"statistics", "structured", b"structured", "token", b"token", "track_total", b"track_total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
@@ -519,6 +528,7 @@ class Hit(_message.Message):
     SORT_VALUES_FIELD_NUMBER: _builtins.int
     COLLAPSED_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     """Its key."""
     score: _builtins.float
@@ -531,6 +541,8 @@ class Hit(_message.Message):
     """The document's version."""
     shard: _builtins.int
     """The shard it lives in."""
+    collection: _builtins.str
+    """The collection it is in, by its own name; set when several were searched."""
     @_builtins.property
     def highlights(self) -> _containers.RepeatedCompositeFieldContainer[Global___Highlight]:
         """Highlighted fragments of the fields asked for, where they match."""
@@ -559,10 +571,11 @@ class Hit(_message.Message):
         sort_values: _abc.Iterable[Global___SortValue] | None = ...,
         collapsed: Global___Collapsed | None = ...,
         explanation: Global___Explanation | None = ...,
+        collection: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["collapsed", b"collapsed", "explanation", b"explanation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collapsed", b"collapsed", "document", b"document", "explanation", b"explanation", "highlights", b"highlights", "key", b"key", "score", b"score", "shard", b"shard", "sort_values", b"sort_values", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collapsed", b"collapsed", "collection", b"collection", "document", b"document", "explanation", b"explanation", "highlights", b"highlights", "key", b"key", "score", b"score", "shard", b"shard", "sort_values", b"sort_values", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -85,3 +85,11 @@ def test_an_index_is_built_anew(cli: Cli, router: FakeRouter, capsys: pytest.Cap
     assert cli("collection", "reindex", "docs", "--cancel", "--wait") == 2
     assert cli("collection", "reindex", "docs", "--cancel") == 0
     assert capsys.readouterr().out == "collection docs: title=text, body=text\n"
+
+
+def test_several_collections_are_searched(cli: Cli, router: FakeRouter) -> None:
+    for name in ("docs", "notes"):
+        assert cli("collection", "create", name, "--schema", "title=text") == 0
+    assert cli("search", "docs,notes", "word", "--json") == 0
+    request = router.requests["Search"][-1]
+    assert (request.collection, list(request.collections)) == ("docs", ["notes"])

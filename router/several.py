@@ -1,0 +1,175 @@
+"""A search over several collections: each is searched as if alone, all of them at once, and their hits become one page.
+
+Scores rest on the statistics of the collection that a hit is in, as Elasticsearch has it: a word that is rare in a small
+collection counts for more there. Equal places in the order go to the collection that is named first. There is one page; what
+could not be merged exactly is refused.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from heapq import merge, nsmallest
+from typing import Final
+
+from kvshard.clustermap import Collection
+from kvshard.model import ShardHit
+from kvshard.scatter.coverage import Coverage
+from kvshard.scatter.ledger import ReadTimes
+from kvshard.scatter.merge import MergedFacet
+from kvshard.scatter.requests import ReadPolicy, SearchQuery, refuse
+from kvshard.scatter.routes import MapSource, resolve
+from kvshard.sorting import parse_sort, place_of
+from router.ranking import NO_SCORES, StatisticsUsed
+from router.search import PAGE_MAX_BYTES, Found, SearchOperation
+from router.statistics import Kind
+
+COLLECTIONS_MAX: Final = 16
+"""Each is a search of its own on every shard."""
+
+_KINDS: Final = (None, Kind.EXACT, Kind.CACHED, Kind.LOCAL)
+"""From the best that scores can rest on to the least."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundInSeveral:
+    """A page over several collections. collections: of each hit, its name. rest: everything but the hits' collections."""
+
+    rest: Found
+    collections: list[str] = field(default_factory=list)
+
+
+class SeveralSearch:
+    """Search over several collections in domain terms."""
+
+    def __init__(self, maps: MapSource, operation: SearchOperation) -> None:
+        self._maps = maps
+        self._operation = operation
+
+    async def search(
+        self,
+        names: Sequence[str],
+        query: SearchQuery,
+        token: bytes,
+        policy: ReadPolicy,
+        deadline: float,
+        times: ReadTimes | None = None,
+    ) -> FoundInSeveral:
+        """One page of hits of the collections of these names. Raises as a search of each of them alone does."""
+        check_several(names, query, token)
+        collections = [(await resolve(self._maps, name))[1] for name in names]
+        if len({each.id for each in collections}) < len(collections):
+            refuse("a collection stands twice in the search, by its name or an alias", "collections")
+        searches = [
+            self._operation.search(each.name, query_for(query, each, collections), b"", policy, deadline, times)
+            for each in collections
+        ]
+        # All of them are waited for: none may go on by itself when another has failed.
+        outcomes = await asyncio.gather(*searches, return_exceptions=True)
+        found = [each for each in outcomes if isinstance(each, Found)]
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return merged([each.name for each in collections], found, query)
+
+
+def check_several(names: Sequence[str], query: SearchQuery, token: bytes) -> None:
+    """Raise InvalidArgument for what a search over several collections cannot do."""
+    if len(names) > COLLECTIONS_MAX:
+        refuse(f"a search goes over at most {COLLECTIONS_MAX} collections, not {len(names)}", "collections", COLLECTIONS_MAX)
+    if token:
+        refuse("a search over several collections has one page; ask for more hits with limit, or search one of them", "token")
+    for is_asked, name in (
+        (query.shape.collapse, "collapse"),
+        (query.nearest is not None, "nearest"),
+        (query.aggregations, "aggregations"),
+    ):
+        if is_asked:
+            refuse(f"{name} does not go over several collections; search each of them by itself", name)
+
+
+def query_for(query: SearchQuery, collection: Collection, collections: Sequence[Collection]) -> SearchQuery:
+    """The search as this collection is asked: it need not have the fields that another has."""
+    elsewhere = {name: kind for each in collections for name, kind in each.schema.items()}
+
+    def known_here(names: Sequence[str]) -> list[str]:
+        return [name for name in names if name in collection.schema or name not in elsewhere]
+
+    return replace(query, elsewhere=elsewhere, facets=known_here(query.facets), highlight=known_here(query.highlight))
+
+
+def merged(names: Sequence[str], found: Sequence[Found], query: SearchQuery) -> FoundInSeveral:
+    """One page of those of several collections."""
+    hits = _hits(found, query)
+    statistics = [each.statistics for each in found]
+    ages = [each.unseen_age_ms for each in found]
+    known_ages = [age for age in ages if age is not None]
+    rest = Found(
+        hits=[(shard, hit) for _, shard, hit in hits],
+        total=sum(each.total for each in found),
+        coverage=_coverage([each.coverage for each in found]),
+        facets=[_facet(name, found, query.facet_limit) for name in query.facets],
+        next_token=b"",
+        unseen_age_ms=max(known_ages, default=0) if len(known_ages) == len(ages) else None,
+        statistics=_statistics(statistics),
+        profiles=[profile for each in found for profile in each.profiles],
+        is_total_exact=all(each.is_total_exact for each in found),
+    )
+    return FoundInSeveral(rest, [names[at] for at, _, _ in hits])
+
+
+def _hits(found: Sequence[Found], query: SearchQuery) -> list[tuple[int, int, ShardHit]]:
+    place = place_of(parse_sort(query.sort))
+    left = [len(each.hits) for each in found]
+    page: list[tuple[int, int, ShardHit]] = []
+    size = 0
+    streams = [_numbered(at, each) for at, each in enumerate(found)]
+    for at, shard, hit in merge(*streams, key=lambda each: (place(each[2].sort_values, each[2].score, each[2].key), each[0])):
+        size += len(hit.document) + len(hit.key)
+        if len(page) >= query.limit or (size > PAGE_MAX_BYTES and page):
+            break
+        page.append((at, shard, hit))
+        left[at] -= 1
+        if not left[at] and found[at].next_token and len(found[at].hits) < query.limit:
+            break  # It has kept back what may come next.
+    return page
+
+
+def _numbered(at: int, found: Found) -> Iterator[tuple[int, int, ShardHit]]:
+    return ((at, shard, hit) for shard, hit in found.hits)
+
+
+def _coverage(parts: Sequence[Coverage]) -> Coverage:
+    return Coverage(
+        is_complete=all(each.is_complete for each in parts),
+        documents_considered=sum(each.documents_considered for each in parts),
+        documents_total=sum(each.documents_total for each in parts),
+        legs=sum(each.legs for each in parts),
+        legs_ok=sum(each.legs_ok for each in parts),
+        failed=tuple(sorted((leg for each in parts for leg in each.failed), key=lambda leg: leg.shard)),
+    )
+
+
+def _facet(name: str, found: Sequence[Found], limit: int) -> MergedFacet:
+    """The values of a facet added up. A value that a collection did not return counts there as much as the last one at most."""
+    counts: dict[str, int] = {}
+    certain: dict[str, int] = {}
+    uncertain = 0
+    for facet in (each for one in found for each in one.facets if each.field == name):
+        error = facet.error_bound + (facet.values[-1][1] if len(facet.values) >= limit else 0)
+        uncertain += error
+        for value, count in facet.values:
+            counts[value] = counts.get(value, 0) + count
+            certain[value] = certain.get(value, 0) + error - facet.error_bound
+    best = nsmallest(limit, counts.items(), key=lambda item: (-item[1], item[0]))
+    return MergedFacet(name, best, max((uncertain - certain[value] for value, _ in best), default=0))
+
+
+def _statistics(parts: Sequence[StatisticsUsed]) -> StatisticsUsed:
+    if not parts:
+        return NO_SCORES
+    return StatisticsUsed(
+        kind=max((each.kind for each in parts), key=_KINDS.index),
+        age_s=max(each.age_s for each in parts),
+        extra_trips=sum(each.extra_trips for each in parts),
+        bounded=sum(each.bounded for each in parts),
+    )
