@@ -49,6 +49,7 @@ def put(
     if_absent: Annotated[bool, Parameter(negative="")] = False,
     collection: str = "default",
     refresh: Annotated[bool, Parameter(negative="")] = False,
+    wait: Annotated[bool, Parameter(negative="")] = False,
     connect: Connect = _DEFAULTS,
 ) -> int:
     """Write a key.
@@ -70,21 +71,34 @@ def put(
     collection
         Collection to write to.
     refresh
-        Return only when a search can see the write.
+        Return only when a search can see the write, and hurry that.
+    wait
+        The same without hurry: after the next regular refresh.
     """
     data = _value(value, file)
 
     async def work(kv: "Client[bytes]") -> int:
-        version = await kv.collection(collection).raw.put(
-            key_of(key), data, ttl=ttl, if_version=if_version, if_absent=if_absent, refresh=refresh
+        docs = kv.collection(collection)
+        version = await docs.raw.put(
+            key_of(key),
+            data,
+            ttl=ttl,
+            if_version=if_version,
+            if_absent=if_absent,
+            refresh="wait" if wait and not refresh else refresh,
         )
         if connect.as_json:
-            print_json({**json_bytes("key", key_of(key)), "version": version})
+            print_json({**json_bytes("key", key_of(key)), "version": version, **_written(docs.watermark())})
         else:
             print(f"version {version}")
         return EXIT_OK
 
     return with_client(connect, work)
+
+
+def _written(token: bytes) -> dict[str, str]:
+    """What `kvshard search --min-versions` takes, of a write to a collection that can be searched."""
+    return {"written": token_text(token)} if token else {}
 
 
 def _value(value: str | None, file: Path | None) -> bytes:
@@ -153,6 +167,7 @@ def delete(
     if_version: int | None = None,
     collection: str = "default",
     refresh: Annotated[bool, Parameter(negative="")] = False,
+    wait: Annotated[bool, Parameter(negative="")] = False,
     connect: Connect = _DEFAULTS,
 ) -> int:
     """Delete a key; exit code 1 if it was not there.
@@ -166,13 +181,16 @@ def delete(
     collection
         Collection to delete from.
     refresh
-        Return only when a search no longer sees the key.
+        Return only when a search no longer sees the key, and hurry that.
+    wait
+        The same without hurry: after the next regular refresh.
     """
 
     async def work(kv: "Client[bytes]") -> int:
-        existed = await kv.collection(collection).raw.delete(key_of(key), if_version=if_version, refresh=refresh)
+        docs = kv.collection(collection)
+        existed = await docs.raw.delete(key_of(key), if_version=if_version, refresh="wait" if wait and not refresh else refresh)
         if connect.as_json:
-            print_json({**json_bytes("key", key_of(key)), "existed": existed})
+            print_json({**json_bytes("key", key_of(key)), "existed": existed, **_written(docs.watermark())})
         elif not existed:
             complain(f"not found: {one_line(key_of(key))}")
         return EXIT_OK if existed else EXIT_NOT_FOUND

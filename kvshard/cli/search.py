@@ -92,6 +92,8 @@ class Wanted:
         Go on behind an earlier page: the token that it printed.
     refresh
         See every write that was acknowledged before.
+    min_versions
+        See the write that printed this token ("written" in the JSON of `kvshard put`); may be given several times.
     fuzziness
         Letters of the query's words that may be wrong: 0 to 2, or "auto" for as many as the length of each word allows.
     statistics
@@ -126,6 +128,7 @@ class Wanted:
     fragments: int = 1
     next_page: Annotated[str | None, Parameter(name="--next")] = None
     refresh: Annotated[bool, Parameter(negative="")] = False
+    min_versions: Annotated[tuple[str, ...], Parameter(negative="")] = ()
     fuzziness: str = "0"
     statistics: str = "exact"
     nearest: str | None = None
@@ -249,6 +252,7 @@ async def _find(
         statistics=wanted.statistics,
         next=parse_token(wanted.next_page),
         refresh=wanted.refresh,
+        min_versions=[parse_token(text) or b"" for text in wanted.min_versions],
         nearest=None if wanted.nearest is None else parse_nearest(wanted.nearest, wanted.k),
         explain=wanted.explain,
         profile=wanted.profile,

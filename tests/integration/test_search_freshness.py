@@ -1,6 +1,7 @@
 """Searches that must see writes which other clients made, and what they say of those that they do not see."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from harness.cluster import UpProcess
 
 from kvshard import Client, InvalidArgument, Unavailable
+from kvshard.cli import main
 from kvshard.scatter.min_versions import MinVersions
 from kvshard.sync import Client as SyncClient
 from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc
@@ -87,6 +89,28 @@ async def test_tokens_without_the_client(kv: Client[str], shared_cluster: UpProc
         with pytest.raises(grpc.aio.AioRpcError, match="next_refresh") as refused:
             await keys.Put(kv_pb2.PutRequest(collection="raw-tokens", key=b"a", value=document, next_refresh=True))
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_tokens_of_the_command_line(
+    kv: Client[str], shared_cluster: UpProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await kv.collection("cli-tokens").create(schema=SCHEMA)
+
+    def run(*words: str) -> dict[str, Any]:
+        assert main([*words, "--json", "--router", shared_cluster.address]) == 0
+        return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
+
+    tokens = []
+    for number in range(3):
+        told = await asyncio.to_thread(run, "put", f"k{number}", '{"body": "fresh"}', "--collection", "cli-tokens")
+        tokens += ["--min-versions", told["written"]]
+    page = await asyncio.to_thread(run, "search", "cli-tokens", "fresh", *tokens)
+    assert page["total"] == 3
+    await asyncio.to_thread(run, "put", "k3", '{"body": "fresh"}', "--collection", "cli-tokens", "--wait")
+    told = await asyncio.to_thread(run, "delete", "k0", "--collection", "cli-tokens", "--wait")
+    assert told["existed"]
+    assert (await asyncio.to_thread(run, "search", "cli-tokens", "fresh"))["total"] == 3
+    assert "written" not in await asyncio.to_thread(run, "put", "plain", "x")
 
 
 async def test_what_is_no_token_and_what_is_of_another_cluster_is_refused(kv: Client[str]) -> None:

@@ -37,7 +37,8 @@ class Observers:
     async def run(self) -> None:
         async with Client(self.address, timeout=20.0) as kv:
             while not self._is_over:
-                for name, look in (("scan", self._scan), ("search", self._search), ("page", self._page)):
+                looks = ("scan", self._scan), ("search", self._search), ("page", self._page), ("token", self._token)
+                for name, look in looks:
                     try:
                         await look(kv)
                         self.done[name] += 1
@@ -61,6 +62,13 @@ class Observers:
         page = await kv.collection("docs").search("odd", limit=1_000, sort="n")
         assert [hit.key for hit in page.hits] == [key_of(n) for n in range(1, DOCUMENTS, 2)]
 
+    async def _token(self, kv: Client[str]) -> None:
+        """The token names all that was written, in shards as they were then: what is new is seen whichever has it by now."""
+        fresh, number = kv.collection("fresh"), self.done["token"]
+        await fresh.put(f"fresh-{number}", {"body": f"word{number}"})
+        page = await fresh.search(f"word{number} OR word0", min_versions=fresh.watermark())
+        assert page.total == (2 if number else 1)
+
     async def progress(self, rounds: int = 2) -> None:
         goal = self.done["page"] + rounds
         async with asyncio.timeout(TAKEN_OVER_WITHIN_S):
@@ -81,6 +89,7 @@ async def load_corpus(address: str) -> None:
     async with Client(address, timeout=20.0) as kv:
         docs = kv.collection("docs")
         await docs.create(schema={"body": "text", "tag": "keyword", "n": "integer"})
+        await kv.collection("fresh").create(schema={"body": "text"})
         batch = {
             key_of(n): {"body": "common " + ("odd" if n % 2 else "even"), "tag": f"t{n % 7}", "n": n} for n in range(DOCUMENTS)
         }
@@ -148,4 +157,5 @@ async def test_shards_are_split_twice_under_load_with_a_leaf_killed_in_between(t
             counted = (await kv.status()).documents(current.collections["docs"].id)
             assert counted == DOCUMENTS
         assert observers.done["search"] >= 5
+        assert observers.done["token"] >= 5
     assert "Traceback" not in up.errors.read_text()
