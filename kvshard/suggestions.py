@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from typing import Final
 
 from kvshard import limits
-from kvshard.analyzers import ASCII, KEYWORD_LOWER, NGRAM, WORDS
+from kvshard.analyzers import CJK, KEYWORD_LOWER
 from kvshard.errors import ErrorDetails, FailedPrecondition, InvalidArgument
 from kvshard.query import prepare
 from kvshard.query.bounds import fuzzy_distance
@@ -45,8 +45,8 @@ FEW_DOCUMENTS: Final = 2
 MORE_FREQUENT: Final = 100
 """So many times as many documents have the correction of a word that some have: less would correct rare words away."""
 
-_WHOLE_WORDS = frozenset((WORDS, ASCII, NGRAM))
-"""Analyzers that keep words as they are written."""
+_NO_WORDS = frozenset((CJK, KEYWORD_LOWER))
+"""Analyzers that do not cut a text into words. Of stems and beginnings the index holds the words as they are besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ def asked_again(part: SuggestPart, words: Sequence[CorrectedWord]) -> SuggestPar
 
 
 def suggest_fields(schema: Schema, given: Sequence[str]) -> list[str]:
-    """The fields that suggestions come from: those given, or all texts that keep their words; if there are none, whole values.
+    """The fields that suggestions come from: those given, or all texts that have words; if there are none, whole values.
 
     Raises InvalidArgument for a field that there is not, or that knows no suggestions.
     """
@@ -188,14 +188,14 @@ def suggest_fields(schema: Schema, given: Sequence[str]) -> list[str]:
     words = [name for name, kind in schema.items() if keeps_words(kind)]
     values = [name for name, kind in schema.items() if keeps_values(kind)]
     if not words and not values:
-        message = "no field has suggestions: those of type text, text(ascii), text(ngram), text(keyword) and keyword do"
+        message = "no field has suggestions: text fields do, all but text(cjk), and keyword fields"
         raise InvalidArgument(message, ErrorDetails(field="fields"))
     return words or values
 
 
 def keeps_words(field_type: str) -> bool:
-    """Whether a field of this type holds words as they are written."""
-    return base_type(field_type) == TEXT and analyzer_of(field_type) in _WHOLE_WORDS
+    """Whether a field of this type has words to suggest."""
+    return base_type(field_type) == TEXT and analyzer_of(field_type) not in _NO_WORDS
 
 
 def keeps_values(field_type: str) -> bool:
@@ -229,6 +229,5 @@ def _check_field(schema: Schema, name: str) -> None:
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InvalidArgument(f"unknown field {name[:64]}{hint}", ErrorDetails(field="fields"))
     if not keeps_words(kind) and not keeps_values(kind):
-        why = "is cut into stems or characters" if base_type(kind) == TEXT else f"is of type {kind}"
-        message = f"{name} {why} and has no suggestions; text, text(ascii), text(ngram), text(keyword) and keyword fields have"
+        message = f"{name} is of type {kind} and has no suggestions; text fields have, all but text(cjk), and keyword fields"
         raise InvalidArgument(message, ErrorDetails(field="fields"))

@@ -3,7 +3,8 @@
 They are tantivy's. Its n-grams are of a whole text, though, so a text of an NGRAM field is cut into its words here, and each of
 them becomes a value of its own, with END behind it: its terms are all its beginnings, and the whole word with END. tantivy
 leaves a place free between two values: words that stand side by side are WORD_STEP places apart. A query for half a word is not
-cut: it is a beginning already. The words themselves stand in a field beside it, for all that is about whole words.
+cut: it is a beginning already. The words as they are stand in a field beside it, for all that is about whole words; so do those
+of a text whose terms are stems.
 """
 
 from functools import cache
@@ -24,14 +25,13 @@ END: Final = "="
 WORD_STEP: Final = 2
 """From one word of an NGRAM field to the next."""
 
-WORDS_TOKENIZER: Final = "kvshard_words"
-
 _CJK = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}"
 _CJK_WORDS: Final = rf"[{_CJK}]|[[\p{{Alphabetic}}\p{{N}}]&&[^{_CJK}]]+"
 _MARKED_WORDS: Final = r"[\p{Alphabetic}\p{N}\p{M}]+"
 """Words of scripts whose marks are no letters to tantivy's own tokenizer, which would cut words at them."""
 
 _MARKED = frozenset(("tamil",))
+_WORDS_BESIDE = frozenset((NGRAM, *LANGUAGES))
 
 
 @cache
@@ -43,7 +43,7 @@ def _uncut(name: str) -> TextAnalyzer:
 
 @cache
 def analyzer(name: str) -> TextAnalyzer:
-    """The analyzer of that name, for queries and, where `index_terms` has nothing to say, for texts."""
+    """The analyzer of that name: for queries, and for the texts of all but NGRAM."""
     if name == KEYWORD_LOWER:
         return TextAnalyzerBuilder(Tokenizer.raw()).filter(Filter.lowercase()).build()
     tokenizer = Tokenizer.simple()
@@ -69,11 +69,22 @@ def tokenizer_name(field_type: str) -> str:
     return f"kvshard_{analyzer_of(field_type)}"
 
 
+def words_tokenizer_name(field_type: str) -> str:
+    """The same for the field beside it that holds the words as they are."""
+    return f"kvshard_words_{analyzer_of(field_type)}"
+
+
 def register(index: tantivy.Index, schema: Schema) -> None:
     """Make the analyzers of a schema known to an index: it does not keep them."""
-    index.register_tokenizer(WORDS_TOKENIZER, analyzer(WORDS))
     for field_type in {each for each in schema.values() if base_type(each) == TEXT}:
         index.register_tokenizer(tokenizer_name(field_type), _indexing(field_type))
+        if has_words_beside(field_type):
+            index.register_tokenizer(words_tokenizer_name(field_type), _uncut(analyzer_of(field_type)))
+
+
+def has_words_beside(field_type: str) -> bool:
+    """Whether the terms of such a text are no words as they are written, so that these stand in a field beside it."""
+    return base_type(field_type) == TEXT and analyzer_of(field_type) in _WORDS_BESIDE
 
 
 def _indexing(field_type: str) -> TextAnalyzer:
@@ -87,13 +98,17 @@ def query_terms(field_type: str, text: str) -> list[Token]:
     return analyzer_in(field_type).pre_tokenize(text).tokens
 
 
-def prefix_terms(field_type: str, text: str) -> list[Token]:
-    """The same of a text whose last word is only begun: that one keeps its letters, since the stem of half a word is none."""
-    terms, name = query_terms(field_type, text), analyzer_of(field_type)
-    if name not in LANGUAGES:
-        return terms
-    words = _uncut(name).pre_tokenize(text).tokens
-    return [term for term in terms if term.position < words[-1].position] + words[-1:] if words else []
+def word_terms(field_type: str, text: str) -> list[Token]:
+    """The words of a text as they are, of a language neither as stems nor without the most common ones: half a word has no
+    stem, nor has a misspelt one."""
+    name = analyzer_of(field_type)
+    return (_uncut(name) if name in LANGUAGES else analyzer(name)).pre_tokenize(text).tokens
+
+
+def words_and_terms(field_type: str, text: str) -> list[tuple[str, str]]:
+    """Each word of a text as it is, with the term that the field has for it; those without one are left out."""
+    terms = {term.position: term.text for term in query_terms(field_type, text)}
+    return [(word.text, terms[word.position]) for word in word_terms(field_type, text) if word.position in terms]
 
 
 def begun_words(text: str) -> list[str]:

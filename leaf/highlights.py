@@ -10,7 +10,7 @@ import tantivy
 
 from kvshard.model import HighlightFragment, ShardHit, ShardSearch
 from kvshard.query import Node
-from leaf.index_fields import whole_words
+from leaf.index_fields import marked_in
 from leaf.projection import Projection
 from leaf.text_index import TextIndex
 
@@ -36,7 +36,7 @@ class Highlighter:
         for name in request.highlight:
             words = index.compiler.highlight_query(node, name, partial(_texts_of, hits, name))
             if words is not None:
-                field = whole_words(name, index.schema[name])
+                field = marked_in(name, index.schema[name])
                 generator = tantivy.SnippetGenerator.create(searcher, words, index.fields, field)
                 generator.set_max_num_chars(request.shape.fragment_chars)
                 self._generators[name] = _Marker(field, generator)

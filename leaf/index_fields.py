@@ -28,7 +28,7 @@ from kvshard.errors import InvalidArgument
 from kvshard.model import NEVER, SortValue
 from kvshard.schema import FLOAT, INTEGER, KEYWORD, TEXT, VECTOR, Scalar, Schema, base_type, check_of, text_type
 from kvshard.vectors import check_vector, parse_vector_type, vector_bytes
-from leaf.analysis import WORDS_TOKENIZER, begun_words, term_count, tokenizer_name
+from leaf.analysis import begun_words, has_words_beside, term_count, tokenizer_name, words_tokenizer_name
 
 KEY = "key"
 EXPIRES = "expires"
@@ -42,8 +42,13 @@ def searched(name: str) -> str:
 
 
 def whole_words(name: str, field_type: str) -> str:
-    """The index field that holds the words of a text field as they are: of NGRAM, whose terms are beginnings, one beside it."""
-    return f"w_{name}" if field_type == text_type(NGRAM) else searched(name)
+    """The index field that holds the words of a text field as they are: where its terms are others, one beside it."""
+    return f"w_{name}" if has_words_beside(field_type) else searched(name)
+
+
+def marked_in(name: str, field_type: str) -> str:
+    """The index field whose terms are marked in the texts of a text field: not the beginnings of words."""
+    return whole_words(name, field_type) if field_type == text_type(NGRAM) else searched(name)
 
 
 def sorted_by(name: str) -> str:
@@ -97,8 +102,10 @@ def index_schema(schema: Schema) -> tantivy.Schema:
         if base_type(field_type) == TEXT:
             builder.add_text_field(searched(name), tokenizer_name=tokenizer_name(field_type), index_option="position")
             builder.add_unsigned_field(length_of(name), fast=True)
-            if whole_words(name, field_type) != searched(name):
-                builder.add_text_field(whole_words(name, field_type), tokenizer_name=WORDS_TOKENIZER, index_option="basic")
+            if has_words_beside(field_type):
+                option = "basic" if field_type == text_type(NGRAM) else "position"
+                words = whole_words(name, field_type)
+                builder.add_text_field(words, tokenizer_name=words_tokenizer_name(field_type), index_option=option)
         elif field_type == KEYWORD:
             for field in (searched(name), sorted_by(name)):
                 builder.add_text_field(field, fast=True, tokenizer_name="raw", index_option="basic")
@@ -211,12 +218,15 @@ def _adder(name: str, field_type: str) -> Adder:
 
 def _text_adder(name: str, field_type: str) -> Adder:
     field, length_field = searched(name), length_of(name)
+    words_field = whole_words(name, field_type) if has_words_beside(field_type) else None
 
     def add(document: tantivy.Document, values: list[Scalar]) -> None:
         document.add_text(PRESENT, name)
         length = 0
         for text in values:
             document.add_text(field, str(text))
+            if words_field is not None:
+                document.add_text(words_field, str(text))
             length += term_count(field_type, str(text))
         document.add_unsigned(length_field, length)
 

@@ -23,7 +23,7 @@ from kvshard.query.bounds import fuzzy_distance
 from kvshard.query.edits import is_within
 from kvshard.query.glob import expression_of, parts_of, pattern_of
 from kvshard.schema import analyzer_of
-from leaf.analysis import analyzer_in, prefix_terms, query_terms
+from leaf.analysis import analyzer_in, query_terms, word_terms, words_and_terms
 
 MARKED_MAX_WORDS: Final = 1_024
 """Different words that are marked on a page: each is looked for in every text of it."""
@@ -41,19 +41,16 @@ def marked_words(node: Node, name: str, field_type: str, texts: Callable[[], Seq
         if isinstance(leaf, Wildcard):
             tests.append(expression_of(lower_pattern(leaf.pattern, field_type)).fullmatch)
             continue
-        terms = [term.text for term in query_terms(field_type, leaf.text)]
+        words = [word.text for word in word_terms(field_type, leaf.text)]
         if isinstance(leaf, Fuzzy):
-            tests += [_alike(term, leaf.distance) for term in terms]
+            tests += [_alike(word, leaf.distance) for word in words]
             continue
-        found.update(terms)
-        begun = prefix_terms(field_type, leaf.text) if isinstance(leaf, Prefix) or is_begun else []
-        if begun:
-            found.update(term.text for term in begun)
-            tests.append(_begins(begun[-1].text))
+        found.update(term.text for term in query_terms(field_type, leaf.text))
+        if words and (isinstance(leaf, Prefix) or is_begun):
+            tests.append(_begins(words[-1]))
     if tests:
-        cut = analyzer_in(field_type).analyze
-        words = {word for text in texts() for word in cut(text)}
-        found.update(word for word in words if any(test(word) for test in tests))
+        pairs = {pair for text in texts() for pair in words_and_terms(field_type, text)}
+        found.update(term for word, term in pairs if any(test(word) for test in tests))
     return set(sorted(found)[:MARKED_MAX_WORDS])
 
 

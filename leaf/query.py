@@ -51,9 +51,21 @@ from kvshard.query import (
 )
 from kvshard.query.bounds import fuzzy_distance
 from kvshard.schema import FLOAT, KEYWORD, TEXT, VECTOR, Schema, base_type, text_type
-from leaf.analysis import END, WORD_STEP, prefix_terms, query_terms
+from leaf.analysis import END, WORD_STEP, query_terms, word_terms
 from leaf.expansions import Expansions, WordLists
-from leaf.index_fields import EXPIRES, KEY, PRESENT, key_text, keyword_term, searched, slots, sorted_by, vector_id, whole_words
+from leaf.index_fields import (
+    EXPIRES,
+    KEY,
+    PRESENT,
+    key_text,
+    keyword_term,
+    marked_in,
+    searched,
+    slots,
+    sorted_by,
+    vector_id,
+    whole_words,
+)
 from leaf.likeness import settled
 from leaf.marked_words import lower_pattern, marked_words
 from leaf.weighting import Weighting
@@ -295,20 +307,14 @@ class QueryCompiler:
     def _begun_word(self, name: str, word: str, scope: _Scope) -> Query:
         if self._cuts_beginnings(name):
             return self._word(name, word, scope)
-        begun = self._expansions.prefix(scope.searcher, searched(name), word, f"{word}*")
-        stems = query_terms(self._schema[name], word)
-        if len(stems) != 1 or stems[0].text == word:
-            return begun
-        # Of "running" the index may hold only "run", which does not begin with it.
-        stem = Query.const_score_query(Query.term_query(self._fields, searched(name), stems[0].text, "basic"), 1.0)
-        return self._best_of([begun, stem], scope)
+        return self._expansions.prefix(scope.searcher, whole_words(name, self._schema[name]), word, f"{word}*")
 
     def _cuts_beginnings(self, name: str) -> bool:
         """Whether every beginning of a word is a term of this field."""
         return self._schema[name] == text_type(NGRAM)
 
     def _text_prefix(self, name: str, node: Prefix, scope: _Scope) -> Query | None:
-        tokens = prefix_terms(self._schema[name], node.text)
+        tokens = word_terms(self._schema[name], node.text)
         if not tokens:
             return None
         if tokens[-1].char_offset_to != len(node.text):
@@ -319,7 +325,9 @@ class QueryCompiler:
             return self._text(name, node.text, scope)
         first = tokens[0].position
         words: list[str | tuple[int, str]] = [(token.position - first, token.text) for token in tokens]
-        return Query.const_score_query(Query.phrase_prefix_query(self._fields, searched(name), words), 1.0)
+        return Query.const_score_query(
+            Query.phrase_prefix_query(self._fields, whole_words(name, self._schema[name]), words), 1.0
+        )
 
     def _wildcard(self, name: str, node: Wildcard, scope: _Scope) -> Query:
         is_keyword = base_type(self._schema[name]) == KEYWORD
@@ -329,7 +337,7 @@ class QueryCompiler:
 
     def _fuzzy(self, name: str, node: Fuzzy) -> Query | None:
         """All the words that the text falls apart into, each as fuzzy as its length allows."""
-        words = [token.text for token in query_terms(self._schema[name], node.text)]
+        words = [token.text for token in word_terms(self._schema[name], node.text)]
         field = whole_words(name, self._schema[name])
         queries = [
             Query.fuzzy_term_query(self._fields, field, word, distance=fuzzy_distance(node.distance, len(word)))
@@ -409,7 +417,7 @@ class QueryCompiler:
     def _has_one_prefix_score(self, name: str, text: str) -> bool:
         if base_type(self._schema[name]) == KEYWORD:
             return True
-        terms = prefix_terms(self._schema[name], text)
+        terms = word_terms(self._schema[name], text)
         is_prefix = len(terms) == 1 and terms[0].char_offset_to == len(text) and not self._cuts_beginnings(name)
         return not terms or is_prefix  # a phrase or a word otherwise
 
@@ -421,7 +429,7 @@ class QueryCompiler:
         words = marked_words(node, name, self._schema[name], texts)
         if not words:
             return None
-        field = whole_words(name, self._schema[name])
+        field = marked_in(name, self._schema[name])
         return Query.boolean_query(
             [(TantivyOccur.Should, Query.term_query(self._fields, field, word, "basic")) for word in sorted(words)]
         )

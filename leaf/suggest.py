@@ -16,7 +16,7 @@ from kvshard.query.bounds import fuzzy_distance
 from kvshard.schema import KEYWORD, Schema
 from kvshard.suggest_messages import SuggestedWord, SuggestPart, SuggestReply
 from kvshard.suggestions import CORRECTIONS_ASKED, FEW_DOCUMENTS, WORDS_MAX, keeps_words, nearest
-from leaf.analysis import analyzer, prefix_terms, query_terms
+from leaf.analysis import analyzer, word_terms
 from leaf.index_fields import keyword_of, keyword_term, searched, whole_words
 
 NEAR_MAX: Final = 20_000
@@ -68,7 +68,7 @@ class Suggester:
         if field_type == KEYWORD:
             found = self._terms(name, keyword_term(part.text), self._live, limit)
             return [(keyword_of(term), documents) for term, documents in found], _left(found, limit)
-        terms = prefix_terms(field_type, part.text)
+        terms = word_terms(field_type, part.text)
         if not terms or terms[-1].char_offset_to != len(part.text):
             return [], 0  # No word is being typed.
         head = part.text[: terms[-1].char_offset_from]
@@ -90,7 +90,7 @@ class Suggester:
             if field_type == KEYWORD:
                 found.append(Query.term_query(self._fields, searched(name), keyword_term(text), "basic"))
                 continue
-            terms = query_terms(field_type, text)
+            terms = word_terms(field_type, text)
             if terms:
                 names = [each for each in part.fields if keeps_words(self._schema[each])]
                 words = [self._word_query(names, term.text) for term in terms[:-1]] if part.has_context else []
@@ -118,7 +118,7 @@ class Suggester:
             return []  # Another number is no correction of a number.
         best: dict[str, tuple[str, int, int]] = {}
         for name in names:
-            terms = query_terms(self._schema[name], word)
+            terms = word_terms(self._schema[name], word)
             known = self._terms(name, terms[0].text[0], self._live, NEAR_MAX) if terms else []
             for each in nearest(terms[0].text, known, CORRECTIONS_ASKED, self._check) if known else []:
                 best[each[0]] = max(each, best.get(each[0], each), key=lambda row: row[1])
@@ -134,7 +134,7 @@ class Suggester:
 
     def _word_query(self, names: Sequence[str], word: str) -> Query:
         """The documents that have this word, whole, in any of these fields of words."""
-        found = [self._term_query(name, terms[0].text) for name in names if (terms := query_terms(self._schema[name], word))]
+        found = [self._term_query(name, terms[0].text) for name in names if (terms := word_terms(self._schema[name], word))]
         return Query.boolean_query([(Occur.Should, each) for each in found]) if found else Query.empty_query()
 
     def _term_query(self, name: str, term: str) -> Query:

@@ -241,7 +241,7 @@ class Collection(Keyspace[K, Document]):
     ) -> Suggestions:
         """Say how a half typed text may go on, and what its misspelt words may have meant.
 
-        field: where suggestions come from, one or several; all texts that keep their words when None. A text field completes
+        field: where suggestions come from, one or several; all texts that have words when None. A text field completes
         the last word, a keyword field the whole value. limit: completions wanted, 1 to 100. filters: query strings that a
         document must match to count.
         """

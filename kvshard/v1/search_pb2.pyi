@@ -917,8 +917,8 @@ class SuggestRequest(_message.Message):
     """Completions wanted, 1 to 100; absent means 5."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Fields to take suggestions from: of the types text, text(ascii), text(ngram) for words; keyword and text(keyword) for whole
-        values. Empty: all those of words, or if there is none those of values.
+        """Fields to take suggestions from: texts for words (all but text(cjk)); keyword and text(keyword) for whole values. Empty: all
+        those of words, or if there is none those of values.
         """
 
     @_builtins.property

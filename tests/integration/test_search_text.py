@@ -16,6 +16,7 @@ SCHEMA = {
     "typed": "text(ngram)",
     "name": "text(keyword)",
     "tag": "keyword",
+    "year": "integer",
 }
 TITLES = [
     "asyncio gather",
@@ -114,8 +115,10 @@ async def test_analyzers_and_suggestions(kv: Client[str], address: str, capsys: 
     await docs.delete("d3", refresh=True)
     assert [each.documents for each in (await docs.suggest("gat", field="title")).completions] == [2, 1]
 
-    with pytest.raises(InvalidArgument, match="is cut into stems"):
-        await docs.suggest("gat", field="body")
+    assert list(await docs.suggest("runn", field="body")) == ["running"]
+    assert (await docs.suggest("runnnig", field="body")).corrected == "running"
+    with pytest.raises(InvalidArgument, match="is of type integer"):
+        await docs.suggest("20", field="year")
     with pytest.raises(InvalidArgument, match="did you mean title"):
         await docs.suggest("gat", field="titel")
     with pytest.raises(InvalidArgument, match="unknown analyzer 'englsh'"):

@@ -22,6 +22,7 @@ SCHEMA = {
     "title": "text",
     "body": "text(english)",
     "typed": "text(ngram)",
+    "cjk": "text(cjk)",
     "name": "text(keyword)",
     "tag": "keyword",
     "year": "integer",
@@ -181,7 +182,7 @@ def query(**changed):
 @pytest.mark.parametrize(
     ("schema", "fields", "expected"),
     [
-        (SCHEMA, [], ["title", "typed"]),
+        (SCHEMA, [], ["title", "body", "typed"]),
         (SCHEMA, ["tag", "title", "tag"], ["tag", "title"]),
         ({"tag": "keyword", "name": "text(keyword)"}, [], ["tag", "name"]),
     ],
@@ -194,7 +195,7 @@ def test_fields_that_have_suggestions(schema, fields, expected):
     ("schema", "changed", "field", "part"),
     [
         (SCHEMA, {"fields": ["titel"]}, "fields", "did you mean title?"),
-        (SCHEMA, {"fields": ["body"]}, "fields", "is cut into stems"),
+        (SCHEMA, {"fields": ["cjk"]}, "fields", "is of type text(cjk) and has no suggestions"),
         (SCHEMA, {"fields": ["year"]}, "fields", "is of type integer"),
         (SCHEMA, {"text": ""}, "text", "1 to 256 characters"),
         (SCHEMA, {"text": "x" * 257}, "text", "not 257"),
@@ -202,7 +203,7 @@ def test_fields_that_have_suggestions(schema, fields, expected):
         (SCHEMA, {"limit": 101}, "limit", "1 to 100"),
         (SCHEMA, {"filters": ["year:x"]}, "filters[0]", "is not an integer"),
         (SCHEMA, {"filters": ["*"] * 33}, "filters", "not 33"),
-        ({"body": "text(english)"}, {}, "fields", "no field has suggestions"),
+        ({"body": "text(cjk)"}, {}, "fields", "no field has suggestions"),
     ],
 )
 def test_wrong_requests_are_refused(schema, changed, field, part):

@@ -10,8 +10,8 @@ from kvshard.analyzers import ANALYZERS
 from kvshard.query import prepare
 from kvshard.schema import text_type
 from kvshard.sorting import BY_SCORE
-from leaf.analysis import begun_words, prefix_terms, query_terms, term_count
-from leaf.index_fields import searched, whole_words
+from leaf.analysis import begun_words, query_terms, term_count, word_terms, words_and_terms
+from leaf.index_fields import marked_in, searched
 from leaf.text_index import TextIndex
 from leaf.text_search import IndexView
 
@@ -49,6 +49,12 @@ def test_marks_do_not_cut_words_of_scripts_that_have_them():
     assert len(words("text(tamil)", "மரங்கள்")) == 1
 
 
+def test_each_word_has_its_term():
+    pairs = [("runners", "runner"), ("running", "run")]
+    assert words_and_terms("text(english)", "The runners are running") == pairs
+    assert words_and_terms("text(ngram)", "Héy 東京") == [("héy", "héy"), ("東京", "東京")]
+
+
 def test_positions_remember_where_stop_words_were():
     assert [(term.text, term.position) for term in query_terms("text(english)", "tail of the cat")] == [("tail", 0), ("cat", 3)]
 
@@ -57,7 +63,7 @@ def test_positions_remember_where_stop_words_were():
     ("field_type", "text", "expected"),
     [
         ("text", "Asyncio gath", ["asyncio", "gath"]),
-        ("text(english)", "the libraries runnin", ["librari", "runnin"]),
+        ("text(english)", "the Libraries runnin", ["the", "libraries", "runnin"]),
         ("text(english)", "th", ["th"]),
         ("text(english)", "the", ["the"]),
         ("text(english)", "...", []),
@@ -65,8 +71,8 @@ def test_positions_remember_where_stop_words_were():
         ("text(keyword)", "New Yo", ["new yo"]),
     ],
 )
-def test_a_begun_word_keeps_its_letters(field_type, text, expected):
-    assert [term.text for term in prefix_terms(field_type, text)] == expected
+def test_words_as_they_are(field_type, text, expected):
+    assert [term.text for term in word_terms(field_type, text)] == expected
 
 
 def test_ngrams_are_all_beginnings_of_each_word(tmp_path):
@@ -163,7 +169,13 @@ def page(index, text):
         ("english:run", "14"),
         ("english:RUNNING", "14"),
         ("english:runn*", "1"),
-        ("english:running*", "14"),
+        ("english:running*", "1"),
+        ("english:the*", "1"),
+        ("english:runn?rs", "1"),
+        ("english:runnres~", "1"),
+        ("english:asyncio.gath*", "4"),
+        ("english:the.runn*", "1"),
+        ("english:new.runn*", ""),
         ('english:"runner of york"', ""),
         ('english:"runner of new york"', "1"),
         ('english:"runner with new york"', "1"),  # any stop word may stand where one stood
@@ -213,7 +225,7 @@ def test_one_score_is_promised_only_where_there_is_one(index, text):
     ("name", "text", "marked"),
     [
         ("english", "english:run", ["running"]),
-        ("english", "english:runn*", ["runners"]),
+        ("english", "english:runn*", ["runners", "running"]),
         ("english", "english:running*", ["running"]),
         ("typed", "typed:runn", ["runners", "running"]),
         ("folded", "folded:york", ["York"]),
@@ -223,9 +235,9 @@ def test_one_score_is_promised_only_where_there_is_one(index, text):
 def test_whole_words_are_marked(index, name, text, marked):
     searcher = index.searcher()
     query = index.compiler.highlight_query(prepare(text, FIELDS), name, lambda: [TEXTS[b"1"]])
-    generator = tantivy.SnippetGenerator.create(searcher, query, index.fields, whole_words(name, FIELDS[name]))
+    generator = tantivy.SnippetGenerator.create(searcher, query, index.fields, marked_in(name, FIELDS[name]))
     document = tantivy.Document()
-    document.add_text(whole_words(name, FIELDS[name]), TEXTS[b"1"])
+    document.add_text(marked_in(name, FIELDS[name]), TEXTS[b"1"])
     snippet = generator.snippet_from_doc(document)
     assert [snippet.fragment()[each.start : each.end] for each in snippet.highlighted()] == marked
 
