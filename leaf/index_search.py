@@ -15,7 +15,7 @@ from kvshard.clustermap import TOKEN_SLOTS, Collection
 from kvshard.errors import Cancelled, DeadlineExceeded, ErrorDetails, InvalidArgument
 from kvshard.limits import FACET_MAX_VALUES, SEARCH_MAX_LIMIT
 from kvshard.meaning import meant
-from kvshard.model import NearestRecord, ShardHit, ShardSearch, ShardSearchReply
+from kvshard.model import NearestRecord, ShardHit, ShardSearch, ShardSearchReply, changed
 from kvshard.query import MatchAll, Node, prepare
 from kvshard.scatter.shaping import check_shape
 from kvshard.schema import KEYWORD, TEXT, Schema, base_type
@@ -196,7 +196,7 @@ class SearchJob:
             is_total_exact=found.is_total_exact,
             # Rounded up: what is unseen is never as good as nothing.
             unseen_age_ms=0 if unseen_since is None else max(1, ceil((self._clock.monotonic() - unseen_since) * 1_000)),
-            statistics=ranked.own,
+            statistics=None if ranked.own is None else changed(ranked.own, through=indexed_through),
             is_bounded=ranked.exact is not None and ranked.exact.is_bounded,
         )
 

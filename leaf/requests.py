@@ -343,6 +343,8 @@ class Requests:
         collection = await self._searchable(request)
         self._may_read(self._replica(request.shard), (), False, self._clock.monotonic())
         self._check_cuts(request)
+        if request.min_seqno:
+            await self._indexed(request, deadline)
         reply = await self._indexer.term_statistics(request, collection, deadline)
         self._check_cuts(request)
         return reply
@@ -364,7 +366,7 @@ class Requests:
             raise FailedPrecondition(text, ErrorDetails(field="collection"))
         return collection
 
-    async def _indexed(self, request: ShardSearch, deadline: float) -> None:
+    async def _indexed(self, request: ShardSearch | ShardTerms, deadline: float) -> None:
         left = deadline - self._clock.monotonic()
         try:
             async with asyncio.timeout(max(0.0, left - min(TELL_S, left * TELL_PART))):

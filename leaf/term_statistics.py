@@ -3,7 +3,7 @@
 from kvshard.clustermap import TOKEN_SLOTS, Collection
 from kvshard.errors import Cancelled, ErrorDetails, InvalidArgument
 from kvshard.limits import STATISTICS_MAX_TERMS
-from kvshard.model import ShardTerms, ShardTermsReply
+from kvshard.model import ShardTerms, ShardTermsReply, changed
 from kvshard.query import Prefix, Word
 from kvshard.schema import KEYWORD, TEXT, base_type
 from leaf.index_statistics import IndexStatistics
@@ -40,13 +40,14 @@ class TermsJob:
         own_slot = self._source.last_slot(request.shard)
         last_slot = own_slot if index.last_slot > own_slot else TOKEN_SLOTS - 1
         with tantivy_failures():
+            through = index.indexed_through  # Before the snapshot: never more than it holds.
             statistics = index.statistics
             texts = [self._terms_of(index, statistics, *text) for text in request.texts]
             wanted = {name: set(terms) for name, terms in request.terms.items()}
             for terms in texts:
                 for name, term in terms:
                     wanted.setdefault(name, set()).add(term)
-            return ShardTermsReply(statistics.of(wanted, last_slot), texts)
+            return ShardTermsReply(changed(statistics.of(wanted, last_slot), through=through), texts)
 
     def _terms_of(
         self, index: TextIndex, statistics: IndexStatistics, name: str, text: str, is_begun: bool

@@ -5,7 +5,7 @@ fails for want of statistics: what cannot be learnt in a part of its time it doe
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from kvshard.clock import Clock
@@ -51,6 +51,7 @@ class Ranking:
     is_alone: bool = False
     extra_trips: int = 0
     texts: tuple[ScoredText, ...] = ()
+    floors: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def shipped(self) -> TermStatistics | None:
@@ -94,10 +95,11 @@ class Rankings:
             return Ranking(is_scored=True)
         kept_under = statistics_of(collection)
         shards = {shard: config.cuts for shard, config in cluster_map.shards.items()}
+        floors = {shard: self.floor(shard, query) for shard in shards}
         now = self._clock.monotonic()
         unknown = self.known.unknown_texts(kept_under, texts)
         terms = self.known.terms_of(kept_under, request_print, texts)
-        lacking = self.known.lacking(kept_under, terms, shards, now)
+        lacking = self.known.lacking(kept_under, terms, shards, now, floors)
         trips = 0
         if unknown or lacking:
             trips = 1
@@ -111,12 +113,17 @@ class Rankings:
                     terms=lacking.get(shard, {}),
                     cuts=shards[shard],
                     schema_version=collection.version,
+                    min_seqno=floors[shard],
                 )
                 for shard in sorted(asked)
             ]
             await self._ask(kept_under, requests, unknown, how, now + (deadline - now) * PATIENCE)
             terms = self.known.terms_of(kept_under, request_print, texts)
-        return Ranking(True, self.known.summed(kept_under, terms, shards), False, trips, tuple(texts))
+        return Ranking(True, self.known.summed(kept_under, terms, shards), False, trips, tuple(texts), floors)
+
+    def floor(self, shard: int, query: SearchQuery) -> int:
+        """The seqno of a shard whose effects a search must see: the replica that promised it may not be the one asked now."""
+        return max(self._scatter.heard.refreshed.of(shard), query.min_versions.of(shard))
 
     async def _ask(
         self, kept_under: int, requests: Sequence[ShardTerms], unknown: Sequence[ScoredText], how: How, deadline: float
@@ -131,7 +138,7 @@ class Rankings:
                 continue
             reply = leg.answer.reply
             self.known.learn_texts(kept_under, unknown, reply.texts)
-            self.known.learn(kept_under, request.shard, request.cuts or 0, reply.statistics, now)
+            self.known.learn(kept_under, request.shard, request.cuts or 0, reply.statistics, now, request.min_seqno)
 
     def judged(
         self,
@@ -156,7 +163,7 @@ class Rankings:
         for shard, own in answered.items():
             config = cluster_map.shards.get(shard)
             if own is not None and config is not None:
-                self.known.learn(statistics_of(collection), shard, config.cuts, own, now)
+                self.known.learn(statistics_of(collection), shard, config.cuts, own, now, ranking.floors.get(shard, 0))
         if found.missing:
             self.known.learn_query(statistics_of(collection), request_print, found.missing, ranking.texts)
         used = StatisticsUsed(found.kind, found.age_s, ranking.extra_trips, bounded)

@@ -4,8 +4,8 @@ For each collection it keeps the live documents of each shard, the tokens of eac
 have it. Every answer to a search brings the shard's present numbers for the terms of its query, so terms that are asked for
 keep up with the writes without a message of their own; a term, or a text, that was never seen costs one round trip.
 
-A number is of a generation: the seqno of its shard whose effects it holds. A replica that is behind tells older ones, which do
-not replace newer ones. Nor do numbers from before a split count: the shard then was another.
+A number holds the effects of its shard's entries through some seqno. A replica that is behind tells older ones, which do not
+replace newer ones. Nor do numbers from before a split count: the shard then was another.
 
 The scores of an answer are exact when each shard that answered had just the numbers that were used for it. Numbers that may
 have changed are used all the same for a while (`STALE_MAX_S`), since a ranking hardly depends on the last few writes.
@@ -35,11 +35,18 @@ STALE_MAX_S: Final = 5.0
 """Numbers heard longer ago, of a shard that has changed since, are asked for again. In so long even a busy shard changes by few
 of its documents; and whoever reads minutes after a large write finds it weighted."""
 
+REFRESHED_STALE_MAX_S: Final = 1.0
+"""The same where the search must see writes that the numbers are older than: it was promised to somebody. A second, so that
+writes with a refresh, one after the other, do not cost each search a round trip."""
+
 Term: TypeAlias = tuple[str, str]
 """(field, term of the index)"""
 
 _Key: TypeAlias = tuple[int, str, str | None]
 """(collection, field, term). Without a term: the tokens of the field; without a field too: the documents."""
+
+
+NO_FLOORS: Final[Mapping[int, int]] = {}
 
 
 class Kind(Enum):
@@ -51,8 +58,11 @@ class Kind(Enum):
 
 
 class _Cell(NamedTuple):
+    """generation, through: as in TermStatistics."""
+
     value: int
     generation: int
+    through: int
     heard_at: float
     cuts: int
 
@@ -140,28 +150,37 @@ class KnownStatistics:
         return list(found)
 
     def lacking(
-        self, collection: int, terms: Iterable[Term], shards: Mapping[int, int], now: float
+        self,
+        collection: int,
+        terms: Iterable[Term],
+        shards: Mapping[int, int],
+        now: float,
+        floors: Mapping[int, int] = NO_FLOORS,
     ) -> dict[int, dict[str, list[str]]]:
-        """The terms whose numbers have to be asked for, by shard and field. shards: the cuts of each."""
+        """The terms whose numbers have to be asked for, by shard and field. shards: the cuts of each.
+
+        floors: the seqno of each shard whose effects the search must see.
+        """
         documents = self._rows.get((collection, "", None), {})
         found: dict[int, dict[str, list[str]]] = {}
         for name, term in terms:
             rows = (self._rows.get((collection, name, None), {}), self._rows.get((collection, name, term), {}))
             for shard, cuts in shards.items():
                 newest = documents.get(shard)
-                if newest is None or any(_is_lacking(row.get(shard), cuts, newest, now) for row in rows):
+                floor = floors.get(shard, 0)
+                if newest is None or any(_is_lacking(row.get(shard), cuts, newest, floor, now) for row in rows):
                     found.setdefault(shard, {}).setdefault(name, []).append(term)
         return found
 
-    def learn(self, collection: int, shard: int, cuts: int, heard: TermStatistics, now: float) -> None:
-        """A shard has told its numbers."""
-        generation = heard.generation
-        self._put((collection, "", None), shard, _Cell(heard.documents, generation, now, cuts))
+    def learn(self, collection: int, shard: int, cuts: int, heard: TermStatistics, now: float, through: int = 0) -> None:
+        """A shard has told its numbers. through: the seqno whose effects they had to hold; nothing has changed them up to it."""
+        generation, through = heard.generation, max(heard.generation, heard.through, through)
+        self._put((collection, "", None), shard, _Cell(heard.documents, generation, through, now, cuts))
         for name, tokens in heard.tokens.items():
-            self._put((collection, name, None), shard, _Cell(tokens, generation, now, cuts))
+            self._put((collection, name, None), shard, _Cell(tokens, generation, through, now, cuts))
         for name, counts in heard.counts.items():
             for term, count in counts.items():
-                self._put((collection, name, term), shard, _Cell(count, generation, now, cuts))
+                self._put((collection, name, term), shard, _Cell(count, generation, through, now, cuts))
         while self.cells > self._cells_max and len(self._rows) > 1:
             _, row = self._rows.popitem(last=False)
             self.cells -= len(row)
@@ -195,15 +214,17 @@ class KnownStatistics:
         known = row.get(shard)
         if known is None:
             self.cells += 1
-        elif (cell.cuts, cell.generation) < (known.cuts, known.generation):
+        elif (cell.cuts, cell.through) < (known.cuts, known.through):
             return
         row[shard] = cell
 
 
-def _is_lacking(cell: _Cell | None, cuts: int, newest: _Cell, now: float) -> bool:
+def _is_lacking(cell: _Cell | None, cuts: int, newest: _Cell, floor: int, now: float) -> bool:
     if cell is None or cell.cuts != cuts:
         return True
-    return cell.generation < newest.generation and now - cell.heard_at > STALE_MAX_S
+    if cell.through < floor and now - cell.heard_at > REFRESHED_STALE_MAX_S:
+        return True
+    return cell.through < newest.generation and now - cell.heard_at > STALE_MAX_S
 
 
 def _part(cells: Iterable[tuple[str, str | None, _Cell]]) -> TermStatistics:

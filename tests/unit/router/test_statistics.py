@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from kvshard.model import TermStatistics
-from router.statistics import STALE_MAX_S, Kind, KnownStatistics, Summed, verdict
+from router.statistics import REFRESHED_STALE_MAX_S, STALE_MAX_S, Kind, KnownStatistics, Summed, verdict
 
 DOCS = 7
 SHARDS = {0: 0, 1: 2}
@@ -69,6 +69,20 @@ def test_old_numbers_of_a_changed_shard_are_asked_for_again_after_a_while(known)
 
 def test_old_numbers_of_an_unchanged_shard_stay_good(known):
     assert known.lacking(DOCS, TERMS, SHARDS, 1e6) == {}
+    # Another replica has put together what the first one committed in steps; and other collections go on.
+    known.learn(DOCS, 0, 0, TermStatistics(10, generation=5, through=50), 4.0)
+    assert known.lacking(DOCS, TERMS, SHARDS, 1e6) == {0: {"body": ["word"], "tag": ["k78"]}}
+    known.learn(DOCS, 0, 0, TermStatistics(10, {"body": 100, "tag": 5}, told(0, 0, 3).counts, 1, 60), 5.0)
+    known.learn(DOCS, 0, 0, TermStatistics(10, generation=5, through=70), 6.0)
+    assert known.lacking(DOCS, TERMS, SHARDS, 1e6) == {}
+
+
+def test_numbers_older_than_what_a_search_must_see_are_asked_for_again(known):
+    late = 1.1 + REFRESHED_STALE_MAX_S
+    assert known.lacking(DOCS, [WORD], SHARDS, late, {0: 1, 1: 2}) == {}  # shard 1 was heard a second later
+    assert known.lacking(DOCS, [WORD], SHARDS, late, {0: 2}) == {0: {"body": ["word"]}}
+    known.learn(DOCS, 0, 0, told(10, 100, 3), late, through=2)
+    assert known.lacking(DOCS, [WORD], SHARDS, 1e6, {0: 2}) == {}
 
 
 def test_kept_are_those_used_last():
