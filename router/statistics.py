@@ -173,7 +173,7 @@ class KnownStatistics:
         return found
 
     def learn(self, collection: int, shard: int, cuts: int, heard: TermStatistics, now: float, through: int = 0) -> None:
-        """A shard has told its numbers. through: the seqno whose effects they had to hold; nothing has changed them up to it."""
+        """A shard has told its numbers. through: the seqno whose effects they had to hold."""
         generation, through = heard.generation, max(heard.generation, heard.through, through)
         self._put((collection, "", None), shard, _Cell(heard.documents, generation, through, now, cuts))
         for name, tokens in heard.tokens.items():
