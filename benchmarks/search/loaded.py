@@ -61,8 +61,8 @@ def new_folder(parent: Path, name: str) -> Path:
 
 
 REFRESHES: Final = 30
-"""Searches that wait until they see all writes, each at any replica of each shard: so that none of 16 replicas is passed over by
-all of them but once in 60 million times."""
+"""Searches that wait until they see all writes, each at any replica of each shard, so that none of the 16 is passed over by
+all of them, but once in 60 million times."""
 
 
 async def write(texts: Collection[str], documents: Documents) -> float:
