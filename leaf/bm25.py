@@ -59,7 +59,7 @@ class BestOf:
 
 @dataclass(frozen=True, slots=True)
 class Excluding:
-    """A part that scores nothing where an `Excluded` part in it matches; else as much as all the others in it."""
+    """A part that does not match where an `Excluded` part in it matches; else it scores as much as all the others in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,12 @@ class Excluded:
     """A part that must not match: see `Excluding`."""
 
 
-Part: TypeAlias = ScoredTerms | BestOf | Excluding | Excluded
+@dataclass(frozen=True, slots=True)
+class Required:
+    """A part that may hold an `Excluding` one: where it does not match, what it stands in does not."""
+
+
+Part: TypeAlias = ScoredTerms | BestOf | Excluding | Excluded | Required
 
 
 def idf(count: int, documents: int) -> float:
@@ -91,29 +96,52 @@ class Bm25:
 
     def score(self, node: Explanation) -> float:
         """The score of the document that this explains."""
+        return self._score(node) or 0.0
+
+    def _score(self, node: Explanation) -> float | None:
+        """None: it does not match, since a part that must not match does."""
         description = node.description
         if description.startswith(_BOOST):
             factor, inner = _factor(node), node.details[0]
-            return factor * self.score(inner) if factor >= 0.0 else self._part(self._parts[round(-factor) - 1], inner)
-        if description.startswith(_SUM):
-            # An exact sum does not depend on the order of the clauses, which tantivy is free to change.
-            return fsum([self.score(each) for each in node.details])
-        return node.value
+            if factor < 0.0:
+                return self._part(self._parts[round(-factor) - 1], inner)
+            score = self._score(inner)
+            return None if score is None else factor * score
+        return self._sum(node) if description.startswith(_SUM) else node.value
 
-    def _part(self, part: Part, node: Explanation) -> float:
-        if isinstance(part, Excluded):
-            return 0.0
-        if isinstance(part, Excluding):
-            return 0.0 if is_ruled_out(node, self._parts) else fsum([self.score(each) for each in node.details])
-        if isinstance(part, BestOf):
-            values = [self.score(each) for each in node.details]
-            best = max(values)
-            return best + part.tie_breaker * (fsum(values) - best) if part.tie_breaker else best
+    def _sum(self, node: Explanation) -> float | None:
+        scores: list[float] = []
+        for each in node.details:
+            score = self._score(each)
+            if score is not None:
+                scores.append(score)
+            elif isinstance(_part_of(each, self._parts), Required):
+                return None
+        # An exact sum does not depend on the order of the clauses, which tantivy is free to change.
+        return fsum(scores) if scores or not node.details else None
+
+    def _part(self, part: Part, node: Explanation) -> float | None:
+        match part:
+            case Excluded():
+                return 0.0
+            case Excluding():
+                return None if is_ruled_out(node, self._parts) else self._sum(node)
+            case Required():
+                return self._score(node)
+            case BestOf():
+                return self._best(part, node)
         if node.description.startswith(_PHRASE):
             node = node.details[0]
         frequency, _, _, length, _ = node.details[2].details
         weight, per_token = self._weight(part)
         return weight * frequency.value / (frequency.value + K1 * (1.0 - B + per_token * length.value))
+
+    def _best(self, part: BestOf, node: Explanation) -> float | None:
+        values = [score for score in map(self._score, node.details) if score is not None]
+        if not values:
+            return None
+        best = max(values)
+        return best + part.tie_breaker * (fsum(values) - best) if part.tie_breaker else best
 
     def _weight(self, part: ScoredTerms) -> tuple[float, float]:
         """(weight times (k1 + 1), b / average length)."""
@@ -127,8 +155,13 @@ class Bm25:
 
 def is_ruled_out(node: Explanation, parts: Sequence[Part]) -> bool:
     """Whether what an `Excluding` part holds, explained here, has matched a part that must not."""
-    boosts = (_factor(each) for each in node.details if each.description.startswith(_BOOST))
-    return any(factor < 0.0 and isinstance(parts[round(-factor) - 1], Excluded) for factor in boosts)
+    return any(isinstance(_part_of(each, parts), Excluded) for each in node.details)
+
+
+def _part_of(node: Explanation, parts: Sequence[Part]) -> Part | None:
+    """The part that this explains, if it is one."""
+    factor = _factor(node) if node.description.startswith(_BOOST) else 0.0
+    return parts[round(-factor) - 1] if factor < 0.0 else None
 
 
 def _factor(node: Explanation) -> float:

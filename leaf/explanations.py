@@ -21,6 +21,7 @@ from leaf.bm25 import (
     Excluding,
     Explanation,
     Part,
+    Required,
     ScoredTerms,
     average_length,
     idf,
@@ -78,6 +79,8 @@ class Explainer:
             return ScoreExplanation(best + part.tie_breaker * (all_ - best), f"the best of{others}", parts)
         if isinstance(part, Excluded):
             return ScoreExplanation(0.0, "must not match")
+        if isinstance(part, Required):
+            return self.explain(inner)
         if isinstance(part, Excluding):
             if is_ruled_out(inner, self._parts):
                 return ScoreExplanation(0.0, "matches what must not match")

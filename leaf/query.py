@@ -207,6 +207,8 @@ class QueryCompiler:
                 continue
             query = self._compile(clause.node, scope)
             if query is not None:
+                if clause.occur is Occur.MUST and _holds_not(clause.node):
+                    query = scope.weighting.required(query)
                 wanted.append((_OCCURS[clause.occur], query))
                 optional += clause.occur is Occur.SHOULD
         if not wanted:
@@ -433,6 +435,18 @@ class QueryCompiler:
         return Query.boolean_query(
             [(TantivyOccur.Should, Query.term_query(self._fields, field, word, "basic")) for word in sorted(words)]
         )
+
+
+def _holds_not(node: Node) -> bool:
+    """Whether something in it must not match."""
+    match node:
+        case Group():
+            return any(clause.occur is Occur.MUST_NOT or _holds_not(clause.node) for clause in node.clauses)
+        case Best():
+            return any(map(_holds_not, node.nodes))
+        case Boost() | Within():
+            return _holds_not(node.node)
+    return False
 
 
 def _scoring_one(query: Query) -> Query:

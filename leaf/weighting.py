@@ -10,7 +10,7 @@ from typing import Final
 import tantivy
 from tantivy import Occur, Query
 
-from leaf.bm25 import BestOf, Excluded, Excluding, Part, ScoredTerms
+from leaf.bm25 import BestOf, Excluded, Excluding, Part, Required, ScoredTerms
 from leaf.index_fields import searched
 
 PARTS_MAX: Final = 1 << 24
@@ -42,6 +42,10 @@ class Weighting:
         """The documents that match clauses, so many of those that may match, and none of the unwanted queries."""
         clauses = [*wanted, *((Occur.MustNot, query) for query in unwanted)]
         return Query.boolean_query(clauses, minimum) if minimum else Query.boolean_query(clauses)
+
+    def required(self, query: Query) -> Query:
+        """A clause that has to match, and in which something must not."""
+        return query
 
     @property
     def for_unwanted(self) -> "Weighting":
@@ -86,6 +90,10 @@ class Numbered(Weighting):
     An explanation looks at each part from its first document on. tantivy then takes some documents before the first match for
     matches that an unwanted query rules out, where what it is taken from matches every document. So both are explained.
     """
+
+    def required(self, query: Query) -> Query:
+        """The clause, so that the explanation tells where it does not match."""
+        return self._made(Required(), query)
 
     @property
     def for_unwanted(self) -> Weighting:

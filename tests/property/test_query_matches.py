@@ -193,25 +193,25 @@ def test_found_is_what_matches(index, node):
     assert decode_tree(encode_tree(node)) == node
 
 
-def has_not_inside(node, is_inside=False):
-    """Whether something that must match, or must not, holds something that must not.
-
-    Then a score may be that of a part that does not match, for want of a better explanation.
-    """
+def is_told_apart(node, is_inside=False):
+    """Whether explanations tell what must not match: not inside of what must not match itself, or has a score of its own."""
     match node:
         case Group():
             if is_inside and any(each.occur is Occur.MUST_NOT for each in node.clauses):
-                return True
-            return any(has_not_inside(each.node, is_inside or each.occur is not Occur.SHOULD) for each in node.clauses)
+                return False
+            unscored = (Occur.MUST_NOT, Occur.FILTER)
+            return all(is_told_apart(each.node, is_inside or each.occur in unscored) for each in node.clauses)
         case Best():
-            return any(has_not_inside(each, is_inside) for each in node.nodes)
-        case Boost() | Constant() | Within():
-            return has_not_inside(node.node, is_inside)
-    return False
+            return all(is_told_apart(each, is_inside) for each in node.nodes)
+        case Constant():
+            return is_told_apart(node.node, True)
+        case Boost() | Within():
+            return is_told_apart(node.node, is_inside)
+    return True
 
 
 @settings(max_examples=100, deadline=None)
-@given(NODES.filter(lambda node: not has_not_inside(node)))
+@given(NODES.filter(is_told_apart))
 def test_scores_read_off_explanations_are_those_of_one_index(index, node):
     """Nothing is deleted here and there is one shard, so the scores for all shards are tantivy's own."""
     statistics, searcher = index.statistics, index.statistics.searcher
