@@ -6,6 +6,7 @@ Nothing here may import grpc or rich at the start: `kvshard --help` must stay qu
 import binascii
 import json
 import os
+import re
 import sys
 from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
@@ -161,11 +162,12 @@ def parse_token(text: str | None) -> bytes | None:
 
 
 def parse_pairs(text: str) -> dict[str, str]:
-    """`title=text,year=integer` as a mapping. Raises InvalidArgument."""
+    """`title=text,at=vector(3,l2)` as a mapping. Raises InvalidArgument."""
     from kvshard.client.checks import invalid
 
     pairs: dict[str, str] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    # A type may have commas of its own, as in vector(384,l2).
+    for part in filter(None, (part.strip() for part in re.split(r",(?![^(]*\))", text))):
         name, separator, kind = part.partition("=")
         if not separator or name.strip() in pairs:
             raise invalid(f'a schema is written as "field=type,field=type"; {part!r} does not fit', "schema")
