@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -91,6 +92,18 @@ async def test_filters_and_hits_beside_them(kv: Client[str]) -> None:
     second = await kv.collection("aggregated").search("*", limit=5, filters=["tag:rpc"], aggs=ASKED, next=page.next)
     assert len(second.hits) == 5
     assert len(second.aggregations) == len(ASKED)
+
+
+async def test_facets_of_a_hundred_values_are_exact(kv: Client[str]) -> None:
+    many = kv.collection("many-values")
+    await many.create(schema={"tag": "keyword"})
+    seed = random.Random(2)
+    tags = [f"t{min(int(seed.paretovariate(0.5)), 150)}" for _ in range(600)]
+    await many.put_many({str(number): {"tag": tag} for number, tag in enumerate(tags)}, refresh=True)
+    facet = (await many.search("*", limit=0, facets=["tag"], facet_limit=5)).facets["tag"]
+    wanted = sorted(Counter(tags).items(), key=lambda each: (-each[1], each[0]))[:5]
+    assert [(value.value, value.count) for value in facet.values] == wanted
+    assert facet.error_bound == 0
 
 
 async def test_the_sync_client_and_bare_grpc(kv: Client[str], shared_cluster: UpProcess) -> None:
