@@ -140,8 +140,8 @@ class SearchOperation:
         if self._documents is not None:
             documents = await self._documents.read(collection.name, query.options, policy, deadline)
         cluster_map, collection, asked = await self._fitted(cluster_map, collection, query, documents)
-        request_print = fingerprint(query.fingerprint_parts())
         sorts = parse_sort(query.sort)
+        request_print = _print(query, sorts, collection)
         position = SearchPosition()
         if token:
             position = self._tokens.decode_search(token, collection.id, request_print)
@@ -154,6 +154,9 @@ class SearchOperation:
         ranked = await self._ranked(cluster_map, collection, leg_query(asked), request_print, position, sending)
         while ranked is None:  # The schema was changed meanwhile.
             cluster_map, collection, asked = await self._fitted(self._maps.current, collection, query, documents)
+            request_print = _print(query, sorts, collection)
+            if token:
+                self._tokens.decode_search(token, collection.id, request_print)
             ranked = await self._ranked(cluster_map, collection, leg_query(asked), request_print, position, sending)
         (_, legs), statistics = ranked
         query = asked
@@ -297,6 +300,18 @@ class SearchOperation:
         shown = shown_after(position.shown, hits) if is_collapsed else b""
         reached = SearchPosition(after, position.taken + len(hits), not coverage.is_complete, shown)
         return self._tokens.encode_search(collection_id, request_print, reached)
+
+
+def _print(query: SearchQuery, sorts: Sorts, collection: Collection) -> bytes:
+    """What a token remembers of the request: a place in one order means nothing in that of another schema.
+
+    An order by fields depends on their types alone, so that a scroll survives that a field is added.
+    """
+    if is_by_score(sorts):
+        order = [f"schema {collection.version}"] if collection.version > 1 else []
+    else:
+        order = [f"{key.name} {collection.schema.get(key.name, '')}" for key in sorts]
+    return fingerprint([*query.fingerprint_parts(), *(text.encode() for text in order)])
 
 
 def unseen_age_ms(ages: Sequence[int]) -> int | None:

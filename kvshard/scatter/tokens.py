@@ -119,7 +119,7 @@ class TokenCodec:
         if found_collection != collection_id:
             _refuse("it belongs to another collection")
         if found_request != request:
-            _refuse("it belongs to another request; the fields beside it must be as they were")
+            _refuse("it belongs to another request; the fields beside it must be as they were, and the schema")
         return bool(flags & _FLAG_INCOMPLETE), content[_HEAD.size :]
 
     def _digest(self, content: bytes) -> bytes:

@@ -9,7 +9,7 @@ from fakes.map_source import FakeMapSource, cluster_map
 from fakes.memory_leaves import MemoryLeaves
 from prometheus_client import CollectorRegistry
 
-from kvshard import Client, CollectionNotFound, FailedPrecondition, InvalidArgument
+from kvshard import Client, CollectionNotFound, FailedPrecondition, InvalidArgument, InvalidToken
 from kvshard.clock import SystemClock
 from kvshard.errors import DeadlineExceeded, SchemaChanged
 from kvshard.model import ShardSearch
@@ -89,6 +89,17 @@ async def test_a_search_that_meets_the_switch_is_asked_anew_as_a_whole(front: Fr
     page = await front.kv.collection("docs").search("word")
     assert page.complete
     assert [request.schema_version for request in front.searched()] == [1] * 4 + [2] * 4
+
+
+async def test_a_token_of_a_ranking_ends_with_its_schema_and_one_of_an_order_by_fields_does_not(front: Front) -> None:
+    docs = front.kv.collection("docs")
+    await docs.put_many({f"d{n}": {"title": "word", "year": n} for n in range(9)})
+    ranked, ordered = await docs.search("word", limit=2), await docs.search("word", limit=2, sort="_key")
+    await docs.add_fields({"lang": "keyword"})
+    front.maps.finish_change("docs")
+    with pytest.raises(InvalidToken, match="and the schema"):
+        await docs.search("word", limit=2, next=ranked.next)
+    assert (await docs.search("word", limit=2, sort="_key", next=ordered.next)).hits
 
 
 async def test_a_change_is_waited_for_and_called_off(front: Front) -> None:

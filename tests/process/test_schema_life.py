@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -91,3 +93,23 @@ async def test_an_analyzer_is_changed_behind_an_alias(shared_cluster: UpProcess)
         await docs.reindex({"title": "keyword"})
         assert (await docs.wait_indexed()).version == 4
         assert (await docs.search('title:"running shoes"', facets=["title"])).facets["title"].values[0].count == 300
+
+
+async def test_a_change_survives_a_leaf_that_is_killed_and_shards_that_are_split(own_cluster: UpProcess) -> None:
+    async with connected(own_cluster) as kv:
+        docs = kv.collection("docs")
+        await docs.create({"title": "text"})
+        (
+            await docs.put_many({f"d{n:04d}": {"title": "word", "lang": "en"} for n in range(400)}, refresh=True)
+        ).raise_for_failures()
+        await docs.add_fields({"lang": "keyword"})
+        await kv.split_shards([0, 1])
+        os.kill(own_cluster.leaf_pid("leaf-2"), signal.SIGKILL)
+        written = 0
+        while (await kv.status()).map.collections["docs"].change is not None:
+            await docs.put(f"w{written:04d}", {"title": "other", "lang": "fr"})
+            written += 1
+            assert (await docs.search("title:word", limit=1)).total == 400
+            await asyncio.sleep(0.05)
+        assert (await docs.search("lang:en", limit=1)).total == 400
+        assert (await docs.search("lang:fr", limit=1, refresh=True)).total == written
