@@ -20,7 +20,7 @@ from kvshard.scatter.requests import SearchQuery
 from kvshard.scatter.scatter import Scatter
 from kvshard.sorting import SCORE, parse_sort
 from kvshard.telemetry import RouterMetrics, ScrapedFamily
-from router.statistics import Kind, KnownStatistics, Summed, Verdict, verdict
+from router.statistics import Kind, KnownStatistics, Summed, Verdict, is_sum_of, verdict
 
 PATIENCE: Final = 0.3
 """Of a search's time: how long it waits for statistics. The rest is for the search itself."""
@@ -30,13 +30,15 @@ PATIENCE: Final = 0.3
 class StatisticsUsed:
     """What the scores of an answer rest on. kind None: it has none. extra_trips: round trips for statistics alone.
 
-    bounded: shards that had too many documents of nearly the same score to look at all of them.
+    bounded: shards that had too many documents of nearly the same score to look at all of them. whole: the statistics, for the
+    pages behind; None: each shard had its own.
     """
 
     kind: Kind | None = None
     age_s: float = 0.0
     extra_trips: int = 0
     bounded: int = 0
+    whole: TermStatistics | None = field(default=None, compare=False)
 
 
 NO_SCORES: Final = StatisticsUsed()
@@ -44,7 +46,10 @@ NO_SCORES: Final = StatisticsUsed()
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """How the legs of a search are to rank. used None: each as it is (LOCAL), or it has no scores; is_alone: there is one."""
+    """How the legs of a search are to rank. used None: each as it is (LOCAL), or it has no scores; is_alone: there is one.
+
+    pinned: by what an earlier page ranked, and how old that is in seconds.
+    """
 
     is_scored: bool
     used: Summed | None = None
@@ -52,10 +57,13 @@ class Ranking:
     extra_trips: int = 0
     texts: tuple[ScoredText, ...] = ()
     floors: Mapping[int, int] = field(default_factory=dict)
+    pinned: tuple[TermStatistics, float] | None = None
 
     @property
     def shipped(self) -> TermStatistics | None:
         """What goes with the legs."""
+        if self.pinned is not None:
+            return self.pinned[0]
         return None if self.used is None else self.used.whole
 
 
@@ -152,9 +160,16 @@ class Rankings:
         if not ranking.is_scored:
             return NO_SCORES, False
         bounded = sum(reply.is_bounded for reply in replies.values())
+        if ranking.pinned is not None:
+            whole, age_s = ranking.pinned
+            present = [reply.statistics for reply in replies.values() if reply.statistics is not None]
+            is_exact = len(present) == len(replies) == len(cluster_map.shards) and is_sum_of(whole, present)
+            kind = Kind.EXACT if is_exact else Kind.CACHED
+            return StatisticsUsed(kind, 0.0 if is_exact else age_s, bounded=bounded, whole=whole), False
         if ranking.is_alone:
-            is_told = all(reply.statistics is not None for reply in replies.values())
-            return StatisticsUsed(Kind.EXACT if is_told else Kind.LOCAL, bounded=bounded), False
+            told = [reply.statistics for reply in replies.values()]
+            kind = Kind.LOCAL if None in told else Kind.EXACT
+            return StatisticsUsed(kind, bounded=bounded, whole=told[0] if len(told) == 1 else None), False
         if ranking.used is None:
             return StatisticsUsed(Kind.LOCAL), False
         now = self._clock.monotonic()
@@ -166,7 +181,7 @@ class Rankings:
                 self.known.learn(statistics_of(collection), shard, config.cuts, own, now, ranking.floors.get(shard, 0))
         if found.missing:
             self.known.learn_query(statistics_of(collection), request_print, found.missing, ranking.texts)
-        used = StatisticsUsed(found.kind, found.age_s, ranking.extra_trips, bounded)
+        used = StatisticsUsed(found.kind, found.age_s, ranking.extra_trips, bounded, ranking.shipped)
         return used, found.is_stale
 
     def accounted(self, used: StatisticsUsed, trips: int) -> StatisticsUsed:

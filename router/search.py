@@ -35,7 +35,7 @@ from kvshard.scatter.moved import Rounds
 from kvshard.scatter.requests import ReadPolicy, SearchQuery, check_limit, check_shards, fitted
 from kvshard.scatter.routes import MapSource, resolve
 from kvshard.scatter.scatter import Scatter
-from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
+from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint, fits_token
 from kvshard.scatter.watermarks import Watermarks
 from kvshard.search_accounts import LegProfile
 from kvshard.sorting import KEY, Sorts, is_by_score, parse_sort
@@ -166,7 +166,8 @@ class SearchOperation:
         facets = [merge_facet(name, list(replies.values()), query.facet_limit) for name in query.facets]
         parts = [reply.aggregations for reply in replies.values()]
         aggregations = await aggregated(query.aggregations, parts, collection.schema)
-        next_token = self._next_token(collection.id, request_print, page, coverage, position, bool(query.shape.collapse))
+        is_collapsed = bool(query.shape.collapse)
+        next_token = self._next_token(collection.id, request_print, page, coverage, position, is_collapsed, statistics)
         return Found(
             hits=page.hits,
             total=total,
@@ -178,7 +179,7 @@ class SearchOperation:
             aggregations=aggregations,
             profiles=_profiles(legs) if query.is_profile_wanted else [],
             is_total_exact=all(reply.is_total_exact for reply in replies.values()),
-            group_sizes=group_sizes((hit for _, hit in page.hits), replies) if query.shape.collapse else (),
+            group_sizes=group_sizes((hit for _, hit in page.hits), replies) if is_collapsed else (),
         )
 
     async def _knowing(self, cluster_map: ClusterMap, wanted: MinVersions) -> ClusterMap:
@@ -226,7 +227,9 @@ class SearchOperation:
         """
         rankings, began, trips = self._rankings, self._clock.monotonic(), 0
         while True:
-            ranking = await rankings.of(cluster_map, collection, query, request_print, sending.how, sending.deadline)
+            ranking = self._pinned(position)
+            if ranking is None:
+                ranking = await rankings.of(cluster_map, collection, query, request_print, sending.how, sending.deadline)
             asked = await self._ask(cluster_map, collection, query, position, sending, ranking)
             if asked is None:
                 return None
@@ -236,6 +239,13 @@ class SearchOperation:
             if not is_stale or trips or sending.deadline - now < AGAIN_FACTOR * (now - began):
                 return asked, rankings.accounted(used, trips)
             trips, cluster_map = used.extra_trips + 1, asked.cluster_map
+
+    def _pinned(self, position: SearchPosition) -> Ranking | None:
+        """How the pages before ranked; None if that is not known."""
+        if position.statistics is None:
+            return None
+        age_s = max(self._clock.wall_ms() - position.statistics_at_ms, 0) / 1_000
+        return Ranking(is_scored=True, pinned=(position.statistics, age_s))
 
     async def _ask(
         self,
@@ -292,13 +302,17 @@ class SearchOperation:
         coverage: Coverage,
         position: SearchPosition,
         is_collapsed: bool,
+        ranked: StatisticsUsed,
     ) -> bytes:
         if not page.has_more or not page.hits:
             return b""
         hits = [hit for _, hit in page.hits]
         after = SearchAfter(hits[-1].sort_values, hits[-1].score, hits[-1].key)
         shown = shown_after(position.shown, hits) if is_collapsed else b""
-        reached = SearchPosition(after, position.taken + len(hits), not coverage.is_complete, shown)
+        whole, at_ms = position.statistics, position.statistics_at_ms
+        if whole is None and ranked.whole is not None and fits_token(ranked.whole):
+            whole, at_ms = ranked.whole, self._clock.wall_ms() - round(ranked.age_s * 1_000)
+        reached = SearchPosition(after, position.taken + len(hits), not coverage.is_complete, shown, whole, at_ms)
         return self._tokens.encode_search(collection_id, request_print, reached)
 
 

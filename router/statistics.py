@@ -257,6 +257,16 @@ def _whole(parts: Iterable[TermStatistics], terms: Sequence[Term]) -> TermStatis
     return TermStatistics(documents, tokens, counts)
 
 
+def is_sum_of(whole: TermStatistics, parts: Iterable[TermStatistics]) -> bool:
+    """Whether statistics over all shards are those that the shards have now."""
+    terms = [(name, term) for name, counts in whole.counts.items() for term in counts]
+    given = list(parts)
+    if any((name, term) not in terms for part in given for name, counts in part.counts.items() for term in counts):
+        return False
+    found = _whole(given, terms)
+    return (found.documents, found.tokens, found.counts) == (whole.documents, whole.tokens, whole.counts)
+
+
 def verdict(used: Summed, answered: Mapping[int, TermStatistics | None], now: float) -> Verdict:
     """What the scores of an answer rest on. answered: what each shard that answered told of its own; None: nothing."""
     known = {(name, term) for name, counts in used.whole.counts.items() for term in counts}

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import NoReturn
 
 from kvshard.errors import ErrorDetails, InvalidToken
-from kvshard.model import SearchAfter
+from kvshard.model import SearchAfter, TermStatistics
 
 _VERSION = 1
 _KIND_SCAN = 1
@@ -31,8 +31,12 @@ _LENGTH = struct.Struct(">I")
 _SEARCH = struct.Struct(">IdHI")
 
 TOKEN_MAX_BYTES = 512 * 1024
-"""A position in a search by eight of the longest keywords, however they have to be escaped, and the digests of 4,000 groups;
-anything longer is refused before it is hashed."""
+"""A position in a search by eight of the longest keywords, however they have to be escaped, the digests of 4,000 groups, and
+STATISTICS_MAX_CHARS; anything longer is refused before it is hashed."""
+
+STATISTICS_MAX_CHARS = 16_384
+"""Of the terms whose statistics go with a token: some hundred words. A query with more of them (wildcards) is ranked by what
+is known when each page is asked for: under writes, a hit may then be on two pages or on none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,8 @@ class ScanPosition:
 @dataclass(frozen=True, slots=True)
 class SearchPosition:
     """A search goes on behind this hit in the order of all shards; None: it begins. taken: hits that came before. shown: of a
-    collapsed search, digests of their groups (`kvshard/collapsing.py`).
+    collapsed search, digests of their groups (`kvshard/collapsing.py`). statistics: what the scores of the first page rested
+    on, since scores that moved between two pages would move hits; as of statistics_at_ms, since 1970. None: there are none.
 
     No shard stands in it, so it stays what it is when documents are written or shards are split between two pages.
     """
@@ -55,6 +60,8 @@ class SearchPosition:
     taken: int = 0
     is_incomplete: bool = False
     shown: bytes = b""
+    statistics: TermStatistics | None = None
+    statistics_at_ms: int = 0
 
 
 def fingerprint(parts: Sequence[bytes]) -> bytes:
@@ -64,6 +71,11 @@ def fingerprint(parts: Sequence[bytes]) -> bytes:
         digest.update(_LENGTH.pack(len(part)))
         digest.update(part)
     return digest.digest()
+
+
+def fits_token(statistics: TermStatistics) -> bool:
+    """Whether a token may carry them."""
+    return sum(len(term) + 12 for counts in statistics.counts.values() for term in counts) <= STATISTICS_MAX_CHARS
 
 
 class TokenCodec:
@@ -86,9 +98,13 @@ class TokenCodec:
         after = position.after
         assert after is not None, "a search that begins needs no token"
         head = _SEARCH.pack(position.taken, after.score, len(after.key), len(position.shown))
-        values = json.dumps(after.values, ensure_ascii=False, separators=(",", ":")).encode()
+        rest: list[object] = [after.values]
+        if position.statistics is not None:
+            whole = position.statistics
+            rest += [whole.documents, whole.tokens, whole.counts, position.statistics_at_ms]
+        text = json.dumps(rest, ensure_ascii=False, separators=(",", ":")).encode()
         return self._seal(
-            _KIND_SEARCH, collection_id, request, position.is_incomplete, head + after.key + position.shown + values
+            _KIND_SEARCH, collection_id, request, position.is_incomplete, head + after.key + position.shown + text
         )
 
     def decode_search(self, token: bytes, collection_id: int, request: bytes) -> SearchPosition:
@@ -97,8 +113,10 @@ class TokenCodec:
         taken, score, key_bytes, shown_bytes = _SEARCH.unpack_from(body)
         key_end = _SEARCH.size + key_bytes
         shown_end = key_end + shown_bytes
-        after = SearchAfter(json.loads(body[shown_end:]), score, body[_SEARCH.size : key_end])
-        return SearchPosition(after, taken, is_incomplete, body[key_end:shown_end])
+        values, *ranked = json.loads(body[shown_end:])
+        after = SearchAfter(values, score, body[_SEARCH.size : key_end])
+        statistics = TermStatistics(*ranked[:3]) if ranked else None
+        return SearchPosition(after, taken, is_incomplete, body[key_end:shown_end], statistics, ranked[3] if ranked else 0)
 
     def _seal(self, kind: int, collection_id: int, request: bytes, is_incomplete: bool, body: bytes) -> bytes:
         flags = _FLAG_INCOMPLETE if is_incomplete else 0

@@ -1,10 +1,12 @@
 """Merging hits equals sorting the whole; coverage keeps its identity; facet counts stay within their stated error."""
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvshard.collapsing import group_digest, group_sizes, shown_after, shown_digests
 from kvshard.errors import Unavailable, record_of
 from kvshard.model import SearchAfter, ShardHit, ShardSearchReply
 from kvshard.scatter.coverage import FailedLeg, coverage_of, shortfall
@@ -116,6 +118,43 @@ def test_what_is_there_throughout_is_on_one_page_exactly(stay, come_and_go, home
 
     seen = [key for key in pages(text, limit, documents_of) if key in stay]
     assert seen == expected_order(stay, text)
+
+
+def collapsed_replies(documents, text: str, position: SearchPosition, limit: int) -> dict[int, ShardSearchReply]:
+    """What shards answer to a collapsed search: the first hit of each of their groups that was not shown before."""
+    shown = shown_digests(position.shown)
+    replies = {}
+    for shard, reply in shard_replies(documents, text, position.after, 1_000, lambda _: 1_000).items():
+        firsts: dict[object, ShardHit] = {}
+        sizes = Counter(values["year"] for at, _, values in documents.values() if at == shard)
+        for hit in reply.hits:
+            group = documents[hit.key][2]["year"]
+            if group not in firsts and group_digest(group) not in shown:
+                firsts[group] = replace(hit, group=group, group_size=sizes[group])
+        found = list(firsts.values())
+        replies[shard] = ShardSearchReply(found[:limit], 0, 0, has_more=len(found) > limit)
+    return replies
+
+
+@given(documents=DOCUMENTS, text=sort_texts(), limit=st.integers(1, 4))
+def test_pages_of_a_collapsed_search_have_the_first_hit_of_each_group(documents, text: str, limit: int) -> None:
+    sizes = Counter(values["year"] for _, _, values in documents.values())
+    expected = {documents[key][2]["year"]: key for key in reversed(expected_order(documents, text))}
+    order = [key for key in expected_order(documents, text) if expected[documents[key][2]["year"]] == key]
+    position, seen = SearchPosition(), []
+    for _ in range(40):
+        replies = collapsed_replies(documents, text, position, limit)
+        page = merge_hits(replies, parse_sort(text), limit, 1_000, is_collapsed=True)
+        hits = [hit for _, hit in page.hits]
+        for size in group_sizes(hits, replies):
+            assert size.count == sizes[size.value] if size.is_exact else size.count <= sizes[size.value]
+        seen += [hit.key for hit in hits]
+        if not page.has_more:
+            break
+        last = hits[-1]
+        after = SearchAfter(last.sort_values, last.score, last.key)
+        position = SearchPosition(after, len(seen), shown=shown_after(position.shown, hits))
+    assert seen == order
 
 
 @given(

@@ -6,6 +6,7 @@ import pytest
 
 from kvshard.clock import SystemClock
 from kvshard.clustermap import Collection
+from kvshard.collapsing import shown_after
 from kvshard.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -14,7 +15,7 @@ from kvshard.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from kvshard.model import SearchAfter, ShardSearch
+from kvshard.model import SearchAfter, SearchShape, ShardSearch
 from kvshard.rpc.request_times import waited_s
 from leaf import indexer as indexer_module
 from leaf.admission import SearchQueue
@@ -188,6 +189,33 @@ async def test_documents_come_from_the_store_and_gone_ones_are_left_out(house):
     after = SearchAfter([], reply.hits[-1].score, b"06")
     following = await house.search("x", limit=5, after=after, taken=5)
     assert [hit.key for hit in following.hits] == [b"07", b"08", b"09", b"10", b"11"]
+
+
+async def test_a_collapsed_search_finds_each_group_however_many_documents_come_before_it(house):
+    """The groups found are left out of the next look; what was shown on earlier pages is passed over."""
+    house.indexer.open_shard(0, [DOCS])
+    documents = {b"%03d" % i: {"body": "x", "n": i, "tag": "large" if i < 300 else f"t{i % 3}"} for i in range(330)}
+    documents |= {b"none%d" % i: {"body": "x", "n": 1_000 + i} for i in range(5)}
+    await house.indexer.refresh(0, house.put(0, documents))
+    await house.indexer.refresh(0, house.put(0, {b"000": None}))
+    shape = SearchShape(collapse="tag")
+    reply = await house.search("x", sort="n", limit=3, shape=shape)
+    assert [(hit.key, hit.group, hit.group_size) for hit in reply.hits] == [
+        (b"001", "large", 299),
+        (b"300", "t0", 10),
+        (b"301", "t1", 10),
+    ]
+    assert (reply.total, reply.has_more) == (334, True)
+    shape = SearchShape(collapse="tag", shown=shown_after(b"", reply.hits))
+    after = SearchAfter([301], 0.0, b"301")
+    reply = await house.search("x", sort="n", limit=3, shape=shape, after=after, taken=3)
+    assert [(hit.key, hit.group, hit.group_size) for hit in reply.hits] == [(b"302", "t2", 10), (b"none0", None, 5)]
+    assert not reply.has_more
+    by_number = await house.search("x", sort="-n", limit=400, shape=SearchShape(collapse="n"))
+    assert [hit.group for hit in by_number.hits] == [*range(1_004, 999, -1), *range(329, 0, -1)]
+    counted = await house.search("x", sort="n", limit=5, shape=SearchShape(count_up_to=7))
+    assert (counted.total, counted.is_total_exact) == (38, False), "a window of hits tells that there are more than seven"
+    assert (await house.search("x", sort="n", limit=5, shape=SearchShape(count_up_to=100))).total == 334
 
 
 async def test_expired_documents_vanish_at_their_time(house):

@@ -3,8 +3,8 @@
 import pytest
 
 from kvshard.errors import InvalidToken
-from kvshard.model import SearchAfter
-from kvshard.scatter.tokens import TOKEN_MAX_BYTES, ScanPosition, SearchPosition, TokenCodec, fingerprint
+from kvshard.model import SearchAfter, TermStatistics
+from kvshard.scatter.tokens import TOKEN_MAX_BYTES, ScanPosition, SearchPosition, TokenCodec, fingerprint, fits_token
 from kvshard.schema import KEYWORD_MAX_CHARS
 from kvshard.sorting import SORT_KEYS_MAX
 
@@ -31,6 +31,14 @@ def test_search_round_trip(after: SearchAfter) -> None:
     assert decoded == position
     assert decoded.after is not None
     assert [type(value) for value in decoded.after.values] == [type(value) for value in after.values]
+
+
+def test_what_scores_rest_on_goes_with_a_search() -> None:
+    statistics = TermStatistics(1_000, {"title": 12_345}, {"title": {"tail": 7, "\u00e9": 2**40}, "tag": {"k\u20ac": 0}})
+    position = SearchPosition(SearchAfter([None], 1.5, b"k"), 10, shown=b"x" * 16, statistics=statistics, statistics_at_ms=99)
+    assert CODEC.decode_search(CODEC.encode_search(7, REQUEST, position), 7, REQUEST) == position
+    assert fits_token(statistics)
+    assert not fits_token(TermStatistics(1, {}, {"title": {f"word{n}": 1 for n in range(1_000)}}))
 
 
 @pytest.mark.parametrize("char", ["\x01", "\U0001f600", '"'])
