@@ -49,7 +49,7 @@ BESIDE_INTERVAL_S: Final = 2.0
 
 REFRESH_AHEAD_PART: Final = 0.2
 """Of the interval: by so much at most a refresh begins early because the one before took its time. Where refreshes take longer,
-the disk is what there is too little of, and beginning them ever earlier would only take more of it."""
+the disk is what there is too little of, and to begin them ever earlier would only take more of it."""
 
 WRITER_IDLE_S: Final = 5.0
 """A writer holds some MB and a thread; one that had nothing to do for so long is closed. Opening one takes about 1 ms."""
@@ -176,8 +176,9 @@ class IndexSlot:
             return self._not_before
         if not self.covers(applied):
             interval_s = max(interval_s, BESIDE_INTERVAL_S) if self.is_beside else interval_s
-            # So that a write is seen after the interval, and not after the interval and a refresh.
-            ahead_s = min(self._refresh_s, interval_s * REFRESH_AHEAD_PART)
+            # So that a write is seen after the interval, and not after the interval and two refreshes: it may have come just
+            # when the last one had looked at the log, and the next one has to end.
+            ahead_s = min(2 * self._refresh_s, interval_s * REFRESH_AHEAD_PART)
             return max(self._not_before, self._refreshed_at + interval_s - ahead_s)
         if self.has_writer:
             return max(self._not_before, self._written_at + WRITER_IDLE_S)
@@ -333,7 +334,8 @@ class IndexSlot:
             raise
         self._is_behind = through < applied
         if not self._is_behind:
-            self._refreshed_at, self._refresh_s = pulled_at, self._clock.monotonic() - pulled_at
+            self._refreshed_at = self._clock.monotonic()
+            self._refresh_s = self._refreshed_at - pulled_at
             self._is_current = True
 
     def _write_entries(self, index: TextIndex, entries: Sequence[tuple[int, Operation]], is_careful: bool) -> int:
