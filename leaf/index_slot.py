@@ -152,6 +152,11 @@ class IndexSlot:
         return {} if index is None else dict(index.misfits)
 
     @property
+    def needs_no_log(self) -> bool:
+        """Whether it waits for its turn to be built: it will begin with the documents as they are then."""
+        return self.is_beside and self.phase is not Phase.SERVING and self._rebuilding is None
+
+    @property
     def has_begun(self) -> bool:
         """Whether a rebuild has read documents."""
         return self._rebuilding is not None

@@ -165,7 +165,7 @@ class Indexer:
 
     def indexed_through(self, shard: int, collection_id: int) -> int:
         """The seqno through which every index of it is durable, 0 while one is made; the log beyond must be kept."""
-        slots = [slot for slot in self._slots_of(shard) if slot.collection.id == collection_id]
+        slots = [slot for slot in self._slots_of(shard) if slot.collection.id == collection_id and not slot.needs_no_log]
         return min((slot.indexed_through() for slot in slots), default=0)
 
     def report(self, shard: int, collection_id: int) -> IndexReport:

@@ -94,8 +94,12 @@ async def test_a_search_sees_after_the_switch_what_it_saw_before(house):
 
 
 async def test_nobody_waits_for_an_index_that_is_not_used_yet(house):
+    before = house.indexer.indexed_through(0, OLD.id)
     house.source.scan_gate.clear()
+    house.source.has_scan_begun.clear()
     house.indexer.set_collections([0, 1], [CHANGING])
+    assert house.indexer.indexed_through(0, OLD.id) == before > 0, "one that waits for its turn needs no log"
+    await asyncio.to_thread(house.source.has_scan_begun.wait, 5)
     assert house.indexer.indexed_through(0, OLD.id) == 0, "the log from here on is needed for it"
     house.source.scan_gate.set()
     await house.until_ready({0, 1})
