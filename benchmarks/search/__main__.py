@@ -62,11 +62,14 @@ class Bench:
             return
         began = time.perf_counter()
         try:
-            self.figures += await measure()
+            measured = await measure()
         except Exception as error:
             traceback.print_exc()
-            self.figures.append(Figure(f"{name}: failures", 1, "", 1, 0, note=f"{type(error).__name__}: {error}"))
-        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+            measured = [Figure(f"{name}: failures", 1, "", 1, 0, note=f"{type(error).__name__}: {error}")]
+        self.figures += measured
+        print(f"{name}: {time.perf_counter() - began:.0f} s")
+        for figure in measured:  # At once: on a busy machine the whole may be ended before its table is printed.
+            print(f"  {figure.name}: {figure.value} {figure.unit} (n {figure.samples:,}; {figure.note})", flush=True)
 
 
 def updated(texts: list[Text], share: float, seed: int) -> dict[str, dict[str, object]]:
