@@ -15,6 +15,7 @@ from random import Random
 from typing import NamedTuple
 
 from kvshard import limits
+from kvshard.aggregations.partial import Partial
 from kvshard.aggregations.results import AggregationResult
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap, Collection
@@ -61,7 +62,8 @@ class Found:
     """A page. hits: with the shard each lives in. next_token: empty when there are no more.
 
     unseen_age_ms: of the oldest committed write that it does not show, 0: there is none; None: a shard could not tell.
-    profiles: (shard, leaf, what it tells) of each leg, where they were asked for.
+    profiles: (shard, leaf, what it tells) of each leg, where they were asked for. parts: what each shard said to the
+    aggregations.
     """
 
     hits: list[tuple[int, ShardHit]]
@@ -72,6 +74,7 @@ class Found:
     unseen_age_ms: int | None = None
     statistics: StatisticsUsed = NO_SCORES
     aggregations: dict[str, AggregationResult] = field(default_factory=dict)
+    parts: list[dict[str, Partial]] = field(default_factory=list)
     profiles: list[tuple[int, str, LegProfile]] = field(default_factory=list)
     is_total_exact: bool = True
     group_sizes: Sequence[GroupSize] = ()
@@ -177,6 +180,7 @@ class SearchOperation:
             statistics=statistics,
             unseen_age_ms=unseen_age_ms([reply.unseen_age_ms for reply in replies.values()]),
             aggregations=aggregations,
+            parts=parts,
             profiles=_profiles(legs) if query.is_profile_wanted else [],
             is_total_exact=all(reply.is_total_exact for reply in replies.values()),
             group_sizes=group_sizes((hit for _, hit in page.hits), replies) if is_collapsed else (),

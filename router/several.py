@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from heapq import merge, nsmallest
 from typing import Final
 
+from kvshard.aggregations.model import fields_of
 from kvshard.clustermap import Collection
 from kvshard.model import ShardHit
 from kvshard.scatter.coverage import Coverage
@@ -21,6 +22,7 @@ from kvshard.scatter.routes import MapSource, resolve
 from kvshard.sorting import parse_sort, place_of
 from router.ranking import NO_SCORES, StatisticsUsed
 from router.search import PAGE_MAX_BYTES, Found, SearchOperation
+from router.search_aggregations import aggregated
 from router.statistics import Kind
 
 COLLECTIONS_MAX: Final = 16
@@ -59,6 +61,7 @@ class SeveralSearch:
         collections = [(await resolve(self._maps, name))[1] for name in names]
         if len({each.id for each in collections}) < len(collections):
             refuse("a collection stands twice in the search, by its name or an alias", "collections")
+        check_types(query, collections)
         searches = [
             self._operation.search(each.name, query_for(query, each, collections), b"", policy, deadline, times)
             for each in collections
@@ -69,7 +72,10 @@ class SeveralSearch:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
-        return merged([each.name for each in collections], found, query)
+        several = merged([each.name for each in collections], found, query)
+        parts = [part for each in found for part in each.parts]
+        aggregations = await aggregated(query.aggregations, parts, collections[0].schema)
+        return replace(several, rest=replace(several.rest, aggregations=aggregations))
 
 
 def check_several(names: Sequence[str], query: SearchQuery, token: bytes) -> None:
@@ -81,10 +87,20 @@ def check_several(names: Sequence[str], query: SearchQuery, token: bytes) -> Non
     for is_asked, name in (
         (query.shape.collapse, "collapse"),
         (query.nearest is not None, "nearest"),
-        (query.aggregations, "aggregations"),
     ):
         if is_asked:
             refuse(f"{name} does not go over several collections; search each of them by itself", name)
+
+
+def check_types(query: SearchQuery, collections: Sequence[Collection]) -> None:
+    """Raise InvalidArgument where a field of the aggregations is not of one type."""
+    for name in sorted(fields_of(query.aggregations)):
+        types = {each.schema[name] for each in collections if name in each.schema}
+        if len(types) > 1:
+            refuse(
+                f"{name} is of type {' and '.join(sorted(types))} here and there; search each collection by itself",
+                "aggregations",
+            )
 
 
 def query_for(query: SearchQuery, collection: Collection, collections: Sequence[Collection]) -> SearchQuery:

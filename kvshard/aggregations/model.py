@@ -125,6 +125,12 @@ NOTHING: Final[Mapping[str, Aggregation]] = MappingProxyType({})
 """No aggregations."""
 
 
+def fields_of(aggregations: Mapping[str, Aggregation]) -> set[str]:
+    """The fields that these and what is inside them look at; of filters none."""
+    own = {each.field for each in aggregations.values() if not isinstance(each, Filter | Filters)}
+    return own.union(*(fields_of(children(each)) for each in aggregations.values()))
+
+
 def children(aggregation: Aggregation) -> dict[str, Aggregation]:
     """The aggregations inside each bucket; none in a metric."""
     return aggregation.aggs if isinstance(aggregation, BUCKETED) else {}

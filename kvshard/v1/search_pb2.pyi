@@ -184,7 +184,7 @@ class SearchRequest(_message.Message):
     def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further collections to search, at most 15; or aliases. What names a field that only some of them have matches nothing in the
         others; sort fields must be in all. Scores rest on the statistics of the collection that a hit is in. There is one page: token
-        must be empty, as must nearest, collapse and aggregations.
+        must be empty, as must nearest and collapse. The fields of aggregations must be in all, and of one type.
         """
 
     @_builtins.property

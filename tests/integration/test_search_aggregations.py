@@ -106,6 +106,18 @@ async def test_facets_of_a_hundred_values_are_exact(kv: Client[str]) -> None:
     assert facet.error_bound == 0
 
 
+async def test_over_several_collections(kv: Client[str]) -> None:
+    here = kv.collection("aggregated")
+    more = kv.collection("aggregated-too")
+    others = spread_documents(60, random.Random(12))
+    await more.create(schema=SCHEMA)
+    await more.put_many({str(number): document for number, document in enumerate(others)}, refresh=True)
+    asked = {name: ASKED[name] for name in ("tags", "tens", "n", "at", "x", "both")}
+    page = await here.search("*", limit=1, collections=["aggregated-too"], aggs=asked)
+    found = {name: plain(result) for name, result in page.aggregations.items()}
+    assert differences(found, Brute(SCHEMA, matches).run(asked, [*DOCUMENTS, *others])) == []
+
+
 async def test_the_sync_client_and_bare_grpc(kv: Client[str], shared_cluster: UpProcess) -> None:
     def work() -> Any:
         with SyncClient(shared_cluster.address, timeout=20.0) as sync:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvshard.aggregations.model import NOTHING
+from kvshard.aggregations.model import Filter, Stats, Terms
 from kvshard.clustermap import Collection
 from kvshard.errors import InvalidArgument
 from kvshard.model import SearchShape, ShardHit
@@ -11,7 +11,7 @@ from kvshard.scatter.merge import MergedFacet
 from kvshard.scatter.requests import SearchQuery
 from router.ranking import StatisticsUsed
 from router.search import Found
-from router.several import check_several, merged, query_for
+from router.several import check_several, check_types, merged, query_for
 from router.statistics import Kind
 
 WHOLE = Coverage(True, 10, 10, 2, 2)
@@ -80,14 +80,13 @@ def test_facets_are_added_up_and_say_how_wrong_they_may_be() -> None:
         (["a"] * 17, b"", {}, "collections"),
         (["a", "b"], b"token", {}, "token"),
         (["a", "b"], b"", {"shape": SearchShape(collapse="tag")}, "collapse"),
-        (["a", "b"], b"", {"aggregations": {"x": None}}, "aggregations"),
     ],
 )
 def test_what_does_not_go_over_several_is_refused(names, token, fields, field) -> None:
     with pytest.raises(InvalidArgument) as refused:
         check_several(names, query(**fields), token)
     assert refused.value.details.field == field
-    check_several(["a", "b"], query(aggregations=dict(NOTHING)), b"")
+    check_several(["a", "b"], query(), b"")
 
 
 def test_a_collection_is_not_asked_for_facets_that_only_others_have() -> None:
@@ -95,3 +94,12 @@ def test_a_collection_is_not_asked_for_facets_that_only_others_have() -> None:
     asked = query_for(query(facets=["tag", "lang", "none"], highlight=["lang"]), one, [one, two])
     assert (asked.facets, asked.highlight) == (["tag", "none"], [])
     assert dict(asked.elsewhere) == {"tag": "keyword", "lang": "keyword"}
+
+
+def test_fields_of_aggregations_are_of_one_type() -> None:
+    one, two = Collection("one", 2, {"n": "integer", "tag": "keyword"}), Collection("two", 3, {"n": "float", "tag": "keyword"})
+    check_types(query(aggregations={"t": Terms("tag"), "f": Filter("n:1")}), [one, two])
+    for aggregation in (Stats("n"), Terms("tag", aggs={"s": Stats("n")}), Filter("*", {"s": Stats("n")})):
+        with pytest.raises(InvalidArgument, match="n is of type float and integer") as refused:
+            check_types(query(aggregations={"a": aggregation}), [one, two])
+        assert refused.value.details.field == "aggregations"
