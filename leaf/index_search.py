@@ -116,9 +116,11 @@ class SearchJob:
             found = finder.find(query, index.compiler.has_one_score(node))
             self._check()
             facets = view.facets(query, request.facets, request.facet_limit or 10)
-            phases.end("facets")
+            if request.facets:
+                phases.end("facets")
             aggregations = self._aggregate(index, searcher, query)
-            phases.end("aggregations")
+            if request.aggregations:
+                phases.end("aggregations")
             hits = shown_as(request, found.hits, lambda: Highlighter(request, node, found.hits, index, searcher), self._check)
             phases.end("highlight")
             nearest: tuple[list[ShardHit], int] = [], 0

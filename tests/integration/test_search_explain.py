@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from harness.cluster import UpProcess
 
-from kvshard import Client, InvalidArgument
+from kvshard import Client, InvalidArgument, Nearest
 from kvshard.cli import main
 from kvshard.client.results import Explanation
 
@@ -48,6 +48,22 @@ async def test_each_hit_tells_how_its_score_came_about(kv: Client[str]) -> None:
     assert (refused.value.details.field, refused.value.details.limit) == ("explain", 100)
 
 
+async def test_a_fused_hit_tells_its_ranks(kv: Client[str]) -> None:
+    docs = kv.collection("explained-vectors")
+    await docs.create(schema={"body": "text", "at": "vector(2)"})
+    await docs.put_many({f"d{n}": {"body": f"tail {n % 3}", "at": [1.0, n / 10]} for n in range(12)}, refresh=True)
+    page = await docs.search("tail 1", nearest=Nearest("at", [1.0, 0.5]), explain=True, profile=True)
+    for hit in page.hits:
+        assert hit.explanation is not None
+        assert hit.explanation.value == hit.score == pytest.approx(sum(each.value for each in hit.explanation.details))
+        assert "by the nearest rank" in text_of(hit.explanation)
+        assert "nearness of at to the vector" in text_of(hit.explanation)
+    assert page.profile is not None
+    assert "nearest" in page.profile.legs[0].phases_us
+    alone = await docs.search(nearest=Nearest("at", [1.0, 0.5]), explain=True, limit=1)
+    assert [hit.explanation and hit.explanation.value for hit in alone.hits] == [alone.hits[0].score]
+
+
 async def test_a_profile_tells_of_each_leg_what_it_did(kv: Client[str]) -> None:
     docs = kv.collection("explained")
     page = await docs.search("hello tail NOT nope", filters=["tag:rpc"], facets=["tag"], profile=True, limit=5)
@@ -58,7 +74,7 @@ async def test_a_profile_tells_of_each_leg_what_it_did(kv: Client[str]) -> None:
     assert sum(leg.matches for leg in profile.legs) == page.total == 60
     counts = {(term.field, term.term): 0 for leg in profile.legs for term in leg.terms}
     for leg in profile.legs:
-        assert list(leg.phases_us)[:3] == ["parse", "compile", "find"]
+        assert list(leg.phases_us)[:5] == ["parse", "compile", "find", "documents", "facets"]
         assert leg.leaf.startswith("leaf-")
         assert leg.indexed_through > 0
         for term in leg.terms:
