@@ -23,7 +23,10 @@ from kvshard.query.bounds import fuzzy_distance
 from kvshard.query.edits import is_within
 from kvshard.query.glob import expression_of, parts_of, pattern_of
 from kvshard.schema import analyzer_of
-from leaf.analysis import analyzer_in, query_terms, word_terms, words_and_terms
+from leaf.analysis import analyzer_in, has_words_beside, query_terms, word_terms, words_and_terms
+
+STEM_MIN_CHARS: Final = 4
+"""Of a stem that may have slips: "run" would be near to "sun" and "gun"."""
 
 MARKED_MAX_WORDS: Final = 1_024
 """Different words that are marked on a page: each is looked for in every text of it."""
@@ -33,6 +36,7 @@ def marked_words(node: Node, name: str, field_type: str, texts: Callable[[], Seq
     """The words, as the field's index has them. texts: gives those of the field that will be marked."""
     found: set[str] = set()
     tests: list[Callable[[str], object]] = []
+    stem_tests: list[Callable[[str], object]] = []
     is_begun = analyzer_of(field_type) == NGRAM  # every word is looked for as a beginning there
     for leaf in _looked_for(node, name, True):
         if isinstance(leaf, Chosen):
@@ -44,6 +48,9 @@ def marked_words(node: Node, name: str, field_type: str, texts: Callable[[], Seq
         words = [word.text for word in word_terms(field_type, leaf.text)]
         if isinstance(leaf, Fuzzy):
             tests += [_alike(word, leaf.distance) for word in words]
+            for word, term in words_and_terms(field_type, leaf.text):
+                stem = fuzzy_stem(field_type, term, fuzzy_distance(leaf.distance, len(word)))
+                stem_tests += [_alike(*stem)] if stem is not None else []
             continue
         found.update(term.text for term in query_terms(field_type, leaf.text))
         if words and (isinstance(leaf, Prefix) or is_begun):
@@ -51,7 +58,18 @@ def marked_words(node: Node, name: str, field_type: str, texts: Callable[[], Seq
     if tests:
         pairs = {pair for text in texts() for pair in words_and_terms(field_type, text)}
         found.update(term for word, term in pairs if any(test(word) for test in tests))
+        found.update(term for _, term in pairs if any(test(term) for test in stem_tests))
     return set(sorted(found)[:MARKED_MAX_WORDS])
+
+
+def fuzzy_stem(field_type: str, stem: str, distance: int) -> tuple[str, int] | None:
+    """The stem of a fuzzy word, and how many letters of it may be wrong: "latncies" is near to "latency" by its stem alone.
+
+    None where terms are no stems, and for short ones: there is always one near to them.
+    """
+    if not has_words_beside(field_type) or analyzer_of(field_type) == NGRAM or len(stem) < STEM_MIN_CHARS:
+        return None
+    return stem, min(distance, fuzzy_distance(None, len(stem)))
 
 
 def lower_pattern(pattern: str, field_type: str) -> str:

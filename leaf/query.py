@@ -51,7 +51,7 @@ from kvshard.query import (
 )
 from kvshard.query.bounds import fuzzy_distance
 from kvshard.schema import FLOAT, KEYWORD, TEXT, VECTOR, Schema, base_type, text_type
-from leaf.analysis import END, WORD_STEP, query_terms, word_terms
+from leaf.analysis import END, WORD_STEP, query_terms, word_terms, words_and_terms
 from leaf.expansions import Expansions, WordLists
 from leaf.index_fields import (
     EXPIRES,
@@ -67,7 +67,7 @@ from leaf.index_fields import (
     whole_words,
 )
 from leaf.likeness import settled
-from leaf.marked_words import lower_pattern, marked_words
+from leaf.marked_words import fuzzy_stem, lower_pattern, marked_words
 from leaf.weighting import Weighting
 
 _OCCURS = {Occur.MUST: TantivyOccur.Must, Occur.SHOULD: TantivyOccur.Should}
@@ -339,12 +339,17 @@ class QueryCompiler:
 
     def _fuzzy(self, name: str, node: Fuzzy) -> Query | None:
         """All the words that the text falls apart into, each as fuzzy as its length allows."""
-        words = [token.text for token in word_terms(self._schema[name], node.text)]
-        field = whole_words(name, self._schema[name])
-        queries = [
-            Query.fuzzy_term_query(self._fields, field, word, distance=fuzzy_distance(node.distance, len(word)))
-            for word in words
-        ]
+        field_type = self._schema[name]
+        terms = dict(words_and_terms(field_type, node.text))
+        queries: list[Query] = []
+        for word in (token.text for token in word_terms(field_type, node.text)):
+            distance = fuzzy_distance(node.distance, len(word))
+            near = Query.fuzzy_term_query(self._fields, whole_words(name, field_type), word, distance=distance)
+            stem = fuzzy_stem(field_type, terms.get(word, ""), distance)
+            if stem is not None:
+                of_stem = Query.fuzzy_term_query(self._fields, searched(name), stem[0], distance=stem[1])
+                near = Query.disjunction_max_query([near, of_stem])
+            queries.append(near)
         if len(queries) < 2:
             return queries[0] if queries else None
         return Query.const_score_query(Query.boolean_query([(TantivyOccur.Must, query) for query in queries]), 1.0)

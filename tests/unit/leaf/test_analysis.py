@@ -173,6 +173,8 @@ def page(index, text):
         ("english:the*", "1"),
         ("english:runn?rs", "1"),
         ("english:runnres~", "1"),
+        ("english:asyncioes~", "4"),
+        ("english:sunned~1", ""),
         ("english:asyncio.gath*", "4"),
         ("english:the.runn*", "1"),
         ("english:new.runn*", ""),

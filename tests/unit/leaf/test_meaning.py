@@ -54,6 +54,7 @@ def found(index, text, rules=RULES, fuzziness=""):
         ("title:tls", "auto", ""),
         ("typed:lat", "auto", "12"),  # half a word goes on finding the whole one
         ("body:hotles", "auto", "786"),
+        ("body:latencys", "1", "12"),  # by its stem
         ('title:"latency of"', "2", "1"),
         ("tag:nyc", "2", ""),
     ],
