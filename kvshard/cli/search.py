@@ -207,7 +207,7 @@ def parse_nearest(text: str, k: int) -> "Nearest":
 async def _text_fields(kv: "Client[bytes]", collection: str) -> tuple[str, ...]:
     names = set(collection.split(","))
     infos = [info for info in await kv.collections() if names & {info.name, *info.aliases}]
-    return tuple(name for info in infos for name, kind in info.schema.items() if base_type(kind) == TEXT)
+    return tuple(dict.fromkeys(name for info in infos for name, kind in info.schema.items() if base_type(kind) == TEXT))
 
 
 async def _interact(kv: "Client[bytes]", collection: str, text: str, wanted: Wanted, options: "ReadOverrides") -> None:

@@ -93,3 +93,5 @@ def test_several_collections_are_searched(cli: Cli, router: FakeRouter) -> None:
     assert cli("search", "docs,notes", "word", "--json") == 0
     request = router.requests["Search"][-1]
     assert (request.collection, list(request.collections)) == ("docs", ["notes"])
+    assert cli("search", "docs,notes", "word") == 0
+    assert list(router.requests["Search"][-1].highlight) == ["title"], "a field that both have is marked once"
