@@ -160,29 +160,41 @@ class Rankings:
         if not ranking.is_scored:
             return NO_SCORES, False
         bounded = sum(reply.is_bounded for reply in replies.values())
+        now = self._clock.monotonic()
+        answered = {shard: reply.statistics for shard, reply in replies.items()}
         if ranking.pinned is not None:
+            self._learn(cluster_map, collection, ranking, answered, now)
             whole, age_s = ranking.pinned
-            present = [reply.statistics for reply in replies.values() if reply.statistics is not None]
+            present = [own for own in answered.values() if own is not None]
             is_exact = len(present) == len(replies) == len(cluster_map.shards) and is_sum_of(whole, present)
             kind = Kind.EXACT if is_exact else Kind.CACHED
             return StatisticsUsed(kind, 0.0 if is_exact else age_s, bounded=bounded, whole=whole), False
         if ranking.is_alone:
-            told = [reply.statistics for reply in replies.values()]
+            told = list(answered.values())
             kind = Kind.LOCAL if None in told else Kind.EXACT
             return StatisticsUsed(kind, bounded=bounded, whole=told[0] if len(told) == 1 else None), False
         if ranking.used is None:
             return StatisticsUsed(Kind.LOCAL), False
-        now = self._clock.monotonic()
-        answered = {shard: reply.statistics for shard, reply in replies.items()}
         found: Verdict = verdict(ranking.used, answered, now)
-        for shard, own in answered.items():
-            config = cluster_map.shards.get(shard)
-            if own is not None and config is not None:
-                self.known.learn(statistics_of(collection), shard, config.cuts, own, now, ranking.floors.get(shard, 0))
+        self._learn(cluster_map, collection, ranking, answered, now)
         if found.missing:
             self.known.learn_query(statistics_of(collection), request_print, found.missing, ranking.texts)
         used = StatisticsUsed(found.kind, found.age_s, ranking.extra_trips, bounded, ranking.shipped)
         return used, found.is_stale
+
+    def _learn(
+        self,
+        cluster_map: ClusterMap,
+        collection: Collection,
+        ranking: Ranking,
+        answered: Mapping[int, TermStatistics | None],
+        now: float,
+    ) -> None:
+        """Keep what the shards told of their own."""
+        for shard, own in answered.items():
+            config = cluster_map.shards.get(shard)
+            if own is not None and config is not None:
+                self.known.learn(statistics_of(collection), shard, config.cuts, own, now, ranking.floors.get(shard, 0))
 
     def accounted(self, used: StatisticsUsed, trips: int) -> StatisticsUsed:
         """The account of an answer for which so many extra trips were made before it was asked for a second time."""

@@ -54,6 +54,25 @@ def setting() -> Setting:
     return Setting()
 
 
+async def test_the_pages_of_a_search_rank_by_what_the_first_one_ranked_by(setting: Setting) -> None:
+    query = SearchQuery("one", [], 2, "", [], 10, [], False, False, None)
+
+    async def page(token: bytes) -> Any:
+        return await setting.searches.search("docs", query, token, DEFAULT_READ_POLICY, CLOCK.monotonic() + 5)
+
+    first = await page(b"")
+    second = await page(first.next_token)
+    assert second.statistics.kind is Kind.EXACT, "nothing has changed since"
+    setting.leaves.shards[0, 2][b"0-9"] = (b'{"title": "one two"}', 2)
+    third = await page(second.next_token)
+    assert (third.statistics.kind, third.statistics.extra_trips) == (Kind.CACHED, 0)
+    shipped = [request.statistics for request in setting.asked(ShardSearch)]
+    assert len(shipped) == 6
+    assert shipped[0] is not None
+    assert all(each == shipped[0] for each in shipped)
+    assert (await page(b"")).statistics.whole != shipped[0], "a search that begins knows better"
+
+
 async def test_a_word_costs_a_round_trip_once(setting: Setting) -> None:
     used = [await setting.search(text) for text in ("one", "one", "two", "one")]
     assert [(each.kind, each.extra_trips) for each in used] == [(Kind.EXACT, trips) for trips in (1, 0, 1, 0)]
