@@ -1,0 +1,51 @@
+import json
+import random
+from functools import partial
+
+import pytest
+
+from kvshard.clustermap import TOKEN_SLOTS
+from kvshard.model import ShardSearch, TermStatistics
+from kvshard.query import prepare
+from kvshard.sorting import BY_SCORE
+from leaf.scoring import weighed
+from leaf.text_index import TextIndex
+from leaf.text_search import IndexView
+
+SCHEMA = {"body": "text"}
+DOCUMENTS = 400
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    rng = random.Random(5)
+    index = TextIndex.create(tmp_path_factory.mktemp("scoring") / "i", SCHEMA, lambda key: 0)
+    bodies = [
+        " ".join(["one"] * rng.randint(1, 9) + ["two"] * rng.randint(0, 3) + ["x"] * rng.randint(0, 90)) for _ in range(400)
+    ]
+    index.write({b"k%03d" % n: (json.dumps({"body": body}).encode(), 0) for n, body in enumerate(bodies)})
+    index.commit(1)
+    yield index
+    index.discard_changes()
+
+
+def ranked(index, average, limit):
+    """The keys of a page, and how many explanations it took. average: length of all bodies, in terms."""
+    shipped = TermStatistics(8_000, {"body": int(8_000 * average)}, {"body": {"one": 700, "two": 90}})
+    node = prepare("one two", SCHEMA)
+    request = ShardSearch(0, 1, 1, "one two", [], limit, statistics=shipped)
+    restricted = partial(index.compiler.compile, node, [], None, TOKEN_SLOTS - 1)
+    found = weighed(index.compiler, index.statistics, request, node, restricted, TOKEN_SLOTS - 1, lambda: None)
+    page = IndexView(index.searcher(), index.fields, SCHEMA, index.parse, exact=found.exact).page(found.query, BY_SCORE, limit)
+    return [each.key for each in page.found], found.exact._explained
+
+
+@pytest.mark.parametrize("average", [1.0, 8.0, 40.0, 300.0])
+def test_a_page_has_the_best_of_all_however_far_off_the_average_length_is(index, average):
+    everything, _ = ranked(index, average, DOCUMENTS)
+    assert ranked(index, average, 5)[0] == everything[:5]
+
+
+def test_few_are_looked_at_where_the_average_length_is_about_right(index):
+    own = index.statistics.of({"body": ["one"]}).tokens["body"] / DOCUMENTS
+    assert ranked(index, own, 5)[1] <= 10
