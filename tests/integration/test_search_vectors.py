@@ -41,7 +41,7 @@ async def docs(shared_cluster: UpProcess, things: dict[str, dict[str, object]]) 
         docs = kv.collection("vectors")
         await docs.create(schema={"body": "text", "tag": "keyword", "at": f"vector({DIM})"})
         if not (await docs.search("*", limit=1, refresh=True)).total:
-            await docs.put_many(things)
+            (await docs.put_many(things)).raise_for_failures()
         yield docs
 
 
