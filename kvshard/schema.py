@@ -153,20 +153,6 @@ def validate_document(schema: Schema, value: bytes, json_decode: JsonDecode) -> 
     return document
 
 
-def field_values(schema: Schema, document: Mapping[str, object]) -> dict[str, list[Scalar]]:
-    """The document's searchable values but for vectors, ready for an index. Raises InvalidArgument as validate_document."""
-    found: dict[str, list[Scalar]] = {}
-    for name, field_type in schema.items():
-        given = document.get(name)
-        check = _CHECKS.get(field_type)
-        if given is None or check is None:
-            continue
-        values = [check(name, item) for item in (given if isinstance(given, list) else (given,))]
-        if values:
-            found[name] = values
-    return found
-
-
 def check_of(field_type: str) -> Callable[[str, object], Scalar]:
     """What looks at one value of such a field: (name, value) -> the value, ready for an index. It raises InvalidArgument."""
     return _CHECKS[field_type]

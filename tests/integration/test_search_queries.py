@@ -20,7 +20,7 @@ WORDS = ("amber", "birch", "cedar", "delta")
 @pytest.fixture(scope="module")
 def filled(shared_cluster: UpProcess) -> None:
     with SyncClient(shared_cluster.address, timeout=20.0) as kv:
-        docs = kv.collection("queries")
+        docs = kv.collection("built-queries")
         docs.create(schema=SCHEMA)
         written = {}
         for number in range(64):
@@ -37,7 +37,7 @@ async def kv(shared_cluster: UpProcess, filled: None) -> AsyncIterator[Client[st
 
 
 async def found(kv: Client[str], *query: object, **options: object) -> set[int]:
-    page = await kv.collection("queries").search(*query, limit=100, **options)  # type: ignore[arg-type]
+    page = await kv.collection("built-queries").search(*query, limit=100, **options)  # type: ignore[arg-type]
     assert page.complete
     assert page.total == len(page.hits)
     return {int(hit.key[1:]) for hit in page.hits}
@@ -67,11 +67,11 @@ async def test_structured_queries(kv: Client[str]) -> None:
         filter=[Range("year", gte=3, lt=40)],
     )
     assert await found(kv, query) == {number for number in having("amber") if 3 <= number < 40} - {5}
-    page = await kv.collection("queries").search(query, limit=3, highlight=["title"])
+    page = await kv.collection("built-queries").search(query, limit=3, highlight=["title"])
     assert all("birch" in hit.document["title"] for hit in page.hits if hit.document)
     assert page.hits[0].highlights[0].spans
     best = DisMax([Boost(Match("birch"), 100), Match("amber")])
-    ranked = await kv.collection("queries").search(best, limit=100)
+    ranked = await kv.collection("built-queries").search(best, limit=100)
     names = [hit.document["title"] for hit in ranked.hits if hit.document]
     assert ["birch" in name for name in names] == sorted(("birch" in name for name in names), reverse=True)
     assert await found(kv, kvshard.MatchNone()) == set()
@@ -79,7 +79,7 @@ async def test_structured_queries(kv: Client[str]) -> None:
 
 
 async def test_pages_of_a_structured_query(kv: Client[str]) -> None:
-    docs, seen, token = kv.collection("queries"), [], None
+    docs, seen, token = kv.collection("built-queries"), [], None
     while token != b"":
         page = await docs.search(Match("amber birch"), limit=7, next=token)
         seen += [hit.key for hit in page.hits]
@@ -100,7 +100,7 @@ async def test_documents_like_others(kv: Client[str]) -> None:
 
 
 async def test_what_is_wrong_is_said(kv: Client[str]) -> None:
-    docs = kv.collection("queries")
+    docs = kv.collection("built-queries")
     with pytest.raises(MalformedQuery) as malformed:
         await docs.search('amber "birch')
     assert malformed.value.details.position == 6
@@ -139,18 +139,18 @@ async def test_wire_messages_that_no_client_makes(shared_cluster: UpProcess, fil
             search_pb2.SearchRequest(default_operator=7),
             search_pb2.SearchRequest(structured=deep),
         ):
-            request.collection = "queries"
+            request.collection = "built-queries"
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await search(request)
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        request = search_pb2.SearchRequest(collection="queries", structured=query_pb2.Query(match_all={}))
+        request = search_pb2.SearchRequest(collection="built-queries", structured=query_pb2.Query(match_all={}))
         assert (await search(request)).total == 64
 
 
 def test_the_command_line(shared_cluster: UpProcess, filled: None, capsys: pytest.CaptureFixture[str]) -> None:
     structured = json.dumps({"range": {"field": "year", "gte": "60"}})
-    args = ["search", "queries", "amber birch", "--operator", "and", "--field", "title^2", "--structured", structured]
+    args = ["search", "built-queries", "amber birch", "--operator", "and", "--field", "title^2", "--structured", structured]
     assert main([*args, "--json", "--router", shared_cluster.address]) == 0
     assert {hit["key"] for hit in json.loads(capsys.readouterr().out)["hits"]} == {"d63"}
-    assert main(["search", "queries", "amber", "--structured", "{", "--router", shared_cluster.address]) == 2
+    assert main(["search", "built-queries", "amber", "--structured", "{", "--router", shared_cluster.address]) == 2
     assert "not a structured query" in capsys.readouterr().err

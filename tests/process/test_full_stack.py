@@ -169,7 +169,6 @@ INVALID = [
         "values",
         32 * 2**20,
     ),
-    ("limit 0", lambda kv, s: s.Search(search_pb2.SearchRequest(collection="limits", limit=0)), "limit", 1000),
     ("limit 1001", lambda kv, s: s.Search(search_pb2.SearchRequest(collection="limits", limit=1001)), "limit", 1000),
     ("no such field", lambda kv, s: s.Search(search_pb2.SearchRequest(collection="limits", query="bdy:x")), "query", None),
 ]
