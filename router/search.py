@@ -9,7 +9,7 @@ ranking is gone through from its first hit on for each page, which is why its de
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from random import Random
 from typing import NamedTuple
@@ -154,13 +154,17 @@ class SearchOperation:
             text = "the nearest are one page; ask for more of them with limit and nearest.k"
             raise InvalidArgument(text, ErrorDetails(field="token"))
         sending = _Sending(self._scatter.how_to_read(policy, collection), deadline, times)
-        ranked = await self._ranked(cluster_map, collection, leg_query(asked), request_print, position, sending)
+        ranked = await self._ranked(
+            cluster_map, collection, leg_query(_seeing(asked, position)), request_print, position, sending
+        )
         while ranked is None:  # The schema was changed meanwhile.
             cluster_map, collection, asked = await self._fitted(self._maps.current, collection, query, documents)
             request_print = _print(query, sorts, collection)
             if token:
                 self._tokens.decode_search(token, collection.id, request_print)
-            ranked = await self._ranked(cluster_map, collection, leg_query(asked), request_print, position, sending)
+            ranked = await self._ranked(
+                cluster_map, collection, leg_query(_seeing(asked, position)), request_print, position, sending
+            )
         (_, legs), statistics = ranked
         query = asked
         replies = replies_of(legs)
@@ -170,6 +174,8 @@ class SearchOperation:
         parts = [reply.aggregations for reply in replies.values()]
         aggregations = await aggregated(query.aggregations, parts, collection.schema)
         is_collapsed = bool(query.shape.collapse)
+        if not token:
+            position = replace(position, seen={shard: reply.indexed_through for shard, reply in replies.items()})
         next_token = self._next_token(collection.id, request_print, page, coverage, position, is_collapsed, statistics)
         return Found(
             hits=page.hits,
@@ -316,8 +322,18 @@ class SearchOperation:
         whole, at_ms = position.statistics, position.statistics_at_ms
         if whole is None and ranked.whole is not None and fits_token(ranked.whole):
             whole, at_ms = ranked.whole, self._clock.wall_ms() - round(ranked.age_s * 1_000)
-        reached = SearchPosition(after, position.taken + len(hits), not coverage.is_complete, shown, whole, at_ms)
+        taken, is_incomplete = position.taken + len(hits), not coverage.is_complete
+        reached = SearchPosition(after, taken, is_incomplete, shown, whole, at_ms, position.seen)
         return self._tokens.encode_search(collection_id, request_print, reached)
+
+
+def _seeing(query: SearchQuery, position: SearchPosition) -> SearchQuery:
+    """The search as it must see at least what its first page saw."""
+    if not position.seen:
+        return query
+    wanted = MinVersions(position.seen)
+    wanted.want_all(query.min_versions)
+    return replace(query, min_versions=wanted)
 
 
 def _print(query: SearchQuery, sorts: Sorts, collection: Collection) -> bytes:

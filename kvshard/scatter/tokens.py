@@ -11,8 +11,8 @@ Pure: imports only the standard library and other pure files.
 import hmac
 import json
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NoReturn
 
@@ -31,8 +31,8 @@ _LENGTH = struct.Struct(">I")
 _SEARCH = struct.Struct(">IdHI")
 
 TOKEN_MAX_BYTES = 512 * 1024
-"""A position in a search by eight of the longest keywords, however they have to be escaped, the digests of 4,000 groups, and
-STATISTICS_MAX_CHARS; anything longer is refused before it is hashed."""
+"""A position in a search by eight of the longest keywords, however they have to be escaped, the digests of 4,000 groups,
+STATISTICS_MAX_CHARS, and a number for each of SHARDS_MAX shards; anything longer is refused before it is hashed."""
 
 STATISTICS_MAX_CHARS = 16_384
 """Of the terms whose statistics go with a token: some hundred words. A query with more of them (wildcards) is ranked by what
@@ -53,7 +53,11 @@ class SearchPosition:
     collapsed search, digests of their groups (`kvshard/collapsing.py`). statistics: what the scores of the first page rested
     on, since scores that moved between two pages would move hits; as of statistics_at_ms, since 1970. None: there are none.
 
-    No shard stands in it, so it stays what it is when documents are written or shards are split between two pages.
+    seen: shard -> through which seqno its index was when the first page came from it. The next page may come from another
+    replica, whose index would lack what was written in the half second before, and its hits would be on no page.
+
+    What is left of it holds for every shard, so it stays what it is when shards are split between two pages; and the index of
+    a child begins with all that its shard's had.
     """
 
     after: SearchAfter | None = None
@@ -62,6 +66,7 @@ class SearchPosition:
     shown: bytes = b""
     statistics: TermStatistics | None = None
     statistics_at_ms: int = 0
+    seen: Mapping[int, int] = field(default_factory=dict)
 
 
 def fingerprint(parts: Sequence[bytes]) -> bytes:
@@ -98,7 +103,7 @@ class TokenCodec:
         after = position.after
         assert after is not None, "a search that begins needs no token"
         head = _SEARCH.pack(position.taken, after.score, len(after.key), len(position.shown))
-        rest: list[object] = [after.values]
+        rest: list[object] = [after.values, [*position.seen.items()]]
         if position.statistics is not None:
             whole = position.statistics
             rest += [whole.documents, whole.tokens, whole.counts, position.statistics_at_ms]
@@ -113,10 +118,10 @@ class TokenCodec:
         taken, score, key_bytes, shown_bytes = _SEARCH.unpack_from(body)
         key_end = _SEARCH.size + key_bytes
         shown_end = key_end + shown_bytes
-        values, *ranked = json.loads(body[shown_end:])
+        values, seen, *ranked = json.loads(body[shown_end:])
         after = SearchAfter(values, score, body[_SEARCH.size : key_end])
-        statistics = TermStatistics(*ranked[:3]) if ranked else None
-        return SearchPosition(after, taken, is_incomplete, body[key_end:shown_end], statistics, ranked[3] if ranked else 0)
+        statistics, at_ms = (TermStatistics(*ranked[:3]), ranked[3]) if ranked else (None, 0)
+        return SearchPosition(after, taken, is_incomplete, body[key_end:shown_end], statistics, at_ms, dict(seen))
 
     def _seal(self, kind: int, collection_id: int, request: bytes, is_incomplete: bool, body: bytes) -> bytes:
         flags = _FLAG_INCOMPLETE if is_incomplete else 0

@@ -35,7 +35,7 @@ def test_search_round_trip(after: SearchAfter) -> None:
 
 def test_what_scores_rest_on_goes_with_a_search() -> None:
     statistics = TermStatistics(1_000, {"title": 12_345}, {"title": {"tail": 7, "\u00e9": 2**40}, "tag": {"k\u20ac": 0}})
-    position = SearchPosition(SearchAfter([None], 1.5, b"k"), 10, shown=b"x" * 16, statistics=statistics, statistics_at_ms=99)
+    position = SearchPosition(SearchAfter([None], 1.5, b"k"), 10, False, b"x" * 16, statistics, 99, seen={0: 5, 7: 2**40})
     assert CODEC.decode_search(CODEC.encode_search(7, REQUEST, position), 7, REQUEST) == position
     assert fits_token(statistics)
     assert not fits_token(TermStatistics(1, {}, {"title": {f"word{n}": 1 for n in range(1_000)}}))
