@@ -143,8 +143,8 @@ async def test_search_speaks_the_query_language(shared_cluster: UpProcess) -> No
 
 @pytest.mark.parametrize("round_", range(6))
 async def test_equal_scores_come_in_key_order(shared_cluster: UpProcess, round_: int) -> None:
-    """Pages come from other replicas than the first one, whose indexes are not refreshed yet: in one round of ten documents were
-    on no page."""
+    """Pages come from other replicas than the first one, whose indexes are not refreshed yet: in one round of ten, documents
+    were on no page."""
     async with connected(shared_cluster) as kv:
         docs = kv.collection(f"ties-{round_}")
         await docs.create(schema={"body": "text"})
