@@ -150,9 +150,6 @@ class SearchOperation:
             position = self._tokens.decode_search(token, collection.id, request_print)
         _check_depth(position, query, sorts)
         cluster_map = await self._knowing(cluster_map, query.min_versions)
-        if token and query.nearest is not None:
-            text = "the nearest are one page; ask for more of them with limit and nearest.k"
-            raise InvalidArgument(text, ErrorDetails(field="token"))
         sending = _Sending(self._scatter.how_to_read(policy, collection), deadline, times)
         ranked = await self._ranked(
             cluster_map, collection, leg_query(_seeing(asked, position)), request_print, position, sending
@@ -360,6 +357,9 @@ def _profiles(legs: Sequence[LegResult[ShardSearchReply]]) -> list[tuple[int, st
 
 
 def _check_depth(position: SearchPosition, query: SearchQuery, sorts: Sorts) -> None:
+    if position.after is not None and query.nearest is not None:
+        text = "the nearest are one page; ask for more of them with limit and nearest.k"
+        raise InvalidArgument(text, ErrorDetails(field="token"))
     depth = position.taken + query.limit
     if query.shape.collapse and depth > limits.COLLAPSE_MAX_GROUPS:
         raise InvalidArgument(
