@@ -18,7 +18,7 @@ from kvshard.aggregations.model import (
     Stats,
     Terms,
 )
-from kvshard.schema import BOOLEAN, DATE, Schema, field_values
+from kvshard.schema import BOOLEAN, DATE, Schema, check_of
 
 Document = Mapping[str, Any]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,7 +37,10 @@ class Brute:
 
     def values(self, name: str, document: Document) -> list[Any]:
         """Its different values; dates in microseconds."""
-        return list(dict.fromkeys(field_values(self._schema, document).get(name, [])))
+        given, check = document.get(name), check_of(self._schema[name])
+        if given is None:
+            return []
+        return list(dict.fromkeys(check(name, item) for item in (given if isinstance(given, list) else (given,))))
 
     def _one(self, aggregation: Aggregation, documents: Sequence[Document]) -> Any:
         match aggregation:
