@@ -1,9 +1,9 @@
 """Which writes a search is to see: shard -> the version that its index must have reached.
 
-The answer to a write says it of the write , a client adds up those of all its writes, and hands the sum
-to a search. A token names positions in the shards' logs, so it says nothing about who may read what, and any replica of a
-shard can tell whether it has come so far. After a split the shard itself goes on to be asked for; its child needs no entry,
-since the child's index begins with all that the shard's had when the split took place.
+The answer to a write says it of that write; a client adds up those of all its writes, and hands the sum to a search. A token
+names positions in the shards' logs, so it says nothing about who may read what, and any replica of a shard can tell whether it
+has come so far. After a split the shard itself goes on to be asked for; its child needs no entry, since the child's index
+begins with all that the shard's had when the split took place.
 
 Pure: imports only the standard library and other pure files.
 """
