@@ -17,8 +17,8 @@ AllFastestRoute):
 
 and `not_idempotent`, counted for writes that were late: a write is never hedged.
 
-Hold-out (`hold_out`): a few of the requests that might be hedged are not, before half of their time is over (a hung leaf must
-not eat a whole deadline even then). Their latency is what everybody's would be without hedging, so the difference is what
+Hold-out (`hold_out`): a few of the requests that might be hedged are not, until long after the others would be (a hung leaf
+must not eat a deadline even then). Their latency is what everybody's would be without hedging, so the difference is what
 hedging saves, measured while it works.
 
 Pure: imports only the standard library and other pure files.
@@ -34,7 +34,7 @@ from kvshard.tail.budget import HedgeBudget
 from kvshard.tail.cost_class import WRITE
 from kvshard.tail.hedger import ASK_PAUSE_S, DOUBLINGS_MAX
 from kvshard.tail.hedging import Auto, HedgePolicy, HedgeSettings, Off, Refusal, ReplicaChoice, policy_delay
-from kvshard.tail.hold_out import HOLD_OUT_SHARE, Comparison
+from kvshard.tail.hold_out import HOLD_OUT_SHARE, Comparison, held_out_delay
 from kvshard.tail.latency import LatencyPool
 from kvshard.tail.leaf_health import Attempt, LeafState
 from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
@@ -142,8 +142,9 @@ class Defences:
             self.late_until = max(self.late_until, now + min(LATE_MEMORY_MAX_S, late_by_s))
 
     def is_late(self, late_by_s: float, delay: float | None, now: float) -> bool:
-        """Whether this process is what is slow. late_by_s: by how much a timer of a leg with this delay was late."""
-        share = LATE_TIMER_SHARE * delay if delay is not None and delay < inf else 0.0
+        """Whether this process is what is slow. late_by_s: by how much a timer of a leg with this delay was late (None: of one
+        whose delay is no measure of it)."""
+        share = 0.0 if delay is None else LATE_TIMER_SHARE * delay
         if late_by_s > max(LATE_TIMER_S, share):
             self.note_late(late_by_s, now)
         return now < self.late_until
@@ -310,7 +311,7 @@ class RequestHedges:
         if delay is not None and delay < usual:
             usual = max(delay, pool.least_delay)
         if self.is_held_out and delay is not None:
-            delay = again_after = inf
+            delay = again_after = held_out_delay(delay)
         return LegTiming(pool, delay, STALL_FRACTION * usual, again_after)
 
     def leg(self, kind: str, now: float) -> "LegHedges":
@@ -326,10 +327,14 @@ class RequestHedges:
         their timer was late.
         """
         defences = self.defences
-        if not defences.is_late(late_by_s, timing.delay, now):
+        if not defences.is_late(late_by_s, self.measure(timing.delay), now):
             return None
         defences.counters.refused[Refusal.LATE_ROUTER] += legs
         return max(ASK_PAUSE_S, defences.late_until - now, timing.pool.least_delay * 2.0 ** min(before, DOUBLINGS_MAX))
+
+    def measure(self, delay: float | None) -> float | None:
+        """The delay by which a late timer of this request is judged: that of one that is held out is much longer than usual."""
+        return None if self.is_held_out else delay
 
     def ended(self, now: float) -> None:
         """All of its legs have ended."""
@@ -346,8 +351,8 @@ class RequestHedges:
 
 
 class LegHedges:
-    """One leg's gate; see `HedgeGate`. delay: seconds after which it is late; None: it is not hedged; inf: not before half of
-    its time is over. again_after: how long after a refusal it asks again; patience is for the first time only."""
+    """One leg's gate; see `HedgeGate`. delay: seconds after which it is late; None: it is not hedged. again_after: how long
+    after a refusal it asks again; patience is for the first time only."""
 
     __slots__ = ("_timing", "again_after", "delay", "is_hedged", "late_at", "pool", "request", "stalled_after", "under_way")
 
@@ -439,7 +444,7 @@ class LegHedges:
     ) -> Candidate | Refusal:
         request = self.request
         assert self.delay is not None, "a leg without a delay has no timer"
-        if request.defences.is_late(late_by_s, self.delay, now):
+        if request.defences.is_late(late_by_s, request.measure(self.delay), now):
             return Refusal.LATE_ROUTER  # It does not even say that the leaf is late.
         self._note_late(waiting)
         if deadline - now < (self.pool.median or 0.0):

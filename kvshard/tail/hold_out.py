@@ -1,10 +1,13 @@
-"""Which requests are held out: not hedged before half of their time is over, so that the rest can be compared with them.
+"""Which requests are held out: not hedged while a healthy answer may still come, so that the rest can be compared with them.
 
 One in a hundred of the requests that might be hedged, but at most about one a second: the comparison needs so many samples, not
 such a part of them, and a request that is held out is as slow as all would be without hedging. One in a hundred of 330 a second
 were most of what lay above the p99.9 of a cluster with pauses. Wide requests are held out less often, too.
 
 Both arms of the comparison are thinned alike, so that neither has more of the wide requests, nor of the busy seconds.
+
+A leaf that hangs for good must not cost a request that is held out half of its deadline, though: after `held_out_delay` it is
+hedged as the others are. What hedging saves is at most so much too small, for those requests only.
 
 Pure: imports only the standard library.
 """
@@ -18,6 +21,17 @@ HOLD_OUT_PER_S = 1.0
 HOLD_OUT_LEGS = 8
 """Requests with more legs are held out less often, by as much: a request of a hundred legs meets a slow leaf ten times as
 often, and held out as often it would spoil the p99.9 of all (the what-if model: 9 ms against 45 at 2 % pauses)."""
+
+HOLD_OUT_S = 0.5
+HOLD_OUT_DELAYS = 10.0
+"""The delay of a request that is held out, at least; ten times what the others wait if its kind is slow. The comparison is to
+see pauses of a collector, a disk or a scheduler whole, and one caller in a hundred may meet a leaf that accepts and never
+answers."""
+
+
+def held_out_delay(delay: float) -> float:
+    """Seconds before a request that is held out is hedged; delay: of its like that are not."""
+    return max(HOLD_OUT_S, HOLD_OUT_DELAYS * delay)
 
 
 class Comparison:

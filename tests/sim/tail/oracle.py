@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from kvshard.errors import KvShardError, ResourceExhausted
 from kvshard.tail.budget import WINDOW_S, HedgeBudget
 from kvshard.tail.defences import Defences, LegHedges
+from kvshard.tail.hold_out import HOLD_OUT_S
 from kvshard.tail.leg_events import AttemptKind, Candidate
 from kvshard.tail.replica_health import PUSHBACK_MAX_S, PUSHBACK_S
 
@@ -87,7 +88,7 @@ class Oracle:
         self.counts["hedges"] += 1
         half = request.began + DEADLINE_SHARE * (deadline - request.began)
         if request.is_held_out:
-            self.require(now >= half - 1e-9, "hold-out hedged", request)
+            self.require(now >= min(request.began + HOLD_OUT_S, half) - 1e-9, "hold-out hedged", request)
         self.require(delay is not None, "hedged although off", request.policy)
         assert delay is not None
         self.require(now >= min(request.began + delay, half) - 1e-9, "hedged too early", f"{now - request.began:.4f} s")

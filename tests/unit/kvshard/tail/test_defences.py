@@ -1,7 +1,6 @@
 """The gates that a hedge passes, each refusal under its own name; hold-out, budgets and counters."""
 
 from collections import Counter
-from math import inf
 from random import Random
 
 import pytest
@@ -20,7 +19,7 @@ from kvshard.tail.defences import (
     LegHedges,
 )
 from kvshard.tail.hedging import Auto, FixedDelay, HedgePolicy, HedgeSettings, Off, Quantile, Refusal, ReplicaChoice
-from kvshard.tail.hold_out import HOLD_OUT_PER_S, HOLD_OUT_SHARE, Comparison
+from kvshard.tail.hold_out import HOLD_OUT_DELAYS, HOLD_OUT_PER_S, HOLD_OUT_S, HOLD_OUT_SHARE, Comparison
 from kvshard.tail.latency import UNKNOWN_DELAY_S
 from kvshard.tail.leaf_health import Attempt, LeafState
 from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
@@ -395,11 +394,23 @@ def saved_s_mean(counters: TailCounters) -> float:
 
 
 class TestHoldOut:
-    def test_one_request_in_a_hundred_is_not_hedged_before_half_of_its_time_is_over(self) -> None:
+    def test_one_request_in_a_hundred_is_hedged_much_later(self) -> None:
         held = defences(rng=Random(3))
-        legs = [a_leg(held, legs=1) for _ in range(20_000)]
-        share = sum(leg.wait_s(NOW, DEADLINE) == (DEADLINE - NOW) / 2 for leg in legs) / len(legs)
-        assert share == pytest.approx(HOLD_OUT_SHARE, rel=0.2)
+        waits = [a_leg(held, legs=1).wait_s(NOW, NOW + 60.0) for _ in range(20_000)]
+        usual = min(waits)
+        later = [wait for wait in waits if wait != usual]
+        assert set(later) == {max(HOLD_OUT_S, HOLD_OUT_DELAYS * usual)}
+        assert len(later) / len(waits) == pytest.approx(HOLD_OUT_SHARE, rel=0.2)
+
+    def test_a_leaf_that_hangs_costs_it_half_a_second_and_not_half_of_its_deadline(self) -> None:
+        held = defences(rng=Random(3))
+        answer(held, a_leg(held), "c", 0.01, 100)
+        now = NOW + 1.0
+        request = next(request for request in (held.request(None, 1, now) for _ in range(1_000)) if request.is_held_out)
+        leg = request.leg("Get", now)
+        assert leg.wait_s(now, now + 60.0) == HOLD_OUT_S
+        assert leg.wait_s(now, now + 0.6) == pytest.approx(0.3)
+        assert isinstance(leg.admit([B, C], [A], 0.0, now + HOLD_OUT_S, now + 60.0), Candidate)
 
     def test_wide_requests_are_held_out_less_often(self) -> None:
         held = defences(rng=Random(3))
@@ -437,7 +448,7 @@ class TestHoldOut:
         held = defences(rng=Random(3))
         for _ in range(500):
             request = held.request(None, 3, NOW)
-            assert {request.leg("Get", NOW).delay == inf for _ in range(3)} == {request.is_held_out}
+            assert {request.leg("Get", NOW).delay >= HOLD_OUT_S for _ in range(3)} == {request.is_held_out}
 
     def test_what_is_never_hedged_anyway_is_not_held_out(self) -> None:
         held = defences(rng=Random(3))
