@@ -306,7 +306,7 @@ class RequestHedges:
         delay = usual if is_auto else policy_delay(self.policy, pool, fraction, now)
         again_after = inf if delay is None else delay
         if is_auto and delay is not None:
-            delay = max(delay, self.budget.tuner.patience * pool.least_delay)
+            delay = max(delay, self.budget.tuner.patience.factor * pool.least_delay)
         # Within what is sensible for the kind of leg: one impatient caller would take the leaf from all the others.
         if delay is not None and delay < usual:
             usual = max(delay, pool.least_delay)

@@ -31,14 +31,24 @@ of healthy leaves win half of the time: they are no reason for more."""
 
 WINS_POOR = 0.4
 WINS_FAIR = 0.6
-"""Shares of wins: below the one hedges must be patient, from the other on they are worth their haste again, at once. A hedge
+"""Shares of wins: below the one hedges must be more patient, from the other on they are worth their haste again, at once. A hedge
 after three medians that wins less often than it loses was sent against a slow answer, not against a leaf that stands still: in
-a healthy cluster a third of them won, and they raised the p99 of reads of eight legs from 3.2 to 4.0 ms, which hedges after six
-medians do not (3.6 against 3.6 ms). Where leaves stand still most of those win."""
+a healthy cluster a third of them won, and they raised the p99 of reads of eight legs from 3.2 to 4.0 ms. Where leaves stand
+still most of those win."""
 
-PATIENCE_MAX = 2.0
-"""Of the least delay: six medians instead of three are beyond nearly all answers of a healthy cluster, and still a small part
-of a pause."""
+POOR_MIN = 10
+"""Hedges that have ended before their wins may count as poor: of ten that win nine times out of ten fewer than four win once in
+a hundred thousand times. (It takes HEDGES_MIN before they count as fair: of ten that win three times of ten six win by chance
+once in twenty times.)"""
+
+PATIENCE = (1.0, 2.0, 4.0)
+"""Of the least delay, step by step. Six medians instead of three are beyond nearly all answers of a healthy cluster; what is
+late even then is mostly a hiccup of the machine, in which hedges lose just as often, and prolong it: a hedge in a thousand legs
+was 0.4 ms of the p99. Twelve medians are still a small part of a pause."""
+
+LONGEST_LOOKS = 20
+"""So long the longest patience lasts. Requests that are slow, but not slower than it, would never be hedged again otherwise, and
+nobody would see that their hedges win."""
 
 MEDIAN_GROWTH = 2.0
 """The median, against its usual, from which on everything counts as slow."""
@@ -64,15 +74,48 @@ class Observed:
     median: float | None = None
 
 
-class BudgetTuner:
-    """One budget. fraction: what it is now. patience: factor of the least delay.
+class Patience:
+    """How much longer than usual hedges wait, since those before did not win. factor: of the least delay, one of PATIENCE."""
 
-    Invariants: least <= fraction <= most; patience is 1 or PATIENCE_MAX.
+    def __init__(self) -> None:
+        self._step = 0
+        self._won = 0
+        self._ended = 0
+        self._looks = 0
+
+    def __repr__(self) -> str:
+        return f"Patience({self.factor:g}, {self._won} of {self._ended} won)"
+
+    @property
+    def factor(self) -> float:
+        """1.0: as long as usual."""
+        return PATIENCE[self._step]
+
+    def look(self, won: int, wasted: int) -> None:
+        """So many hedges have ended since the last look."""
+        self._won += won
+        self._ended += won + wasted
+        self._looks += 1
+        if self._ended >= POOR_MIN and self._won < WINS_POOR * self._ended:
+            self._take(min(self._step + 1, len(PATIENCE) - 1))
+        elif self._ended >= HEDGES_MIN:
+            self._take(0 if self._won >= WINS_FAIR * self._ended else self._step)
+        elif self._looks >= LONGEST_LOOKS and self.factor == PATIENCE[-1]:
+            self._take(self._step - 1)
+
+    def _take(self, step: int) -> None:
+        self._step, self._won, self._ended, self._looks = step, 0, 0, 0
+
+
+class BudgetTuner:
+    """One budget. fraction: what it is now. patience: of its hedges.
+
+    Invariant: least <= fraction <= most.
     """
 
     def __init__(self, settings: HedgeSettings) -> None:
         self.fraction = self._first = settings.budget_first
-        self.patience = 1.0
+        self.patience = Patience()
         self.most = settings.budget_most
         self.least = min(BUDGET_LEAST, self.most)
         self._won = 0
@@ -81,12 +124,13 @@ class BudgetTuner:
 
     def __repr__(self) -> str:
         bounds = f"{self.least:.3f} to {self.most:.3f}"
-        return f"BudgetTuner({self.fraction:.3f} of {bounds}, patience={self.patience:.2f}, usual={self._usual})"
+        return f"BudgetTuner({self.fraction:.3f} of {bounds}, {self.patience}, usual={self._usual})"
 
     def look(self, seen: Observed) -> float:
         """The fraction from now on. Once every INTERVAL_S."""
         self._won += seen.won
         self._wasted += seen.wasted
+        self.patience.look(seen.won, seen.wasted)
         is_slow = self._is_slow(seen.kind, seen.median)
         ended = self._won + self._wasted
         share = self._won / ended if ended >= HEDGES_MIN else None
@@ -99,15 +143,7 @@ class BudgetTuner:
         self.fraction = min(self.most, max(self.least, self.fraction))
         if share is not None:
             self._won = self._wasted = 0
-            self._judge(share)
         return self.fraction
-
-    def _judge(self, share: float) -> None:
-        """share: of the hedges that ended, those that won."""
-        if share < WINS_POOR:
-            self.patience = PATIENCE_MAX
-        elif share >= WINS_FAIR:
-            self.patience = 1.0
 
     def _is_slow(self, kind: str, median: float | None) -> bool:
         """Against the usual of that kind: where the mix of requests changes, nothing has become slow."""

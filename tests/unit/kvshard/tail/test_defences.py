@@ -26,6 +26,7 @@ from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
 from kvshard.tail.replica_health import STALL_FRACTION
 from kvshard.tail.replica_plan import plan_read
 from kvshard.tail.tail_counters import TailCounters
+from kvshard.tail.tuning import POOR_MIN
 
 A, B, C = Candidate("a", 1), Candidate("b", 1), Candidate("c", 1)
 NOW = 1_000.0
@@ -321,7 +322,7 @@ class TestWaiting:
     def test_hedges_that_do_not_win_teach_patience_to_auto_alone(self) -> None:
         held = defences()
         answer(held, a_leg(held), "a", 0.004, 100)
-        held._budgets[None].tuner.patience = 2.0
+        held._budgets[None].tuner.patience.look(0, POOR_MIN)
 
         def delay(policy: HedgePolicy | None) -> float | None:
             return held.request(policy, 1, NOW + 1).leg("Get", NOW + 1).delay

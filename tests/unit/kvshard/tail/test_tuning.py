@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvshard.tail.hedging import BUDGET_FIRST, BUDGET_LEAST, BUDGET_MOST, HedgeSettings
-from kvshard.tail.tuning import GROWTH, HEDGES_MIN, PATIENCE_MAX, BudgetTuner, Observed
+from kvshard.tail.tuning import GROWTH, HEDGES_MIN, LONGEST_LOOKS, PATIENCE, POOR_MIN, BudgetTuner, Observed, Patience
 
 USUAL = {"kind": "Get", "median": 0.001}
 
@@ -88,18 +88,39 @@ class TestMore:
 
 
 class TestPatience:
-    def test_it_grows_while_hedges_do_not_win_and_goes_when_they_do(self, tuner: BudgetTuner) -> None:
+    def test_it_grows_while_hedges_do_not_win_and_goes_when_they_do(self) -> None:
+        patience = Patience()
         found = []
-        for won in (8, 7, 0, 11, 12, 8):
-            tuner.look(Observed(won=won, wasted=20 - won))
-            found.append(tuner.patience)
-        assert found == [1.0, PATIENCE_MAX, PATIENCE_MAX, PATIENCE_MAX, 1.0, 1.0]
+        for won in (8, 7, 0, 0, 11, 12, 8):
+            patience.look(won, 20 - won)
+            found.append(patience.factor)
+        assert found == [1.0, *PATIENCE[1:], PATIENCE[-1], PATIENCE[-1], 1.0, 1.0]
 
-    def test_a_few_hedges_say_nothing(self, tuner: BudgetTuner) -> None:
-        tuner.look(Observed(wasted=HEDGES_MIN - 1))
-        assert tuner.patience == 1.0
-        tuner.look(Observed(wasted=1))
-        assert tuner.patience == PATIENCE_MAX
+    def test_fewer_hedges_make_patient_than_impatient(self) -> None:
+        patience = Patience()
+        patience.look(0, POOR_MIN - 1)
+        assert patience.factor == 1.0
+        patience.look(0, 1)
+        assert patience.factor == PATIENCE[1]
+        patience.look(HEDGES_MIN - 1, 0)
+        assert patience.factor == PATIENCE[1]
+        patience.look(1, 0)
+        assert patience.factor == 1.0
+
+    def test_the_longest_one_ends_by_itself_so_that_slow_requests_are_found_out(self) -> None:
+        patience = Patience()
+        for _ in PATIENCE:
+            patience.look(0, POOR_MIN)
+        for _ in range(LONGEST_LOOKS - 1):
+            patience.look(0, 0)
+            assert patience.factor == PATIENCE[-1]
+        for _ in range(2 * LONGEST_LOOKS):
+            patience.look(0, 0)
+            assert patience.factor == PATIENCE[-2]
+
+    def test_a_budget_has_one(self, tuner: BudgetTuner) -> None:
+        tuner.look(Observed(won=1, wasted=HEDGES_MIN - 1))
+        assert tuner.patience.factor == PATIENCE[1]
 
 
 def test_a_new_normal_is_normal_after_half_a_minute(tuner: BudgetTuner) -> None:
