@@ -31,10 +31,10 @@ of healthy leaves win half of the time: they are no reason for more."""
 
 WINS_POOR = 0.4
 WINS_FAIR = 0.6
-"""Shares of wins: below the one hedges must be more patient, from the other on they are worth their haste again, at once. A hedge
-after three medians that wins less often than it loses was sent against a slow answer, not against a leaf that stands still: in
-a healthy cluster a third of them won, and they raised the p99 of reads of eight legs from 3.2 to 4.0 ms. Where leaves stand
-still most of those win."""
+"""Shares of wins: below the one hedges must be more patient, from the other on they are worth their haste again, at once. A
+hedge after three medians that wins less often than it loses was sent against a slow answer, not against a leaf that stands
+still: in a healthy cluster a third of them won, and they raised the p99 of reads of eight legs from 3.2 to 4.0 ms. Where leaves
+stand still most of those win."""
 
 POOR_MIN = 10
 """Hedges that have ended before their wins may count as poor: of ten that win nine times out of ten fewer than four win once in
@@ -47,8 +47,8 @@ late even then is mostly a hiccup of the machine, in which hedges lose just as o
 was 0.4 ms of the p99. Twelve medians are still a small part of a pause."""
 
 LONGEST_LOOKS = 20
-"""So long the longest patience lasts. Requests that are slow, but not slower than it, would never be hedged again otherwise, and
-nobody would see that their hedges win."""
+"""So long the longest patience lasts. Requests that are slow, but not slower than it, would never be hedged again otherwise,
+and nobody would see that their hedges win."""
 
 MEDIAN_GROWTH = 2.0
 """The median, against its usual, from which on everything counts as slow."""
