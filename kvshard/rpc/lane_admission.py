@@ -16,8 +16,9 @@ from typing import Final
 
 from kvshard.errors import ErrorDetails, KvShardError, ResourceExhausted
 
-MAX_REQUESTS: Final = 2_048
-"""Requests that wait for a disk, a commit or a search thread. At 50 us of Python each, a tenth of a second of work."""
+MAX_REQUESTS: Final = 8_192
+"""Requests under way; one lane may have half of them, as many as a router sends on it. At 10 us of Python a read and 50 a write
+that is a tenth of a second of work, or four; searches have a bound of their own."""
 
 MAX_BYTES: Final = 128 * 1024 * 1024
 """Their payloads: four of the largest batches. Each payload is held about three times while it is decoded and logged."""

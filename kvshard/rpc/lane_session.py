@@ -16,8 +16,9 @@ from kvshard.rpc.codec import CANCEL, MESSAGE_BYTES, MESSAGE_FRAMES
 from kvshard.rpc.frames import RequestFrame, Requests, ResponseFrame, Responses
 from kvshard.rpc.message_stream import MessageStream
 
-MAX_OUTSTANDING = 1_024
-"""Requests on one lane without an answer. More would wait at the other end anyway, where they cannot be taken back."""
+MAX_OUTSTANDING = 4_096
+"""Requests on one lane without an answer: those of five hundred reads of eight legs, should one leaf get them all. What finds
+no room waits in a task of its own, which costs a router in need as much as ten answers."""
 
 MAX_WAITING = 4_096
 """Callers that wait for one of those places. Each holds its request in memory; further ones are refused at once."""

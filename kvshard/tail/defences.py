@@ -41,7 +41,7 @@ from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
 from kvshard.tail.replica_health import STALL_FRACTION, ReplicaHealth
 from kvshard.tail.replica_plan import ReplicaPlan
 from kvshard.tail.tail_counters import TailCounters
-from kvshard.tail.tuning import INTERVAL_S, BudgetTuner, Observed
+from kvshard.tail.tuning import INTERVAL_S, SLOW_SHARE, BudgetTuner, Observed
 
 STORM_LEGS = 4
 STORM_SHARE = 0.25
@@ -92,18 +92,22 @@ class _TunedBudget:
 
 
 class Defences:
-    """One router's. settings: what holds where neither request nor collection say anything. late_until: it counts as late."""
+    """One router's. settings: what holds where neither request nor collection say anything."""
 
     def __init__(self, settings: HedgeSettings, rng: Random) -> None:
         self.settings = settings
         self.health = ReplicaHealth(rng)
         self.counters = TailCounters()
-        self.late_until = -inf
         self.late: dict[str, int] = {}
         self._rng = rng
         self._comparison = Comparison()
         self._pools: dict[str, LatencyPool] = {}
         self._budgets: dict[HedgeSettings | None, _TunedBudget] = {}
+
+    @property
+    def late_until(self) -> float:
+        """This process counts as late until then."""
+        return self.health.late_until
 
     def pool(self, kind: str) -> LatencyPool:
         """The latency of this kind of leg."""
@@ -139,7 +143,7 @@ class Defences:
     def note_late(self, late_by_s: float, now: float) -> None:
         """A timer of this process was late by so much: of a leg, or any other."""
         if late_by_s > LATE_TIMER_S:
-            self.late_until = max(self.late_until, now + min(LATE_MEMORY_MAX_S, late_by_s))
+            self.health.late_until = max(self.late_until, now + min(LATE_MEMORY_MAX_S, late_by_s))
 
     def is_late(self, late_by_s: float, delay: float | None, now: float) -> bool:
         """Whether this process is what is slow. late_by_s: by how much a timer of a leg with this delay was late (None: of one
@@ -255,6 +259,7 @@ class RequestHedges:
     """
 
     __slots__ = (
+        "_has_usual_delay",
         "_timing",
         "_timing_of",
         "began",
@@ -290,6 +295,7 @@ class RequestHedges:
         self.hedged_legs = 0
         self.late: dict[str, int] = {}
         self.together: dict[str, int] = {}
+        self._has_usual_delay = True
         self._timing: LegTiming | None = None
         self._timing_of = ""
 
@@ -306,12 +312,16 @@ class RequestHedges:
         delay = usual if is_auto else policy_delay(self.policy, pool, fraction, now)
         again_after = inf if delay is None else delay
         if is_auto and delay is not None:
-            delay = max(delay, self.budget.tuner.patience.factor * pool.least_delay)
+            delay = max(delay, self.budget.tuner.patience.delay(pool.least_delay, pool.quantile(1 - SLOW_SHARE, now)))
         # Within what is sensible for the kind of leg: one impatient caller would take the leaf from all the others.
         if delay is not None and delay < usual:
             usual = max(delay, pool.least_delay)
+        late_for = self.defences.late_until - now
+        if delay is not None and delay < late_for:
+            delay, self._has_usual_delay = late_for, False  # Sooner it would be refused, and ask again and again.
         if self.is_held_out and delay is not None:
             delay = again_after = held_out_delay(delay)
+            self._has_usual_delay = False
         return LegTiming(pool, delay, STALL_FRACTION * usual, again_after)
 
     def leg(self, kind: str, now: float) -> "LegHedges":
@@ -333,8 +343,8 @@ class RequestHedges:
         return max(ASK_PAUSE_S, defences.late_until - now, timing.pool.least_delay * 2.0 ** min(before, DOUBLINGS_MAX))
 
     def measure(self, delay: float | None) -> float | None:
-        """The delay by which a late timer of this request is judged: that of one that is held out is much longer than usual."""
-        return None if self.is_held_out else delay
+        """The delay by which a late timer of this request is judged: None if it is much longer than usual."""
+        return delay if self._has_usual_delay else None
 
     def ended(self, now: float) -> None:
         """All of its legs have ended."""

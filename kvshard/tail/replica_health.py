@@ -87,10 +87,15 @@ PUSHBACK_MAX_S = 5.0
 
 
 class ReplicaHealth:
-    """All leaves that were ever asked, at most LEAVES_MAX of them."""
+    """All leaves that were ever asked, at most LEAVES_MAX of them.
+
+    late_until: until then answers may lie here unread, and what is overdue says nothing about a leaf: in an overloaded router
+    all of them would count as stalled, and a choice among such costs it most.
+    """
 
     def __init__(self, rng: Random) -> None:
         self.sheds = 0
+        self.late_until = -inf
         self._unreachable = 0
         self._rng = rng
         self._leaves: dict[str, Leaf] = {}
@@ -344,7 +349,7 @@ class ReplicaHealth:
             return LeafState.OK  # The legs of one request are ordered at one instant.
         if now < leaf.unreachable_until or leaf.is_silent:
             return LeafState.UNREACHABLE  # Silent is worse than late: those that are merely late are asked first.
-        if leaf.waiting and leaf.is_stalled(now):
+        if leaf.waiting and now >= self.late_until and leaf.is_stalled(now):
             return LeafState.STALLED
         if now < leaf.pushback_until:
             return LeafState.PUSHBACK

@@ -46,6 +46,10 @@ PATIENCE = (1.0, 2.0, 4.0)
 late even then is mostly a hiccup of the machine, in which hedges lose just as often, and prolong it: a hedge in a thousand legs
 was 0.4 ms of the p99. Twelve medians are still a small part of a pause."""
 
+SLOW_SHARE = 0.02
+"""Of the first attempts: where so many take longer than the first step of patience, these are no hiccups of a healthy cluster
+(in which one in two hundred does), but slow requests, and what they wait for is worth asking elsewhere."""
+
 LONGEST_LOOKS = 20
 """So long the longest patience lasts. Requests that are slow, but not slower than it, would never be hedged again otherwise,
 and nobody would see that their hedges win."""
@@ -90,6 +94,10 @@ class Patience:
     def factor(self) -> float:
         """1.0: as long as usual."""
         return PATIENCE[self._step]
+
+    def delay(self, least: float, slow: float) -> float:
+        """Seconds before a hedge, at least. least: the usual one. slow: what all but SLOW_SHARE of the first attempts take."""
+        return least if slow > PATIENCE[1] * least else self.factor * least
 
     def look(self, won: int, wasted: int) -> None:
         """So many hedges have ended since the last look."""

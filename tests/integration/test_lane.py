@@ -399,7 +399,7 @@ class TestBounds:
         held = [asyncio.create_task(lane.call(WRITE.number, encode(write(i)), soon())) for i in range(MAX_OUTSTANDING)]
         for _ in range(MAX_OUTSTANDING):
             await leaf.began.get()
-        with pytest.raises(ResourceExhausted, match="1024 requests"):
+        with pytest.raises(ResourceExhausted, match=f"{MAX_OUTSTANDING} requests"):
             await lane.call(READ.number, encode(read()), soon(0.02))
         waiting = [asyncio.create_task(lane.call(READ.number, encode(read(keys=n)), soon())) for n in range(1, 11)]
         impatient = asyncio.create_task(lane.call(READ.number, encode(read()), soon()))
@@ -427,7 +427,7 @@ class TestBounds:
         assert caught.value.details.retry_after_ms
         waiting[0].cancel()
         await asyncio.gather(waiting[0], return_exceptions=True)
-        with pytest.raises(ResourceExhausted, match="1024 requests"):  # It waits, until its deadline.
+        with pytest.raises(ResourceExhausted, match=f"{MAX_OUTSTANDING} requests"):  # It waits, until its deadline.
             await lane.call(READ.number, large, soon(0.02))
         for task in (*held, *waiting):
             task.cancel()

@@ -76,7 +76,7 @@ class Oracle:
 
     def first(self, chosen: str, candidates: Iterable[str], now: float) -> None:
         """A first attempt goes to `chosen`, by the adaptive choice."""
-        if self.is_stalled(chosen, now):
+        if self.is_stalled(chosen, now) and now >= self.defences.late_until:
             better = [leaf for leaf in candidates if not self.is_stalled(leaf, now) and not self.is_unreachable(leaf, now)]
             self.require(not better, "stalled leaf chosen", f"{chosen} at {now:.4f}, not {better}")
 

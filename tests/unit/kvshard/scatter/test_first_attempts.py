@@ -247,8 +247,9 @@ def test_no_hedge_is_sent_before_its_delay() -> None:
 async def test_a_refused_hedge_is_asked_for_again_without_a_task() -> None:
     setting = Setting()
     defences = setting.scatter.defences
-    defences.late_until = CLOCK.monotonic() + 0.05
     call = setting.gather(SOON, shards=1)
+    await passes(1)
+    defences.health.late_until = CLOCK.monotonic() + 0.05
     while not defences.counters.refused[Refusal.LATE_ROUTER]:
         await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task(), call}

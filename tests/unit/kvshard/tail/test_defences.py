@@ -123,6 +123,17 @@ class TestGates:
             assert leg.admit([A, B, C], [waiting], 0.5, NOW, DEADLINE) is Refusal.LATE_ROUTER
         assert request.leg("Get", NOW).admit([B, C], [A], 0.0, NOW + 0.5, DEADLINE) is B
 
+    def test_requests_that_begin_while_the_router_is_late_do_not_ask_before_it_has_caught_up(self) -> None:
+        """Each timer of an overloaded router took what it needed to catch up."""
+        held = defences()
+        answer(held, a_leg(held), "c", 0.004, 100)
+        held.note_late(0.3, NOW + 1)
+        leg = held.request(None, 8, NOW + 1.1).leg("Get", NOW + 1.1)
+        assert leg.wait_s(NOW + 1.1, NOW + 10) == pytest.approx(0.2)
+        assert leg.wait_s(NOW + 1.1, NOW + 1.2) == pytest.approx(0.05), "but within half of its time"
+        self.refused(held, leg, Refusal.LATE_ROUTER, late_by_s=0.05, now=NOW + 1.35)
+        assert held.request(None, 8, NOW + 2).leg("Get", NOW + 2).wait_s(NOW + 2, NOW + 10) == pytest.approx(0.012, rel=0.01)
+
     def test_a_late_router_is_one_to_a_request_that_is_held_out_too(self) -> None:
         held = defences(rng=Random(3))
         leg = next(leg for leg in (a_leg(held) for _ in range(1_000)) if leg.request.is_held_out)
@@ -262,7 +273,7 @@ class TestGates:
         held.failed(hang(held, leg, "b"), ResourceExhausted("busy", ErrorDetails(retry_after_ms=1_000)), NOW)
         late = {"now": DEADLINE - 0.1}
         self.refused(held, leg, Refusal.LATE_ROUTER, spares=(), late_by_s=1.0, **late)
-        held.late_until = NOW
+        held.health.late_until = NOW
         self.refused(held, leg, Refusal.DEADLINE, spares=(), **late)
         self.refused(held, leg, Refusal.NO_CANDIDATE, spares=())
         self.refused(held, leg, Refusal.PUSHBACK, spares=(B,))

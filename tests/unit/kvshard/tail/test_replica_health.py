@@ -140,6 +140,14 @@ class TestStalled:
         began(health, pool, "c")
         assert set(firsts(health, NOW + 0.01)) == {"a", "b", "c"}, "if all are, none is"
 
+    def test_what_is_overdue_says_nothing_while_answers_lie_unread(self, health: ReplicaHealth, pool: LatencyPool) -> None:
+        began(health, pool, "a")
+        for leaf in ("b", "c"):
+            began(health, pool, leaf, NOW + 0.009)
+        health.late_until = NOW + 0.012
+        assert set(firsts(health, NOW + 0.011)) == {"a", "b", "c"}
+        assert set(firsts(health, NOW + 0.012)) == {"b", "c"}
+
 
 class TestSilent:
     def silent(self, health: ReplicaHealth, pool: LatencyPool) -> ReplicaHealth:

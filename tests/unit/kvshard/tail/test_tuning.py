@@ -118,6 +118,12 @@ class TestPatience:
             patience.look(0, 0)
             assert patience.factor == PATIENCE[-2]
 
+    def test_there_is_none_with_requests_that_are_slow(self) -> None:
+        patience = Patience()
+        patience.look(0, POOR_MIN)
+        assert patience.delay(0.003, 0.0059) == 0.006
+        assert patience.delay(0.003, 0.0061) == 0.003
+
     def test_a_budget_has_one(self, tuner: BudgetTuner) -> None:
         tuner.look(Observed(won=1, wasted=HEDGES_MIN - 1))
         assert tuner.patience.factor == PATIENCE[1]
