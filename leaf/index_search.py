@@ -1,7 +1,6 @@
 """Answers one ShardSearch on a thread: parse, find the hits, count, highlight; the deadline is looked at in between."""
 
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from math import ceil
 from typing import Final
@@ -22,6 +21,7 @@ from kvshard.schema import KEYWORD, TEXT, Schema, base_type
 from kvshard.search_accounts import LegProfile, ScoreExplanation
 from kvshard.sorting import SCORE, check_sort, parse_sort
 from kvshard.suggest_messages import SuggestPart
+from kvshard.unknown_fields import unknown_field
 from kvshard.vectors import check_nearest, vector_of
 from leaf.aggregations import Aggregator
 from leaf.explanations import Explainer
@@ -286,7 +286,5 @@ def check_search_fields(schema: Schema, facets: list[str], highlight: list[str])
 def _type_of(schema: Schema, name: str, source: str) -> str:
     field_type = schema.get(name)
     if field_type is None:
-        close = get_close_matches(name, schema, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise InvalidArgument(f"unknown field {name[:64]}{hint}", ErrorDetails(field=source))
+        raise InvalidArgument(unknown_field(name, schema), ErrorDetails(field=source))
     return base_type(field_type)

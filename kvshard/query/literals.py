@@ -5,7 +5,6 @@ Pure: imports only the standard library and other pure files.
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Final, NoReturn, TypeAlias
 
@@ -50,6 +49,7 @@ from kvshard.schema import (
     base_type,
     date_micros,
 )
+from kvshard.unknown_fields import unknown_field
 
 _DAY_MICROS: Final = 86_400_000_000
 _DAY = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
@@ -254,15 +254,8 @@ def _type_of(name: str, schema: Schema, position: int, source: str) -> str:
     field_type = schema.get(name)
     if field_type is not None:
         return base_type(field_type)
-    close = get_close_matches(name, schema, n=1)
-    if close:
-        hint = f"; did you mean {close[0]}?"
-    else:
-        names = ", ".join(sorted(schema)[:10]) or "none"
-        more = ", ..." if len(schema) > 10 else ""
-        hint = f"; the collection's fields are {names}{more} (a literal colon is written \\:)"
     details = ErrorDetails(field=source, position=_known(position))
-    raise InvalidArgument(f"unknown field {name if len(name) <= 64 else name[:64] + '...'}{hint}", details)
+    raise InvalidArgument(unknown_field(name, schema, otherwise=" (a literal colon is written \\:)"), details)
 
 
 def _refuse(what: str, position: int, source: str) -> NoReturn:

@@ -31,6 +31,7 @@ from kvshard.schema import base_type
 from kvshard.sorting import check_sort, parse_sort, sort_text
 from kvshard.synonyms import rules_for
 from kvshard.tail import hedging
+from kvshard.unknown_fields import unknown_field
 from kvshard.vectors import Nearest, check_nearest, check_vector
 
 TTL_MAX_MS = 100 * 365 * 24 * 3_600_000
@@ -441,7 +442,7 @@ def _check_nearest(request: SearchQuery, nearest: Nearest, schema: Mapping[str, 
 def _check_field(name: str, where: str, schema: Mapping[str, str], is_fit: Callable[[str], bool], otherwise: str) -> None:
     kind = schema.get(name)
     if kind is None:
-        refuse(f"the schema has no field {name!r}; it has {', '.join(sorted(schema)[:20])}", where)
+        refuse(unknown_field(name, schema), where)
     if not is_fit(kind):
         refuse(f"{otherwise}: {name!r} is of type {kind}", where)
 

@@ -24,6 +24,7 @@ PURE = (
     "kvshard.suggestions",
     "kvshard.vectors",
     "kvshard.synonyms",
+    "kvshard.unknown_fields",
     "kvshard.meaning",
     "kvshard.query",
     "kvshard.collapsing",
