@@ -252,8 +252,7 @@ class ShardSearch(Struct, frozen=True, gc=False):
     schema_version: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class HighlightFragment:
+class HighlightFragment(Struct, frozen=True, gc=False):
     """Part of a text field; spans are (start, end) of the matches in characters of the fragment."""
 
     field: str
@@ -261,8 +260,7 @@ class HighlightFragment:
     spans: list[tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class ShardHit:
+class ShardHit(Struct, frozen=True, gc=False):
     """A document found. sort_values: its value of each field in the sort. score: 0 where the sort has no score.
 
     group: its value of the field by which the search is collapsed; group_size: the shard's matches with that value.
@@ -272,15 +270,14 @@ class ShardHit:
     score: float
     document: bytes
     version: int
-    sort_values: list[SortValue] = field(default_factory=list)
-    highlights: list[HighlightFragment] = field(default_factory=list)
+    sort_values: list[SortValue] = []
+    highlights: list[HighlightFragment] = []
     explanation: ScoreExplanation | None = None
     group: SortValue = None
     group_size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ShardSearchReply:
+class ShardSearchReply(Struct, frozen=True, gc=False):
     """Hits in the order of the search. total: documents of the shard that match, or as many at least if not is_total_exact.
     documents: live ones in the shard. has_more: more hits come behind these.
 
@@ -297,16 +294,16 @@ class ShardSearchReply:
     hits: list[ShardHit]
     total: int
     documents: int
-    facets: dict[str, dict[str, int]] = field(default_factory=dict)
-    facet_errors: dict[str, int] = field(default_factory=dict)
+    facets: dict[str, dict[str, int]] = {}
+    facet_errors: dict[str, int] = {}
     indexed_through: int = 0
     has_more: bool = False
     unseen_age_ms: int = UNKNOWN_AGE
     suggested: SuggestReply | None = None
-    aggregations: dict[str, Partial] = field(default_factory=dict)
+    aggregations: dict[str, Partial] = {}
     statistics: TermStatistics | None = None
     is_bounded: bool = False
-    nearest: list[ShardHit] = field(default_factory=list)
+    nearest: list[ShardHit] = []
     nearest_total: int = 0
     profile: LegProfile | None = None
     is_total_exact: bool = True

@@ -1,7 +1,7 @@
 """Finds the hits of one shard and reads their documents; where the search is collapsed, the first hit of each group alone."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import tantivy
@@ -9,7 +9,7 @@ import tantivy
 from kvshard.collapsing import group_digest, shown_digests
 from kvshard.errors import ErrorDetails, ResourceExhausted
 from kvshard.limits import BATCH_MAX_BYTES
-from kvshard.model import ShardHit, ShardSearch, SortValue
+from kvshard.model import ShardHit, ShardSearch, SortValue, changed
 from kvshard.sorting import Sorts
 from leaf.log_source import LogSource
 from leaf.text_search import Found, IndexView, Page
@@ -149,10 +149,10 @@ class _Groups:
                 continue
             self._seen[value] = None
             if group_digest(value) not in self._shown:
-                firsts.append(replace(hit, group=value))
+                firsts.append(changed(hit, group=value))
         return firsts
 
     def sized(self, query: tantivy.Query, hits: list[ShardHit]) -> list[ShardHit]:
         """The hits with the sizes of their groups."""
         sizes = self._view.group_sizes(query, self._name, [hit.group for hit in hits])
-        return [replace(hit, group_size=max(sizes.get(hit.group, 0), 1)) for hit in hits]
+        return [changed(hit, group_size=max(sizes.get(hit.group, 0), 1)) for hit in hits]

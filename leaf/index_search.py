@@ -134,7 +134,7 @@ class SearchJob:
             reply = self._reply(replace(found, hits=hits), facets, indexed_through, unseen_since, ranked)
             if request.profile:
                 reply = self._profiled(reply, phases, index, searcher, [node, *filters])
-        return replace(reply, aggregations=aggregations, nearest=nearest[0], nearest_total=nearest[1])
+        return changed(reply, aggregations=aggregations, nearest=nearest[0], nearest_total=nearest[1])
 
     def _aggregate(self, index: TextIndex, searcher: tantivy.Searcher, query: tantivy.Query) -> dict[str, Partial]:
         if not self._request.aggregations:
@@ -167,7 +167,7 @@ class SearchJob:
             hits += [hit for hit in finder.documents([Found(*each) for each in chunk]) if hit is not None]
         if self._request.explain:
             text = f"nearness of {wanted.field} to the vector"
-            hits = [replace(hit, explanation=ScoreExplanation(hit.score, text)) for hit in hits]
+            hits = [changed(hit, explanation=ScoreExplanation(hit.score, text)) for hit in hits]
         return shown_as(self._request, hits[: wanted.k], None, self._check), total
 
     def _suggest(self, part: SuggestPart, index: TextIndex, filters: list[Node], last_slot: int) -> ShardSearchReply:
@@ -234,7 +234,7 @@ class SearchJob:
         """The hits, each with how its score came about."""
         if all(key.name != SCORE for key in self._sorts):
             unscored = ScoreExplanation(0.0, f"sorted by {self._request.sort}, without a score")
-            return [replace(hit, explanation=unscored) for hit in hits]
+            return [changed(hit, explanation=unscored) for hit in hits]
         exact = ranked.exact
         if exact is None:
             weighting = Numbered(index.fields)
@@ -247,7 +247,7 @@ class SearchJob:
             self._check()
             found = searcher.search(tantivy.Query.term_query(index.fields, KEY, key_text(hit.key), "basic"), 1).hits
             told = explainer.explain(explained(query, searcher, found[0][1]))
-            telling.append(replace(hit, explanation=told))
+            telling.append(changed(hit, explanation=told))
         return telling
 
     def _profiled(
@@ -266,7 +266,7 @@ class SearchJob:
             matches=reply.total,
             hits=len(reply.hits),
         )
-        return replace(reply, profile=profile)
+        return changed(reply, profile=profile)
 
     def _shown(self, name: str, term: str) -> str:
         return keyword_of(term) if base_type(self._schema[name]) == KEYWORD else term

@@ -1,14 +1,13 @@
 """Merging hits equals sorting the whole; coverage keeps its identity; facet counts stay within their stated error."""
 
 from collections import Counter
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvshard.collapsing import group_digest, group_sizes, shown_after, shown_digests
 from kvshard.errors import Unavailable, record_of
-from kvshard.model import SearchAfter, ShardHit, ShardSearchReply
+from kvshard.model import SearchAfter, ShardHit, ShardSearchReply, changed
 from kvshard.scatter.coverage import FailedLeg, coverage_of, shortfall
 from kvshard.scatter.merge import merge_facet, merge_hits
 from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
@@ -130,7 +129,7 @@ def collapsed_replies(documents, text: str, position: SearchPosition, limit: int
         for hit in reply.hits:
             group = documents[hit.key][2]["year"]
             if group not in firsts and group_digest(group) not in shown:
-                firsts[group] = replace(hit, group=group, group_size=sizes[group])
+                firsts[group] = changed(hit, group=group, group_size=sizes[group])
         found = list(firsts.values())
         replies[shard] = ShardSearchReply(found[:limit], 0, 0, has_more=len(found) > limit)
     return replies
