@@ -138,7 +138,8 @@ class RouterServer:
         scans = ScanOperation(maps, leaves, scatter, known, tokens, clock)
         rankings = Rankings(leaves, scatter, clock, self._metrics)
         self._metrics.scrape(rankings.families)
-        searches = SearchOperation(maps, leaves, scatter, known, tokens, clock, LikeDocuments(operations), rankings)
+        like = LikeDocuments(operations)
+        searches = SearchOperation(maps, leaves, scatter, known, tokens, clock, like, rankings, self._metrics)
         lanes = LaneService(self._calls, self._reads, KeyFrames(operations, clock))
         lanes.handlers |= LaneScans(self._calls, self._reads, scans).handlers
         self._lanes = lanes.servicer(clock)

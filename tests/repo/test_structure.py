@@ -82,6 +82,7 @@ PURE = (
     "router.admission",
     "kvshard.scatter.columns",
     "kvshard.scatter.fusion",
+    "kvshard.scatter.hits_asked",
     "kvshard.scatter.merge",
     "kvshard.scatter.shaping",
     "kvshard.scatter.requests",
