@@ -152,8 +152,14 @@ class QueryCompiler:
         return _Scope(used, self._defaults, check, weighting, weighting, WordLists(used))
 
     def _unscored(self, node: Node, scope: _Scope) -> Query:
-        found = self._compile(node, replace(scope, weighting=self._weighting))
-        return Query.const_score_query(found or Query.empty_query(), 0.0)
+        return self._fixed(node, 0.0, scope) or Query.empty_query()
+
+    def _fixed(self, node: Node, score: float, scope: _Scope) -> Query | None:
+        """What a node matches, with this score."""
+        found = self._compile(node, replace(scope, weighting=scope.weighting.for_unscored))
+        if found is None:
+            return None
+        return scope.weighting.fixed(found, score) if _holds_not(node) else Query.const_score_query(found, score)
 
     def _compile(self, node: Node, scope: _Scope) -> Query | None:
         """None: it asks for words that no document can have."""
@@ -188,8 +194,7 @@ class QueryCompiler:
             found = [query for query in (self._compile(each, scope) for each in node.nodes) if query is not None]
             return self._best_of(found, scope, node.tie_breaker) if found else None
         if isinstance(node, Constant):
-            unscored = self._compile(node.node, replace(scope, weighting=self._weighting))
-            return None if unscored is None else Query.const_score_query(unscored, node.score)
+            return self._fixed(node.node, node.score, scope)
         inner = self._compile(node.node, scope)
         return None if inner is None else Query.boost_query(inner, node.factor)
 
@@ -199,7 +204,8 @@ class QueryCompiler:
         optional = 0
         for clause in group.clauses:
             if clause.occur is Occur.FILTER:
-                wanted.append((TantivyOccur.Must, self._unscored(clause.node, scope)))
+                filtered = self._unscored(clause.node, scope)
+                wanted.append((TantivyOccur.Must, scope.weighting.required(filtered) if _holds_not(clause.node) else filtered))
                 continue
             if clause.occur is Occur.MUST_NOT:
                 query = self._compile(clause.node, replace(scope, weighting=scope.weighting.for_unwanted))
@@ -216,9 +222,7 @@ class QueryCompiler:
                 return None  # what was asked for cannot be in any document; "everything but" was not asked for
             wanted.append((TantivyOccur.Must, _scoring_one(Query.all_query())))
         minimum = 0 if group.minimum is None else group.minimum.of(optional)
-        if unwanted:
-            return scope.weighting.excluding(wanted, unwanted, minimum)
-        return Query.boolean_query(wanted, minimum) if minimum else Query.boolean_query(wanted)
+        return scope.weighting.group(wanted, unwanted, minimum)
 
     def _chosen(self, node: Chosen, scope: _Scope) -> Query | None:
         for name, term in node.considered:
@@ -449,7 +453,7 @@ def _holds_not(node: Node) -> bool:
             return any(clause.occur is Occur.MUST_NOT or _holds_not(clause.node) for clause in node.clauses)
         case Best():
             return any(map(_holds_not, node.nodes))
-        case Boost() | Within():
+        case Boost() | Within() | Constant():
             return _holds_not(node.node)
     return False
 
