@@ -31,6 +31,7 @@ from tantivy import Query
 from kvshard.limits import STATISTICS_MAX_TERMS
 from kvshard.model import ShardSearch, TermStatistics
 from kvshard.query import Node
+from kvshard.query.scored import is_of_one_text
 from leaf.bm25 import BestOf, Bm25, Bounds, Part, ScoredTerms, average_length, bounds, terms_idf
 from leaf.index_fields import length_of
 from leaf.index_statistics import IndexStatistics, explained
@@ -61,7 +62,8 @@ class ExactScores:
     is_bounded: there were too many documents to look at; some may be out of place by what the bounds are apart.
 
     keeps_order: tantivy's order is the right one. So it is of a single keyword: it stands in a document once, and the fewer
-    keywords there are beside it, the more it counts, by whatever average length.
+    keywords there are beside it, the more it counts, by whatever average length. Beside another one, or what has a score of
+    its own, the average decides which is worth more. is_of_one_text: scores rest on one word or phrase and nothing else.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class ExactScores:
         numbered: Query,
         parts: Sequence[Part],
         check: Callable[[], object],
+        is_of_one_text: bool,
     ) -> None:
         self._index = index
         self.numbered = numbered
@@ -81,7 +84,7 @@ class ExactScores:
         names = {part.field for part in parts if isinstance(part, ScoredTerms)}
         self._lengths = [length_of(name) for name in sorted(names) if index.has_lengths(name)]
         self._has_best = any(isinstance(part, BestOf) for part in parts)
-        self.keeps_order = len(names) == 1 and not self._lengths and not self._has_best
+        self.keeps_order = is_of_one_text and len(names) == 1 and not self._lengths and not self._has_best
         self._check = check
         self._known: dict[tuple[int, int], float] = {}
         self._explained = 0
@@ -210,7 +213,7 @@ def weighed(
         return Weighed(restricted(plain), None, own)
     right = own if shipped is None or request.is_alone else completed(shipped, own)
     query = restricted(Boosted(statistics.fields, boost_of(statistics, right)))
-    return Weighed(query, ExactScores(statistics, right, explainable, numbered.parts, check), own)
+    return Weighed(query, ExactScores(statistics, right, explainable, numbered.parts, check, is_of_one_text(node)), own)
 
 
 def completed(shipped: TermStatistics, own: TermStatistics) -> TermStatistics:

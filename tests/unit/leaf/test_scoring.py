@@ -49,3 +49,36 @@ def test_a_page_has_the_best_of_all_however_far_off_the_average_length_is(index,
 def test_few_are_looked_at_where_the_average_length_is_about_right(index):
     own = index.statistics.of({"body": ["one"]}).tokens["body"] / DOCUMENTS
     assert ranked(index, own, 5)[1] <= 10
+
+
+@pytest.fixture(scope="module")
+def keywords(tmp_path_factory):
+    rng = random.Random(9)
+    index = TextIndex.create(tmp_path_factory.mktemp("keywords") / "i", KEYWORDS, lambda key: 0)
+    for n in range(DOCUMENTS):
+        tags = [f"t{number}" for number in range(rng.choice([1, 2, 9, 30]))] + rng.choice([[], ["x"], ["y"], ["x", "y"]])
+        index.write({b"k%03d" % n: (json.dumps({"tag": tags, "n": rng.randrange(3)}).encode(), 0)})
+    index.commit(1)
+    yield index
+    index.discard_changes()
+
+
+KEYWORDS = {"tag": "keyword", "n": "integer"}
+
+
+@pytest.mark.parametrize("average", [0.5, 12.0, 500.0])
+@pytest.mark.parametrize("text", ["tag:x", "tag:x^3 -n:2", "tag:x OR tag:y", "tag:x OR n:1", "tag:x^0.2 AND (n:1 OR n:0)"])
+def test_keywords_beside_each_other_and_beside_constants_are_in_their_right_order(keywords, text, average):
+    shipped = TermStatistics(8_000, {"tag": int(8_000 * average)}, {"tag": {"x": 2_000, "y": 3_500}})
+    node = prepare(text, KEYWORDS)
+
+    def page(limit):
+        request = ShardSearch(0, 1, 1, text, [], limit, statistics=shipped)
+        restricted = partial(keywords.compiler.compile, node, [], None, TOKEN_SLOTS - 1)
+        found = weighed(keywords.compiler, keywords.statistics, request, node, restricted, TOKEN_SLOTS - 1, lambda: None)
+        view = IndexView(keywords.searcher(), keywords.fields, KEYWORDS, keywords.parse, exact=found.exact)
+        return [(each.score, each.key) for each in view.page(found.query, BY_SCORE, limit).found]
+
+    everything = page(DOCUMENTS)
+    assert everything == sorted(everything, key=lambda each: (-each[0], each[1]))
+    assert page(60) == everything[:60]
