@@ -21,6 +21,7 @@ from kvshard.heap import trim_heap
 from kvshard.model import ShardSearch, ShardSearchReply, ShardTerms, ShardTermsReply
 from kvshard.rpc.request_times import note_wait
 from leaf.admission import SearchQueue
+from leaf.force_merge import MergeTurn
 from leaf.index_report import IndexReport, report_of
 from leaf.index_search import SearchJob
 from leaf.index_slot import Fork, IndexSlot, Phase, SlotKey
@@ -86,6 +87,7 @@ class Indexer:
         self._waiters: dict[IndexSlot, list[_Waiter]] = {}
         self._unwanted: list[Path] = []
         self._awaited: set[SlotKey] = set()
+        self._merge_turn = MergeTurn()
         self._index_pool = ThreadPoolExecutor(1, thread_name_prefix="indexing")
         self._search_pool: SearchPool[ShardSearchReply | ShardTermsReply] = SearchPool(SEARCH_THREADS, clock)
         self._wake = asyncio.Event()
@@ -321,7 +323,7 @@ class Indexer:
 
     def _add(self, shard: int, collection: Collection, is_beside: bool = False) -> IndexSlot:
         key = (shard, collection.id, collection.version)
-        slot = IndexSlot(self._path(key), shard, collection, self._source, self._clock)
+        slot = IndexSlot(self._path(key), shard, collection, self._source, self._clock, self._merge_turn)
         slot.is_beside = is_beside
         slot.is_awaited = key in self._awaited
         self._slots[key] = slot

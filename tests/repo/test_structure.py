@@ -111,6 +111,7 @@ PURE = (
     "leaf.recovery",
     "leaf.refusals",
     "leaf.replication",
+    "leaf.segments",
     "leaf.splitting",
     "leaf.write_plan",
     "leaf.write_result",
