@@ -18,6 +18,7 @@ from kvshard.clock import Clock
 from kvshard.clustermap import Collection
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, InvalidArgument, NotReady
 from kvshard.heap import trim_heap
+from kvshard.limits import REFRESH_INTERVAL_S
 from kvshard.model import ShardSearch, ShardSearchReply, ShardTerms, ShardTermsReply
 from kvshard.rpc.request_times import note_wait
 from leaf.admission import SearchQueue
@@ -35,13 +36,6 @@ __all__ = ["Indexer", "LogSource"]
 
 SEARCH_THREADS: Final = 2
 """tantivy frees the GIL, so that two searches run at once; more would take the cores from the leaf's event loop."""
-
-REFRESH_INTERVAL_S: Final = 0.5
-"""A write is seen after so long at the latest, if the disk keeps up. Each refresh costs about the same however little was
-written, so that a shorter interval costs a busy leaf more than searches are worth."""
-
-REFRESH_INTERVALS_S: Final = (0.05, 600.0)
-"""What may be asked for: a refresh takes the disk 10 to 30 ms, and what is not refreshed has to stay in the log."""
 
 logger = structlog.get_logger(__name__)
 
