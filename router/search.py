@@ -8,7 +8,7 @@ ranking is gone through from its first hit on for each page, which is why its de
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
@@ -33,7 +33,7 @@ from kvshard.scatter.requests import ReadPolicy, SearchQuery, check_limit, fitte
 from kvshard.scatter.routes import MapSource, resolve
 from kvshard.scatter.scatter import Scatter
 from kvshard.scatter.tokens import SearchPosition, TokenCodec
-from kvshard.search_accounts import LegProfile
+from kvshard.search_accounts import ProfiledLeg
 from kvshard.sorting import parse_sort
 from kvshard.telemetry import RouterMetrics
 from router.like_documents import LikeDocuments
@@ -54,8 +54,8 @@ class Found:
     """A page. hits: with the shard each lives in. next_token: empty when there are no more.
 
     unseen_age_ms: of the oldest committed write that it does not show, 0: there is none; None: a shard could not tell.
-    profiles: (shard, leaf, what it tells) of each leg, where they were asked for. parts: what each shard said to the
-    aggregations.
+    profiles: of each leg, where they were asked for. parts: what each shard said to the aggregations. token_behind: the token
+    of a page that begins behind so many of the hits, at least one.
     """
 
     hits: list[tuple[int, ShardHit]]
@@ -67,9 +67,10 @@ class Found:
     statistics: StatisticsUsed = NO_SCORES
     aggregations: dict[str, AggregationResult] = field(default_factory=dict)
     parts: list[dict[str, Partial]] = field(default_factory=list)
-    profiles: list[tuple[int, str, LegProfile]] = field(default_factory=list)
+    profiles: list[ProfiledLeg] = field(default_factory=list)
     is_total_exact: bool = True
     group_sizes: Sequence[GroupSize] = ()
+    token_behind: Callable[[int], bytes] = lambda count: b""
 
 
 class _Gathered(NamedTuple):
@@ -158,12 +159,17 @@ class SearchOperation:
         coverage = self._coverage(sought, gathered, policy)
         parts = [reply.aggregations for reply in replies.values()]
         is_collapsed = bool(query.shape.collapse)
+
+        def token_behind(count: int) -> bytes:
+            return self._pages.token_behind(sought, page.hits[:count], coverage, replies, gathered.statistics)
+
         return Found(
             hits=page.hits,
             total=gathered.total,
             coverage=coverage,
             facets=[merge_facet(name, list(replies.values()), query.facet_limit) for name in query.facets],
-            next_token=self._pages.next_token(sought, page, coverage, replies, gathered.statistics),
+            next_token=token_behind(len(page.hits)) if page.has_more and page.hits else b"",
+            token_behind=token_behind,
             statistics=gathered.statistics,
             unseen_age_ms=unseen_age_ms([reply.unseen_age_ms for reply in replies.values()]),
             aggregations=await aggregated(query.aggregations, parts, sought.collection.schema),
@@ -262,7 +268,9 @@ def unseen_age_ms(ages: Sequence[int]) -> int | None:
     return None if UNKNOWN_AGE in ages else max(ages, default=0)
 
 
-def _profiles(legs: Iterable[SearchLeg]) -> list[tuple[int, str, LegProfile]]:
-    """(shard, leaf, what it tells) of the legs that were answered, by a leaf that knows profiles, in shard order."""
+def _profiles(legs: Iterable[SearchLeg]) -> list[ProfiledLeg]:
+    """Of the legs that were answered, by a leaf that knows profiles, in shard order."""
     told = [(leg.shard, leg.leaf, leg.answer.reply.profile) for leg in legs if leg.answer is not None]
-    return sorted([(shard, leaf, profile) for shard, leaf, profile in told if profile is not None], key=itemgetter(0))
+    return sorted(
+        [ProfiledLeg(shard, leaf, profile) for shard, leaf, profile in told if profile is not None], key=itemgetter(0)
+    )

@@ -1,6 +1,6 @@
 """Where a page of a search begins and where the next one does: what tokens hold, and how deep they may lead."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from kvshard import limits
@@ -8,9 +8,8 @@ from kvshard.clock import Clock
 from kvshard.clustermap import Collection
 from kvshard.collapsing import shown_after
 from kvshard.errors import ErrorDetails, InvalidArgument
-from kvshard.model import SearchAfter, ShardSearchReply
+from kvshard.model import SearchAfter, ShardHit, ShardSearchReply
 from kvshard.scatter.coverage import Coverage
-from kvshard.scatter.merge import MergedHits
 from kvshard.scatter.min_versions import MinVersions
 from kvshard.scatter.requests import SearchQuery
 from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint, fits_token
@@ -30,18 +29,16 @@ class SearchPages:
         """Where a page begins; of an empty token, the first one. Raises InvalidToken."""
         return self._tokens.decode_search(token, collection.id, request_print) if token else SearchPosition()
 
-    def next_token(
+    def token_behind(
         self,
         sought: Sought,
-        page: MergedHits,
+        page: Sequence[tuple[int, ShardHit]],
         coverage: Coverage,
         replies: Mapping[int, ShardSearchReply],
         ranked: StatisticsUsed,
     ) -> bytes:
-        """The token of the page behind this one; empty when there is none."""
-        if not page.has_more or not page.hits:
-            return b""
-        before, hits = sought.position, [hit for _, hit in page.hits]
+        """The token of what comes behind the last of these hits, with their shards; there is at least one."""
+        before, hits = sought.position, [hit for _, hit in page]
         whole, at_ms = before.statistics, before.statistics_at_ms
         if whole is None and ranked.whole is not None and fits_token(ranked.whole):
             whole, at_ms = ranked.whole, self._clock.wall_ms() - round(ranked.age_s * 1_000)

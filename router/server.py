@@ -146,7 +146,7 @@ class RouterServer:
         lane_pb2_grpc.add_LanesServicer_to_server(self._lanes, self._server)
         kv_pb2_grpc.add_KVServicer_to_server(KVService(self._calls, self._reads, operations, scans), self._server)
         suggestions = SuggestOperation(maps, leaves, scatter, known, clock)
-        several = SeveralSearch(maps, searches)
+        several = SeveralSearch(maps, searches, tokens)
         search = SearchService(self._calls, self._reads, searches, several, suggestions)
         search_pb2_grpc.add_SearchServicer_to_server(search, self._server)
         cluster_pb2_grpc.add_ClusterServicer_to_server(self._cluster, self._server)

@@ -136,7 +136,7 @@ async def test_a_shard_that_has_more_is_asked_again_alone_for_all() -> None:
     assert found.statistics.extra_trips == 1, "for statistics, before it began"
     assert (found.coverage.legs, found.coverage.legs_ok) == (SHARDS, SHARDS)
     assert [leg.shard for leg in times.timing(CLOCK.monotonic()).legs] == sorted([*range(SHARDS), 2])
-    assert [(shard, profile.hits) for shard, _, profile in found.profiles if shard == 2] == [(2, LIMIT), (2, FEW)]
+    assert [(leg.shard, leg.profile.hits) for leg in found.profiles if leg.shard == 2] == [(2, LIMIT), (2, FEW)]
     assert setting.metrics.short_pages._value.get() == 1
 
 
