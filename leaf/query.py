@@ -8,8 +8,8 @@ What the language means where a parser cannot know:
 - A word without any letter or digit cannot be in a text: the clause is dropped. If nothing else is asked for, nothing matches.
 - A prefix of several words (`"asyncio gath"*` does not exist, but `asyncio.gath*` does) finds at most 50 endings of its last
   word in each segment: tantivy's bound.
-- A pattern with wildcards is compared with single words as the index has them, lower case.
-- Words in text and keywords score by BM25. Prefixes, wildcards, fuzzy words, ranges, numbers, dates and booleans score 1: a
+- A pattern with wildcards, or a regular expression, is compared with single words as the index has them, lower case.
+- Words in text and keywords score by BM25. Prefixes, patterns, fuzzy words, ranges, numbers, dates and booleans score 1: a
   score of theirs would depend on the words that one shard happens to hold.
 """
 
@@ -42,6 +42,7 @@ from kvshard.query import (
     Phrase,
     Prefix,
     Range,
+    Regex,
     Wildcard,
     Within,
     Word,
@@ -50,6 +51,7 @@ from kvshard.query import (
     print_query,
 )
 from kvshard.query.bounds import fuzzy_distance
+from kvshard.query.regex import parse_regex
 from kvshard.schema import FLOAT, KEYWORD, TEXT, VECTOR, Schema, base_type, text_type
 from leaf.analysis import END, WORD_STEP, query_terms, word_terms, words_and_terms
 from leaf.expansions import Expansions, WordLists
@@ -67,12 +69,12 @@ from leaf.index_fields import (
     whole_words,
 )
 from leaf.likeness import settled
-from leaf.marked_words import fuzzy_stem, lower_pattern, marked_words
+from leaf.marked_words import folded_regex, fuzzy_stem, lower_pattern, marked_words
 from leaf.weighting import Weighting
 
 _OCCURS = {Occur.MUST: TantivyOccur.Must, Occur.SHOULD: TantivyOccur.Should}
 
-_SearchedFor: TypeAlias = Word | Phrase | Prefix | Wildcard | Fuzzy
+_SearchedFor: TypeAlias = Word | Phrase | Prefix | Wildcard | Regex | Fuzzy
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ class QueryCompiler:
                 return self._compile(settled(node, self._schema, scope.searcher), scope)
             case Chosen():
                 return self._chosen(node, scope)
-            case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
+            case Word() | Phrase() | Prefix() | Wildcard() | Regex() | Fuzzy():
                 return self._term(node, scope)
 
     def _wrapped(self, node: Best | Boost | Constant | Within, scope: _Scope) -> Query | None:
@@ -250,6 +252,8 @@ class QueryCompiler:
         field_type = base_type(self._schema[name])
         if isinstance(node, Wildcard):
             return self._wildcard(name, node, scope)
+        if isinstance(node, Regex):
+            return self._regex(name, node, scope)
         if field_type == TEXT:
             return self._text_term(name, node, scope)
         if field_type == KEYWORD:
@@ -341,6 +345,12 @@ class QueryCompiler:
         field, searcher, shown = whole_words(name, self._schema[name]), scope.searcher, print_query(node)
         return self._expansions.wildcard(searcher, scope.lists, field, pattern, is_keyword, scope.check, shown)
 
+    def _regex(self, name: str, node: Regex, scope: _Scope) -> Query:
+        is_keyword = base_type(self._schema[name]) == KEYWORD
+        regex = parse_regex(node.pattern) if is_keyword else folded_regex(node.pattern, self._schema[name])
+        field, shown = whole_words(name, self._schema[name]), print_query(node)
+        return self._expansions.regex(scope.searcher, scope.lists, field, regex, is_keyword, scope.check, shown)
+
     def _fuzzy(self, name: str, node: Fuzzy) -> Query | None:
         """All the words that the text falls apart into, each as fuzzy as its length allows."""
         field_type = self._schema[name]
@@ -415,7 +425,7 @@ class QueryCompiler:
             case Group():
                 scoring = [clause for clause in node.clauses if clause.occur in {Occur.MUST, Occur.SHOULD}]
                 return all(clause.occur is Occur.MUST and self.has_one_score(clause.node, fields) for clause in scoring)
-            case Prefix() | Wildcard() | Fuzzy():
+            case Prefix() | Wildcard() | Regex() | Fuzzy():
                 names = {field for field, _ in searched_in} if node.field is None else {node.field}
                 boosts = {boost for _, boost in searched_in} if node.field is None else {1.0}
                 is_one = not isinstance(node, Prefix) or all(self._has_one_prefix_score(name, node.text) for name in names)

@@ -27,6 +27,7 @@ from kvshard.query import (
     Phrase,
     Prefix,
     Range,
+    Regex,
     Wildcard,
     Within,
     Word,
@@ -80,6 +81,7 @@ LEAVES = st.one_of(
     st.builds(Phrase, TEXTS, st.lists(WORDS, min_size=1, max_size=3).map(" ".join)),
     st.builds(Prefix, FIELDS, st.text("abc", min_size=1, max_size=3)),
     st.builds(Wildcard, FIELDS, PATTERNS),
+    st.builds(Regex, FIELDS, st.sampled_from(["a.*", "(a|b)+c?", "[^a]+", "A?b{1,2}.", "a|ba|\\w{4}", ".*", "x"])),
     st.builds(Fuzzy, TEXTS, WORDS, st.none() | st.integers(0, 2)),
     st.builds(Exists, st.sampled_from(sorted(SCHEMA))),
     st.builds(Range, st.just("n"), st.none() | st.sampled_from("357"), st.just("8"), st.booleans(), st.booleans()),
@@ -132,6 +134,8 @@ def stands_in(node, name, document):
             return any(word.startswith(node.text) for word in words)
         case Wildcard():
             return any(is_like(list(parts_of(node.pattern)), word) for word in words)
+        case Regex():
+            return any(re.fullmatch(node.pattern if name == "tag" else node.pattern.lower(), word) for word in words)
         case Fuzzy():
             edits = fuzzy_distance(node.distance, len(node.text)) if name != "tag" else 0
             return any(is_within(node.text, word, edits) for word in words)
@@ -140,7 +144,7 @@ def stands_in(node, name, document):
 def matches(node, key, fields=("title", "body")):
     document = DOCUMENTS[key]
     match node:
-        case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
+        case Word() | Phrase() | Prefix() | Wildcard() | Regex() | Fuzzy():
             return any(stands_in(node, name, document) for name in (fields if node.field is None else [node.field]))
         case MatchAll() | MatchNone():
             return isinstance(node, MatchAll)
