@@ -30,6 +30,7 @@ _FINGERPRINT_BYTES = 8
 _HEAD = struct.Struct(f">BBBI{_FINGERPRINT_BYTES}s")
 _LENGTH = struct.Struct(">I")
 _SEARCH = struct.Struct(">IdHI")
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 TOKEN_MAX_BYTES = 512 * 1024
 """A position in a search by eight of the longest keywords, however they have to be escaped, the digests of 4,000 groups,
@@ -111,7 +112,7 @@ class TokenCodec:
         if position.statistics is not None:
             whole = position.statistics
             rest += [whole.documents, whole.tokens, whole.counts, position.statistics_at_ms]
-        text = json.dumps(rest, ensure_ascii=False, separators=(",", ":")).encode()
+        text = _JSON.encode(rest).encode()
         return self._seal(
             _KIND_SEARCH, collection_id, request, position.is_incomplete, head + after.key + position.shown + text
         )
