@@ -29,13 +29,14 @@ from kvshard.scatter.ledger import ReadTimes
 from kvshard.scatter.leg import MAP_READ_TIMEOUT_S, How
 from kvshard.scatter.merge import MergedFacet, MergedHits, merge_facet
 from kvshard.scatter.min_versions import MinVersions
-from kvshard.scatter.requests import ReadPolicy, SearchQuery, check_limit, fitted
+from kvshard.scatter.requests import ReadPolicy, SearchQuery, being_indexed, check_limit, fitted
 from kvshard.scatter.routes import MapSource, resolve
 from kvshard.scatter.scatter import Scatter
 from kvshard.scatter.tokens import SearchPosition, TokenCodec
 from kvshard.search_accounts import ProfiledLeg
 from kvshard.sorting import parse_sort
 from kvshard.telemetry import RouterMetrics
+from router.indexing_progress import IndexingProgress
 from router.like_documents import LikeDocuments
 from router.ranking import NO_SCORES, Ranking, Rankings, StatisticsUsed
 from router.search_aggregations import aggregated
@@ -104,6 +105,7 @@ class SearchOperation:
         self._known = known
         self._pages = SearchPages(tokens, clock)
         self._clock = clock
+        self._progress = IndexingProgress(leaves, clock)
         self._legs = SearchLegs(maps, leaves, scatter, clock)
         self._rankings = rankings or Rankings(leaves, scatter, clock)
         self._metrics = metrics
@@ -199,15 +201,18 @@ class SearchOperation:
         collection = cluster_map.collection_by_id(collection.id) or collection
         try:
             return cluster_map, collection, fitted(query, collection, documents)
-        except (InvalidArgument, FailedPrecondition) as error:
+        except (InvalidArgument, FailedPrecondition):
             # A field that is missing may just have been added through another router: the map is read anew once.
             with contextlib.suppress(Unavailable, TimeoutError):
                 async with asyncio.timeout(MAP_READ_TIMEOUT_S):
                     cluster_map = await self._maps.refresh()
-            newer = cluster_map.collection_by_id(collection.id)
-            if newer is None or (newer.version, newer.change) == (collection.version, collection.change):
-                raise error from None
-            return cluster_map, newer, fitted(query, newer, documents)
+            collection = cluster_map.collection_by_id(collection.id) or collection
+        try:
+            return cluster_map, collection, fitted(query, collection, documents)
+        except FailedPrecondition:
+            if collection.change is None:
+                raise
+            raise being_indexed(collection, await self._progress.of(cluster_map, collection)) from None
 
     async def _gathered(self, cluster_map: ClusterMap, sought: Sought, query: SearchQuery) -> _Gathered | None:
         """Ask every shard; once more where the answers show that the statistics they were given are out of date.
