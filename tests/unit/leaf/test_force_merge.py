@@ -10,7 +10,7 @@ from kvshard.sorting import BY_SCORE
 from leaf import force_merge as module
 from leaf.force_merge import FILLER_MAX_BYTES, LOOK_AGAIN_S, MERGE_WAIT_S, REST_S, ForceMerge, MergeTurn, Stage
 from leaf.index_fields import vector_id
-from leaf.index_slot import WRITER_IDLE_S, Fork, IndexSlot, Phase
+from leaf.index_slot import DAMAGE_QUIET_S, WRITER_IDLE_S, Fork, IndexSlot, Phase
 from leaf.text_index import IndexFailed, TextIndex
 from leaf.text_search import IndexView
 from tests.fakes.clock import ManualClock
@@ -210,7 +210,7 @@ def test_what_a_field_does_not_take_is_not_counted_again(house):
 def test_only_what_the_index_holds_as_it_is_and_is_short_is_written_again(house, monkeypatch):
     house.fill()
     house.put({b"a": stored(1, "word " * FILLER_MAX_BYTES)})
-    later = {b"b": stored(2), b"k003": stored(3, "later")}
+    later = {b"b": stored(2), b"k000": stored(3, "later")}
     house.source.shards[0].documents |= {(DOCS.id, key): (value, 99, 0) for key, value in later.items()}
     house.source.shards[0].documents[DOCS.id, b"c"] = (stored(4), 1, 0)  # never written: tantivy failed at it
     written = []
@@ -224,7 +224,7 @@ def test_only_what_the_index_holds_as_it_is_and_is_short_is_written_again(house,
     before = told(house.index)
     house.run_until_idle()
     assert written
-    assert not {b"a", b"b", b"c", b"k003"} & set(written)
+    assert not {b"a", b"b", b"c", b"k000"} & set(written)
     assert told(house.index) == before
 
 
@@ -273,19 +273,46 @@ def test_a_full_disk_is_left_to_those_who_need_it(house, monkeypatch):
     assert len(house.index.segments()) == len(segments)
 
 
-def test_a_split_in_between_goes_first(house):
+def test_a_split_in_between_goes_first_and_what_has_left_is_merged_away(house):
     house.fill()
     while house.slot._merge.stage is not Stage.FILLING:
         house.run_until_idle(1)
-    house.run_until_idle(1)
-    seqno = house.source.split(0, 7, 1 << 15)
-    house.slot.split(Fork(house.path.with_name("child"), 7, 1 << 15, (1 << 16) - 1, seqno))
+    child = split(house)
+    assert house.slot._merge.stage is Stage.NONE
     house.run_until_idle()
-    child = TextIndex.open(house.path.with_name("child"), DOCS.schema, house.source.slot_of)
     assert house.index.searcher().num_docs + child.searcher().num_docs == MANY - 1
     assert house.index.searcher().num_docs == len(house.source.shards[0].documents)
-    assert len(house.index.segments()) == 1
-    assert house.slot._merge.stage is Stage.NONE
+    assert [each.deleted for each in house.index.segments()] == [0]
+
+
+def test_what_has_left_a_merged_index_is_merged_away(house):
+    house.fill()
+    house.run_until_idle()
+    split(house)
+    house.run_until_idle()
+    left = len(house.source.shards[0].documents)
+    assert [(each.documents, each.deleted) for each in house.index.segments()] == [(left, 0)]
+
+
+def split(house):
+    """Let half of the slots leave, with a fork of the index; returns that."""
+    seqno = house.source.split(0, 7, 1 << 15)
+    path = house.path.with_name("child")
+    house.slot.split(Fork(path, 7, 1 << 15, (1 << 16) - 1, seqno))
+    while house.slot.forks:
+        house.slot.step(lambda: False)
+    return TextIndex.open(path, DOCS.schema, house.source.slot_of)
+
+
+def test_an_index_that_was_rebuilt_is_looked_at_again(house):
+    house.fill()
+    house.run_until_idle()
+    assert house.due_in() is None
+    house.clock.advance(DAMAGE_QUIET_S)
+    assert house.slot.report_damage(house.index)
+    while house.slot.phase is not Phase.SERVING or house.slot._damaged:
+        house.slot.step(lambda: False)
+    assert "not wanted" not in repr(house.slot._merge)
 
 
 def test_one_index_at_a_time_and_then_a_rest(tmp_path):
@@ -322,7 +349,7 @@ def test_who_is_closed_gives_its_turn_back(house):
 def test_what_is_not_the_documents_as_they_are_is_let_be(house):
     house.fill()
     house.source.shards[0].applied -= 1
-    house.run_until_idle()
+    assert house.run_until_idle() < 5
     assert len(house.index.segments()) > 1
 
 
