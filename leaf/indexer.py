@@ -26,8 +26,10 @@ from leaf.force_merge import MergeTurn
 from leaf.index_report import IndexReport, report_of
 from leaf.index_search import SearchJob
 from leaf.index_slot import Fork, IndexSlot, Phase, SlotKey
+from leaf.leg_group import LegGroups
 from leaf.log_source import LogSource
 from leaf.operations import WriteOperation
+from leaf.search_plan import SearchPlans
 from leaf.search_pool import LONG_AFTER_S, SearchPool
 from leaf.term_statistics import TermsJob
 from leaf.text_index import IndexFailed, TextIndex, remove_index
@@ -84,6 +86,7 @@ class Indexer:
         self._merge_turn = MergeTurn()
         self._index_pool = ThreadPoolExecutor(1, thread_name_prefix="indexing")
         self._search_pool: SearchPool[ShardSearchReply | ShardTermsReply] = SearchPool(SEARCH_THREADS, clock)
+        self._plans, self._groups = SearchPlans(), LegGroups(clock)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -181,7 +184,7 @@ class Indexer:
         A search during a rebuild waits for it, and raises NotReady at its deadline.
         """
         slot = self._slot_for(request.shard, collection)
-        job = SearchJob(request, collection, self._source, self._clock, deadline, slot.unseen)
+        job = SearchJob(request, collection, self._source, self._clock, deadline, slot.unseen, self._plans)
         reply = await self._answer(slot, job, deadline, request.refresh)
         assert isinstance(reply, ShardSearchReply)
         return reply
@@ -259,6 +262,8 @@ class Indexer:
             if not is_wanted:
                 self._on_wasted_seconds(seconds)
 
+        if isinstance(job, SearchJob):
+            job.bind(index, self._groups, asyncio.get_running_loop().call_soon)
         try:
             return await self._search_pool.submit(job.group, partial(job.run, index), on_end)
         except DeadlineExceeded:

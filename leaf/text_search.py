@@ -17,6 +17,7 @@ matches by key as well. `*`, and whatever else gives all its matches one score, 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Final, TypeAlias
 
 import tantivy
@@ -80,12 +81,16 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of the order, how many documents match in all (or at least), and whether more of them come behind these."""
+    """Part of the order, how many documents match in all (or at least), and whether more of them come behind these.
+
+    complete_to: as in ShardSearchReply.
+    """
 
     found: list[Found]
     total: int
     has_more: bool
     is_total_exact: bool = True
+    complete_to: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,7 @@ class IndexView:
     """A snapshot of an index, to be searched on one thread.
 
     parse: tantivy's query parser. check: called between two calls of tantivy, which cannot be stopped; ends the search by
-    raising. exact: the right scores; None: tantivy's are.
+    raising. exact: the right scores; None: tantivy's are. joint: what other legs have found; None: nobody asks.
     """
 
     def __init__(
@@ -112,7 +117,7 @@ class IndexView:
         check: Callable[[], object] = lambda: None,
         exact: ExactScores | None = None,
     ) -> None:
-        self._searcher = searcher
+        self.searcher = self._searcher = searcher
         self._fields = fields
         self._schema = schema
         self._check = check
@@ -124,6 +129,9 @@ class IndexView:
         self._count_up_to: int | None = None
         self._has_one_score = False
         self._taken = 0
+        self._ahead: tuple[Query, list[_Hit]] | None = None
+        self._bar: Callable[[], float] | None = None
+        self._complete_to: float | None = None
 
     @property
     def parts(self) -> OrderQueries:
@@ -149,14 +157,44 @@ class IndexView:
         taken: as in ShardSearch. has_one_score: the query is known to give all its matches the same score. count_up_to: a total
         beyond that need not be exact. Raises InvalidArgument where the position lies too deep in a ranking.
         """
-        self._whole, self._total, self._least = query, None, 0
-        self._has_one_score, self._taken, self._count_up_to = has_one_score, taken, count_up_to
+        if self._ahead is None or self._ahead[0] is not query:
+            self._begin(query, taken, count_up_to)
+        self._has_one_score, self._complete_to = has_one_score, None
         found = self._rows(query, sorts, after, limit + 1)
         least = max(self._least, len(found))
+        has_more = len(found) > limit or self._complete_to is not None
         if self._total is None and count_up_to is not None and least > count_up_to:
-            return Page(found[:limit], least, has_more=len(found) > limit, is_total_exact=False)
+            return Page(found[:limit], least, has_more, is_total_exact=False, complete_to=self._complete_to)
         total = self.count(query) if self._total is None else self._total
-        return Page(found[:limit], total, has_more=len(found) > limit)
+        return Page(found[:limit], total, has_more, complete_to=self._complete_to)
+
+    def look_ahead(
+        self,
+        query: Query,
+        limit: int,
+        bar: Callable[[], float],
+        after: SearchAfter | None = None,
+        taken: int = 0,
+        count_up_to: int | None = None,
+    ) -> list[float] | None:
+        """What the best matches score at least; `page` with the same arguments goes on from here. None: not known beforehand.
+
+        bar: the score by then which whatever is on the page reaches.
+        """
+        if self._exact is None or self._exact.keeps_order:
+            return None
+        self._begin(query, taken, count_up_to)
+        hits = self._search(query, self._first_window(limit + 1, after))
+        self._ahead, self._bar = (query, hits), bar
+        return self._exact.least_scores(hits, None if after is None else after.score, limit)
+
+    def _begin(self, query: Query, taken: int, count_up_to: int | None) -> None:
+        self._whole, self._total, self._least, self._ahead = query, None, 0, None
+        self._taken, self._count_up_to = taken, count_up_to
+
+    def _first_window(self, count: int, after: SearchAfter | None) -> int:
+        """Of a ranking: the hits that are looked at first for so many."""
+        return min(count + _WINDOW_MARGIN + (0 if after is None else self._taken // _TAKEN_SHARE), TIE_WINDOW)
 
     def facets(self, query: Query, names: list[str], limit: int) -> dict[str, FacetCounts]:
         """Count the matches of each value of keyword fields."""
@@ -266,7 +304,7 @@ class IndexView:
             return self._rows_of_one_score(query, rest, after, count)
         if self._exact is not None and not self._exact.keeps_order:
             return self._rows_by_exact_score(self._exact, query, rest, after, count)
-        window = min(count + _WINDOW_MARGIN + (0 if after is None else self._taken // _TAKEN_SHARE), TIE_WINDOW)
+        window = self._first_window(count, after)
         while True:
             self._check()
             hits = self._ranked(query, window)
@@ -288,14 +326,18 @@ class IndexView:
         self, exact: ExactScores, query: Query, rest: Sorts, after: SearchAfter | None, count: int
     ) -> list[Found]:
         """The same where tantivy's order is not the right one."""
-        window = min(count + _WINDOW_MARGIN + (0 if after is None else self._taken // _TAKEN_SHARE), TIE_WINDOW)
+        window = self._first_window(count, after)
+        ahead, self._ahead = self._ahead, None
+        bar = -inf if self._bar is None else self._bar()
         while True:
             self._check()
-            hits = self._search(query, window)
+            hits, ahead = self._search(query, window) if ahead is None else ahead[1], None
             is_everything = len(hits) < window
-            ordered = exact.order(hits, is_everything, None if after is None else after.score, count)
+            ordered = exact.order(hits, is_everything, None if after is None else after.score, count, bar)
             rows = self._best(query, ordered.hits[: ordered.certain], rest, after, count)
-            if is_everything or len(rows) >= count:
+            if ordered.is_cut and len(rows) < count:
+                self._complete_to = bar
+            if is_everything or ordered.is_cut or len(rows) >= count:
                 return rows
             if window == TIE_WINDOW:
                 exact.is_bounded = True

@@ -102,6 +102,8 @@ PURE = (
     "leaf.search_profile",
     "leaf.unseen",
     "leaf.bm25",
+    "leaf.joint_best",
+    "leaf.query_traits",
     "leaf.faults",
     "leaf.key_cache",
     "leaf.layout",

@@ -1,14 +1,13 @@
 import json
 import random
-from functools import partial
 
 import pytest
 
 from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.model import ShardSearch, TermStatistics
-from kvshard.query import prepare
 from kvshard.sorting import BY_SCORE
 from leaf.scoring import weighed
+from leaf.search_plan import SearchPlan
 from leaf.text_index import TextIndex
 from leaf.text_search import IndexView
 
@@ -32,10 +31,9 @@ def index(tmp_path_factory):
 def ranked(index, average, limit):
     """The keys of a page, and how many explanations it took. average: length of all bodies, in terms."""
     shipped = TermStatistics(8_000, {"body": int(8_000 * average)}, {"body": {"one": 700, "two": 90}})
-    node = prepare("one two", SCHEMA)
     request = ShardSearch(0, 1, 1, "one two", [], limit, statistics=shipped)
-    restricted = partial(index.compiler.compile, node, [], None, TOKEN_SLOTS - 1)
-    found = weighed(index.compiler, index.statistics, request, node, restricted, TOKEN_SLOTS - 1, lambda: None)
+    compiled = SearchPlan(request, SCHEMA).compiled(index.compiler, index.fields, index.searcher(), shipped, lambda: None)
+    found = weighed(compiled, index.statistics, request, lambda query: query, TOKEN_SLOTS - 1, lambda: None)
     page = IndexView(index.searcher(), index.fields, SCHEMA, index.parse, exact=found.exact).page(found.query, BY_SCORE, limit)
     return [each.key for each in page.found], found.exact._explained
 
@@ -70,12 +68,12 @@ KEYWORDS = {"tag": "keyword", "n": "integer"}
 @pytest.mark.parametrize("text", ["tag:x", "tag:x^3 -n:2", "tag:x OR tag:y", "tag:x OR n:1", "tag:x^0.2 AND (n:1 OR n:0)"])
 def test_keywords_beside_each_other_and_beside_constants_are_in_their_right_order(keywords, text, average):
     shipped = TermStatistics(8_000, {"tag": int(8_000 * average)}, {"tag": {"x": 2_000, "y": 3_500}})
-    node = prepare(text, KEYWORDS)
 
     def page(limit):
         request = ShardSearch(0, 1, 1, text, [], limit, statistics=shipped)
-        restricted = partial(keywords.compiler.compile, node, [], None, TOKEN_SLOTS - 1)
-        found = weighed(keywords.compiler, keywords.statistics, request, node, restricted, TOKEN_SLOTS - 1, lambda: None)
+        plan, fields = SearchPlan(request, KEYWORDS), keywords.fields
+        compiled = plan.compiled(keywords.compiler, fields, keywords.searcher(), shipped, lambda: None)
+        found = weighed(compiled, keywords.statistics, request, lambda query: query, TOKEN_SLOTS - 1, lambda: None)
         view = IndexView(keywords.searcher(), keywords.fields, KEYWORDS, keywords.parse, exact=found.exact)
         return [(each.score, each.key) for each in view.page(found.query, BY_SCORE, limit).found]
 
