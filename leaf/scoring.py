@@ -17,7 +17,7 @@ keyword that thousands of documents have would cost as many. (That two different
 with the same lengths, would change their order by the part of a percent that the bounds are apart.)
 
 Where a document gets the best of several scores, the one given does not tell the others, and by the right average lengths
-another may be the best. There the first ALONE_MAX documents are explained each by itself.
+another may be the best. There documents that match more than one of those are explained each by itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
 
 import tantivy
-from tantivy import Query
+from tantivy import Occur, Query
 
 from kvshard.limits import STATISTICS_MAX_TERMS
 from kvshard.model import ShardSearch, TermStatistics
@@ -42,7 +42,10 @@ EXPLAINED_MAX: Final = 2_000
 """Explanations of one page, at 10 to 60 us each. Usual pages need about as many as they have hits."""
 
 ALONE_MAX: Final = 64
-"""Explanations of one search before documents that look alike share one, where they need not be so: some 3 ms. Six pages."""
+"""Explanations of one search before it is found out which documents have several scores to take the best of: some 3 ms."""
+
+SEVERAL_MAX: Final = 20_000
+"""Documents that are listed for having more: some 10 ms. Where there are so many, each is explained."""
 
 _Hit: TypeAlias = tuple[float, tantivy.DocAddress]
 
@@ -64,13 +67,20 @@ class ExactScores:
 
     is_bounded: there were too many documents to look at; some may be out of place by what the bounds are apart.
 
+    several: what matches more than one of those of which the best counts.
+
     keeps_order: tantivy's order is the right one. So it is of a single keyword: it stands in a document once, and the fewer
     keywords there are beside it, the more it counts, by whatever average length. Beside another one, or what has a score of
     its own, the average decides which is worth more. is_of_one_text: scores rest on one word or phrase and nothing else.
     """
 
     def __init__(
-        self, index: IndexStatistics, statistics: TermStatistics, compiled: CompiledSearch, check: Callable[[], object]
+        self,
+        index: IndexStatistics,
+        statistics: TermStatistics,
+        compiled: CompiledSearch,
+        check: Callable[[], object],
+        several: Sequence[Query] = (),
     ) -> None:
         self._index = index
         self.statistics = statistics
@@ -78,6 +88,8 @@ class ExactScores:
         self._bm25: Bm25 | None = None
         self._bounds = query_bounds(index, statistics, compiled.terms)
         self._lengths = [length_of(name) for name in compiled.terms if index.has_lengths(name)]
+        self._several = several
+        self._having_several: set[tuple[int, int]] | None = None
         self.keeps_order = compiled.is_of_one_text and len(compiled.terms) == 1 and not self._lengths and not compiled.has_best
         self._check = check
         self._known: dict[tuple[int, int], float] = {}
@@ -145,11 +157,25 @@ class ExactScores:
         right: list[_Hit] = []
         for place, (given, address) in enumerate(hits):
             kind = (given, *(column[place] for column in columns))
-            score = None if self._compiled.has_best and self._explained < ALONE_MAX else alike.get(kind)
+            if self._compiled.has_best and self._is_alone(address):
+                right.append((self._score(given, address), address))
+                continue
+            score = alike.get(kind)
             if score is None:
                 score = alike[kind] = self._score(given, address)
             right.append((score, address))
         return right
+
+    def _is_alone(self, address: tantivy.DocAddress) -> bool:
+        """Whether a document's score may be another than that of one which is given the same and has the same lengths."""
+        if self._explained < ALONE_MAX or (address.segment_ord, address.doc) in self._known:
+            return True
+        if self._having_several is None:
+            self._check()
+            either = Query.const_score_query(Query.boolean_query([(Occur.Should, each) for each in self._several]), 1.0)
+            hits = self._index.searcher.search(either, SEVERAL_MAX, count=False).hits
+            self._having_several = {(found.segment_ord, found.doc) for _, found in hits}
+        return len(self._having_several) == SEVERAL_MAX or (address.segment_ord, address.doc) in self._having_several
 
     def _score(self, given: float, address: tantivy.DocAddress) -> float:
         place = (address.segment_ord, address.doc)
@@ -217,8 +243,9 @@ def weighed(
     if not own.counts:
         return Weighed(restricted(compiled.plain), None, own)
     right = own if shipped is None or request.is_alone else completed(shipped, own)
-    query = restricted(compiled.query.made(Boosted(statistics.fields, boost_of(statistics, right))))
-    return Weighed(query, ExactScores(statistics, right, compiled, check), own)
+    boosted = Boosted(statistics.fields, boost_of(statistics, right))
+    query = restricted(compiled.query.made(boosted))
+    return Weighed(query, ExactScores(statistics, right, compiled, check, boosted.several), own)
 
 
 def completed(shipped: TermStatistics, own: TermStatistics) -> TermStatistics:

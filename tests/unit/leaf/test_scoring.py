@@ -6,7 +6,9 @@ import pytest
 from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.model import ShardSearch, TermStatistics
 from kvshard.sorting import BY_SCORE
-from leaf.scoring import weighed
+from leaf.bm25 import Bm25
+from leaf.index_statistics import explained
+from leaf.scoring import ALONE_MAX, weighed
 from leaf.search_plan import SearchPlan
 from leaf.text_index import TextIndex
 from leaf.text_search import IndexView
@@ -80,3 +82,38 @@ def test_keywords_beside_each_other_and_beside_constants_are_in_their_right_orde
     everything = page(DOCUMENTS)
     assert everything == sorted(everything, key=lambda each: (-each[0], each[1]))
     assert page(60) == everything[:60]
+
+
+TWO_TEXTS = {"title": "text", "body": "text"}
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory):
+    """Documents with one length, whose best field by the shard's own averages is the title, and by others the body."""
+    rng = random.Random(3)
+    index = TextIndex.create(tmp_path_factory.mktemp("twins") / "i", TWO_TEXTS, lambda key: 0)
+    for n in range(200):
+        body = " ".join((["one"] * rng.randint(0, 9) + ["x"] * 30)[:30])
+        index.write({b"k%03d" % n: (json.dumps({"title": "one x x x", "body": body}).encode(), 0)})
+    for n in range(1_500):
+        index.write({b"z%04d" % n: (json.dumps({"title": "x " * 40, "body": "x"}).encode(), 0)})
+    index.commit(1)
+    yield index
+    index.discard_changes()
+
+
+def test_the_best_of_several_scores_is_found_beyond_the_first_documents_too(twins):
+    counts = {"title": {"one": 9_000}, "body": {"one": 9_000}}
+    shipped = TermStatistics(10_000, {"title": 10_000, "body": 4_000_000}, counts)
+    request = ShardSearch(0, 1, 1, "one", [], 1, statistics=shipped)
+    plan, searcher = SearchPlan(request, TWO_TEXTS), twins.searcher()
+    compiled = plan.compiled(twins.compiler, twins.fields, searcher, shipped, lambda: None)
+    found = weighed(compiled, twins.statistics, request, lambda query: query, TOKEN_SLOTS - 1, lambda: None)
+    hits = searcher.search(found.query, 1_000).hits
+    numbered, parts = found.exact.numbered
+    scores = Bm25(shipped, parts)
+    right = {address.doc: scores.score(explained(numbered, searcher, address)) for _, address in hits}
+    scored = found.exact.scored(hits)
+    assert {address.doc: score for score, address in scored} == right
+    assert len(set(right.values())) > 5
+    assert ALONE_MAX < found.exact._explained < len(hits)
