@@ -92,3 +92,17 @@ class KeysScanReply:
     expires_at_ms: list[int] = field(default_factory=list)
     is_end: bool = False
     rest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsSearch:
+    """Search the documents of a collection, or of several. request: a `SearchRequest` message."""
+
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsSearchReply:
+    """What was found. response: a `SearchResponse` message."""
+
+    response: bytes

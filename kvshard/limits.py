@@ -90,6 +90,16 @@ HEAL_AFTER_MIN_S = 1.0
 HEAL_AFTER_MAX_S = 7 * 24 * 3600.0
 """A week: beyond that the grace is a way to turn healing off, and a second failure loses data."""
 
+REFRESH_INTERVAL_S = 0.5
+"""Default: a write is seen by searches after so long at the latest, if the disk keeps up. Each refresh costs about the same
+however little was written, so that a shorter interval costs a busy leaf more than searches are worth."""
+
+REFRESH_INTERVAL_MIN_S = 0.05
+"""A refresh takes the disk 10 to 30 ms."""
+
+REFRESH_INTERVAL_MAX_S = 600.0
+"""What is not refreshed has to stay in the log."""
+
 
 def check_length(name: str, value: float, least: float, most: float) -> None:
     """Raise InvalidArgument unless a length of time, in seconds, given by the flag --<name>, lies within its bounds."""

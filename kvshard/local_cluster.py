@@ -31,6 +31,9 @@ from kvshard.limits import (
     HEAL_AFTER_MAX_S,
     HEAL_AFTER_MIN_S,
     HEAL_AFTER_S,
+    REFRESH_INTERVAL_MAX_S,
+    REFRESH_INTERVAL_MIN_S,
+    REFRESH_INTERVAL_S,
     SHARDS_MAX,
     check_length,
 )
@@ -56,9 +59,9 @@ class ClusterPlan:
 
     metrics_port: the router's, each worker of which has one; the leaves take the ports after them. None: no metrics. port 0:
     any free one. coordinator: URL of the coordinator; None: the embedded one, in the data directory. heal_after_s,
-    failure_timeout_s: of the leaves. are_faults_allowed: faults may be injected into the leaves. hedge, hedge_budget,
-    hedge_attempts: the router's flags. workers: router processes that share the port. cache_mb: of each leaf's cache of keys;
-    0: there is none; None: what a leaf has by itself.
+    failure_timeout_s, refresh_interval_s: of the leaves. are_faults_allowed: faults may be injected into the leaves. hedge,
+    hedge_budget, hedge_attempts: the router's flags. workers: router processes that share the port. cache_mb: of each leaf's
+    cache of keys; 0: there is none; None: what a leaf has by itself.
     """
 
     data_dir: Path
@@ -72,6 +75,7 @@ class ClusterPlan:
     coordinator: str | None = None
     heal_after_s: float = HEAL_AFTER_S
     failure_timeout_s: float = FAILURE_TIMEOUT_S
+    refresh_interval_s: float = REFRESH_INTERVAL_S
     are_faults_allowed: bool = False
     hedge: str = AUTO
     hedge_budget: str = AUTO
@@ -90,6 +94,7 @@ class ClusterPlan:
         _check_range("cache-mb", self.cache_mb, 0, CACHE_MAX_MB)
         check_length("heal-after", self.heal_after_s, HEAL_AFTER_MIN_S, HEAL_AFTER_MAX_S)
         check_length("failure-timeout", self.failure_timeout_s, FAILURE_TIMEOUT_MIN_S, FAILURE_TIMEOUT_MAX_S)
+        check_length("refresh-interval", self.refresh_interval_s, REFRESH_INTERVAL_MIN_S, REFRESH_INTERVAL_MAX_S)
         router_settings(self.hedge, self.hedge_budget, self.hedge_attempts)
 
     def ports(self, leaves: int) -> list[int]:
@@ -297,6 +302,8 @@ def child_specs(
         flags += ("--heal-after", f"{plan.heal_after_s:g}")
     if plan.failure_timeout_s != FAILURE_TIMEOUT_S:
         flags += ("--failure-timeout", f"{plan.failure_timeout_s:g}")
+    if plan.refresh_interval_s != REFRESH_INTERVAL_S:
+        flags += ("--refresh-interval", f"{plan.refresh_interval_s:g}")
     if plan.cache_mb is not None:
         flags += ("--cache-mb", str(plan.cache_mb))
     for number, leaf in enumerate(leaves):

@@ -220,6 +220,8 @@ class ShardSearch(Struct, frozen=True, gc=False):
     since there is no other.
     nearest: find these too, of all that match the filters, whatever the query says.
     tree: the query where a query string does not say it all (`kvshard/query/tree.py`); `query` then is one that is refused.
+    together: hits that the page takes of all shards. Where legs of the same search have found so many in other shards of the
+    leaf, what scores less may be left out; 0: it may not.
     """
 
     shard: int
@@ -250,10 +252,10 @@ class ShardSearch(Struct, frozen=True, gc=False):
     synonyms: list[str] = []
     shape: SearchShape = USUAL_SHAPE
     schema_version: int = 0
+    together: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class HighlightFragment:
+class HighlightFragment(Struct, frozen=True, gc=False):
     """Part of a text field; spans are (start, end) of the matches in characters of the fragment."""
 
     field: str
@@ -261,8 +263,7 @@ class HighlightFragment:
     spans: list[tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class ShardHit:
+class ShardHit(Struct, frozen=True, gc=False):
     """A document found. sort_values: its value of each field in the sort. score: 0 where the sort has no score.
 
     group: its value of the field by which the search is collapsed; group_size: the shard's matches with that value.
@@ -272,15 +273,14 @@ class ShardHit:
     score: float
     document: bytes
     version: int
-    sort_values: list[SortValue] = field(default_factory=list)
-    highlights: list[HighlightFragment] = field(default_factory=list)
+    sort_values: list[SortValue] = []
+    highlights: list[HighlightFragment] = []
     explanation: ScoreExplanation | None = None
     group: SortValue = None
     group_size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ShardSearchReply:
+class ShardSearchReply(Struct, frozen=True, gc=False):
     """Hits in the order of the search. total: documents of the shard that match, or as many at least if not is_total_exact.
     documents: live ones in the shard. has_more: more hits come behind these.
 
@@ -292,24 +292,27 @@ class ShardSearchReply:
     statistics: the shard's for the terms of the query, if scores rest on any. is_bounded: too many documents scored nearly
     alike for all to be looked at; some may be out of place by the part of a percent.
     nearest: of the vector that was asked for, nearest first; nearest_total: documents that have one and match the filters.
+    complete_to: given where hits were left out, see `ShardSearch.together`, and then has_more is true: whatever scores as much
+    or more is among the hits.
     """
 
     hits: list[ShardHit]
     total: int
     documents: int
-    facets: dict[str, dict[str, int]] = field(default_factory=dict)
-    facet_errors: dict[str, int] = field(default_factory=dict)
+    facets: dict[str, dict[str, int]] = {}
+    facet_errors: dict[str, int] = {}
     indexed_through: int = 0
     has_more: bool = False
     unseen_age_ms: int = UNKNOWN_AGE
     suggested: SuggestReply | None = None
-    aggregations: dict[str, Partial] = field(default_factory=dict)
+    aggregations: dict[str, Partial] = {}
     statistics: TermStatistics | None = None
     is_bounded: bool = False
-    nearest: list[ShardHit] = field(default_factory=list)
+    nearest: list[ShardHit] = []
     nearest_total: int = 0
     profile: LegProfile | None = None
     is_total_exact: bool = True
+    complete_to: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

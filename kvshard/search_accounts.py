@@ -4,6 +4,7 @@ Pure: imports only the standard library.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +44,12 @@ class LegProfile:
     documents: int
     matches: int
     hits: int
+
+
+class ProfiledLeg(NamedTuple):
+    """What one leg tells, and which it is. collection: where several are searched."""
+
+    shard: int
+    leaf: str
+    profile: LegProfile
+    collection: str = ""

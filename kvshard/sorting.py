@@ -11,13 +11,13 @@ Pure: imports only the standard library and other pure files.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache, total_ordering
 from typing import Final, NoReturn, TypeAlias
 
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.model import SortValue
 from kvshard.schema import TEXT, VECTOR, Schema, base_type
+from kvshard.unknown_fields import unknown_field
 
 SCORE: Final = "_score"
 """Sort key: the score."""
@@ -123,10 +123,7 @@ def check_sort(sorts: Sorts, schema: Schema) -> None:
             continue
         field_type = schema.get(key.name)
         if field_type is None:
-            close = get_close_matches(key.name, [*schema, SCORE, KEY], n=1)
-            names = ", ".join(sorted(schema)[:20])
-            hint = f"did you mean {close[0]}?" if close else f"the schema has {names}"
-            _refuse(f"there is no field {key.name[:64]!r} to sort by; {hint}")
+            _refuse(unknown_field(key.name, schema, "to sort by", besides=(SCORE, KEY)))
         if (base := base_type(field_type)) in (TEXT, VECTOR):
             instead = "a keyword field that holds it as well" if base == TEXT else "another field, or ask for its nearest"
             _refuse(f"{key.name} is a {base} field, and a {base} has no order; sort by {instead}")

@@ -9,7 +9,6 @@ Pure: imports only the standard library and other pure files.
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Final
 
 from kvshard import limits
@@ -20,6 +19,7 @@ from kvshard.query.bounds import fuzzy_distance
 from kvshard.query.edits import distance_within
 from kvshard.schema import KEYWORD, TEXT, Schema, analyzer_of, base_type
 from kvshard.suggest_messages import SuggestedWord, SuggestPart, SuggestReply
+from kvshard.unknown_fields import unknown_field
 
 TEXT_MAX_CHARS: Final = 256
 """Of a text to complete: people type queries, not pages, and each word is looked up on every shard."""
@@ -225,9 +225,7 @@ def _bound(name: str, of: str, given: int, least: int, most: int) -> None:
 def _check_field(schema: Schema, name: str) -> None:
     kind = schema.get(name)
     if kind is None:
-        near = get_close_matches(name, schema, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise InvalidArgument(f"unknown field {name[:64]}{hint}", ErrorDetails(field="fields"))
+        raise InvalidArgument(unknown_field(name, schema), ErrorDetails(field="fields"))
     if not keeps_words(kind) and not keeps_values(kind):
         message = f"{name} is of type {kind} and has no suggestions; text fields have, all but text(cjk), and keyword fields"
         raise InvalidArgument(message, ErrorDetails(field="fields"))

@@ -260,6 +260,11 @@ class RouterMetrics:
             "Round trips to shards that searches made for statistics alone.",
             registry=registry,
         )
+        self.short_pages = Counter(
+            "kvshard_router_short_pages_total",
+            "Pages of searches for which some shard was asked once more, since it has more of their hits than most do.",
+            registry=registry,
+        )
         self.leg_seconds = DurationHistogram(
             "kvshard_router_leg_seconds", "Time from a leg's first attempt to its outcome.", ["method"], registry
         )

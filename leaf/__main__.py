@@ -11,11 +11,10 @@ from pathlib import Path
 
 from kvshard.heap import settle_heap
 from kvshard.lane_arguments import add_lane_port
-from kvshard.limits import FAILURE_TIMEOUT_S, HEAL_AFTER_S
+from kvshard.limits import FAILURE_TIMEOUT_S, HEAL_AFTER_S, REFRESH_INTERVAL_S
 from kvshard.rpc.lane_port import LanePort
 from kvshard.service_process import run_service
 from kvshard.telemetry import LOG_LEVELS, configure_logging
-from leaf.indexer import REFRESH_INTERVAL_S
 from leaf.key_cache import CACHE_BYTES
 from leaf.server import MIB, LeafOptions, run
 

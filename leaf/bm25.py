@@ -59,7 +59,7 @@ class BestOf:
 
 @dataclass(frozen=True, slots=True)
 class Excluding:
-    """A part that does not match where an `Excluded` part in it matches; else it scores as much as all the others in it."""
+    """A part that does not match where an `Excluded` part in it matches; else it scores as the other one in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,21 @@ class Required:
     """A part that may hold an `Excluding` one: where it does not match, what it stands in does not."""
 
 
-Part: TypeAlias = ScoredTerms | BestOf | Excluding | Excluded | Required
+@dataclass(frozen=True, slots=True)
+class Enough:
+    """A sum of parts that may hold an `Excluding` one: it matches where so many of them do."""
+
+    least: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """A part that may hold an `Excluding` one, and has this score where it matches."""
+
+    score: float
+
+
+Part: TypeAlias = ScoredTerms | BestOf | Excluding | Excluded | Required | Enough | Fixed
 
 
 def idf(count: int, documents: int) -> float:
@@ -109,25 +123,27 @@ class Bm25:
             return None if score is None else factor * score
         return self._sum(node) if description.startswith(_SUM) else node.value
 
-    def _sum(self, node: Explanation) -> float | None:
+    def _sum(self, node: Explanation, least: int = 1) -> float | None:
         scores: list[float] = []
         for each in node.details:
             score = self._score(each)
             if score is not None:
                 scores.append(score)
-            elif isinstance(_part_of(each, self._parts), Required):
+            elif isinstance(part_of(each, self._parts), Required):
                 return None
         # An exact sum does not depend on the order of the clauses, which tantivy is free to change.
-        return fsum(scores) if scores or not node.details else None
+        return fsum(scores) if len(scores) >= least or not node.details else None
 
     def _part(self, part: Part, node: Explanation) -> float | None:
         match part:
-            case Excluded():
-                return 0.0
             case Excluding():
-                return None if is_ruled_out(node, self._parts) else self._sum(node)
-            case Required():
+                return self._excluding(node)
+            case Excluded() | Required():
                 return self._score(node)
+            case Enough():
+                return self._sum(node, part.least)
+            case Fixed():
+                return None if self._score(node) is None else part.score
             case BestOf():
                 return self._best(part, node)
         if node.description.startswith(_PHRASE):
@@ -135,6 +151,16 @@ class Bm25:
         frequency, _, _, length, _ = node.details[2].details
         weight, per_token = self._weight(part)
         return weight * frequency.value / (frequency.value + K1 * (1.0 - B + per_token * length.value))
+
+    def _excluding(self, node: Explanation) -> float | None:
+        score: float | None = None
+        for each in node.details:
+            found = self._score(each)
+            if not isinstance(part_of(each, self._parts), Excluded):
+                score = found
+            elif found is not None:
+                return None
+        return score
 
     def _best(self, part: BestOf, node: Explanation) -> float | None:
         values = [score for score in map(self._score, node.details) if score is not None]
@@ -153,12 +179,7 @@ class Bm25:
         return found
 
 
-def is_ruled_out(node: Explanation, parts: Sequence[Part]) -> bool:
-    """Whether what an `Excluding` part holds, explained here, has matched a part that must not."""
-    return any(isinstance(_part_of(each, parts), Excluded) for each in node.details)
-
-
-def _part_of(node: Explanation, parts: Sequence[Part]) -> Part | None:
+def part_of(node: Explanation, parts: Sequence[Part]) -> Part | None:
     """The part that this explains, if it is one."""
     factor = _factor(node) if node.description.startswith(_BOOST) else 0.0
     return parts[round(-factor) - 1] if factor < 0.0 else None

@@ -17,15 +17,17 @@ from leaf.bm25 import (
     B,
     BestOf,
     Bm25,
+    Enough,
     Excluded,
     Excluding,
     Explanation,
+    Fixed,
     Part,
     Required,
     ScoredTerms,
     average_length,
     idf,
-    is_ruled_out,
+    part_of,
     terms_idf,
 )
 
@@ -53,38 +55,67 @@ class Explainer:
         self._scores = None if statistics is None else Bm25(statistics, parts)
 
     def explain(self, node: Explanation) -> ScoreExplanation:
-        """What tantivy says of a document."""
+        """What tantivy says of a document that matches."""
+        return self._explain(node) or ScoreExplanation(0.0, "does not match")
+
+    def _explain(self, node: Explanation) -> ScoreExplanation | None:
+        """None: it does not match, as in `leaf/bm25.py`."""
         description = node.description
         if description.startswith(_BOOST):
             factor = float(description[len(_BOOST) :].split(" ", 1)[0])
             if factor < 0.0:
                 return self._part(self._parts[round(-factor) - 1], node)
-            inner = self.explain(node.details[0])
-            return ScoreExplanation(factor * inner.value, f"{factor:g} times", [inner])
+            inner = self._explain(node.details[0])
+            return None if inner is None else ScoreExplanation(factor * inner.value, f"{factor:g} times", [inner])
         if description.startswith(_SUM):
-            parts = [self.explain(each) for each in node.details]
-            return parts[0] if len(parts) == 1 else ScoreExplanation(fsum([each.value for each in parts]), "sum of", parts)
+            return self._sum(node)
         if description.startswith(_EVERY_DOCUMENT):
             return ScoreExplanation(node.value, "every document")
-        return ScoreExplanation(node.value, "matches, with a fixed score" if node.value else "matches, without a score")
+        return _fixed(node.value)
 
-    def _part(self, part: Part, node: Explanation) -> ScoreExplanation:
+    def _sum(self, node: Explanation, least: int = 1) -> ScoreExplanation | None:
+        parts: list[ScoreExplanation] = []
+        for each in node.details:
+            found = self._explain(each)
+            if found is not None:
+                parts.append(found)
+            elif isinstance(part_of(each, self._parts), Required):
+                return None
+        if len(parts) < least:
+            return None
+        return parts[0] if len(parts) == 1 else ScoreExplanation(fsum([each.value for each in parts]), "sum of", parts)
+
+    def _excluding(self, node: Explanation) -> ScoreExplanation | None:
+        told: ScoreExplanation | None = None
+        for each in node.details:
+            found = self._explain(each)
+            if not isinstance(part_of(each, self._parts), Excluded):
+                told = found
+            elif found is not None:
+                return None
+        return told
+
+    def _best(self, part: BestOf, node: Explanation) -> ScoreExplanation | None:
+        parts = [found for found in map(self._explain, node.details) if found is not None]
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        best, all_ = max(each.value for each in parts), fsum([each.value for each in parts])
+        others = f", and {part.tie_breaker:g} times the others" if part.tie_breaker else ""
+        return ScoreExplanation(best + part.tie_breaker * (all_ - best), f"the best of{others}", parts)
+
+    def _part(self, part: Part, node: Explanation) -> ScoreExplanation | None:
         inner = node.details[0]
-        if isinstance(part, BestOf):
-            parts = [self.explain(each) for each in inner.details]
-            if len(parts) == 1:
-                return parts[0]
-            best, all_ = max(each.value for each in parts), fsum([each.value for each in parts])
-            others = f", and {part.tie_breaker:g} times the others" if part.tie_breaker else ""
-            return ScoreExplanation(best + part.tie_breaker * (all_ - best), f"the best of{others}", parts)
-        if isinstance(part, Excluded):
-            return ScoreExplanation(0.0, "must not match")
-        if isinstance(part, Required):
-            return self.explain(inner)
-        if isinstance(part, Excluding):
-            if is_ruled_out(inner, self._parts):
-                return ScoreExplanation(0.0, "matches what must not match")
-            return self.explain(inner)
+        match part:
+            case BestOf():
+                return self._best(part, inner)
+            case Excluding():
+                return self._excluding(inner)
+            case Excluded() | Required():
+                return self._explain(inner)
+            case Enough():
+                return self._sum(inner, part.least)
+            case Fixed():
+                return None if self._explain(inner) is None else _fixed(part.score)
         made = inner.details[0] if inner.description.startswith(_PHRASE) else inner
         rarity, share = self._rarity(part, made.details[1]), self._share(part, made.details[2])
         value = made.value if self._scores is None else self._scores.score(node)
@@ -124,6 +155,10 @@ class Explainer:
                 ScoreExplanation(average, f"a, average length {whose}"),
             ],
         )
+
+
+def _fixed(score: float) -> ScoreExplanation:
+    return ScoreExplanation(score, "matches, with a fixed score" if score else "matches, without a score")
 
 
 def _copied(node: Explanation) -> ScoreExplanation:

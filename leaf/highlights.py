@@ -1,14 +1,13 @@
 """What is shown of hits: fragments of their texts with the matches marked, and the fields of the documents that are wanted."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
 import tantivy
 
-from kvshard.model import HighlightFragment, ShardHit, ShardSearch
+from kvshard.model import HighlightFragment, ShardHit, ShardSearch, changed
 from kvshard.query import Node
 from leaf.index_fields import marked_in
 from leaf.projection import Projection
@@ -73,7 +72,7 @@ def shown_as(
         document = b"" if request.keys_only else hit.document
         if projection is not None:
             document = projection.cut(document)
-        shown.append(replace(hit, highlights=fragments, document=document))
+        shown.append(changed(hit, highlights=fragments, document=document))
     return shown
 
 

@@ -1,7 +1,7 @@
 """Finds the hits of one shard and reads their documents; where the search is collapsed, the first hit of each group alone."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import tantivy
@@ -9,8 +9,8 @@ import tantivy
 from kvshard.collapsing import group_digest, shown_digests
 from kvshard.errors import ErrorDetails, ResourceExhausted
 from kvshard.limits import BATCH_MAX_BYTES
-from kvshard.model import ShardHit, ShardSearch, SortValue
-from kvshard.sorting import Sorts
+from kvshard.model import ShardHit, ShardSearch, SortValue, changed
+from kvshard.sorting import Sorts, is_by_score
 from leaf.log_source import LogSource
 from leaf.text_search import Found, IndexView, Page
 
@@ -27,12 +27,13 @@ READ_CHUNK: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class FoundHits:
-    """Hits with their documents as they are now. total: see ShardSearchReply. has_more: more hits come behind these."""
+    """Hits with their documents as they are now. total, complete_to: see ShardSearchReply. has_more: more hits come behind."""
 
     hits: list[ShardHit]
     total: int
     has_more: bool
     is_total_exact: bool = True
+    complete_to: float | None = None
 
 
 class HitFinder:
@@ -58,6 +59,13 @@ class HitFinder:
         self._groups = _Groups(request, view) if request.shape.collapse else None
         self._room = BATCH_MAX_BYTES
 
+    def look_ahead(self, query: tantivy.Query, bar: Callable[[], float]) -> list[float] | None:
+        """What the first hits score at least; None: not known beforehand. bar: see IndexView.look_ahead."""
+        request = self._request
+        if self._groups is not None or not is_by_score(self._sorts) or request.limit == 0:
+            return None
+        return self._view.look_ahead(query, request.limit, bar, request.after, request.taken, request.shape.count_up_to)
+
     def find(self, query: tantivy.Query, has_one_score: bool) -> FoundHits:
         """The first hits behind the request's position. Raises ResourceExhausted when their documents are too large."""
         request, groups = self._request, self._groups
@@ -80,7 +88,7 @@ class HitFinder:
             rounds += 1
             self._on_phase("documents")
             is_tired = rounds >= (FILL_ROUNDS if groups is None else COLLAPSE_ROUNDS) and bool(hits)
-            if not page.has_more or len(hits) >= request.limit or is_tired:
+            if not page.has_more or len(hits) >= request.limit or is_tired or page.complete_to is not None:
                 break
             after = page.found[-1].after
         has_more = page.has_more or unread or len(hits) > request.limit
@@ -88,7 +96,7 @@ class HitFinder:
         if groups is not None:
             hits = groups.sized(query, hits)
             self._on_phase("groups")
-        return FoundHits(hits, max(whole.total - gone, len(hits)), has_more, whole.is_total_exact)
+        return FoundHits(hits, max(whole.total - gone, len(hits)), has_more, whole.is_total_exact, page.complete_to)
 
     def _read(self, found: list[Found], wanted: int) -> tuple[list[ShardHit], int, bool]:
         """At least `wanted` hits of these if there are so many, how many documents were gone, whether some were not read."""
@@ -149,10 +157,10 @@ class _Groups:
                 continue
             self._seen[value] = None
             if group_digest(value) not in self._shown:
-                firsts.append(replace(hit, group=value))
+                firsts.append(changed(hit, group=value))
         return firsts
 
     def sized(self, query: tantivy.Query, hits: list[ShardHit]) -> list[ShardHit]:
         """The hits with the sizes of their groups."""
         sizes = self._view.group_sizes(query, self._name, [hit.group for hit in hits])
-        return [replace(hit, group_size=max(sizes.get(hit.group, 0), 1)) for hit in hits]
+        return [changed(hit, group_size=max(sizes.get(hit.group, 0), 1)) for hit in hits]

@@ -13,6 +13,8 @@ When the shard is split (`split`), the child's index is forked off this one once
 the files, each without the other's documents. Until they are removed here, searches leave them out. The slot of the child waits
 meanwhile (`is_awaited`); should the fork fail, it builds its index from the values.
 
+One that has been quiet for WRITER_IDLE_S has its writer closed, and then its small segments merged (`leaf/force_merge.py`).
+
 An index that cannot be written is tried again with growing pauses; meanwhile searches see its last commit.
 """
 
@@ -29,6 +31,7 @@ from kvshard.clock import Clock
 from kvshard.clustermap import Collection
 from kvshard.errors import KvShardError
 from kvshard.model import NEVER
+from leaf.force_merge import MERGE_WAIT_S, ForceMerge, MergeTurn, Stage
 from leaf.log_source import LogSource
 from leaf.operations import DropCollection, Operation, WriteOperation
 from leaf.text_index import IndexFailed, TextIndex
@@ -95,7 +98,16 @@ class Phase(Enum):
 class IndexSlot:
     """The index of one collection in one shard, or what will become it."""
 
-    def __init__(self, path: Path, shard: int, collection: Collection, source: LogSource, clock: Clock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shard: int,
+        collection: Collection,
+        source: LogSource,
+        clock: Clock,
+        merge_turn: MergeTurn | None = None,
+    ) -> None:
+        """merge_turn: shared by the indexes of a leaf."""
         self.shard = shard
         self.collection = collection
         self.phase = Phase.OPENING
@@ -121,6 +133,7 @@ class IndexSlot:
         self._rebuilding: TextIndex | None = None
         self._rebuild_through = 0
         self._rebuild_from = b""
+        self._merge = ForceMerge(shard, collection.id, source, clock, merge_turn or MergeTurn())
         self._log = logger.bind(shard=shard, collection=collection.name)
 
     def __repr__(self) -> str:
@@ -185,9 +198,17 @@ class IndexSlot:
             # when the last one had looked at the log, and the next one has to end.
             ahead_s = min(2 * self._refresh_s, interval_s * REFRESH_AHEAD_PART)
             return max(self._not_before, self._refreshed_at + interval_s - ahead_s)
-        if self.has_writer:
-            return max(self._not_before, self._written_at + WRITER_IDLE_S)
-        return None
+        idle_at = self._idle_at(self._clock.monotonic())
+        return None if idle_at is None else max(self._not_before, idle_at)
+
+    def _idle_at(self, now: float) -> float | None:
+        """When there is something to do although nothing is to be indexed."""
+        if self._merge.stage is Stage.MERGING:
+            return self._written_at + MERGE_WAIT_S
+        if self.has_writer and self._merge.stage is Stage.NONE:
+            return self._written_at + WRITER_IDLE_S
+        merge_at = self._merge.due_at(now)
+        return None if merge_at is None else max(merge_at, self._written_at + WRITER_IDLE_S)
 
     def _is_uncut(self) -> bool:
         """Whether the index may hold documents that have left the shard."""
@@ -221,6 +242,7 @@ class IndexSlot:
 
     def close(self) -> None:
         """Free the writer. Runs on the indexing thread."""
+        self._merge.end()
         for index in (self.index, self._rebuilding):
             if index is not None:
                 index.discard_changes()
@@ -238,17 +260,32 @@ class IndexSlot:
             if self.forks and self.index.indexed_through >= self.forks[0].seqno:
                 self._fork(self.index, self.forks[0])
             elif self._is_uncut() and not self.forks:
+                self._merge.note_change()
                 self.index.cut(self._source.last_slot(self.shard))
                 self.index.commit(self.index.indexed_through)
                 self._written_at = self._clock.monotonic()
             elif self.index.indexed_through < applied:
                 self._catch_up(self.index, applied, should_stop)
-            elif self._clock.monotonic() >= self._written_at + WRITER_IDLE_S:
-                self.index.close_writer()
             else:
-                self._not_before = self._clock.monotonic() + 0.005  # woken for a seqno that the source does not show yet
+                self._idle(self.index, applied)
+
+    def _idle(self, index: TextIndex, applied: int) -> None:
+        now = self._clock.monotonic()
+        idle_at = self._idle_at(now)
+        if idle_at is None or now < idle_at:
+            self._not_before = now + 0.005  # woken for a seqno that the source does not show yet
+        elif index.has_writer and self._merge.stage is not Stage.FILLING:
+            index.close_writer()
+            self._merge.end()
+        elif index.indexed_through == applied:
+            self._merge.step(index)
+            if self._merge.stage is Stage.MERGING:
+                self._written_at = self._clock.monotonic()
+        else:
+            self._merge.give_up()  # What it holds cannot be told from the documents as they are.
 
     def _fork(self, index: TextIndex, fork: Fork) -> None:
+        self._merge.end()  # Its writer is closed for that.
         try:
             # Of what had left before a rebuild ended it has read only a part.
             if fork.seqno > self._forkable_after and not fork.path.exists():
@@ -270,6 +307,7 @@ class IndexSlot:
             self._begin_rebuild("it is ahead of the log")
             return
         self._is_current = self.index.indexed_through == self._source.applied_seqno(self.shard)
+        self._written_at = self._clock.monotonic()  # Who starts has other things to do than to merge.
         self.phase = Phase.SERVING
 
     def _begin_rebuild(self, reason: str) -> None:
@@ -313,6 +351,7 @@ class IndexSlot:
         now = self._clock.monotonic()
         self._rebuilt_at = self._written_at = now
         self._rebuilding = None
+        self._merge.note_change()
         self.index = index
         self._is_current = self._rebuild_through == self._source.applied_seqno(self.shard)
         self.phase = Phase.SERVING
@@ -345,6 +384,8 @@ class IndexSlot:
 
     def _write_entries(self, index: TextIndex, entries: Sequence[tuple[int, Operation]], is_careful: bool) -> int:
         was_dropped, changes = fold(entries, self.collection.id)
+        if was_dropped or changes:
+            self._merge.note_change()
         if was_dropped:
             index.clear()
         if is_careful:

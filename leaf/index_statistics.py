@@ -21,7 +21,8 @@ from leaf.bm25 import Explanation, idf
 from leaf.index_fields import KEY, length_of, searched, slots
 
 TERMS_MAX: Final = 20_000
-"""Counts kept of a generation, about 3 MB. Beyond it they are counted anew, which takes microseconds for a rare term."""
+"""Counts kept of a generation, about 3 MB, and as many of tantivy's own. Beyond it they are counted anew, which takes
+microseconds for a rare term."""
 
 _decode = msgspec.json.Decoder(Explanation).decode
 
@@ -39,10 +40,12 @@ class IndexStatistics:
         self.generation = generation
         self.fields = fields
         self._schema = schema
+        self._live = int(searcher.num_docs)
         self._all: int | None = None
         self._averages: dict[str, float] = {}
         self._totals: dict[tuple[str, int], int] = {}
         self._counts: dict[tuple[str, str, int], int] = {}
+        self._frequencies: dict[tuple[str, str], int] = {}
 
     def __repr__(self) -> str:
         return f"IndexStatistics({self.generation}, {len(self._counts)} counts)"
@@ -59,7 +62,7 @@ class IndexStatistics:
     def documents(self, last_slot: int = TOKEN_SLOTS - 1) -> int:
         """Live documents."""
         if last_slot == TOKEN_SLOTS - 1:
-            return int(self.searcher.num_docs)
+            return self._live
         found = self._totals.get(("", last_slot))
         if found is None:
             found = self._totals["", last_slot] = self._matches(Query.all_query(), last_slot)
@@ -71,8 +74,18 @@ class IndexStatistics:
 
     def own_idf(self, name: str, terms: Iterable[str]) -> float:
         """The weight that tantivy gives a term or a phrase."""
-        count, field, documents = self.searcher.doc_freq, searched(name), self._all_documents()
-        return sum(idf(count(field, term), documents) for term in terms)
+        documents = self._all_documents()
+        return sum(idf(self._frequency(name, term), documents) for term in terms)
+
+    def _frequency(self, name: str, term: str) -> int:
+        """Documents with a term, deleted ones among them."""
+        found = self._frequencies.get((name, term))
+        if found is None:
+            found = int(self.searcher.doc_freq(searched(name), term))
+            if len(self._frequencies) >= TERMS_MAX:
+                self._frequencies.clear()
+            self._frequencies[name, term] = found
+        return found
 
     def own_average(self, name: str, terms: Iterable[str]) -> float:
         """The average length of a field that tantivy scores by; 0.0: it has none of these terms, so that does not matter."""
@@ -108,13 +121,11 @@ class IndexStatistics:
         return found
 
     def _count(self, name: str, term: str, last_slot: int) -> int:
+        if last_slot == TOKEN_SLOTS - 1 and self._all_documents() == self._live:
+            return self._frequency(name, term)  # Nothing is deleted.
         found = self._counts.get((name, term, last_slot))
         if found is None:
-            if last_slot == TOKEN_SLOTS - 1 and self._all_documents() == self.searcher.num_docs:
-                found = self.searcher.doc_freq(searched(name), term)  # Nothing is deleted.
-            else:
-                query = Query.term_query(self.fields, searched(name), term, "basic")
-                found = self._matches(query, last_slot)
+            found = self._matches(Query.term_query(self.fields, searched(name), term, "basic"), last_slot)
             if len(self._counts) >= TERMS_MAX:
                 self._counts.clear()
             self._counts[name, term, last_slot] = found

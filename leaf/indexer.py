@@ -18,14 +18,18 @@ from kvshard.clock import Clock
 from kvshard.clustermap import Collection
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, InvalidArgument, NotReady
 from kvshard.heap import trim_heap
+from kvshard.limits import REFRESH_INTERVAL_S
 from kvshard.model import ShardSearch, ShardSearchReply, ShardTerms, ShardTermsReply
 from kvshard.rpc.request_times import note_wait
 from leaf.admission import SearchQueue
+from leaf.force_merge import MergeTurn
 from leaf.index_report import IndexReport, report_of
 from leaf.index_search import SearchJob
 from leaf.index_slot import Fork, IndexSlot, Phase, SlotKey
+from leaf.leg_group import LegGroups
 from leaf.log_source import LogSource
 from leaf.operations import WriteOperation
+from leaf.search_plan import SearchPlans
 from leaf.search_pool import LONG_AFTER_S, SearchPool
 from leaf.term_statistics import TermsJob
 from leaf.text_index import IndexFailed, TextIndex, remove_index
@@ -34,13 +38,6 @@ __all__ = ["Indexer", "LogSource"]
 
 SEARCH_THREADS: Final = 2
 """tantivy frees the GIL, so that two searches run at once; more would take the cores from the leaf's event loop."""
-
-REFRESH_INTERVAL_S: Final = 0.5
-"""A write is seen after so long at the latest, if the disk keeps up. Each refresh costs about the same however little was
-written, so that a shorter interval costs a busy leaf more than searches are worth."""
-
-REFRESH_INTERVALS_S: Final = (0.05, 600.0)
-"""What may be asked for: a refresh takes the disk 10 to 30 ms, and what is not refreshed has to stay in the log."""
 
 logger = structlog.get_logger(__name__)
 
@@ -86,8 +83,10 @@ class Indexer:
         self._waiters: dict[IndexSlot, list[_Waiter]] = {}
         self._unwanted: list[Path] = []
         self._awaited: set[SlotKey] = set()
+        self._merge_turn = MergeTurn()
         self._index_pool = ThreadPoolExecutor(1, thread_name_prefix="indexing")
         self._search_pool: SearchPool[ShardSearchReply | ShardTermsReply] = SearchPool(SEARCH_THREADS, clock)
+        self._plans, self._groups = SearchPlans(), LegGroups(clock)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
@@ -185,7 +184,7 @@ class Indexer:
         A search during a rebuild waits for it, and raises NotReady at its deadline.
         """
         slot = self._slot_for(request.shard, collection)
-        job = SearchJob(request, collection, self._source, self._clock, deadline, slot.unseen)
+        job = SearchJob(request, collection, self._source, self._clock, deadline, slot.unseen, self._plans)
         reply = await self._answer(slot, job, deadline, request.refresh)
         assert isinstance(reply, ShardSearchReply)
         return reply
@@ -263,6 +262,8 @@ class Indexer:
             if not is_wanted:
                 self._on_wasted_seconds(seconds)
 
+        if isinstance(job, SearchJob):
+            job.bind(index, self._groups, asyncio.get_running_loop().call_soon)
         try:
             return await self._search_pool.submit(job.group, partial(job.run, index), on_end)
         except DeadlineExceeded:
@@ -321,7 +322,7 @@ class Indexer:
 
     def _add(self, shard: int, collection: Collection, is_beside: bool = False) -> IndexSlot:
         key = (shard, collection.id, collection.version)
-        slot = IndexSlot(self._path(key), shard, collection, self._source, self._clock)
+        slot = IndexSlot(self._path(key), shard, collection, self._source, self._clock, self._merge_turn)
         slot.is_beside = is_beside
         slot.is_awaited = key in self._awaited
         self._slots[key] = slot

@@ -15,13 +15,17 @@ from kvshard.query import (
     Occur,
     Phrase,
     Prefix,
+    Regex,
     Wildcard,
     Within,
     Word,
 )
+from kvshard.query.automaton import Automaton
 from kvshard.query.bounds import fuzzy_distance
 from kvshard.query.edits import is_within
 from kvshard.query.glob import expression_of, parts_of, pattern_of
+from kvshard.query.regex import Regex as RegexNode
+from kvshard.query.regex import parse_regex
 from kvshard.schema import analyzer_of
 from leaf.analysis import analyzer_in, has_words_beside, query_terms, word_terms, words_and_terms
 
@@ -44,6 +48,9 @@ def marked_words(node: Node, name: str, field_type: str, texts: Callable[[], Seq
             continue
         if isinstance(leaf, Wildcard):
             tests.append(expression_of(lower_pattern(leaf.pattern, field_type)).fullmatch)
+            continue
+        if isinstance(leaf, Regex):
+            tests.append(Automaton(folded_regex(leaf.pattern, field_type)).matches)
             continue
         words = [word.text for word in word_terms(field_type, leaf.text)]
         if isinstance(leaf, Fuzzy):
@@ -82,6 +89,14 @@ def lower_pattern(pattern: str, field_type: str) -> str:
     )
 
 
+def folded_regex(pattern: str, field_type: str) -> RegexNode:
+    """A regular expression as the words of such a text field are: lower case, and without marks where those are taken off."""
+    if analyzer_of(field_type) != ASCII:
+        return parse_regex(pattern, str.lower)
+    fold = analyzer_in(field_type).analyze
+    return parse_regex(pattern, lambda char: "".join(fold(char)) or char)
+
+
 def _begins(prefix: str) -> Callable[[str], object]:
     return lambda word: word.startswith(prefix)
 
@@ -91,7 +106,7 @@ def _alike(wanted: str, distance: int | None) -> Callable[[str], object]:
     return lambda word: is_within(wanted, word, edits)
 
 
-def _looked_for(node: Node, name: str, is_default: bool) -> list[Word | Phrase | Prefix | Wildcard | Fuzzy | Chosen]:
+def _looked_for(node: Node, name: str, is_default: bool) -> list[Word | Phrase | Prefix | Wildcard | Regex | Fuzzy | Chosen]:
     """All that is looked for, not excluded, in a text field. is_default: words without a field are looked for in it."""
     match node:
         case Group():
@@ -104,7 +119,7 @@ def _looked_for(node: Node, name: str, is_default: bool) -> list[Word | Phrase |
             return _looked_for(node.node, name, any(field == name for field, _ in node.fields))
         case Chosen():
             return [node]
-        case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
+        case Word() | Phrase() | Prefix() | Wildcard() | Regex() | Fuzzy():
             return [node] if node.field == name or (node.field is None and is_default) else []
         case _:
             nodes = []

@@ -8,13 +8,13 @@ What the language means where a parser cannot know:
 - A word without any letter or digit cannot be in a text: the clause is dropped. If nothing else is asked for, nothing matches.
 - A prefix of several words (`"asyncio gath"*` does not exist, but `asyncio.gath*` does) finds at most 50 endings of its last
   word in each segment: tantivy's bound.
-- A pattern with wildcards is compared with single words as the index has them, lower case.
-- Words in text and keywords score by BM25. Prefixes, wildcards, fuzzy words, ranges, numbers, dates and booleans score 1: a
+- A pattern with wildcards, or a regular expression, is compared with single words as the index has them, lower case.
+- Words in text and keywords score by BM25. Prefixes, patterns, fuzzy words, ranges, numbers, dates and booleans score 1: a
   score of theirs would depend on the words that one shard happens to hold.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import tantivy
@@ -42,6 +42,7 @@ from kvshard.query import (
     Phrase,
     Prefix,
     Range,
+    Regex,
     Wildcard,
     Within,
     Word,
@@ -50,6 +51,7 @@ from kvshard.query import (
     print_query,
 )
 from kvshard.query.bounds import fuzzy_distance
+from kvshard.query.regex import parse_regex
 from kvshard.schema import FLOAT, KEYWORD, TEXT, VECTOR, Schema, base_type, text_type
 from leaf.analysis import END, WORD_STEP, query_terms, word_terms, words_and_terms
 from leaf.expansions import Expansions, WordLists
@@ -67,27 +69,39 @@ from leaf.index_fields import (
     whole_words,
 )
 from leaf.likeness import settled
-from leaf.marked_words import fuzzy_stem, lower_pattern, marked_words
+from leaf.made_query import (
+    BestPart,
+    BoostPart,
+    FixedPart,
+    GroupPart,
+    MadeQuery,
+    Part,
+    PhrasePart,
+    RequiredPart,
+    TermPart,
+    made,
+)
+from leaf.marked_words import folded_regex, fuzzy_stem, lower_pattern, marked_words
+from leaf.query_traits import holds_not
 from leaf.weighting import Weighting
 
 _OCCURS = {Occur.MUST: TantivyOccur.Must, Occur.SHOULD: TantivyOccur.Should}
 
-_SearchedFor: TypeAlias = Word | Phrase | Prefix | Wildcard | Fuzzy
+_SearchedFor: TypeAlias = Word | Phrase | Prefix | Wildcard | Regex | Fuzzy
 
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
     """What a node is compiled for. fields: (field, boost) that words without a field are looked for in.
 
-    check: ends the search, by raising. weighting: makes the scored parts. noting: is told of terms, also of unscored parts.
+    check: ends the search, by raising. considered: (field, term) that are thought of, also for unscored parts.
     """
 
     searcher: tantivy.Searcher
     fields: tuple[tuple[str, float], ...]
     check: Callable[[], object]
-    weighting: Weighting
-    noting: Weighting
     lists: WordLists
+    considered: list[tuple[str, str]] = field(default_factory=list)
 
 
 class QueryCompiler:
@@ -121,10 +135,14 @@ class QueryCompiler:
         now and then where compiling takes long; ends it by raising. Raises InvalidArgument for a prefix or wildcard that stands
         for too many words.
         """
-        scope = self._scope(weighting or self._weighting, searcher, check)
-        query = self._whole(node, scope)
-        clauses = [(TantivyOccur.Must, query)]
-        clauses += [(TantivyOccur.Must, self._unscored(each, scope)) for each in filters]
+        query = self.part(node, searcher, check).made(weighting or self._weighting)
+        return self.restricted(query, self.unscored(filters, searcher, check), expired_at_ms, last_slot)
+
+    def restricted(
+        self, query: Query, filters: Sequence[Query], expired_at_ms: int | None, last_slot: int = TOKEN_SLOTS - 1
+    ) -> Query:
+        """The same of a query and filters that were compiled before."""
+        clauses = [(TantivyOccur.Must, query), *((TantivyOccur.Must, each) for each in filters)]
         if expired_at_ms is not None:
             expired = Query.range_query(self._fields, EXPIRES, tantivy.FieldType.Unsigned, 0, expired_at_ms)
             clauses.append((TantivyOccur.MustNot, expired))
@@ -140,22 +158,41 @@ class QueryCompiler:
         check: Callable[[], object] = lambda: None,
     ) -> Query:
         """The query alone, with its scored parts made by this weighting, which notes them; the rest as for `compile`."""
-        return self._whole(node, self._scope(weighting, searcher, check))
+        return self.part(node, searcher, check).made(weighting)
 
-    def _whole(self, node: Node, scope: _Scope) -> Query:
+    def part(
+        self, node: Node, searcher: tantivy.Searcher | None = None, check: Callable[[], object] = lambda: None
+    ) -> MadeQuery:
+        """The query alone, with its scored parts left to be made. It fits every index of this schema, unless `needs_index`."""
         if isinstance(node, MatchAll):
-            return Query.all_query()  # Alone it needs no score, and is counted without a look at the documents.
-        return self._compile(node, scope) or Query.empty_query()
+            return MadeQuery(Query.all_query())  # Alone it needs no score, and is counted without a look at the documents.
+        scope = self._scope(searcher, check)
+        found = self._compile(node, scope)
+        return MadeQuery(Query.empty_query() if found is None else found, scope.considered)
 
-    def _scope(self, weighting: Weighting, searcher: tantivy.Searcher | None, check: Callable[[], object]) -> _Scope:
+    def unscored(
+        self, filters: Sequence[Node], searcher: tantivy.Searcher | None = None, check: Callable[[], object] = lambda: None
+    ) -> list[Query]:
+        """What these match, without a score."""
+        scope = self._scope(searcher, check)
+        return [made(self._unscored(each, scope), self._weighting) for each in filters]
+
+    def _scope(self, searcher: tantivy.Searcher | None, check: Callable[[], object]) -> _Scope:
         used = searcher or self._index.searcher()
-        return _Scope(used, self._defaults, check, weighting, weighting, WordLists(used))
+        return _Scope(used, self._defaults, check, WordLists(used))
 
-    def _unscored(self, node: Node, scope: _Scope) -> Query:
-        found = self._compile(node, replace(scope, weighting=self._weighting))
-        return Query.const_score_query(found or Query.empty_query(), 0.0)
+    def _unscored(self, node: Node, scope: _Scope) -> Part:
+        found = self._fixed(node, 0.0, scope)
+        return Query.empty_query() if found is None else found
 
-    def _compile(self, node: Node, scope: _Scope) -> Query | None:
+    def _fixed(self, node: Node, score: float, scope: _Scope) -> Part | None:
+        """What a node matches, with this score."""
+        found = self._compile(node, scope)
+        if found is None:
+            return None
+        return FixedPart(found, score) if holds_not(node) else Query.const_score_query(made(found, self._weighting), score)
+
+    def _compile(self, node: Node, scope: _Scope) -> Part | None:
         """None: it asks for words that no document can have."""
         match node:
             case MatchAll():
@@ -178,37 +215,37 @@ class QueryCompiler:
                 return self._compile(settled(node, self._schema, scope.searcher), scope)
             case Chosen():
                 return self._chosen(node, scope)
-            case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
+            case Word() | Phrase() | Prefix() | Wildcard() | Regex() | Fuzzy():
                 return self._term(node, scope)
 
-    def _wrapped(self, node: Best | Boost | Constant | Within, scope: _Scope) -> Query | None:
+    def _wrapped(self, node: Best | Boost | Constant | Within, scope: _Scope) -> Part | None:
         if isinstance(node, Within):
             return self._compile(node.node, replace(scope, fields=node.fields))
         if isinstance(node, Best):
             found = [query for query in (self._compile(each, scope) for each in node.nodes) if query is not None]
-            return self._best_of(found, scope, node.tie_breaker) if found else None
+            return _best_of(found, node.tie_breaker) if found else None
         if isinstance(node, Constant):
-            unscored = self._compile(node.node, replace(scope, weighting=self._weighting))
-            return None if unscored is None else Query.const_score_query(unscored, node.score)
+            return self._fixed(node.node, node.score, scope)
         inner = self._compile(node.node, scope)
-        return None if inner is None else Query.boost_query(inner, node.factor)
+        return None if inner is None else BoostPart(inner, node.factor)
 
-    def _group(self, group: Group, scope: _Scope) -> Query | None:
-        wanted: list[tuple[TantivyOccur, Query]] = []
-        unwanted: list[Query] = []
+    def _group(self, group: Group, scope: _Scope) -> Part | None:
+        wanted: list[tuple[TantivyOccur, Part]] = []
+        unwanted: list[Part] = []
         optional = 0
         for clause in group.clauses:
             if clause.occur is Occur.FILTER:
-                wanted.append((TantivyOccur.Must, self._unscored(clause.node, scope)))
+                filtered = self._unscored(clause.node, scope)
+                wanted.append((TantivyOccur.Must, RequiredPart(filtered) if holds_not(clause.node) else filtered))
                 continue
             if clause.occur is Occur.MUST_NOT:
-                query = self._compile(clause.node, replace(scope, weighting=scope.weighting.for_unwanted))
+                query = self._compile(clause.node, scope)
                 unwanted += [query] if query is not None else []
                 continue
             query = self._compile(clause.node, scope)
             if query is not None:
-                if clause.occur is Occur.MUST and _holds_not(clause.node):
-                    query = scope.weighting.required(query)
+                if clause.occur is Occur.MUST and holds_not(clause.node):
+                    query = RequiredPart(query)
                 wanted.append((_OCCURS[clause.occur], query))
                 optional += clause.occur is Occur.SHOULD
         if not wanted:
@@ -216,36 +253,32 @@ class QueryCompiler:
                 return None  # what was asked for cannot be in any document; "everything but" was not asked for
             wanted.append((TantivyOccur.Must, _scoring_one(Query.all_query())))
         minimum = 0 if group.minimum is None else group.minimum.of(optional)
-        if unwanted:
-            return scope.weighting.excluding(wanted, unwanted, minimum)
-        return Query.boolean_query(wanted, minimum) if minimum else Query.boolean_query(wanted)
+        return GroupPart(wanted, unwanted, minimum)
 
-    def _chosen(self, node: Chosen, scope: _Scope) -> Query | None:
-        for name, term in node.considered:
-            scope.noting.consider(name, term)
-        found = [
-            (TantivyOccur.Should, self._best_of([self._term_query(name, term, scope) for name in names], scope))
-            for term, names in node.words
-        ]
+    def _chosen(self, node: Chosen, scope: _Scope) -> Part | None:
+        scope.considered.extend(node.considered)
+        found = [(TantivyOccur.Should, _best_of([self._term_part(name, term) for name in names])) for term, names in node.words]
         minimum = 0 if node.minimum is None else node.minimum.of(len(found))
-        return Query.boolean_query(found, max(1, minimum)) if found else None
+        return GroupPart(found, (), max(1, minimum)) if found else None
 
-    def _term(self, node: _SearchedFor, scope: _Scope) -> Query | None:
+    def _term(self, node: _SearchedFor, scope: _Scope) -> Part | None:
         if node.field is not None:
             return self._term_in(node.field, node, scope)
-        found: list[Query] = []
+        found: list[Part] = []
         for name, boost in scope.fields:
-            query = self._term_in(name, node, scope)
-            if query is not None:
-                found.append(query if boost == 1.0 else Query.boost_query(query, boost))
+            part = self._term_in(name, node, scope)
+            if part is not None:
+                found.append(part if boost == 1.0 else BoostPart(part, boost))
         if not found:
             return None
-        return self._best_of(found, scope)
+        return _best_of(found)
 
-    def _term_in(self, name: str, node: _SearchedFor, scope: _Scope) -> Query | None:
+    def _term_in(self, name: str, node: _SearchedFor, scope: _Scope) -> Part | None:
         field_type = base_type(self._schema[name])
         if isinstance(node, Wildcard):
             return self._wildcard(name, node, scope)
+        if isinstance(node, Regex):
+            return self._regex(name, node, scope)
         if field_type == TEXT:
             return self._text_term(name, node, scope)
         if field_type == KEYWORD:
@@ -254,77 +287,69 @@ class QueryCompiler:
                 return self._expansions.prefix(scope.searcher, searched(name), keyword_term(node.text), shown)
             if isinstance(node, Fuzzy):  # a keyword beside the texts that it is looked for in: keywords are exact
                 return Query.term_set_query(self._fields, searched(name), [keyword_term(node.text)])
-            return self._term_query(name, keyword_term(node.text), scope)
+            return self._term_part(name, keyword_term(node.text))
         interval = _interval(field_type, node.text)
         return self._numbers(name, interval, interval, True, True)
 
-    def _text_term(self, name: str, node: Word | Phrase | Prefix | Fuzzy, scope: _Scope) -> Query | None:
+    def _text_term(self, name: str, node: Word | Phrase | Prefix | Fuzzy, scope: _Scope) -> Part | None:
         match node:
             case Prefix():
                 return self._text_prefix(name, node, scope)
             case Fuzzy():
                 return self._fuzzy(name, node)
             case Phrase():
-                return self._text(name, node.text, scope, node.slop)
+                return self._text(name, node.text, node.slop)
             case Word():
-                return self._text(name, node.text, scope)
+                return self._text(name, node.text)
 
-    def _text(self, name: str, text: str, scope: _Scope, slop: int = 0) -> Query | None:
+    def _text(self, name: str, text: str, slop: int = 0) -> Part | None:
         tokens = query_terms(self._schema[name], text)
         if not tokens:
             return None
         if len(tokens) == 1:
-            return self._word(name, tokens[0].text, scope)
+            return self._word(name, tokens[0].text)
         first, step = tokens[0].position, self._step(name)
         placed = [((token.position - first) * step, token.text) for token in tokens]
-        return self._phrase_query(name, placed, scope, slop * step)
+        return PhrasePart(name, placed, slop * step)
 
     def _step(self, name: str) -> int:
         """Places from one word to the next in this field."""
         return WORD_STEP if self._cuts_beginnings(name) else 1
 
-    def _term_query(self, name: str, term: str, scope: _Scope) -> Query:
+    def _term_part(self, name: str, term: str) -> Part:
         """The documents with this term in this field, scored by BM25.
 
-        Every scored term, phrase and best of several is made by one of these three: what is made elsewhere is not scored by the
-        statistics of all shards, or not rightly.
+        Every scored term, phrase and best of several is a part of these kinds: what is made as a query here is not scored by
+        the statistics of all shards, or not rightly.
         """
-        return scope.weighting.term(name, term, self._index_options[name])
+        return TermPart(name, term, self._index_options[name])
 
-    def _phrase_query(self, name: str, words: Sequence[tuple[int, str]], scope: _Scope, slop: int = 0) -> Query:
-        """The documents with these (position, term) in this field, scored by BM25."""
-        return scope.weighting.phrase(name, words, slop)
-
-    def _best_of(self, queries: Sequence[Query], scope: _Scope, tie_breaker: float = 0.0) -> Query:
-        """The documents that match one of these, with the score of the best."""
-        return queries[0] if len(queries) == 1 else scope.weighting.best_of(queries, tie_breaker)
-
-    def _word(self, name: str, word: str, scope: _Scope) -> Query:
+    def _word(self, name: str, word: str) -> Part:
         """What one word, as cut by the field's analyzer, finds there."""
         if not self._cuts_beginnings(name):
-            return self._term_query(name, word, scope)
-        begun, whole = (self._term_query(name, term, scope) for term in (word, word + END))
-        return Query.boolean_query([(TantivyOccur.Must, begun), (TantivyOccur.Should, whole)])  # the word itself comes first
+            return self._term_part(name, word)
+        begun, whole = (self._term_part(name, term) for term in (word, word + END))
+        return GroupPart([(TantivyOccur.Must, begun), (TantivyOccur.Should, whole)], (), 0)  # the word itself comes first
 
-    def _begun_word(self, name: str, word: str, scope: _Scope) -> Query:
+    def _begun_word(self, name: str, word: str, scope: _Scope) -> Part:
         if self._cuts_beginnings(name):
-            return self._word(name, word, scope)
+            return self._word(name, word)
         return self._expansions.prefix(scope.searcher, whole_words(name, self._schema[name]), word, f"{word}*")
 
     def _cuts_beginnings(self, name: str) -> bool:
         """Whether every beginning of a word is a term of this field."""
         return self._schema[name] == text_type(NGRAM)
 
-    def _text_prefix(self, name: str, node: Prefix, scope: _Scope) -> Query | None:
+    def _text_prefix(self, name: str, node: Prefix, scope: _Scope) -> Part | None:
         tokens = word_terms(self._schema[name], node.text)
         if not tokens:
             return None
         if tokens[-1].char_offset_to != len(node.text):
-            return self._text(name, node.text, scope)  # the word is over before the star, as in `asyncio.*`: any may follow
+            return self._text(name, node.text)  # the word is over before the star, as in `asyncio.*`: any may follow
         if len(tokens) == 1:
             return self._begun_word(name, tokens[0].text, scope)
         if self._cuts_beginnings(name):
-            return self._text(name, node.text, scope)
+            return self._text(name, node.text)
         first = tokens[0].position
         words: list[str | tuple[int, str]] = [(token.position - first, token.text) for token in tokens]
         return Query.const_score_query(
@@ -336,6 +361,12 @@ class QueryCompiler:
         pattern = node.pattern if is_keyword else lower_pattern(node.pattern, self._schema[name])
         field, searcher, shown = whole_words(name, self._schema[name]), scope.searcher, print_query(node)
         return self._expansions.wildcard(searcher, scope.lists, field, pattern, is_keyword, scope.check, shown)
+
+    def _regex(self, name: str, node: Regex, scope: _Scope) -> Query:
+        is_keyword = base_type(self._schema[name]) == KEYWORD
+        regex = parse_regex(node.pattern) if is_keyword else folded_regex(node.pattern, self._schema[name])
+        field, shown = whole_words(name, self._schema[name]), print_query(node)
+        return self._expansions.regex(scope.searcher, scope.lists, field, regex, is_keyword, scope.check, shown)
 
     def _fuzzy(self, name: str, node: Fuzzy) -> Query | None:
         """All the words that the text falls apart into, each as fuzzy as its length allows."""
@@ -411,7 +442,7 @@ class QueryCompiler:
             case Group():
                 scoring = [clause for clause in node.clauses if clause.occur in {Occur.MUST, Occur.SHOULD}]
                 return all(clause.occur is Occur.MUST and self.has_one_score(clause.node, fields) for clause in scoring)
-            case Prefix() | Wildcard() | Fuzzy():
+            case Prefix() | Wildcard() | Regex() | Fuzzy():
                 names = {field for field, _ in searched_in} if node.field is None else {node.field}
                 boosts = {boost for _, boost in searched_in} if node.field is None else {1.0}
                 is_one = not isinstance(node, Prefix) or all(self._has_one_prefix_score(name, node.text) for name in names)
@@ -442,16 +473,9 @@ class QueryCompiler:
         )
 
 
-def _holds_not(node: Node) -> bool:
-    """Whether something in it must not match."""
-    match node:
-        case Group():
-            return any(clause.occur is Occur.MUST_NOT or _holds_not(clause.node) for clause in node.clauses)
-        case Best():
-            return any(map(_holds_not, node.nodes))
-        case Boost() | Within():
-            return _holds_not(node.node)
-    return False
+def _best_of(parts: Sequence[Part], tie_breaker: float = 0.0) -> Part:
+    """The documents that match one of these, with the score of the best."""
+    return parts[0] if len(parts) == 1 else BestPart(parts, tie_breaker)
 
 
 def _scoring_one(query: Query) -> Query:

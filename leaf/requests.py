@@ -7,7 +7,6 @@ that rests on it happens without awaiting, so no other request comes between.
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from math import inf
@@ -336,7 +335,7 @@ class Requests:
             await self._indexed(request, deadline)
         reply = await self._indexer.search(request, collection, deadline)
         self._check_cuts(request)  # A split that was applied meanwhile has taken documents out of what was searched.
-        return reply if 0 <= lag_ms <= reply.unseen_age_ms else replace(reply, unseen_age_ms=lag_ms)
+        return reply if 0 <= lag_ms <= reply.unseen_age_ms else changed(reply, unseen_age_ms=lag_ms)
 
     async def term_statistics(self, request: ShardTerms, deadline: float) -> ShardTermsReply:
         """Tell a shard's statistics for some terms, at any replica that holds a lease."""

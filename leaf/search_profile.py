@@ -30,6 +30,10 @@ class Phases:
         self._took_s[name] = self._took_s.get(name, 0.0) + now - self._since
         self._since = now
 
+    def go_on(self) -> None:
+        """The time since the last end belongs to none: the search has waited."""
+        self._since = self._now()
+
     @property
     def took(self) -> list[LegPhase]:
         """In the order in which they first ended."""

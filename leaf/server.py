@@ -29,6 +29,9 @@ from kvshard.limits import (
     HEAL_AFTER_MAX_S,
     HEAL_AFTER_MIN_S,
     HEAL_AFTER_S,
+    REFRESH_INTERVAL_MAX_S,
+    REFRESH_INTERVAL_MIN_S,
+    REFRESH_INTERVAL_S,
     check_length,
 )
 from kvshard.rpc.channel import aio_server, bind
@@ -49,7 +52,7 @@ from leaf.engine import Engine, StorageError
 from leaf.fault_injection import FaultInjector
 from leaf.housekeeping import Housekeeper
 from leaf.index_feed import IndexFeed
-from leaf.indexer import REFRESH_INTERVAL_S, REFRESH_INTERVALS_S, Indexer
+from leaf.indexer import Indexer
 from leaf.key_cache import CACHE_BYTES, KeyCache
 from leaf.peers import Peers
 from leaf.reindexing import Reindexing
@@ -118,10 +121,7 @@ class LeafOptions:
         host, _, port = self.advertise.rpartition(":")
         if self.advertise and not (host and port.isascii() and port.isdecimal() and 1 <= int(port) <= PORT_MAX):
             raise InvalidArgument(f"--advertise must be HOST:PORT, not {self.advertise!r}", ErrorDetails(field="advertise"))
-        shortest, longest = REFRESH_INTERVALS_S
-        if not shortest <= self.refresh_interval_s <= longest:  # Also for NaN.
-            text = f"--refresh-interval must be {shortest:g} to {longest:g} seconds, not {self.refresh_interval_s:g}"
-            raise InvalidArgument(text, ErrorDetails(field="refresh_interval"))
+        check_length("refresh-interval", self.refresh_interval_s, REFRESH_INTERVAL_MIN_S, REFRESH_INTERVAL_MAX_S)
         if not 0 <= self.cache_bytes <= CACHE_MAX_MB * MIB:
             text = f"--cache-mb must be 0 to {CACHE_MAX_MB}, not {self.cache_bytes / MIB:g}"
             raise InvalidArgument(text, ErrorDetails(field="cache-mb", limit=CACHE_MAX_MB))

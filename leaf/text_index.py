@@ -14,8 +14,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -29,6 +30,7 @@ from leaf.analysis import register
 from leaf.index_fields import KEY, DocumentBuilder, index_schema, key_text, slots
 from leaf.index_statistics import IndexStatistics
 from leaf.query import QueryCompiler
+from leaf.segments import Segment, parse_segments
 from leaf.vector_rows import VectorRows
 
 WRITER_HEAP_BYTES: Final = 15_000_000
@@ -42,6 +44,7 @@ FORMAT: Final = 3
 
 _SIDECAR: Final = "indexed.json"
 _SEGMENTS: Final = "segments"
+_META: Final = "meta.json"
 _DAMAGE_SIGNS: Final = ("corrupt", "ioerror", "invaliddata", "no such file", "does not exist", "filedoesnotexist", "footer")
 
 NO_MISFITS: Final[Mapping[str, int]] = {}
@@ -115,6 +118,7 @@ class TextIndex:
             for name, field_type in schema.items()
             if base_type(field_type) == VECTOR
         }
+        self._slot_of = slot_of
         self._builder = DocumentBuilder(schema, slot_of, misfits)
         self._writer: tantivy.IndexWriter | None = None
         self._has_changes = False
@@ -258,6 +262,41 @@ class TextIndex:
                 self.last_slot, self._cut_at = self._cut_at, None
         self._write_sidecar(through)
         self.indexed_through = through
+
+    def segments(self) -> list[Segment]:
+        """The segments as of the last commit or merge; searches may see older ones until `close_writer`."""
+        sizes: Counter[str] = Counter()
+        with tantivy_failures(), os.scandir(self.path / _SEGMENTS) as files:
+            for file in files:
+                with suppress(FileNotFoundError):  # A merge may have ended.
+                    sizes[file.name.partition(".")[0]] += file.stat().st_size
+            return parse_segments((self.path / _SEGMENTS / _META).read_bytes(), sizes)
+
+    def holds(self, keys: Sequence[bytes]) -> list[bool]:
+        """Whether searches see a document with each of these keys."""
+        with tantivy_failures():
+            queries = [tantivy.Query.term_query(self.fields, KEY, key_text(key), "basic") for key in keys]
+            return [bool(self.searcher().search(query, 1, count=False).hits) for query in queries]
+
+    def rewrite(self, documents: Iterable[tuple[bytes, bytes, int]]) -> None:
+        """Write documents again that the index holds: (key, value, expires_at_ms), all as they are. They become one segment.
+
+        Searches see no difference, and go on in the segments that they have. There must be no changes without a commit.
+        """
+        assert not self._has_changes, "they would be committed with it"
+        builder = DocumentBuilder(self.schema, self._slot_of, NO_MISFITS)  # What does not fit has been counted.
+        with tantivy_failures():
+            writer = self._open_writer()
+            try:
+                for key, value, expires_at_ms in documents:
+                    document = builder.build(key, value, expires_at_ms)
+                    if document is not None:
+                        writer.delete_documents_by_term(KEY, key_text(key))
+                        writer.add_document(document)
+                writer.commit()
+            except BaseException:
+                self._drop_writer()
+                raise
 
     def discard_changes(self) -> None:
         """Forget what was written since the last commit."""

@@ -17,10 +17,11 @@ matches by key as well. `*`, and whatever else gives all its matches one score, 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Final, TypeAlias
 
 import tantivy
-from tantivy import Order, Query
+from tantivy import Occur, Order, Query
 
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.limits import SEARCH_MAX_DEPTH
@@ -28,7 +29,7 @@ from kvshard.model import SearchAfter, SortValue
 from kvshard.schema import KEYWORD, Schema
 from kvshard.sorting import KEY as BY_KEY
 from kvshard.sorting import SCORE, SortKey, Sorts, place_of
-from leaf.index_fields import KEY, decode_sort_value, key_bytes, keyword_of, searched, sorted_by
+from leaf.index_fields import KEY, decode_sort_value, key_bytes, keyword_of, keyword_term, searched, sorted_by
 from leaf.order_queries import OrderQueries
 from leaf.scoring import ExactScores
 
@@ -55,7 +56,8 @@ _KEYS_CHUNK: Final = 1_000
 
 _FACET_SEGMENT_FACTOR: Final = 10
 _FACET_SEGMENT_MARGIN: Final = 1_000
-"""Values counted per segment beyond those returned: facets of up to 1,000 different values are exact."""
+"""Values counted per segment beyond those returned: facets of up to 1,000 different values are exact by that. Of more, those
+returned are counted anew, at some 20 us each."""
 
 
 _Address: TypeAlias = tantivy.DocAddress
@@ -79,17 +81,21 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of the order, how many documents match in all (or at least), and whether more of them come behind these."""
+    """Part of the order, how many documents match in all (or at least), and whether more of them come behind these.
+
+    complete_to: as in ShardSearchReply.
+    """
 
     found: list[Found]
     total: int
     has_more: bool
     is_total_exact: bool = True
+    complete_to: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FacetCounts:
-    """The values of one field. error: the most by which the count of a value missing here may be too low."""
+    """The values of one field, exactly. error: the most that a value may have which is missing here."""
 
     values: dict[str, int]
     error: int
@@ -99,7 +105,7 @@ class IndexView:
     """A snapshot of an index, to be searched on one thread.
 
     parse: tantivy's query parser. check: called between two calls of tantivy, which cannot be stopped; ends the search by
-    raising. exact: the right scores; None: tantivy's are.
+    raising. exact: the right scores; None: tantivy's are. joint: what other legs have found; None: nobody asks.
     """
 
     def __init__(
@@ -111,7 +117,7 @@ class IndexView:
         check: Callable[[], object] = lambda: None,
         exact: ExactScores | None = None,
     ) -> None:
-        self._searcher = searcher
+        self.searcher = self._searcher = searcher
         self._fields = fields
         self._schema = schema
         self._check = check
@@ -123,6 +129,9 @@ class IndexView:
         self._count_up_to: int | None = None
         self._has_one_score = False
         self._taken = 0
+        self._ahead: tuple[Query, list[_Hit]] | None = None
+        self._bar: Callable[[], float] | None = None
+        self._complete_to: float | None = None
 
     @property
     def parts(self) -> OrderQueries:
@@ -148,14 +157,44 @@ class IndexView:
         taken: as in ShardSearch. has_one_score: the query is known to give all its matches the same score. count_up_to: a total
         beyond that need not be exact. Raises InvalidArgument where the position lies too deep in a ranking.
         """
-        self._whole, self._total, self._least = query, None, 0
-        self._has_one_score, self._taken, self._count_up_to = has_one_score, taken, count_up_to
+        if self._ahead is None or self._ahead[0] is not query:
+            self._begin(query, taken, count_up_to)
+        self._has_one_score, self._complete_to = has_one_score, None
         found = self._rows(query, sorts, after, limit + 1)
         least = max(self._least, len(found))
+        has_more = len(found) > limit or self._complete_to is not None
         if self._total is None and count_up_to is not None and least > count_up_to:
-            return Page(found[:limit], least, has_more=len(found) > limit, is_total_exact=False)
+            return Page(found[:limit], least, has_more, is_total_exact=False, complete_to=self._complete_to)
         total = self.count(query) if self._total is None else self._total
-        return Page(found[:limit], total, has_more=len(found) > limit)
+        return Page(found[:limit], total, has_more, complete_to=self._complete_to)
+
+    def look_ahead(
+        self,
+        query: Query,
+        limit: int,
+        bar: Callable[[], float],
+        after: SearchAfter | None = None,
+        taken: int = 0,
+        count_up_to: int | None = None,
+    ) -> list[float] | None:
+        """What the best matches score at least; `page` with the same arguments goes on from here. None: not known beforehand.
+
+        bar: the score by then which whatever is on the page reaches.
+        """
+        if self._exact is None or self._exact.keeps_order:
+            return None
+        self._begin(query, taken, count_up_to)
+        hits = self._search(query, self._first_window(limit + 1, after))
+        self._ahead, self._bar = (query, hits), bar
+        return self._exact.least_scores(hits, None if after is None else after.score, limit)
+
+    def _begin(self, query: Query, taken: int, count_up_to: int | None) -> None:
+        self._whole, self._total, self._least, self._ahead = query, None, 0, None
+        self._taken, self._count_up_to = taken, count_up_to
+
+    def _first_window(self, count: int, after: SearchAfter | None) -> int:
+        """Of a ranking: the hits that are looked at first for so many."""
+        return min(count + _WINDOW_MARGIN + (0 if after is None else self._taken // _TAKEN_SHARE), TIE_WINDOW)
 
     def facets(self, query: Query, names: list[str], limit: int) -> dict[str, FacetCounts]:
         """Count the matches of each value of keyword fields."""
@@ -164,7 +203,18 @@ class IndexView:
         segment_size = limit * _FACET_SEGMENT_FACTOR + _FACET_SEGMENT_MARGIN
         wanted = {name: {"terms": {"field": searched(name), "size": limit, "segment_size": segment_size}} for name in names}
         answer = self._searcher.aggregate(query, wanted)
-        return {name: _facet_counts(answer[name]) for name in names}
+        found = {name: _facet_counts(answer[name]) for name in names}
+        for name, counts in found.items():
+            if answer[name].get("doc_count_error_upper_bound"):
+                # Segments have left out values that others list: whoever adds up facets takes what is listed for exact.
+                found[name] = replace(counts, values={value: self._having_value(query, name, value) for value in counts.values})
+        return found
+
+    def _having_value(self, query: Query, name: str, value: str) -> int:
+        """How many matches have this value of a keyword field."""
+        self._check()
+        having = Query.term_query(self._fields, searched(name), keyword_term(value), "basic")
+        return self.count(Query.boolean_query([(Occur.Must, query), (Occur.Must, Query.const_score_query(having, 0.0))]))
 
     def values_of(self, name: str, keys: Sequence[bytes]) -> dict[bytes, SortValue]:
         """The first value of a field that is no text, of each of these documents."""
@@ -254,7 +304,7 @@ class IndexView:
             return self._rows_of_one_score(query, rest, after, count)
         if self._exact is not None and not self._exact.keeps_order:
             return self._rows_by_exact_score(self._exact, query, rest, after, count)
-        window = min(count + _WINDOW_MARGIN + (0 if after is None else self._taken // _TAKEN_SHARE), TIE_WINDOW)
+        window = self._first_window(count, after)
         while True:
             self._check()
             hits = self._ranked(query, window)
@@ -276,14 +326,18 @@ class IndexView:
         self, exact: ExactScores, query: Query, rest: Sorts, after: SearchAfter | None, count: int
     ) -> list[Found]:
         """The same where tantivy's order is not the right one."""
-        window = min(count + _WINDOW_MARGIN + (0 if after is None else self._taken // _TAKEN_SHARE), TIE_WINDOW)
+        window = self._first_window(count, after)
+        ahead, self._ahead = self._ahead, None
+        bar = -inf if self._bar is None else self._bar()
         while True:
             self._check()
-            hits = self._search(query, window)
+            hits, ahead = self._search(query, window) if ahead is None else ahead[1], None
             is_everything = len(hits) < window
-            ordered = exact.order(hits, is_everything, None if after is None else after.score, count)
+            ordered = exact.order(hits, is_everything, None if after is None else after.score, count, bar)
             rows = self._best(query, ordered.hits[: ordered.certain], rest, after, count)
-            if is_everything or len(rows) >= count:
+            if ordered.is_cut and len(rows) < count:
+                self._complete_to = bar
+            if is_everything or ordered.is_cut or len(rows) >= count:
                 return rows
             if window == TIE_WINDOW:
                 exact.is_bounded = True

@@ -10,7 +10,7 @@ from functools import partial
 from kvshard.clock import Clock
 from kvshard.errors import KvShardError
 from kvshard.lane_messages import KeysRead, KeysWrite
-from kvshard.rpc.codec import PING, READ_KEYS, SCAN_KEYS, WRITE_KEYS, decode, encode
+from kvshard.rpc.codec import PING, READ_KEYS, SCAN_KEYS, SEARCH_DOCUMENTS, WRITE_KEYS, decode, encode
 from kvshard.rpc.lane_handlers import Handler
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.scatter.key_frames import FrameAccount, KeyFrames
@@ -21,7 +21,12 @@ from router.reads import Reads
 OTHER = "other"
 """Method under which a frame is counted that was refused unseen and whose method this version does not know."""
 
-_METHODS = {READ_KEYS.number: "BatchGet", WRITE_KEYS.number: "BatchWrite", SCAN_KEYS.number: "Scan"}
+_METHODS = {
+    READ_KEYS.number: "BatchGet",
+    WRITE_KEYS.number: "BatchWrite",
+    SCAN_KEYS.number: "Scan",
+    SEARCH_DOCUMENTS.number: "Search",
+}
 
 
 class LaneService:

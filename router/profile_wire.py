@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kvshard.rpc.key_convert import timing_to_proto
 from kvshard.scatter.ledger import Timing
-from kvshard.search_accounts import LegProfile, ScoreExplanation
+from kvshard.search_accounts import ProfiledLeg, ScoreExplanation
 from kvshard.v1 import search_pb2
 
 
@@ -17,15 +17,17 @@ def explanation_to_proto(explanation: ScoreExplanation) -> search_pb2.Explanatio
     )
 
 
-def profile_to_proto(legs: Sequence[tuple[int, str, LegProfile]], timing: Timing) -> search_pb2.Profile:
-    """What a search did. legs: (shard, leaf, what it tells)."""
-    return search_pb2.Profile(legs=[_leg(*leg) for leg in legs], timing=timing_to_proto(timing))
+def profile_to_proto(legs: Sequence[ProfiledLeg], timing: Timing) -> search_pb2.Profile:
+    """What a search did."""
+    return search_pb2.Profile(legs=[_leg(leg) for leg in legs], timing=timing_to_proto(timing))
 
 
-def _leg(shard: int, leaf: str, profile: LegProfile) -> search_pb2.LegProfile:
+def _leg(leg: ProfiledLeg) -> search_pb2.LegProfile:
+    profile = leg.profile
     return search_pb2.LegProfile(
-        shard=shard,
-        leaf=leaf,
+        shard=leg.shard,
+        leaf=leg.leaf,
+        collection=leg.collection,
         terms=[search_pb2.ProfiledTerm(field=each.field, term=each.term, documents=each.documents) for each in profile.terms],
         phases=[search_pb2.ProfiledPhase(name=each.name, took_us=each.took_us) for each in profile.phases],
         indexed_through=profile.indexed_through,

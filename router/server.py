@@ -46,11 +46,13 @@ from router.arrival_probe import ArrivalProbe
 from router.calls import Calls
 from router.cluster import ClusterService, MapEditor
 from router.lane_scans import LaneScans
+from router.lane_searches import LaneSearches
 from router.lane_service import LaneService
 from router.like_documents import LikeDocuments
 from router.ranking import Rankings
 from router.reads import Reads
 from router.search import SearchOperation
+from router.search_answers import SearchAnswers
 from router.service import KVService, SearchService
 from router.several import SeveralSearch
 from router.siblings import Siblings
@@ -138,15 +140,17 @@ class RouterServer:
         scans = ScanOperation(maps, leaves, scatter, known, tokens, clock)
         rankings = Rankings(leaves, scatter, clock, self._metrics)
         self._metrics.scrape(rankings.families)
-        searches = SearchOperation(maps, leaves, scatter, known, tokens, clock, LikeDocuments(operations), rankings)
+        like = LikeDocuments(operations)
+        searches = SearchOperation(maps, leaves, scatter, known, tokens, clock, like, rankings, self._metrics)
         lanes = LaneService(self._calls, self._reads, KeyFrames(operations, clock))
         lanes.handlers |= LaneScans(self._calls, self._reads, scans).handlers
+        answers = SearchAnswers(searches, SeveralSearch(maps, searches, tokens), clock)
+        lanes.handlers |= LaneSearches(self._calls, self._reads, answers).handlers
         self._lanes = lanes.servicer(clock)
         lane_pb2_grpc.add_LanesServicer_to_server(self._lanes, self._server)
         kv_pb2_grpc.add_KVServicer_to_server(KVService(self._calls, self._reads, operations, scans), self._server)
         suggestions = SuggestOperation(maps, leaves, scatter, known, clock)
-        several = SeveralSearch(maps, searches)
-        search = SearchService(self._calls, self._reads, searches, several, suggestions)
+        search = SearchService(self._calls, self._reads, answers, suggestions)
         search_pb2_grpc.add_SearchServicer_to_server(search, self._server)
         cluster_pb2_grpc.add_ClusterServicer_to_server(self._cluster, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -10,8 +10,6 @@ from typing import TypeAlias
 import grpc.aio
 
 from kvshard.model import Refresh
-from kvshard.query.fuzziness import check_fuzziness
-from kvshard.rpc.aggregation_convert import aggregations_from_proto, results_to_proto
 from kvshard.rpc.key_convert import (
     coverage_to_proto,
     failures_to_proto,
@@ -20,16 +18,11 @@ from kvshard.rpc.key_convert import (
     state_to_proto,
     timing_to_proto,
 )
-from kvshard.rpc.query_convert import options_of
 from kvshard.scatter.kv import KeyValueOperations
-from kvshard.scatter.ledger import ReadTimes
-from kvshard.scatter.merge import MergedFacet
-from kvshard.scatter.min_versions import MinVersions
 from kvshard.scatter.requests import (
     DEFAULT_READ_POLICY,
     ReadPolicy,
     RequestIdentity,
-    SearchQuery,
     WriteColumns,
     check_key,
     check_keys,
@@ -41,22 +34,15 @@ from kvshard.scatter.requests import (
 )
 from kvshard.scatter.scan import ScanOperation
 from kvshard.v1 import kv_pb2, kv_pb2_grpc, search_pb2, search_pb2_grpc, types_pb2
-from kvshard.vectors import Nearest
 from router.calls import Calls, Context
 from router.ledger_wire import detail_of
-from router.profile_wire import profile_to_proto
 from router.reads import Reads
 from router.scan_wire import page_to_proto, scan_request_of
-from router.search import Found, SearchOperation
-from router.search_wire import hits_to_proto, shape_of, sort_of, statistics_to_proto, total_relation_of
-from router.several import SeveralSearch
+from router.search_answers import SearchAnswers
 from router.suggest import SuggestOperation
 from router.suggest_wire import suggest_query_of, suggested_to_proto
 
 _Write: TypeAlias = kv_pb2.PutRequest | kv_pb2.DeleteRequest | kv_pb2.BatchWriteRequest
-
-DEFAULT_LIMIT = 10
-DEFAULT_FACET_LIMIT = 10
 
 
 class KVService(kv_pb2_grpc.KVServicer):
@@ -186,14 +172,12 @@ class SearchService(search_pb2_grpc.SearchServicer):
         self,
         calls: Calls,
         reads: Reads,
-        operation: SearchOperation,
-        several: SeveralSearch,
+        answers: SearchAnswers,
         suggestions: SuggestOperation,
     ) -> None:
         self._calls = calls
         self._reads = reads
-        self._operation = operation
-        self._several = several
+        self._answers = answers
         self._suggestions = suggestions
 
     async def Suggest(self, request: search_pb2.SuggestRequest, context: Context) -> search_pb2.SuggestResponse:
@@ -212,63 +196,11 @@ class SearchService(search_pb2_grpc.SearchServicer):
         async with self._reads.read(
             "Search", context, len(request.query), request.collection, lambda: detail_of(request)
         ) as times:
-            query = SearchQuery(
-                query=request.query,
-                filters=list(request.filters),
-                limit=request.limit if request.HasField("limit") else DEFAULT_LIMIT,
-                sort=sort_of(request),
-                facets=list(request.facets),
-                facet_limit=request.facet_limit or DEFAULT_FACET_LIMIT,
-                highlight=list(request.highlight),
-                is_refresh_wanted=request.refresh,
-                is_keys_only=request.keys_only,
-                shards=list(request.shards) or None,
-                min_versions=MinVersions.decode_all(request.min_versions),
-                fuzziness=check_fuzziness(request.fuzziness),
-                aggregations=aggregations_from_proto(request.aggregations),
-                nearest=_nearest(request),
-                options=options_of(request),
-                is_explanation_wanted=request.explain,
-                is_profile_wanted=request.profile,
-                shape=shape_of(request),
-                is_local=request.statistics == search_pb2.STATISTICS_CHOICE_LOCAL,
-            )
-            policy = _policy(request)
-            deadline = self._calls.leg_deadline(context)
-            found, collections = await self._found(request, query, policy, deadline, times)
-            is_timed = policy.is_timing_wanted or query.is_profile_wanted
-            timing = times.timing(self._reads.clock.monotonic()) if is_timed else None
-            return search_pb2.SearchResponse(
-                hits=hits_to_proto(found.hits, found.group_sizes, query.sort, collections),
-                total=found.total,
-                coverage=coverage_to_proto(found.coverage),
-                facets=[_facet(facet) for facet in found.facets],
-                next=found.next_token,
-                aggregations=results_to_proto(found.aggregations),
-                timing=timing_to_proto(timing) if timing is not None and policy.is_timing_wanted else None,
-                profile=profile_to_proto(found.profiles, timing) if timing is not None and query.is_profile_wanted else None,
-                unseen_age_ms=found.unseen_age_ms,
-                total_relation=total_relation_of(found.is_total_exact),
-                statistics=statistics_to_proto(found.statistics),
-            )
-
-    async def _found(
-        self, request: search_pb2.SearchRequest, query: SearchQuery, policy: ReadPolicy, deadline: float, times: ReadTimes
-    ) -> tuple[Found, list[str]]:
-        """What was found, and the collection of each hit where several are searched."""
-        if not request.collections:
-            return await self._operation.search(request.collection, query, request.token, policy, deadline, times), []
-        names = [request.collection, *request.collections]
-        several = await self._several.search(names, query, request.token, policy, deadline, times)
-        return several.rest, several.collections
+            return await self._answers.answer(request, self._calls.leg_deadline(context), times)
 
 
 def _policy(
-    request: kv_pb2.GetRequest
-    | kv_pb2.BatchGetRequest
-    | kv_pb2.ScanRequest
-    | search_pb2.SearchRequest
-    | search_pb2.SuggestRequest,
+    request: kv_pb2.GetRequest | kv_pb2.BatchGetRequest | kv_pb2.ScanRequest | search_pb2.SuggestRequest,
 ) -> ReadPolicy:
     if not request.HasField("options"):
         return DEFAULT_READ_POLICY
@@ -279,12 +211,6 @@ def _refresh(request: _Write) -> Refresh:
     if request.next_refresh and not request.refresh:
         refuse("next_refresh says how a write with refresh waits; set refresh", "next_refresh")
     return "wait" if request.next_refresh else request.refresh
-
-
-def _nearest(request: search_pb2.SearchRequest) -> Nearest | None:
-    if not request.HasField("nearest"):
-        return None
-    return Nearest(request.nearest.field, list(request.nearest.vector), request.nearest.k)
 
 
 def _identity(request: _Write) -> RequestIdentity | None:
@@ -299,8 +225,3 @@ def _condition(message: types_pb2.WriteCondition, field: str) -> int | None:
     if kind == "if_version":
         return condition_of(message.if_version, None, field)
     return condition_of(None, message.if_absent if kind == "if_absent" else None, field)
-
-
-def _facet(facet: MergedFacet) -> search_pb2.Facet:
-    values = [search_pb2.FacetValue(value=value, count=count) for value, count in facet.values]
-    return search_pb2.Facet(field=facet.field, values=values, error_bound=facet.error_bound)

@@ -1,11 +1,12 @@
 """A search over several collections: each is searched as if alone, all of them at once, and their hits become one page.
 
 Scores rest on the statistics of the collection that a hit is in, as Elasticsearch has it: a word that is rare in a small
-collection counts for more there. Equal places in the order go to the collection that is named first. There is one page; what
-could not be merged exactly is refused.
+collection counts for more there. Equal places in the order go to the collection that is named first. The token of a page holds
+that of each collection, behind the last of its hits that was shown. What could not be merged exactly is refused.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import merge, nsmallest
@@ -19,13 +20,14 @@ from kvshard.scatter.ledger import ReadTimes
 from kvshard.scatter.merge import MergedFacet
 from kvshard.scatter.requests import ReadPolicy, SearchQuery, refuse
 from kvshard.scatter.routes import MapSource, resolve
+from kvshard.scatter.tokens import SEVERAL_TOKENS_MAX, TokenCodec, fingerprint
 from kvshard.sorting import parse_sort, place_of
 from router.ranking import NO_SCORES, StatisticsUsed
 from router.search import PAGE_MAX_BYTES, Found, SearchOperation
 from router.search_aggregations import aggregated
 from router.statistics import Kind
 
-COLLECTIONS_MAX: Final = 16
+COLLECTIONS_MAX: Final = SEVERAL_TOKENS_MAX
 """Each is a search of its own on every shard."""
 
 _KINDS: Final = (None, Kind.EXACT, Kind.CACHED, Kind.LOCAL)
@@ -34,18 +36,23 @@ _KINDS: Final = (None, Kind.EXACT, Kind.CACHED, Kind.LOCAL)
 
 @dataclass(frozen=True, slots=True)
 class FoundInSeveral:
-    """A page over several collections. collections: of each hit, its name. rest: everything but the hits' collections."""
+    """A page over several collections. collections: of each hit, its name. shown: of each collection, how many of its hits are
+    on the page. has_more: there are hits behind it. rest: everything else.
+    """
 
     rest: Found
     collections: list[str] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)
+    has_more: bool = False
 
 
 class SeveralSearch:
     """Search over several collections in domain terms."""
 
-    def __init__(self, maps: MapSource, operation: SearchOperation) -> None:
+    def __init__(self, maps: MapSource, operation: SearchOperation, tokens: TokenCodec) -> None:
         self._maps = maps
         self._operation = operation
+        self._tokens = tokens
 
     async def search(
         self,
@@ -57,14 +64,18 @@ class SeveralSearch:
         times: ReadTimes | None = None,
     ) -> FoundInSeveral:
         """One page of hits of the collections of these names. Raises as a search of each of them alone does."""
-        check_several(names, query, token)
+        check_several(names, query)
         collections = [(await resolve(self._maps, name))[1] for name in names]
         if len({each.id for each in collections}) < len(collections):
             refuse("a collection stands twice in the search, by its name or an alias", "collections")
         check_types(query, collections)
+        request_print = fingerprint([each.id.to_bytes(4) for each in collections])
+        before, is_incomplete = [b""] * len(collections), False
+        if token:
+            before, is_incomplete = self._tokens.decode_several(token, request_print)
         searches = [
-            self._operation.search(each.name, query_for(query, each, collections), b"", policy, deadline, times)
-            for each in collections
+            self._operation.search(each.name, query_for(query, each, collections), begin, policy, deadline, times)
+            for each, begin in zip(collections, before, strict=True)
         ]
         # All of them are waited for: none may go on by itself when another has failed.
         outcomes = await asyncio.gather(*searches, return_exceptions=True)
@@ -75,15 +86,20 @@ class SeveralSearch:
         several = merged([each.name for each in collections], found, query)
         parts = [part for each in found for part in each.parts]
         aggregations = await aggregated(query.aggregations, parts, collections[0].schema)
-        return replace(several, rest=replace(several.rest, aggregations=aggregations))
+        coverage = several.rest.coverage
+        coverage = replace(coverage, is_complete=coverage.is_complete and not is_incomplete)
+        next_token = b""
+        if several.has_more:
+            begins = tokens_behind(several, found, before)
+            next_token = self._tokens.encode_several(request_print, begins, not coverage.is_complete)
+        rest = replace(several.rest, aggregations=aggregations, coverage=coverage, next_token=next_token)
+        return replace(several, rest=rest)
 
 
-def check_several(names: Sequence[str], query: SearchQuery, token: bytes) -> None:
+def check_several(names: Sequence[str], query: SearchQuery) -> None:
     """Raise InvalidArgument for what a search over several collections cannot do."""
     if len(names) > COLLECTIONS_MAX:
         refuse(f"a search goes over at most {COLLECTIONS_MAX} collections, not {len(names)}", "collections", COLLECTIONS_MAX)
-    if token:
-        refuse("a search over several collections has one page; ask for more hits with limit, or search one of them", "token")
     for is_asked, name in (
         (query.shape.collapse, "collapse"),
         (query.nearest is not None, "nearest"),
@@ -127,10 +143,19 @@ def merged(names: Sequence[str], found: Sequence[Found], query: SearchQuery) -> 
         next_token=b"",
         unseen_age_ms=max(known_ages, default=0) if len(known_ages) == len(ages) else None,
         statistics=_statistics(statistics),
-        profiles=[profile for each in found for profile in each.profiles],
+        profiles=[leg._replace(collection=name) for name, each in zip(names, found, strict=True) for leg in each.profiles],
         is_total_exact=all(each.is_total_exact for each in found),
     )
-    return FoundInSeveral(rest, [names[at] for at, _, _ in hits])
+    shown = Counter(at for at, _, _ in hits)
+    is_more_left = any(each.next_token or len(each.hits) > shown[at] for at, each in enumerate(found))
+    return FoundInSeveral(
+        rest, [names[at] for at, _, _ in hits], [shown[at] for at in range(len(found))], bool(hits) and is_more_left
+    )
+
+
+def tokens_behind(page: FoundInSeveral, found: Sequence[Found], before: Sequence[bytes]) -> list[bytes]:
+    """The token of each collection behind what is on a page of theirs. before: those that they were asked with."""
+    return [each.token_behind(shown) if shown else begin for each, shown, begin in zip(found, page.shown, before, strict=True)]
 
 
 def _hits(found: Sequence[Found], query: SearchQuery) -> list[tuple[int, int, ShardHit]]:

@@ -57,27 +57,60 @@ class Kind(Enum):
     LOCAL = "local"
 
 
-class _Cell(NamedTuple):
-    """generation, through: as in TermStatistics."""
+_SHARD_BITS: Final = 16
+"""Of a place, which is a shard as it is after so many cuts: `cuts << 16 | shard`. There are at most 65,536 of them."""
 
-    value: int
+_SHARD_MASK: Final = (1 << _SHARD_BITS) - 1
+
+
+class _Heard(NamedTuple):
+    """An answer of a shard. generation, through: as in TermStatistics."""
+
     generation: int
     through: int
-    heard_at: float
-    cuts: int
+    at: float
+
+
+class _Row:
+    """What is known of a term, by place: the number, and the answer that it comes from."""
+
+    __slots__ = ("heard", "values")
+
+    def __init__(self) -> None:
+        self.values: dict[int, int] = {}
+        self.heard: dict[int, _Heard] = {}
+
+
+_NO_ROW: Final = _Row()
+
+
+class _Used(NamedTuple):
+    """The numbers of a term as they went into a sum, and the answers that they come from. Not changed any more."""
+
+    name: str
+    term: str | None
+    values: dict[int, int]
+    heard: dict[int, _Heard]
 
 
 @dataclass(frozen=True, slots=True)
 class Summed:
-    """The statistics for a query over all shards. parts: of each shard that is known, as they went in.
-
-    heard_at: when each part was heard, its oldest number. unknown: shards of which some number is not known.
-    """
+    """The statistics for a query over all shards. places: shard -> place of those that are known; unknown: the others."""
 
     whole: TermStatistics
-    parts: dict[int, TermStatistics] = field(default_factory=dict)
-    heard_at: dict[int, float] = field(default_factory=dict)
+    rows: tuple[_Used, ...] = ()
+    places: Mapping[int, int] = field(default_factory=dict)
     unknown: tuple[int, ...] = ()
+
+    @property
+    def parts(self) -> dict[int, TermStatistics]:
+        """Those of each shard that is known, as they went in."""
+        return {shard: _sums(self.rows, [place]) for shard, place in self.places.items()}
+
+    @property
+    def heard_at(self) -> dict[int, float]:
+        """When each part was heard, its oldest number."""
+        return {shard: min(row.heard[place].at for row in self.rows) for shard, place in self.places.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +133,7 @@ class KnownStatistics:
         self.cells = 0
         self._cells_max = cells_max
         self._texts_max = texts_max
-        self._rows: OrderedDict[_Key, dict[int, _Cell]] = OrderedDict()
+        self._rows: OrderedDict[_Key, _Row] = OrderedDict()
         self._texts: OrderedDict[tuple[int, ScoredText], tuple[Term, ...]] = OrderedDict()
         self._queries: OrderedDict[tuple[int, bytes], frozenset[Term]] = OrderedDict()
 
@@ -161,116 +194,127 @@ class KnownStatistics:
 
         floors: the seqno of each shard whose effects the search must see.
         """
-        documents = self._rows.get((collection, "", None), {})
+        newest = self._rows.get((collection, "", None), _NO_ROW).heard
+        places = [(shard, cuts << _SHARD_BITS | shard, floors.get(shard, 0)) for shard, cuts in shards.items()]
         found: dict[int, dict[str, list[str]]] = {}
         for name, term in terms:
-            rows = (self._rows.get((collection, name, None), {}), self._rows.get((collection, name, term), {}))
-            for shard, cuts in shards.items():
-                newest = documents.get(shard)
-                floor = floors.get(shard, 0)
-                if newest is None or any(_is_lacking(row.get(shard), cuts, newest, floor, now) for row in rows):
+            tokens = self._rows.get((collection, name, None), _NO_ROW).heard
+            counts = self._rows.get((collection, name, term), _NO_ROW).heard
+            for shard, place, floor in places:
+                last, of_field, of_term = newest.get(place), tokens.get(place), counts.get(place)
+                if (
+                    last is None
+                    or of_field is None
+                    or of_term is None
+                    or _is_lacking(of_field, last, floor, now)
+                    or _is_lacking(of_term, last, floor, now)
+                ):
                     found.setdefault(shard, {}).setdefault(name, []).append(term)
         return found
 
-    def learn(self, collection: int, shard: int, cuts: int, heard: TermStatistics, now: float, through: int = 0) -> None:
+    def learn(self, collection: int, shard: int, cuts: int, told: TermStatistics, now: float, through: int = 0) -> None:
         """A shard has told its numbers. through: the seqno whose effects they had to hold."""
-        generation, through = heard.generation, max(heard.generation, heard.through, through)
-        self._put((collection, "", None), shard, _Cell(heard.documents, generation, through, now, cuts))
-        for name, tokens in heard.tokens.items():
-            self._put((collection, name, None), shard, _Cell(tokens, generation, through, now, cuts))
-        for name, counts in heard.counts.items():
+        place = cuts << _SHARD_BITS | shard
+        heard = _Heard(told.generation, max(told.generation, told.through, through), now)
+        self._put((collection, "", None), place, told.documents, heard)
+        for name, tokens in told.tokens.items():
+            self._put((collection, name, None), place, tokens, heard)
+        for name, counts in told.counts.items():
             for term, count in counts.items():
-                self._put((collection, name, term), shard, _Cell(count, generation, through, now, cuts))
+                self._put((collection, name, term), place, count, heard)
         while self.cells > self._cells_max and len(self._rows) > 1:
             _, row = self._rows.popitem(last=False)
-            self.cells -= len(row)
+            self.cells -= len(row.values)
 
     def summed(self, collection: int, terms: Sequence[Term], shards: Mapping[int, int]) -> Summed:
         """The statistics for these terms over all shards of which they are known."""
-        fields = dict.fromkeys(name for name, _ in terms)
-        keys: list[_Key] = [(collection, "", None), *((collection, name, None) for name in fields)]
-        keys += [(collection, name, term) for name, term in terms]
-        rows = [(key, self._rows.get(key, {})) for key in keys]
-        parts: dict[int, TermStatistics] = {}
-        heard_at: dict[int, float] = {}
-        for shard, cuts in shards.items():
-            cells = [(name, term, row.get(shard)) for (_, name, term), row in rows]
-            known = [(name, term, cell) for name, term, cell in cells if cell is not None and cell.cuts == cuts]
-            if len(known) == len(cells):
-                parts[shard] = _part(known)
-                heard_at[shard] = min(cell.heard_at for _, _, cell in known)
+        keys: dict[_Key, None] = {(collection, "", None): None}
+        for name, term in terms:
+            keys[collection, name, None] = keys[collection, name, term] = None
+        places = {shard: cuts << _SHARD_BITS | shard for shard, cuts in shards.items()}
+        rows: list[_Used] = []
         for key in keys:
-            if key in self._rows:
+            row = self._rows.get(key, _NO_ROW)
+            if row is not _NO_ROW:
                 self._rows.move_to_end(key)
-        unknown = tuple(shard for shard in shards if shard not in parts)
-        return Summed(_whole(parts.values(), terms), parts, heard_at, unknown)
+            rows.append(_Used(key[1], key[2], row.values.copy(), row.heard.copy()))
+        unknown = tuple(shard for shard, place in places.items() if not all(place in row.values for row in rows))
+        for shard in unknown:
+            del places[shard]
+        return Summed(_sums(rows, places.values()), tuple(rows), places, unknown)
 
-    def _put(self, key: _Key, shard: int, cell: _Cell) -> None:
+    def _put(self, key: _Key, place: int, value: int, heard: _Heard) -> None:
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = {}
-        else:
+            row = self._rows[key] = _Row()
+        before = row.heard.get(place)
+        if before is None:
+            if not self._is_newest(row, place):
+                return
             self._rows.move_to_end(key)
-        known = row.get(shard)
-        if known is None:
             self.cells += 1
-        elif (cell.cuts, cell.through) < (known.cuts, known.through):
+        elif heard.through < before.through:
             return
-        row[shard] = cell
+        row.values[place] = value
+        row.heard[place] = heard
 
-
-def _is_lacking(cell: _Cell | None, cuts: int, newest: _Cell, floor: int, now: float) -> bool:
-    if cell is None or cell.cuts != cuts:
+    def _is_newest(self, row: _Row, place: int) -> bool:
+        """Whether nothing is known of the shard since a later cut; what is known from before this one is forgotten."""
+        others = [other for other in row.values if (other ^ place) & _SHARD_MASK == 0]
+        if any(other > place for other in others):
+            return False
+        for other in others:
+            del row.values[other], row.heard[other]
+        self.cells -= len(others)
         return True
-    if cell.through < floor and now - cell.heard_at > REFRESHED_STALE_MAX_S:
-        return True
-    return cell.through < newest.generation and now - cell.heard_at > STALE_MAX_S
 
 
-def _part(cells: Iterable[tuple[str, str | None, _Cell]]) -> TermStatistics:
+def _is_lacking(heard: _Heard, last: _Heard, floor: int, now: float) -> bool:
+    through = heard.through
+    if through >= floor and through >= last.generation:
+        return False
+    age_s = now - heard.at
+    return age_s > REFRESHED_STALE_MAX_S if through < floor else age_s > STALE_MAX_S
+
+
+def _sums(rows: Iterable[_Used], places: Iterable[int]) -> TermStatistics:
+    """The numbers of all these places together."""
+    wanted = list(places)
     documents = 0
     tokens: dict[str, int] = {}
     counts: dict[str, dict[str, int]] = {}
-    for name, term, cell in cells:
+    for name, term, values, _ in rows:
+        total = sum([values[place] for place in wanted])
         if term is not None:
-            counts.setdefault(name, {})[term] = cell.value
+            counts.setdefault(name, {})[term] = total
         elif name:
-            tokens[name] = cell.value
+            tokens[name] = total
         else:
-            documents = cell.value
+            documents = total
     return TermStatistics(documents, tokens, counts)
 
 
-def _whole(parts: Iterable[TermStatistics], terms: Sequence[Term]) -> TermStatistics:
-    documents = 0
-    tokens = dict.fromkeys((name for name, _ in terms), 0)
-    counts: dict[str, dict[str, int]] = {}
-    for name, term in terms:
-        counts.setdefault(name, {})[term] = 0
-    for part in parts:
-        documents += part.documents
-        for name, value in part.tokens.items():
-            tokens[name] += value
-        for name, each in part.counts.items():
-            for term, count in each.items():
-                counts[name][term] += count
-    return TermStatistics(documents, tokens, counts)
-
-
-def is_sum_of(whole: TermStatistics, parts: Iterable[TermStatistics]) -> bool:
+def is_sum_of(whole: TermStatistics, parts: Sequence[TermStatistics]) -> bool:
     """Whether statistics over all shards are those that the shards have now."""
-    terms = [(name, term) for name, counts in whole.counts.items() for term in counts]
-    given = list(parts)
-    if any((name, term) not in terms for part in given for name, counts in part.counts.items() for term in counts):
+    if sum([part.documents for part in parts]) != whole.documents or any(part.counts.keys() - whole.counts for part in parts):
         return False
-    found = _whole(given, terms)
-    return (found.documents, found.tokens, found.counts) == (whole.documents, whole.tokens, whole.counts)
+    for name, counts in whole.counts.items():
+        found = [part.counts.get(name, {}) for part in parts]
+        if sum([part.tokens.get(name, 0) for part in parts]) != whole.tokens.get(name, 0):
+            return False
+        if any(each.keys() - counts for each in found):
+            return False
+        if any(sum([each.get(term, 0) for each in found]) != count for term, count in counts.items()):
+            return False
+    return True
 
 
 def verdict(used: Summed, answered: Mapping[int, TermStatistics | None], now: float) -> Verdict:
     """What the scores of an answer rest on. answered: what each shard that answered told of its own; None: nothing."""
-    known = {(name, term) for name, counts in used.whole.counts.items() for term in counts}
     told = {shard: own for shard, own in answered.items() if own is not None}
+    if len(told) == len(answered) == len(used.places) + len(used.unknown) and is_sum_of(used.whole, [*told.values()]):
+        return Verdict(Kind.EXACT)  # Most often; and nothing else matters to a score than the sums.
+    known = {(name, term) for name, counts in used.whole.counts.items() for term in counts}
     missing = frozenset(
         (name, term)
         for own in told.values()
@@ -282,11 +326,11 @@ def verdict(used: Summed, answered: Mapping[int, TermStatistics | None], now: fl
         return Verdict(Kind.EXACT)  # Nothing of it is scored by how rare it is.
     if missing or len(told) < len(answered) or (used.whole.documents <= 0 and any(own.documents for own in told.values())):
         return Verdict(Kind.LOCAL, missing=missing, is_stale=bool(told))
-    ages, is_changed = [], False
+    ages, is_changed, heard_at = [], False, used.heard_at
     for shard, part in used.parts.items():
         own = told.get(shard)
         if own is None or not _agrees(part, own):
-            ages.append(now - used.heard_at[shard])
+            ages.append(now - heard_at[shard])
             is_changed |= own is not None and ages[-1] > STALE_MAX_S
     if not ages and not used.unknown:
         return Verdict(Kind.EXACT)

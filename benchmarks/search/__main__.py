@@ -26,7 +26,7 @@ from benchmarks.search.counting import aggregating, counting
 from benchmarks.search.freshness import freshness
 from benchmarks.search.indexing import indexing
 from benchmarks.search.isolation import isolation
-from benchmarks.search.loaded import Documents, Loaded, new_folder, running, settled, write
+from benchmarks.search.loaded import SHARDS, Documents, Loaded, new_folder, running, settled, write
 from benchmarks.search.queries import sample_queries, vocabulary
 from benchmarks.search.reference import Reference
 from benchmarks.turns import Pace
@@ -111,8 +111,9 @@ async def after_update(bench: Bench, loaded: Loaded) -> list[Figure]:
 async def speed(bench: Bench, loaded: Loaded) -> list[Figure]:
     """Rates, processor time, and the time of one search."""
     reference = await asyncio.to_thread(Reference, bench.documents)
-    await settled(loaded.texts, bench.queries)
-    figures = rate_figures(await rates(loaded, reference, bench.queries, PACE))
+    most = await settled(loaded.texts, bench.queries)
+    figures = [Figure("segments of an index, at most", most, "", REPLICAS * SHARDS, note="merged once it has been quiet")]
+    figures += rate_figures(await rates(loaded, reference, bench.queries, PACE))
     with echo() as bare:
         return figures + time_figures(await times(loaded, reference, bare, bench.queries, PACE))
 

@@ -84,15 +84,34 @@ async def write(texts: Collection[str], documents: Documents) -> float:
     return time.perf_counter() - began
 
 
-async def settled(texts: Collection[str], queries: Sequence[str], rounds: int = 2) -> None:
-    """Wait until writers that have nothing to do are closed and what they merged is what is searched; then warm up."""
-    await asyncio.sleep(WRITERS_CLOSE_S)
+async def settled(texts: Collection[str], queries: Sequence[str], rounds: int = 2) -> int:
+    """Wait until the indexes of all replicas are merged, as they are when nothing was written for a while; then warm up.
+
+    Returns the most segments that one of them has, should MERGED_LOOKS not do.
+    """
+    most = 0
+    for _ in range(MERGED_LOOKS):
+        most = await segments(texts)
+        if most <= 1:
+            break
+        await asyncio.sleep(1.0)
     for _ in range(rounds):
         await each_search(texts, queries)
+    return most
 
 
-WRITERS_CLOSE_S: Final = 7.0
-"""An index writer is closed after 5 s without work, with its merges; searches then see the merged segments."""
+MERGED_LOOKS: Final = 120
+"""One a second. A leaf merges one index at a time, with rests of some seconds, once it was not written to for 5 s."""
+
+
+async def segments(texts: Collection[str]) -> int:
+    """The most segments that the index of a shard has, at any replica."""
+    most = 0
+    for _ in range(REFRESHES):
+        page = await texts.search("*", limit=1, profile=True, replica_choice="random")
+        assert page.profile is not None
+        most = max([most, *(leg.segments for leg in page.profile.legs)])
+    return most
 
 
 async def each_search(texts: Collection[str], queries: Iterable[str], callers: int = 4, limit: int = 10) -> None:

@@ -4,7 +4,6 @@ Pure: imports only the standard library and other pure files.
 """
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from math import isfinite
 from typing import Final, NoReturn
 
@@ -29,6 +28,7 @@ from kvshard.aggregations.periods import CALENDAR, Period, parse_period
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.query import interval_of
 from kvshard.schema import BOOLEAN, DATE, FLOAT, INTEGER, KEYWORD, Schema
+from kvshard.unknown_fields import unknown_field
 
 AGGREGATIONS_MAX: Final = 32
 """Of one search, those inside others included: each is a pass over all matches in every shard."""
@@ -217,9 +217,7 @@ def _bound(given: Bound, field_type: str, where: str) -> int | float | None:
 def _field_type(name: str, place: str, schema: Schema) -> str:
     field_type = schema.get(name)
     if field_type is None:
-        close = get_close_matches(name, schema, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; it has {', '.join(sorted(schema)[:20])}"
-        _refuse(f"the schema has no field {name[:64]!r}{hint}", f"{place}.field")
+        _refuse(unknown_field(name, schema), f"{place}.field")
     return field_type
 
 

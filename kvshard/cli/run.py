@@ -15,7 +15,7 @@ from cyclopts import App, Parameter
 
 from kvshard.cli.console import EXIT_UNAVAILABLE, complain, exit_code_of, explain
 from kvshard.errors import KvShardError
-from kvshard.limits import FAILURE_TIMEOUT_S, HEAL_AFTER_S
+from kvshard.limits import FAILURE_TIMEOUT_S, HEAL_AFTER_S, REFRESH_INTERVAL_S
 
 if TYPE_CHECKING:
     # Not at run time: these bring sqlite, grpc and the metrics with them, and `kvshard --help` must stay quick.
@@ -66,7 +66,31 @@ class RouterFlags:
     hedge_attempts: int = 3
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeafFlags:
+    """How the leaves run.
+
+    Parameters
+    ----------
+    heal_after
+        Seconds that a leaf may be missing before what it held is made anew on other leaves.
+    failure_timeout
+        Seconds without a sign of a primary after which it is replaced.
+    refresh_interval
+        Seconds after which searches see a write at the latest.
+    cache_mb
+        Memory for each leaf's cache of keys, in MB; 0 for none; 64 if not given.
+    """
+
+    heal_after: float = HEAL_AFTER_S
+    failure_timeout: float = FAILURE_TIMEOUT_S
+    refresh_interval: float = REFRESH_INTERVAL_S
+    cache_mb: int | None = None
+
+
 _USUAL_ROUTER = RouterFlags()
+_USUAL_LEAF = LeafFlags()
 
 
 def up(
@@ -78,13 +102,11 @@ def up(
     data_dir: Path = Path("kvshard-data"),
     metrics_port: int | None = None,
     coordinator: str | None = None,
-    heal_after: float = HEAL_AFTER_S,
-    failure_timeout: float = FAILURE_TIMEOUT_S,
-    cache_mb: int | None = None,
     allow_faults: Annotated[bool, Parameter(negative="")] = False,
     log_json: Annotated[bool, Parameter(negative="")] = False,
     verbose: Annotated[bool, Parameter(negative="")] = False,
     router: RouterFlags = _USUAL_ROUTER,
+    leaf: LeafFlags = _USUAL_LEAF,
 ) -> int:
     """Run a whole cluster on this machine, in the foreground; Ctrl-C stops it.
 
@@ -106,12 +128,6 @@ def up(
         Serve Prometheus metrics: the router on this port (each worker on one of its own), the leaves on those after it.
     coordinator
         Keep the cluster map in etcd (etcd://host:port,host:port) instead of the data directory.
-    heal_after
-        Seconds that a leaf may be missing before what it held is made anew on other leaves.
-    failure_timeout
-        Seconds without a sign of a primary after which it is replaced.
-    cache_mb
-        Memory for each leaf's cache of keys, in MB; 0 for none; 64 if not given.
     allow_faults
         Let `kvshard fault` make leaves slow, pause them and more, for tests.
     log_json
@@ -128,7 +144,8 @@ def up(
     configure_logging("info" if verbose else "warning", as_json=log_json)
     try:
         places = (data_dir, leaves, shards, replicas, port, metrics_port, log_json, "info", coordinator)
-        plan = ClusterPlan(*places, heal_after, failure_timeout, allow_faults, **asdict(router), cache_mb=cache_mb)
+        times = (leaf.heal_after, leaf.failure_timeout, leaf.refresh_interval)
+        plan = ClusterPlan(*places, *times, allow_faults, **asdict(router), cache_mb=leaf.cache_mb)
         cluster = LocalCluster(plan, SystemClock(), report_line, echo_line if verbose else None)
         return asyncio.run(with_cluster(cluster, lambda: _serve(cluster), interrupted=0))
     except (KvShardError, StartFailed) as error:

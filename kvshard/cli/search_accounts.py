@@ -27,9 +27,10 @@ def explanation_lines(explanation: "Explanation", indent: str = "     ") -> list
 
 def show_profile(console: "Console", profile: "Profile") -> None:
     """Print the legs' accounts, the terms with their documents over all legs, and where the time went between them."""
+    names = list(dict.fromkeys(leg.collection for leg in profile.legs))
     slowest = sorted(profile.legs, key=lambda leg: -sum(leg.phases_us.values()))[:LEGS_SHOWN_MAX]
     if slowest:
-        console.print(_table(sorted(slowest, key=lambda leg: leg.shard)))
+        console.print(_table(sorted(slowest, key=lambda leg: (names.index(leg.collection), leg.shard))))
     if left_out := len(profile.legs) - len(slowest):
         console.print(f"{left_out:,} faster legs are not shown", style="dim")
     documents: dict[tuple[str, str], int] = {}
@@ -51,6 +52,9 @@ def _table(legs: "list[LegProfile]") -> "Table":
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
+    has_names = any(leg.collection for leg in legs)
+    if has_names:
+        table.add_column("collection", no_wrap=True)
     table.add_column("shard", justify="right")
     table.add_column("answered by", no_wrap=True)
     phases = list(dict.fromkeys(name for leg in legs for name in leg.phases_us))
@@ -59,5 +63,6 @@ def _table(legs: "list[LegProfile]") -> "Table":
     for leg in legs:
         took = (f"{leg.phases_us[name] / 1000:.2f}" if name in leg.phases_us else "" for name in phases)
         figures = (f"{each:,}" for each in (leg.segments, leg.documents, leg.matches, leg.hits))
-        table.add_row(str(leg.shard), escape(leg.leaf), *took, *figures, str(leg.indexed_through))
+        name = (escape(leg.collection),) if has_names else ()
+        table.add_row(*name, str(leg.shard), escape(leg.leaf), *took, *figures, str(leg.indexed_through))
     return table

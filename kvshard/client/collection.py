@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Unpack
 
+from kvshard.client import searches
 from kvshard.client.checks import (
     check_suggest_limit,
     check_timeout,
@@ -225,9 +226,7 @@ class Collection(Keyspace[K, Document]):
         """
         read_options, deadline = self._read_options(read_overrides(options))
         request = search_request(self._name, query, options, read_options)
-        response = await self._connection.unary(
-            lambda stubs: stubs.search.Search, request, deadline=deadline, is_repeatable=True
-        )
+        response = await searches.search(self._connection, request, deadline)
         return page_of(response, self._decode_key, decode_document)
 
     async def suggest(

@@ -5,7 +5,7 @@ in `routers`, and operations on keys go by `keys`.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import WeakSet
@@ -90,14 +90,22 @@ class Connection:
         is_repeatable: bool,
     ) -> ResponseT:
         """Make a call and, where that is safe, make it again until the deadline. Raises a KvShardError."""
+
+        def once() -> Awaitable[ResponseT]:
+            left = deadline - self.clock.monotonic()
+            return self.routers.call(method, request, timeout=left, is_write=not is_repeatable)
+
+        return await self.repeated(once, deadline=deadline, is_repeatable=is_repeatable)
+
+    async def repeated(self, once: Callable[[], Awaitable[ResponseT]], *, deadline: float, is_repeatable: bool) -> ResponseT:
+        """The same for what `once` does, at the router that is current then."""
         attempts = 0
         error: KvShardError | None = None
         while True:
             attempts += 1
             router = self.current
-            left = deadline - self.clock.monotonic()
             try:
-                return await self.routers.call(method, request, timeout=left, is_write=not is_repeatable)
+                return await once()
             except KvShardError as raised:
                 error = told(raised, error)
             await self.pause_or_raise(error, router, is_repeatable=is_repeatable, attempts=attempts, deadline=deadline)

@@ -198,7 +198,7 @@ class LegProfile:
     """What one leg of a search looked for, and where its time went. phases_us: name -> microseconds, in order.
 
     indexed_through: its index holds the writes through this version. documents: live ones in it. matches, hits: of these found,
-    and delivered.
+    and delivered. collection: where several were searched.
     """
 
     shard: int
@@ -210,6 +210,7 @@ class LegProfile:
     documents: int
     matches: int
     hits: int
+    collection: str = ""
 
 
 @dataclass(frozen=True, slots=True)

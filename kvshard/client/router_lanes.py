@@ -15,8 +15,17 @@ from kvshard.client.routers import Routers, closed_during_call
 from kvshard.client.transport import KeyTransport, ReadHeard, TakeBack
 from kvshard.clock import Clock
 from kvshard.errors import KvShardError, Unimplemented
-from kvshard.lane_messages import KeysRead, KeysReadReply, KeysScan, KeysScanReply, KeysWrite, KeysWriteReply
-from kvshard.rpc.codec import READ_KEYS, SCAN_KEYS, WRITE_KEYS, LaneCall, decode_error, decode_reply, encode
+from kvshard.lane_messages import (
+    DocumentsSearch,
+    DocumentsSearchReply,
+    KeysRead,
+    KeysReadReply,
+    KeysScan,
+    KeysScanReply,
+    KeysWrite,
+    KeysWriteReply,
+)
+from kvshard.rpc.codec import READ_KEYS, SCAN_KEYS, SEARCH_DOCUMENTS, WRITE_KEYS, LaneCall, decode_error, decode_reply, encode
 from kvshard.rpc.lane import Lane
 from kvshard.rpc.lane_session import Outcome
 
@@ -30,6 +39,9 @@ LANES_MAX = 64
 BULK_KEYS = 128
 """A batch of more keys is large: with 500 bytes a value, its answer has 64 KB, which takes as long as a dozen small ones."""
 
+BULK_HITS = 16
+"""A page of more documents is large: they are texts, of some kilobytes."""
+
 BULK_BYTES = 64 * 1024
 """The same of a request that is as large."""
 
@@ -37,7 +49,7 @@ UNARY_FOR_S = 30.0
 """How long a router that does not know lanes is not asked for any: it may be replaced by a newer one, and asking costs a
 connection or a round trip."""
 
-RequestT = TypeVar("RequestT", KeysRead, KeysWrite, KeysScan)
+RequestT = TypeVar("RequestT", KeysRead, KeysWrite, KeysScan, DocumentsSearch)
 ReplyT = TypeVar("ReplyT")
 
 log = structlog.get_logger(__name__)
@@ -55,7 +67,7 @@ class RouterLanes(KeyTransport):
         self._count = lanes
         self._lanes: dict[int, list[Lane]] = {}
         self._unary_until: dict[int, float] = {}
-        self._streams_until: dict[int, float] = {}
+        self._unknown_until: dict[tuple[int, int], float] = {}
         self._turn = 0
 
     def __repr__(self) -> str:
@@ -97,17 +109,11 @@ class RouterLanes(KeyTransport):
 
         Raises a KvShardError, which is Cancelled when the client was closed meanwhile.
         """
-        router = self._routers.current
-        if not self._has_lanes(router) or self._clock.monotonic() < self._streams_until.get(router, 0.0):
-            return None
-        try:
-            return await self._ask(SCAN_KEYS, router, request, deadline, limit > BULK_KEYS)
-        except Unimplemented:
-            self._streams_until[router] = self._clock.monotonic() + UNARY_FOR_S
-            return None
-        except KvShardError as raised:
-            error = raised
-        raise closed_during_call(maybe_applied=False) if self._routers.is_closed else error
+        return await self._ask_if_known(SCAN_KEYS, request, deadline, limit > BULK_KEYS)
+
+    async def search(self, request: DocumentsSearch, limit: int, deadline: float) -> DocumentsSearchReply | None:
+        """Find documents, at most `limit`; None: this router takes searches only by its unary method. Raises as `scan` does."""
+        return await self._ask_if_known(SEARCH_DOCUMENTS, request, deadline, limit > BULK_HITS)
 
     async def close(self) -> None:
         """Close the lanes."""
@@ -115,6 +121,22 @@ class RouterLanes(KeyTransport):
         for lanes in opened.values():
             for lane in lanes:
                 await lane.close()
+
+    async def _ask_if_known(
+        self, method: LaneCall[RequestT, ReplyT], request: RequestT, deadline: float, is_bulk: bool
+    ) -> ReplyT | None:
+        """Ask for what there is another way to ask for, too; None where the router knows that one only."""
+        router, now = self._routers.current, self._clock.monotonic()
+        if not self._has_lanes(router) or now < self._unknown_until.get((router, method.number), 0.0):
+            return None
+        try:
+            return await self._ask(method, router, request, deadline, is_bulk)
+        except Unimplemented:
+            self._unknown_until[router, method.number] = now + UNARY_FOR_S
+            return None
+        except KvShardError as raised:
+            error = raised
+        raise closed_during_call(maybe_applied=False) if self._routers.is_closed else error
 
     async def _ask(
         self, method: LaneCall[RequestT, ReplyT], router: int, request: RequestT, deadline: float, is_bulk: bool

@@ -4,12 +4,13 @@ Pure apart from the cluster map's token hash.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kvshard.clustermap import ClusterMap, Leaf
 from kvshard.model import CatchUpRecord, CollectionCountRecord, LeafStatusReply, ReplicaStatusRecord, SplitRecord
 from kvshard.rebalancing import Situation, is_changing
+from kvshard.reindexing_progress import Reindexing, reindexing
 from kvshard.tail.status import TailStatus
 from kvshard.workers import WorkerStatus
 
@@ -31,44 +32,6 @@ class LeafStatus:
     def replicas(self) -> list[ReplicaStatusRecord]:
         """Its replicas; none when it did not answer."""
         return [] if self.report is None else self.report.replicas
-
-
-@dataclass(frozen=True, slots=True)
-class Reindexing:
-    """How far the indexes of a new schema are. Documents count once for each replica, as each has an index of its own.
-
-    waiting_for: replicas in sync, as (shard, leaf), that have no whole index yet.
-    """
-
-    rebuilt: int
-    total: int
-    waiting_for: tuple[tuple[int, str], ...]
-
-    @property
-    def fraction(self) -> float:
-        """Part of the documents that are in the new indexes; below 1 as long as a replica lacks its own."""
-        done = self.rebuilt / self.total if self.total else 1.0
-        return min(done, 0.99) if self.waiting_for else done
-
-
-def reindexing(cluster_map: ClusterMap, leaves: Sequence[LeafStatus], collection_id: int, version: int) -> Reindexing:
-    """What the leaves report of the indexes of a schema version."""
-    by_leaf = {status.leaf.id: {replica.shard: replica for replica in status.replicas} for status in leaves}
-    rebuilt = total = 0
-    waiting: list[tuple[int, str]] = []
-    for shard in cluster_map.shards.values():
-        for member in shard.in_sync:
-            replica = by_leaf.get(member.leaf, {}).get(shard.id)
-            counts = replica.collections if replica is not None else ()
-            count = next((each for each in counts if each.collection_id == collection_id), None)
-            is_ready = replica is not None and (count is None or count.schema_version >= version)
-            total += count.documents if count is not None else 0
-            if is_ready:
-                rebuilt += count.documents if count is not None else 0
-            else:
-                rebuilt += count.rebuilt if count is not None else 0
-                waiting.append((shard.id, member.leaf))
-    return Reindexing(min(rebuilt, total), total, tuple(waiting))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +78,8 @@ class ClusterStatus:
         collection = self.map.collection_by_id(collection_id)
         if collection is None or collection.change is None:
             return None
-        return reindexing(self.map, self.leaves, collection_id, collection.change.version)
+        replicas = {status.leaf.id: status.replicas for status in self.leaves}
+        return reindexing(self.map, replicas, collection_id, collection.change.version)
 
     def misfits(self, collection_id: int) -> dict[str, int]:
         """Field -> documents that have a value there which does not fit, so that the index leaves it out; as when it was built.

@@ -178,6 +178,7 @@ def _profile(message: search_pb2.Profile) -> Profile:
             leg.documents,
             leg.matches,
             leg.hits,
+            leg.collection,
         )
         for leg in message.legs
     )

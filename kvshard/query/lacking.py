@@ -25,6 +25,7 @@ from kvshard.query.syntax import (
     Phrase,
     Prefix,
     Range,
+    Regex,
     Wildcard,
     Within,
     Word,
@@ -56,7 +57,7 @@ def narrowed(text: str, tree: str, filters: Sequence[str], schema: Schema, elsew
 def without(node: Node, schema: Schema) -> Node:
     """The query with MatchNone in the place of whatever names a field that the schema lacks."""
     match node:
-        case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
+        case Word() | Phrase() | Prefix() | Wildcard() | Regex() | Fuzzy():
             return node if node.field is None or node.field in schema else MatchNone()
         case Exists() | Range() | AnyOf():
             return node if node.field in schema else MatchNone()

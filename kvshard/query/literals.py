@@ -5,13 +5,13 @@ Pure: imports only the standard library and other pure files.
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Final, NoReturn, TypeAlias
 
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.query.bounds import BOOST_PRODUCT_MAX, QUERY_MAX_PATTERNS, WILDCARD_MAX_CHARS
 from kvshard.query.parser import parse_query
+from kvshard.query.regex import RegexError, parse_regex
 from kvshard.query.syntax import (
     NO_POSITION,
     Alike,
@@ -30,6 +30,7 @@ from kvshard.query.syntax import (
     Phrase,
     Prefix,
     Range,
+    Regex,
     Wildcard,
     Within,
     Word,
@@ -50,6 +51,7 @@ from kvshard.schema import (
     base_type,
     date_micros,
 )
+from kvshard.unknown_fields import unknown_field
 
 _DAY_MICROS: Final = 86_400_000_000
 _DAY = re.compile(r"\d{4}-\d\d-\d\d\Z", re.ASCII)
@@ -122,12 +124,12 @@ def check_query(node: Node, schema: Schema, source: str = "query", boost: float 
             _check_range(node, schema, source)
         case AnyOf():
             _check_any_of(node, schema, source)
-        case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
+        case Word() | Phrase() | Prefix() | Wildcard() | Regex() | Fuzzy():
             _check_term(node, schema, source)
 
 
 def check_patterns(node: Node, source: str = "query") -> None:
-    """Raise InvalidArgument if the query has too many prefixes, wildcards and fuzzy words."""
+    """Raise InvalidArgument if the query has too many prefixes, patterns and fuzzy words."""
     pending, found = [node], 0
     while pending:
         match pending.pop():
@@ -137,11 +139,11 @@ def check_patterns(node: Node, source: str = "query") -> None:
                 pending += best.nodes
             case Boost() | Constant() | Within() as outer:
                 pending.append(outer.node)
-            case Prefix() | Wildcard() | Fuzzy() as pattern:
+            case Prefix() | Wildcard() | Regex() | Fuzzy() as pattern:
                 found += 1
                 if found > QUERY_MAX_PATTERNS:
                     details = ErrorDetails(field=source, limit=QUERY_MAX_PATTERNS, position=_known(pattern.position))
-                    message = f"a query may have at most {QUERY_MAX_PATTERNS} prefixes, wildcards and fuzzy words together"
+                    message = f"a query may have at most {QUERY_MAX_PATTERNS} prefixes, patterns and fuzzy words together"
                     raise InvalidArgument(message, details)
 
 
@@ -213,9 +215,11 @@ def _check_texts(node: Alike, schema: Schema, source: str) -> None:
         _refuse("the collection has no text fields, so nothing in it is like a text", node.position, source)
 
 
-def _check_term(node: Word | Phrase | Prefix | Wildcard | Fuzzy, schema: Schema, source: str) -> None:
+def _check_term(node: Word | Phrase | Prefix | Wildcard | Regex | Fuzzy, schema: Schema, source: str) -> None:
     if isinstance(node, Wildcard) and len(node.pattern) > 2 * WILDCARD_MAX_CHARS:
         _refuse(f"a word with wildcards may have at most {WILDCARD_MAX_CHARS} characters", node.position, source)
+    if isinstance(node, Regex):
+        _check_regex(node, source)
     if node.field is None:
         names = default_fields(schema)
         if not names:
@@ -225,9 +229,9 @@ def _check_term(node: Word | Phrase | Prefix | Wildcard | Fuzzy, schema: Schema,
             _refuse("the collection has no text fields; only those know fuzzy words", node.position, source)
         return
     field_type = _type_of(node.field, schema, node.position, source)
-    if isinstance(node, Prefix | Wildcard):
+    if isinstance(node, Prefix | Wildcard | Regex):
         if field_type not in {TEXT, KEYWORD}:
-            what = "prefixes" if isinstance(node, Prefix) else "wildcards"
+            what = {Prefix: "prefixes", Wildcard: "wildcards", Regex: "regular expressions"}[type(node)]
             message = f"{node.field} is of type {field_type}; only text and keyword fields know {what}"
             _refuse(message, node.position, source)
     elif isinstance(node, Fuzzy):
@@ -235,6 +239,15 @@ def _check_term(node: Word | Phrase | Prefix | Wildcard | Fuzzy, schema: Schema,
             _refuse(f"{node.field} is of type {field_type}; only text fields know fuzzy words", node.position, source)
     else:
         _check_literal(node.field, field_type, node.text, node.position, source)
+
+
+def _check_regex(node: Regex, source: str) -> None:
+    try:
+        parse_regex(node.pattern)
+    except RegexError as error:
+        if node.position != NO_POSITION:  # behind the slash
+            _refuse(str(error), node.position + 1 + error.at, source)
+        _refuse(f"{error} (character {error.at + 1} of the pattern)", NO_POSITION, source)
 
 
 def _check_literal(name: str, field_type: str, text: str, position: int, source: str) -> None:
@@ -254,15 +267,8 @@ def _type_of(name: str, schema: Schema, position: int, source: str) -> str:
     field_type = schema.get(name)
     if field_type is not None:
         return base_type(field_type)
-    close = get_close_matches(name, schema, n=1)
-    if close:
-        hint = f"; did you mean {close[0]}?"
-    else:
-        names = ", ".join(sorted(schema)[:10]) or "none"
-        more = ", ..." if len(schema) > 10 else ""
-        hint = f"; the collection's fields are {names}{more} (a literal colon is written \\:)"
     details = ErrorDetails(field=source, position=_known(position))
-    raise InvalidArgument(f"unknown field {name if len(name) <= 64 else name[:64] + '...'}{hint}", details)
+    raise InvalidArgument(unknown_field(name, schema, otherwise=" (a literal colon is written \\:)"), details)
 
 
 def _refuse(what: str, position: int, source: str) -> NoReturn:

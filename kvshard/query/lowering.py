@@ -188,6 +188,10 @@ class _Lowering:
                 source += ".wildcard"
                 self._count(1, query.pattern, source)
                 node = syntax.Wildcard(query.field, pattern_of(parts_of(query.pattern)), NO_POSITION)
+            case s.Regex():
+                source += ".regex"
+                self._count(1, query.pattern, source)
+                node = syntax.Regex(query.field, query.pattern, NO_POSITION)
             case s.Fuzzy():
                 source += ".fuzzy"
                 self._count(1, query.text, source)

@@ -3,8 +3,8 @@
     query    = operands joined by OR, || or nothing (the same thing)
     operand  = clause joined by AND or &&          binds tighter than OR
     clause   = [+ - NOT !] value [^boost]
-    value    = * | word | word~[0|1|2] | w?ld*rd | "phrase"[~slop] | ( query ) | field:value | field:( query ) | field:range
-             | field:* | _exists_:field
+    value    = * | word | word~[0|1|2] | w?ld*rd | /regex/ | "phrase"[~slop] | ( query ) | field:value | field:( query )
+             | field:range | field:* | _exists_:field
     range    = [a TO b] | {a TO b} | mixed | >a >=a <a <=a         a bound of * is open
 
 `+` means must match, `-` must not, for the whole group the clause stands in. NOT and ! are the same as `-`, except after or
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.limits import QUERY_MAX_CHARS
 from kvshard.query.bounds import QUERY_MAX_CLAUSES, QUERY_MAX_NESTING
+from kvshard.query.regex import RegexError, parse_regex
 from kvshard.query.scanner import ENDS_WORD, Scanner, Token
 from kvshard.query.syntax import (
     Boost,
@@ -35,6 +36,7 @@ from kvshard.query.syntax import (
     Phrase,
     Prefix,
     Range,
+    Regex,
     Wildcard,
     Word,
 )
@@ -165,6 +167,9 @@ class _Parser(Scanner):
             return Phrase(field, self._take_quoted(), self._take_slop(), start)
         if char in ")]}[{^:":
             self._fail(f"unexpected {char}", start)
+        pattern = self._take_regex()
+        if pattern is not None:
+            return self._regex_node(field, pattern, start)
         token = self._take_word(stops_at_colon=True)
         if self._peek() == ":":
             return self._parse_field_value(token)
@@ -210,7 +215,17 @@ class _Parser(Scanner):
             self._fail(f"unexpected {char}", start)
         if name.text == _EXISTS:
             return self._exists()
+        pattern = self._take_regex()
+        if pattern is not None:
+            return self._regex_node(name.text, pattern, start)
         return self._word_node(name.text, self._take_word(stops_at_colon=False))
+
+    def _regex_node(self, field: str | None, pattern: str, start: int) -> Node:
+        try:
+            parse_regex(pattern)
+        except RegexError as error:
+            self._fail(str(error), start + 1 + error.at)
+        return Regex(field, pattern, start)
 
     def _word_node(self, field: str | None, token: Token) -> Node:
         if token.pattern is None:

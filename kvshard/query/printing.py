@@ -6,6 +6,7 @@ Pure: imports only the standard library and other pure files.
 """
 
 from kvshard.query.glob import parts_of
+from kvshard.query.regex import written
 from kvshard.query.syntax import (
     OPERATORS,
     SPECIAL,
@@ -25,13 +26,15 @@ from kvshard.query.syntax import (
     Phrase,
     Prefix,
     Range,
+    Regex,
     Wildcard,
     Within,
     Word,
 )
 
-_BEGINS_OTHERWISE = frozenset("+-!<>#")
-"""At the start of a word + - ! are operators; after a field's colon < and > begin a range; # marks a filter in print."""
+_BEGINS_OTHERWISE = frozenset("+-!<>#/")
+"""At the start of a word + - ! are operators; after a field's colon < and > begin a range; # marks a filter in print; / may
+begin a regular expression."""
 
 
 def print_query(node: Node) -> str:
@@ -79,6 +82,8 @@ def _leaf(node: Node) -> str:
             return f"{_field(node.field)}{_escape(node.text)}*"
         case Wildcard():
             return f"{_field(node.field)}{_pattern(node.pattern)}"
+        case Regex():
+            return f"{_field(node.field)}/{written(node.pattern)}/"
         case Fuzzy():
             return f"{_field(node.field)}{_escape(node.text)}~{'' if node.distance is None else node.distance}"
         case Phrase():

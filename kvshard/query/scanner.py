@@ -18,6 +18,7 @@ ENDS_WORD: Final = frozenset('"()[]{}^')
 
 _NUMBER = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _FUZZY = re.compile(r'~(\d+(?:\.\d+)?)?(?=$|[\s"()\[\]{}^])', re.ASCII)
+_REGEX = re.compile(r"/((?:[^/\\\s]|\\.)+)/(?=$|[\s)^])", re.DOTALL)
 _SLOP = re.compile(r"~(\d+)?", re.ASCII)
 
 
@@ -93,6 +94,14 @@ class Scanner:
             chars.append(char)
         self._at += 1
         return "".join(chars)
+
+    def _take_regex(self) -> str | None:
+        """What stands between slashes; None where none begins here, as in `/usr/lib`: one ends at a slash that ends a word."""
+        match = _REGEX.match(self._text, self._at)
+        if match is None:
+            return None
+        self._at = match.end()
+        return match.group(1)
 
     def _take_slop(self) -> int:
         """What follows a phrase: `~2`, or nothing."""

@@ -22,6 +22,22 @@ def scored_texts(node: Node, schema: Schema) -> list[ScoredText]:
     return list(found)
 
 
+def is_of_one_text(node: Node) -> bool:
+    """Whether scores rest on one word or phrase and nothing beside it: no other, and nothing with a score of its own."""
+    match node:
+        case Word() | Phrase():
+            return True
+        case Boost() | Within():
+            return is_of_one_text(node.node)
+        case Best():
+            return len(node.nodes) == 1 and is_of_one_text(node.nodes[0])
+        case Group():
+            scoring = [clause.node for clause in node.clauses if clause.occur in {Occur.MUST, Occur.SHOULD}]
+            return len(scoring) == 1 and is_of_one_text(scoring[0])
+        case _:
+            return False
+
+
 def _collect(node: Node, schema: Schema, defaults: Sequence[str], found: dict[ScoredText, None]) -> None:
     match node:
         case Group():

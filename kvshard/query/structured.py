@@ -98,6 +98,16 @@ class Wildcard:
 
 
 @dataclass(frozen=True, slots=True)
+class Regex:
+    """Documents with a word or keyword that the regular expression matches as a whole: `.`, `[a-z]`, `\\d`, `(a|b)`, `*`, `+`,
+    `?`, `{2,5}`. Each scores 1.
+    """
+
+    field: str
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fuzzy:
     """Documents with a word of which up to `distance` letters are otherwise; None: by its length. Each scores 1."""
 
@@ -199,6 +209,7 @@ StructuredQuery: TypeAlias = (
     | AnyOf
     | Prefix
     | Wildcard
+    | Regex
     | Fuzzy
     | Range
     | Exists

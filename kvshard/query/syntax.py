@@ -74,6 +74,15 @@ class Wildcard:
 
 
 @dataclass(frozen=True, slots=True)
+class Regex:
+    """`/colou?rs?/`. pattern: what stands between the slashes, as `regex` has it."""
+
+    field: str | None
+    pattern: str
+    position: int = attribute(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Fuzzy:
     """`word~1`: with so many letters wrong, missing, too many or swapped. None, as in `word~`: by the length of the word."""
 
@@ -229,6 +238,7 @@ Node: TypeAlias = (
     | Phrase
     | Prefix
     | Wildcard
+    | Regex
     | Fuzzy
     | Exists
     | Range

@@ -42,6 +42,7 @@ from kvshard.query.syntax import (
     Phrase,
     Prefix,
     Range,
+    Regex,
     Wildcard,
     Within,
     Word,
@@ -106,6 +107,8 @@ def _encode_leaf(node: Node) -> _Json:
             return ["prefix", node.field, node.text, node.position]
         case Wildcard():
             return ["wildcard", node.field, node.pattern, node.position]
+        case Regex():
+            return ["regex", node.field, node.pattern, node.position]
         case Fuzzy():
             return ["fuzzy", node.field, node.text, node.distance, node.position]
         case Exists():
@@ -171,6 +174,8 @@ class _Decoder:
                 return Prefix(_field(field), _text(text), _position(position))
             case "wildcard", [field, pattern, position]:
                 return Wildcard(_field(field), _text(pattern), _position(position))
+            case "regex", [field, pattern, position]:
+                return Regex(_field(field), _text(pattern), _position(position))
             case "fuzzy", [field, text, distance, position]:
                 edits = None if distance is None else _integer(distance, 0, DISTANCE_MAX)
                 return Fuzzy(_field(field), _text(text), edits, _position(position))

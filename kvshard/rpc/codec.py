@@ -13,7 +13,16 @@ import msgspec
 
 from kvshard.errors import ErrorRecord, Internal, KvShardError, error_of, in_doubt, record_of
 from kvshard.fault_model import FaultOrder, FaultReport
-from kvshard.lane_messages import KeysRead, KeysReadReply, KeysScan, KeysScanReply, KeysWrite, KeysWriteReply
+from kvshard.lane_messages import (
+    DocumentsSearch,
+    DocumentsSearchReply,
+    KeysRead,
+    KeysReadReply,
+    KeysScan,
+    KeysScanReply,
+    KeysWrite,
+    KeysWriteReply,
+)
 from kvshard.limits import MESSAGE_MAX_BYTES
 from kvshard.model import (
     LeafStatusReply,
@@ -80,10 +89,11 @@ FAULT = LaneCall(int(lane_pb2.LANE_METHOD_FAULT), FaultOrder, FaultReport)
 READ_KEYS = LaneCall(int(lane_pb2.LANE_METHOD_READ_KEYS), KeysRead, KeysReadReply)
 WRITE_KEYS = LaneCall(int(lane_pb2.LANE_METHOD_WRITE_KEYS), KeysWrite, KeysWriteReply, is_write=True)
 SCAN_KEYS = LaneCall(int(lane_pb2.LANE_METHOD_SCAN_KEYS), KeysScan, KeysScanReply)
+SEARCH_DOCUMENTS = LaneCall(int(lane_pb2.LANE_METHOD_SEARCH_DOCUMENTS), DocumentsSearch, DocumentsSearchReply)
 
 METHODS: dict[type, tuple[int, type]] = {
     call.request: (call.number, call.reply)
-    for call in (READ, WRITE, SCAN, SEARCH, TERM_STATS, STATUS, FAULT, READ_KEYS, WRITE_KEYS, SCAN_KEYS)
+    for call in (READ, WRITE, SCAN, SEARCH, TERM_STATS, STATUS, FAULT, READ_KEYS, WRITE_KEYS, SCAN_KEYS, SEARCH_DOCUMENTS)
 }
 """Request type -> (method number, reply type)."""
 

@@ -120,6 +120,8 @@ def _leaf_of(message: wire.Query) -> s.StructuredQuery:
             return s.Prefix(message.prefix.field, message.prefix.text)
         case "wildcard":
             return s.Wildcard(message.wildcard.field, message.wildcard.pattern)
+        case "regex":
+            return s.Regex(message.regex.field, message.regex.pattern)
         case "fuzzy":
             fuzzy = message.fuzzy
             return s.Fuzzy(fuzzy.field, fuzzy.text, fuzzy.distance if fuzzy.HasField("distance") else None)
@@ -258,6 +260,8 @@ def _leaf_to_proto(query: s.StructuredQuery, source: str) -> wire.Query:
             return wire.Query(prefix=wire.PrefixQuery(field=query.field, text=query.text))
         case s.Wildcard():
             return wire.Query(wildcard=wire.WildcardQuery(field=query.field, pattern=query.pattern))
+        case s.Regex():
+            return wire.Query(regex=wire.RegexQuery(field=query.field, pattern=query.pattern))
         case s.Fuzzy():
             distance = None if query.distance is None else _count(query.distance, f"{source}.fuzzy.distance")
             return wire.Query(fuzzy=wire.FuzzyQuery(field=query.field, text=query.text, distance=distance))

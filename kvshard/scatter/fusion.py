@@ -13,7 +13,7 @@ from heapq import merge
 from itertools import islice
 from typing import Final
 
-from kvshard.model import NearestRecord, ShardHit, ShardSearchReply
+from kvshard.model import NearestRecord, ShardHit, ShardSearchReply, changed
 from kvshard.scatter.merge import MergedHits, merge_hits
 from kvshard.scatter.requests import SearchQuery
 from kvshard.search_accounts import ScoreExplanation
@@ -77,10 +77,10 @@ def fuse(texts: Sequence[Placed], nearest: Sequence[Placed], limit: int) -> list
                 text = f"1 / ({RANK_CONSTANT} + rank), by the {name} rank {rank}"
                 told.setdefault(hit.key, []).append(ScoreExplanation(share, text, [hit.explanation]))
     best = sorted(scores, key=lambda key: (-scores[key], key))[:limit]
-    fused = [(hits[key][0], replace(hits[key][1], score=scores[key])) for key in best]
+    fused = [(hits[key][0], changed(hits[key][1], score=scores[key])) for key in best]
     if not told:
         return fused
-    return [(shard, replace(hit, explanation=_fused(hit.score, told.get(hit.key, [])))) for shard, hit in fused]
+    return [(shard, changed(hit, explanation=_fused(hit.score, told.get(hit.key, [])))) for shard, hit in fused]
 
 
 def _fused(score: float, shares: list[ScoreExplanation]) -> ScoreExplanation:

@@ -31,6 +31,7 @@ from kvshard.schema import base_type
 from kvshard.sorting import check_sort, parse_sort, sort_text
 from kvshard.synonyms import rules_for
 from kvshard.tail import hedging
+from kvshard.unknown_fields import unknown_field
 from kvshard.vectors import Nearest, check_nearest, check_vector
 
 TTL_MAX_MS = 100 * 365 * 24 * 3_600_000
@@ -386,10 +387,16 @@ def fitted(request: SearchQuery, collection: Collection, documents: Documents | 
         if collection.change is None:
             raise
         _fitted(request, collection.name, collection.change.schema, documents)  # What that refuses is refused afterwards too.
-        names = [name for name, kind in collection.change.schema.items() if collection.schema.get(name) != kind]
-        message = f"collection {collection.name!r} is being indexed ({', '.join(names[:20])}); a search on that has to wait"
-        details = ErrorDetails(field="collection", retry_after_ms=INDEXED_RETRY_MS)
-        raise FailedPrecondition(f"{message}, kvshard status tells how far it is", details) from None
+        raise being_indexed(collection) from None
+
+
+def being_indexed(collection: Collection, fraction: float | None = None) -> FailedPrecondition:
+    """What a search on a field gets whose index is still being built. fraction: how far it is, where that is known."""
+    changed = {} if collection.change is None else collection.change.schema
+    names = [name for name, kind in changed.items() if collection.schema.get(name) != kind]
+    far = "kvshard status tells how far it is" if fraction is None else f"{fraction:.0%} of the documents are in the new index"
+    message = f"collection {collection.name!r} is being indexed ({', '.join(names[:20])}); a search on that has to wait, {far}"
+    return FailedPrecondition(message, ErrorDetails(field="collection", retry_after_ms=INDEXED_RETRY_MS))
 
 
 def _fitted(request: SearchQuery, name: str, schema: Mapping[str, str], documents: Documents | None) -> SearchQuery:
@@ -441,7 +448,7 @@ def _check_nearest(request: SearchQuery, nearest: Nearest, schema: Mapping[str, 
 def _check_field(name: str, where: str, schema: Mapping[str, str], is_fit: Callable[[str], bool], otherwise: str) -> None:
     kind = schema.get(name)
     if kind is None:
-        refuse(f"the schema has no field {name!r}; it has {', '.join(sorted(schema)[:20])}", where)
+        refuse(unknown_field(name, schema), where)
     if not is_fit(kind):
         refuse(f"{otherwise}: {name!r} is of type {kind}", where)
 

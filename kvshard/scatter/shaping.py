@@ -6,13 +6,13 @@ Pure: imports only the standard library and other pure files.
 """
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import NoReturn
 
 from kvshard import limits
 from kvshard.errors import ErrorDetails, InvalidArgument
 from kvshard.model import USUAL_SHAPE, SearchShape
 from kvshard.schema import INTEGER, KEYWORD
+from kvshard.unknown_fields import unknown_field
 
 COLLAPSED_BY = (KEYWORD, INTEGER)
 """Types of fields whose values name a group."""
@@ -53,9 +53,7 @@ def check_collapse(name: str, schema: Mapping[str, str]) -> None:
     """A search is collapsed by a keyword or an integer."""
     kind = schema.get(name)
     if kind is None:
-        close = get_close_matches(name, schema, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the schema has {', '.join(sorted(schema)[:20])}"
-        _refuse(f"there is no field {name[:64]!r} to collapse by; {hint}", "collapse")
+        _refuse(unknown_field(name, schema, "to collapse by"), "collapse")
     if kind not in COLLAPSED_BY:
         _refuse(f"a search is collapsed by a keyword or an integer field; {name!r} is of type {kind}", "collapse")
 

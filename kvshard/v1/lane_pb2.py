@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15kvshard/v1/lane.proto\x12\nkvshard.v1\"y\n\x0cRequestFrame\x12\n\n\x02id\x18\x01 \x01(\x04\x12&\n\x06method\x18\x02 \x01(\x0e\x32\x16.kvshard.v1.LaneMethod\x12\x12\n\ntimeout_us\x18\x03 \x01(\x04\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x10\n\x08is_hedge\x18\x05 \x01(\x08\"w\n\rResponseFrame\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x08is_error\x18\x02 \x01(\x08\x12\x10\n\x08queue_us\x18\x03 \x01(\r\x12\x12\n\nservice_us\x18\x04 \x01(\r\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x11\n\tin_flight\x18\x06 \x01(\r\"H\n\x0bLaneRequest\x12(\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x18.kvshard.v1.RequestFrame\x12\x0f\n\x07sent_us\x18\x02 \x01(\x04\"9\n\x0cLaneResponse\x12)\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x19.kvshard.v1.ResponseFrame*\xcf\x02\n\nLaneMethod\x12\x1b\n\x17LANE_METHOD_UNSPECIFIED\x10\x00\x12\x14\n\x10LANE_METHOD_READ\x10\x01\x12\x15\n\x11LANE_METHOD_WRITE\x10\x02\x12\x14\n\x10LANE_METHOD_SCAN\x10\x03\x12\x16\n\x12LANE_METHOD_SEARCH\x10\x04\x12\x16\n\x12LANE_METHOD_STATUS\x10\x05\x12\x14\n\x10LANE_METHOD_PING\x10\x06\x12\x15\n\x11LANE_METHOD_FAULT\x10\x07\x12\x19\n\x15LANE_METHOD_READ_KEYS\x10\x08\x12\x1a\n\x16LANE_METHOD_WRITE_KEYS\x10\t\x12\x19\n\x15LANE_METHOD_SCAN_KEYS\x10\n\x12\x1a\n\x16LANE_METHOD_TERM_STATS\x10\x0b\x12\x16\n\x12LANE_METHOD_CANCEL\x10\x0f\x32\x46\n\x05Lanes\x12=\n\x04Lane\x12\x17.kvshard.v1.LaneRequest\x1a\x18.kvshard.v1.LaneResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15kvshard/v1/lane.proto\x12\nkvshard.v1\"y\n\x0cRequestFrame\x12\n\n\x02id\x18\x01 \x01(\x04\x12&\n\x06method\x18\x02 \x01(\x0e\x32\x16.kvshard.v1.LaneMethod\x12\x12\n\ntimeout_us\x18\x03 \x01(\x04\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x10\n\x08is_hedge\x18\x05 \x01(\x08\"w\n\rResponseFrame\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x10\n\x08is_error\x18\x02 \x01(\x08\x12\x10\n\x08queue_us\x18\x03 \x01(\r\x12\x12\n\nservice_us\x18\x04 \x01(\r\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x11\n\tin_flight\x18\x06 \x01(\r\"H\n\x0bLaneRequest\x12(\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x18.kvshard.v1.RequestFrame\x12\x0f\n\x07sent_us\x18\x02 \x01(\x04\"9\n\x0cLaneResponse\x12)\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x19.kvshard.v1.ResponseFrame*\xf1\x02\n\nLaneMethod\x12\x1b\n\x17LANE_METHOD_UNSPECIFIED\x10\x00\x12\x14\n\x10LANE_METHOD_READ\x10\x01\x12\x15\n\x11LANE_METHOD_WRITE\x10\x02\x12\x14\n\x10LANE_METHOD_SCAN\x10\x03\x12\x16\n\x12LANE_METHOD_SEARCH\x10\x04\x12\x16\n\x12LANE_METHOD_STATUS\x10\x05\x12\x14\n\x10LANE_METHOD_PING\x10\x06\x12\x15\n\x11LANE_METHOD_FAULT\x10\x07\x12\x19\n\x15LANE_METHOD_READ_KEYS\x10\x08\x12\x1a\n\x16LANE_METHOD_WRITE_KEYS\x10\t\x12\x19\n\x15LANE_METHOD_SCAN_KEYS\x10\n\x12\x1a\n\x16LANE_METHOD_TERM_STATS\x10\x0b\x12 \n\x1cLANE_METHOD_SEARCH_DOCUMENTS\x10\x0c\x12\x16\n\x12LANE_METHOD_CANCEL\x10\x0f\x32\x46\n\x05Lanes\x12=\n\x04Lane\x12\x17.kvshard.v1.LaneRequest\x1a\x18.kvshard.v1.LaneResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvshard.v1.lane_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LANEMETHOD']._serialized_start=415
-  _globals['_LANEMETHOD']._serialized_end=750
+  _globals['_LANEMETHOD']._serialized_end=784
   _globals['_REQUESTFRAME']._serialized_start=37
   _globals['_REQUESTFRAME']._serialized_end=158
   _globals['_RESPONSEFRAME']._serialized_start=160
@@ -41,6 +41,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LANEREQUEST']._serialized_end=353
   _globals['_LANERESPONSE']._serialized_start=355
   _globals['_LANERESPONSE']._serialized_end=412
-  _globals['_LANES']._serialized_start=752
-  _globals['_LANES']._serialized_end=822
+  _globals['_LANES']._serialized_start=786
+  _globals['_LANES']._serialized_end=856
 # @@protoc_insertion_point(module_scope)

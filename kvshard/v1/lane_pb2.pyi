@@ -51,6 +51,8 @@ class _LaneMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LaneMethod
     """At a router. Read the first page of a scan: KeysScan -> KeysScanReply."""
     LANE_METHOD_TERM_STATS: _LaneMethod.ValueType  # 11
     """Tell a shard's statistics for some terms: ShardTerms -> ShardTermsReply."""
+    LANE_METHOD_SEARCH_DOCUMENTS: _LaneMethod.ValueType  # 12
+    """At a router. Search the documents of a collection: DocumentsSearch -> DocumentsSearchReply."""
     LANE_METHOD_CANCEL: _LaneMethod.ValueType  # 15
     """Cancel the request with the same id. It has no payload and gets no answer of its own."""
 
@@ -81,6 +83,8 @@ LANE_METHOD_SCAN_KEYS: LaneMethod.ValueType  # 10
 """At a router. Read the first page of a scan: KeysScan -> KeysScanReply."""
 LANE_METHOD_TERM_STATS: LaneMethod.ValueType  # 11
 """Tell a shard's statistics for some terms: ShardTerms -> ShardTermsReply."""
+LANE_METHOD_SEARCH_DOCUMENTS: LaneMethod.ValueType  # 12
+"""At a router. Search the documents of a collection: DocumentsSearch -> DocumentsSearchReply."""
 LANE_METHOD_CANCEL: LaneMethod.ValueType  # 15
 """Cancel the request with the same id. It has no payload and gets no answer of its own."""
 Global___LaneMethod: _TypeAlias = LaneMethod  # noqa: Y015

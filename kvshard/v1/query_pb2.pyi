@@ -72,6 +72,7 @@ class Query(_message.Message):
     MORE_LIKE_THIS_FIELD_NUMBER: _builtins.int
     MATCH_ALL_FIELD_NUMBER: _builtins.int
     MATCH_NONE_FIELD_NUMBER: _builtins.int
+    REGEX_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def match(self) -> Global___MatchQuery:
         """Words of a text."""
@@ -140,6 +141,10 @@ class Query(_message.Message):
     def match_none(self) -> Global___MatchNoneQuery:
         """No document."""
 
+    @_builtins.property
+    def regex(self) -> Global___RegexQuery:
+        """A regular expression for a word or keyword."""
+
     def __init__(
         self,
         *,
@@ -160,12 +165,13 @@ class Query(_message.Message):
         more_like_this: Global___MoreLikeThisQuery | None = ...,
         match_all: Global___MatchAllQuery | None = ...,
         match_none: Global___MatchNoneQuery | None = ...,
+        regex: Global___RegexQuery | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bool", b"bool", "boost", b"boost", "constant_score", b"constant_score", "dis_max", b"dis_max", "exists", b"exists", "fuzzy", b"fuzzy", "kind", b"kind", "match", b"match", "match_all", b"match_all", "match_none", b"match_none", "match_phrase", b"match_phrase", "more_like_this", b"more_like_this", "prefix", b"prefix", "query_string", b"query_string", "range", b"range", "term", b"term", "terms", b"terms", "wildcard", b"wildcard"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bool", b"bool", "boost", b"boost", "constant_score", b"constant_score", "dis_max", b"dis_max", "exists", b"exists", "fuzzy", b"fuzzy", "kind", b"kind", "match", b"match", "match_all", b"match_all", "match_none", b"match_none", "match_phrase", b"match_phrase", "more_like_this", b"more_like_this", "prefix", b"prefix", "query_string", b"query_string", "range", b"range", "regex", b"regex", "term", b"term", "terms", b"terms", "wildcard", b"wildcard"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bool", b"bool", "boost", b"boost", "constant_score", b"constant_score", "dis_max", b"dis_max", "exists", b"exists", "fuzzy", b"fuzzy", "kind", b"kind", "match", b"match", "match_all", b"match_all", "match_none", b"match_none", "match_phrase", b"match_phrase", "more_like_this", b"more_like_this", "prefix", b"prefix", "query_string", b"query_string", "range", b"range", "term", b"term", "terms", b"terms", "wildcard", b"wildcard"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bool", b"bool", "boost", b"boost", "constant_score", b"constant_score", "dis_max", b"dis_max", "exists", b"exists", "fuzzy", b"fuzzy", "kind", b"kind", "match", b"match", "match_all", b"match_all", "match_none", b"match_none", "match_phrase", b"match_phrase", "more_like_this", b"more_like_this", "prefix", b"prefix", "query_string", b"query_string", "range", b"range", "regex", b"regex", "term", b"term", "terms", b"terms", "wildcard", b"wildcard"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["match", "match_phrase", "term", "terms", "prefix", "wildcard", "fuzzy", "range", "exists", "bool", "dis_max", "constant_score", "boost", "query_string", "more_like_this", "match_all", "match_none"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["match", "match_phrase", "term", "terms", "prefix", "wildcard", "fuzzy", "range", "exists", "bool", "dis_max", "constant_score", "boost", "query_string", "more_like_this", "match_all", "match_none", "regex"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -350,6 +356,34 @@ class WildcardQuery(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WildcardQuery: _TypeAlias = WildcardQuery  # noqa: Y015
+
+@_typing.final
+class RegexQuery(_message.Message):
+    """Documents with a word or keyword that a regular expression matches as a whole. Each scores 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    PATTERN_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """A text or keyword field. Words of texts are lower case, and compared with the pattern as if it were."""
+    pattern: _builtins.str
+    """At most 256 characters, which spell at most 256 with repetitions written out: characters, ., [a-z], [^a-z], \\d \\w \\s \\D
+    \\W \\S, groups ( ), |, and *, +, ?, {2}, {2,}, {2,5} behind any of these; a backslash takes anything else literally.
+    """
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        pattern: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "pattern", b"pattern"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegexQuery: _TypeAlias = RegexQuery  # noqa: Y015
 
 @_typing.final
 class FuzzyQuery(_message.Message):

@@ -183,8 +183,8 @@ class SearchRequest(_message.Message):
     @_builtins.property
     def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further collections to search, at most 15; or aliases. What names a field that only some of them have matches nothing in the
-        others; sort fields must be in all. Scores rest on the statistics of the collection that a hit is in. There is one page: token
-        must be empty, as must nearest and collapse. The fields of aggregations must be in all, and of one type.
+        others; sort fields must be in all. Scores rest on the statistics of the collection that a hit is in. nearest and collapse
+        must be empty. The fields of aggregations must be in all, and of one type.
         """
 
     @_builtins.property
@@ -684,6 +684,7 @@ class LegProfile(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     MATCHES_FIELD_NUMBER: _builtins.int
     HITS_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
     shard: _builtins.int
     """The shard."""
     leaf: _builtins.str
@@ -698,6 +699,8 @@ class LegProfile(_message.Message):
     """Those that match."""
     hits: _builtins.int
     """Hits that the leg read and delivered."""
+    collection: _builtins.str
+    """The collection, where several are searched."""
     @_builtins.property
     def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfiledTerm]:
         """Terms of the query and its filters, in their order, at most 256; prefixes and the like are not spelled out."""
@@ -718,10 +721,11 @@ class LegProfile(_message.Message):
         documents: _builtins.int = ...,
         matches: _builtins.int = ...,
         hits: _builtins.int = ...,
+        collection: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "hits", b"hits", "indexed_through", b"indexed_through", "leaf", b"leaf", "matches", b"matches", "phases", b"phases", "segments", b"segments", "shard", b"shard", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "documents", b"documents", "hits", b"hits", "indexed_through", b"indexed_through", "leaf", b"leaf", "matches", b"matches", "phases", b"phases", "segments", b"segments", "shard", b"shard", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -737,7 +741,7 @@ class Profile(_message.Message):
     TIMING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LegProfile]:
-        """One for each leg that answered, in shard order."""
+        """One for each leg that answered, in shard order; where several collections are searched, one collection after the other."""
 
     @_builtins.property
     def timing(self) -> _types_pb2.Timing:

@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from kvshard import Client, CollectionNotFound, FailedPrecondition, InvalidArgument, InvalidToken
 from kvshard.clock import SystemClock
+from kvshard.clustermap import ClusterMap
 from kvshard.errors import DeadlineExceeded, SchemaChanged
-from kvshard.model import ShardSearch
+from kvshard.model import CollectionCountRecord, LeafStatusReply, LeafStatusRequest, ReplicaStatusRecord, ShardSearch
 from kvshard.tail.hedging import HedgeSettings
 from kvshard.telemetry import RouterMetrics
 from router.server import RouterServer
@@ -40,12 +41,22 @@ async def front() -> AsyncIterator[Front]:
         await server.stop()
 
 
+def reporting(cluster_map: ClusterMap, leaf: str, counts: list[CollectionCountRecord]) -> LeafStatusReply:
+    """What a leaf says that has so much of each of its shards."""
+    held = [shard for shard in cluster_map.shards.values() if any(member.leaf == leaf for member in shard.in_sync)]
+    replicas = [ReplicaStatusRecord(shard.id, 1, "primary", 1, 1, counts) for shard in held]
+    return LeafStatusReply(leaf, replicas, 1, 2.0, 3, 4, "0.1.0")
+
+
 async def test_a_field_that_is_being_indexed_is_named(front: Front) -> None:
     docs = front.kv.collection("docs")
     with pytest.raises(InvalidArgument, match="lang"):
         await docs.search("lang:en")
     info = await docs.add_fields({"lang": "keyword"})
     assert info.change is not None
+    for leaf, rebuilt in (("leaf-1", 100), ("leaf-2", 0)):
+        counts = [CollectionCountRecord(info.id, 100, 0, 0, 1, rebuilt, 100)]
+        front.leaves.client.on(leaf, LeafStatusRequest, reporting(front.maps.current, leaf, counts))
     assert (info.version, dict(info.change.schema)["lang"], info.change.version) == (1, "keyword", 2)
     for query, options in (
         ("lang:en", {}),
@@ -53,7 +64,7 @@ async def test_a_field_that_is_being_indexed_is_named(front: Front) -> None:
         ("*", {"facets": ["lang"]}),
         ("*", {"filters": ["lang:e"]}),
     ):
-        with pytest.raises(FailedPrecondition, match=r"being indexed \(lang\)") as refused:
+        with pytest.raises(FailedPrecondition, match=r"being indexed \(lang\).* 50% of the documents") as refused:
             await docs.search(query, **options)
         assert refused.value.details.retry_after_ms
     with pytest.raises(InvalidArgument, match="nothing"):

@@ -11,9 +11,9 @@ from harness.small_cluster import small_cluster
 from kvshard import Client, InvalidArgument, hashing
 from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.model import ShardSearch
-from kvshard.query import prepare
 from kvshard.sorting import parse_sort
 from leaf.scoring import weighed
+from leaf.search_plan import SearchPlan
 from leaf.text_index import TextIndex
 from leaf.text_search import IndexView
 
@@ -44,15 +44,11 @@ def right_pages(
     index.commit(1)
     pages: dict[str, list[tuple[str, float]]] = {}
     for text in wanted:
-        node = prepare(text, SCHEMA)
         request = ShardSearch(0, 1, 1, text, [], TOP, is_alone=True)
-
-        def restricted(weighting: object, node: object = node) -> object:
-            return index.compiler.compile(node, [], None, TOKEN_SLOTS - 1, weighting)
-
-        ranked = weighed(index.compiler, index.statistics, request, node, restricted, TOKEN_SLOTS - 1, lambda: None)
+        compiled = SearchPlan(request, SCHEMA).compiled(index.compiler, index.fields, index.searcher(), None, lambda: None)
+        ranked = weighed(compiled, index.statistics, request, lambda query: query, TOKEN_SLOTS - 1, lambda: None)
         view = IndexView(index.searcher(), index.fields, SCHEMA, index.parse, exact=ranked.exact)
-        found = view.page(ranked.query, parse_sort(""), TOP, has_one_score=index.compiler.has_one_score(node)).found
+        found = view.page(ranked.query, parse_sort(""), TOP, has_one_score=compiled.has_one_score).found
         pages[text] = [(each.key.decode(), each.score) for each in found]
     index.discard_changes()
     return pages

@@ -3,7 +3,6 @@
 import json
 import shutil
 import tempfile
-from functools import partial
 from heapq import merge
 from pathlib import Path
 
@@ -16,7 +15,9 @@ from kvshard.model import ShardSearch, TermStatistics
 from kvshard.query import prepare
 from kvshard.sorting import parse_sort
 from leaf import text_search
+from leaf.joint_best import JointBest
 from leaf.scoring import weighed
+from leaf.search_plan import SearchPlan
 from leaf.text_index import TextIndex
 from leaf.text_search import IndexView
 from leaf.weighting import Weighting
@@ -62,11 +63,8 @@ def search(indexes, text, skipped, limit):
     shipped = shipped_of(indexes, node)
     found = []
     for index in indexes:
-        request = ShardSearch(0, 1, 1, text, [], limit, statistics=shipped)
-        restricted = partial(index.compiler.compile, node, [], None, (1 << 16) - 1)
-        ranked = weighed(index.compiler, index.statistics, request, node, restricted, (1 << 16) - 1, lambda: None)
+        ranked, has_one_score = ranked_by(index, text, limit, shipped)
         view = IndexView(index.searcher(), index.fields, SCHEMA, index.parse, exact=ranked.exact)
-        has_one_score = index.compiler.has_one_score(node)
         rows, after = [], None
         while len(rows) < skipped + limit:
             page = view.page(ranked.query, BY_SCORE, limit, after, len(rows), has_one_score)
@@ -78,6 +76,45 @@ def search(indexes, text, skipped, limit):
         found.append([(-each.score, each.key) for each in rows])
         assert ranked.exact is None or not ranked.exact.is_bounded
     return [(key, -score) for score, key in merge(*found)][skipped : skipped + limit]
+
+
+def ranked_by(index, text, limit, shipped):
+    """The query with its scores, and whether all have the same."""
+    request = ShardSearch(0, 1, 1, text, [], limit, statistics=shipped)
+    compiled = SearchPlan(request, SCHEMA).compiled(index.compiler, index.fields, index.searcher(), shipped, lambda: None)
+    ranked = weighed(compiled, index.statistics, request, lambda query: query, (1 << 16) - 1, lambda: None)
+    return ranked, compiled.has_one_score
+
+
+def found_jointly(indexes, text, limit, least):
+    """(key, score) of the first hits over all shards, where each leg leaves out what the others make superfluous.
+
+    least: hits that a leg may return; a page that the legs together cannot fill is not looked at.
+    """
+    shipped, best, legs = shipped_of(indexes, prepare(text, SCHEMA)), JointBest(limit), []
+    for shard, index in enumerate(indexes):
+        ranked, has_one_score = ranked_by(index, text, limit, shipped)
+        view = IndexView(index.searcher(), index.fields, SCHEMA, index.parse, exact=ranked.exact)
+        scores = None if has_one_score else view.look_ahead(ranked.query, least, lambda: best.bar)
+        best.note(shard, scores or ())
+        legs.append((shard, view, ranked, has_one_score))
+    found = []
+    for shard, view, ranked, has_one_score in legs:
+        page = view.page(ranked.query, BY_SCORE, least, None, 0, has_one_score)
+        best.note(shard, [each.score for each in page.found])
+        alone = IndexView(view.searcher, indexes[shard].fields, SCHEMA, indexes[shard].parse, exact=ranked.exact)
+        whole = alone.page(ranked.query, BY_SCORE, 100, None, 0, has_one_score)
+        rows = [(-each.score, each.key) for each in page.found]
+        assert whole.found[: len(rows)] == page.found
+        assert whole.total == page.total
+        if page.complete_to is not None:
+            assert page.has_more
+            assert all(each.score < page.complete_to for each in whole.found[len(rows) :])
+        else:
+            assert page.has_more == (len(whole.found) > len(rows))
+            assert not page.has_more or len(rows) == least
+        found.append(rows)
+    return [(key, -score) for score, key in merge(*found)][:limit]
 
 
 def shipped_of(indexes, node):
@@ -130,6 +167,8 @@ def test_shards_rank_as_one_index_of_what_is_live(root, history, count, queries,
     for text in queries:
         right = search([reference], text, offset, limit)
         assert search(shards, text, offset, limit) == right
+        assert found_jointly(shards, text, limit, limit) == search(shards, text, 0, limit)
+        found_jointly(shards, text, limit, 1 + limit // 3)
         check_against_tantivy(reference, text, offset, limit, right)
     for index in (*shards, reference):
         index.discard_changes()

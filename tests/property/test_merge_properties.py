@@ -1,18 +1,17 @@
 """Merging hits equals sorting the whole; coverage keeps its identity; facet counts stay within their stated error."""
 
 from collections import Counter
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvshard.collapsing import group_digest, group_sizes, shown_after, shown_digests
 from kvshard.errors import Unavailable, record_of
-from kvshard.model import SearchAfter, ShardHit, ShardSearchReply
+from kvshard.model import SearchAfter, ShardHit, ShardSearchReply, changed
 from kvshard.scatter.coverage import FailedLeg, coverage_of, shortfall
-from kvshard.scatter.merge import merge_facet, merge_hits
+from kvshard.scatter.merge import merge_facet, merge_hits, used_up
 from kvshard.scatter.tokens import SearchPosition, TokenCodec, fingerprint
-from kvshard.sorting import field_keys, parse_sort, place_of
+from kvshard.sorting import field_keys, is_by_score, parse_sort, place_of
 
 KEYS = st.binary(min_size=1, max_size=3)
 SHARDS = 4
@@ -102,6 +101,35 @@ def test_pages_of_hits_equal_sort(documents, text: str, limit: int, deliver) -> 
 
 
 @given(
+    documents=DOCUMENTS,
+    text=sort_texts(),
+    limit=st.integers(1, 7),
+    deliver=st.lists(st.integers(0, 7), min_size=SHARDS),
+    has_bounds=st.booleans(),
+)
+def test_a_short_page_is_made_whole_by_the_shards_that_are_used_up(
+    documents, text: str, limit: int, deliver, has_bounds: bool
+) -> None:
+    """Asked once more, all of them together, for as many hits as the page has."""
+    sorts = parse_sort(text)
+    whole = shard_replies(documents, text, None, limit, lambda _: limit)
+    replies = shard_replies(documents, text, None, limit, lambda shard: deliver[shard])
+    if has_bounds and is_by_score(sorts):
+        for shard, reply in replies.items():
+            kept_back = [hit.score for hit in shard_replies(documents, text, None, 99, lambda _: 99)[shard].hits]
+            least = next(
+                (score for score in sorted({*kept_back, 2.0}) if score > max(kept_back[len(reply.hits) :], default=0)), 2.0
+            )
+            replies[shard] = changed(reply, complete_to=least if reply.has_more else None)
+    page, asked = merge_hits(replies, sorts, limit, 10**9), used_up(replies, sorts, limit)
+    assert page.is_short == bool(asked)
+    right = merge_hits(whole, sorts, limit, 10**9)
+    assert page.hits == right.hits[: len(page.hits)]
+    again = merge_hits(replies | {shard: whole[shard] for shard in asked}, sorts, limit, 10**9)
+    assert (again.hits, again.has_more, again.is_short) == (right.hits, right.has_more, False)
+
+
+@given(
     stay=DOCUMENTS,
     come_and_go=st.lists(DOCUMENTS, min_size=1, max_size=6),
     homes=st.lists(st.integers(0, SHARDS - 1), min_size=30, max_size=30),
@@ -130,7 +158,7 @@ def collapsed_replies(documents, text: str, position: SearchPosition, limit: int
         for hit in reply.hits:
             group = documents[hit.key][2]["year"]
             if group not in firsts and group_digest(group) not in shown:
-                firsts[group] = replace(hit, group=group, group_size=sizes[group])
+                firsts[group] = changed(hit, group=group, group_size=sizes[group])
         found = list(firsts.values())
         replies[shard] = ShardSearchReply(found[:limit], 0, 0, has_more=len(found) > limit)
     return replies

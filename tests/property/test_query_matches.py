@@ -3,9 +3,10 @@
 import json
 import random
 import re
+from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kvshard import hashing
@@ -26,6 +27,7 @@ from kvshard.query import (
     Phrase,
     Prefix,
     Range,
+    Regex,
     Wildcard,
     Within,
     Word,
@@ -36,6 +38,7 @@ from kvshard.query.edits import is_within
 from kvshard.query.glob import parts_of
 from kvshard.query.tree import decode_tree, encode_tree
 from leaf.bm25 import Bm25
+from leaf.explanations import Explainer
 from leaf.index_statistics import explained
 from leaf.text_index import TextIndex
 from leaf.weighting import Numbered
@@ -78,6 +81,7 @@ LEAVES = st.one_of(
     st.builds(Phrase, TEXTS, st.lists(WORDS, min_size=1, max_size=3).map(" ".join)),
     st.builds(Prefix, FIELDS, st.text("abc", min_size=1, max_size=3)),
     st.builds(Wildcard, FIELDS, PATTERNS),
+    st.builds(Regex, FIELDS, st.sampled_from(["a.*", "(a|b)+c?", "[^a]+", "A?b{1,2}.", "a|ba|\\w{4}", ".*", "x"])),
     st.builds(Fuzzy, TEXTS, WORDS, st.none() | st.integers(0, 2)),
     st.builds(Exists, st.sampled_from(sorted(SCHEMA))),
     st.builds(Range, st.just("n"), st.none() | st.sampled_from("357"), st.just("8"), st.booleans(), st.booleans()),
@@ -130,6 +134,8 @@ def stands_in(node, name, document):
             return any(word.startswith(node.text) for word in words)
         case Wildcard():
             return any(is_like(list(parts_of(node.pattern)), word) for word in words)
+        case Regex():
+            return any(re.fullmatch(node.pattern if name == "tag" else node.pattern.lower(), word) for word in words)
         case Fuzzy():
             edits = fuzzy_distance(node.distance, len(node.text)) if name != "tag" else 0
             return any(is_within(node.text, word, edits) for word in words)
@@ -138,7 +144,7 @@ def stands_in(node, name, document):
 def matches(node, key, fields=("title", "body")):
     document = DOCUMENTS[key]
     match node:
-        case Word() | Phrase() | Prefix() | Wildcard() | Fuzzy():
+        case Word() | Phrase() | Prefix() | Wildcard() | Regex() | Fuzzy():
             return any(stands_in(node, name, document) for name in (fields if node.field is None else [node.field]))
         case MatchAll() | MatchNone():
             return isinstance(node, MatchAll)
@@ -193,31 +199,24 @@ def test_found_is_what_matches(index, node):
     assert decode_tree(encode_tree(node)) == node
 
 
-def is_told_apart(node, is_inside=False):
-    """Whether explanations tell what must not match: not inside of what must not match itself, or has a score of its own."""
-    match node:
-        case Group():
-            if is_inside and any(each.occur is Occur.MUST_NOT for each in node.clauses):
-                return False
-            unscored = (Occur.MUST_NOT, Occur.FILTER)
-            return all(is_told_apart(each.node, is_inside or each.occur in unscored) for each in node.clauses)
-        case Best():
-            return all(is_told_apart(each, is_inside) for each in node.nodes)
-        case Constant():
-            return is_told_apart(node.node, True)
-        case Boost() | Within():
-            return is_told_apart(node.node, is_inside)
-    return True
+NOT_A = Group((Clause(Occur.MUST_NOT, Word("title", "a")),))
+TWO_OF = Group((Clause(Occur.SHOULD, NOT_A), Clause(Occur.SHOULD, Word("body", "ab")), Clause(Occur.SHOULD, MatchAll())))
 
 
-@settings(max_examples=100, deadline=None)
-@given(NODES.filter(is_told_apart))
-def test_scores_read_off_explanations_are_those_of_one_index(index, node):
+@settings(max_examples=150, deadline=None)
+@given(NODES)
+@example(Group((Clause(Occur.MUST_NOT, NOT_A),)))
+@example(Group((Clause(Occur.SHOULD, Constant(NOT_A, 3.0)), Clause(Occur.SHOULD, MatchAll()))))
+@example(Group((Clause(Occur.SHOULD, replace(TWO_OF, minimum=Minimum(2))), Clause(Occur.SHOULD, Word("tag", "a")))))
+@example(Group((Clause(Occur.SHOULD, Group((Clause(Occur.FILTER, NOT_A),))), Clause(Occur.SHOULD, MatchAll()))))
+def test_scores_and_explanations_are_those_of_one_index(index, node):
     """Nothing is deleted here and there is one shard, so the scores for all shards are tantivy's own."""
     statistics, searcher = index.statistics, index.statistics.searcher
     numbered = Numbered(index.fields)
     explainable = index.compiler.scored(node, numbered, searcher)
     scores = Bm25(statistics.of(numbered.terms), numbered.parts)
-    for score, address in searcher.search(index.compiler.compile(node, [], None), 8).hits:
-        right = scores.score(explained(explainable, searcher, address))
-        assert right == pytest.approx(score, rel=1e-4, abs=1e-6)
+    explainer = Explainer(numbered.parts, None)
+    for score, address in searcher.search(index.compiler.compile(node, [], None), len(DOCUMENTS)).hits:
+        told = explained(explainable, searcher, address)
+        assert scores.score(told) == pytest.approx(score, rel=1e-4, abs=1e-6)
+        assert explainer.explain(told).value == pytest.approx(score, rel=1e-4, abs=1e-6)

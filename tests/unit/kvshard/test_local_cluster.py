@@ -142,7 +142,13 @@ def test_times_go_to_the_leaves_where_they_are_not_the_default():
     assert "--allow-faults" not in leaf.command
     _, leaf = child_specs(ClusterPlan(Path("/d"), are_faults_allowed=True), Path("/d"), "sqlite:///d/c.db", ("leaf-1",))
     assert leaf.command[-1] == "--allow-faults"
-    for changes, field in (({"heal_after_s": -1.0}, "heal-after"), ({"failure_timeout_s": 100.0}, "failure-timeout")):
+    _, leaf = child_specs(ClusterPlan(Path("/d"), refresh_interval_s=0.1), Path("/d"), "sqlite:///d/c.db", ("leaf-1",))
+    assert leaf.command[-2:] == ("--refresh-interval", "0.1")
+    for changes, field in (
+        ({"heal_after_s": -1.0}, "heal-after"),
+        ({"failure_timeout_s": 100.0}, "failure-timeout"),
+        ({"refresh_interval_s": 0.01}, "refresh-interval"),
+    ):
         with pytest.raises(InvalidArgument) as refusal:
             ClusterPlan(Path("data"), **changes).check()
         assert refusal.value.details.field == field

@@ -15,6 +15,7 @@ from kvshard.query import (
     Phrase,
     Prefix,
     Range,
+    Regex,
     Wildcard,
     Word,
     check_query,
@@ -84,6 +85,15 @@ def group(*clauses):
         ("f:a\\*b?c", Wildcard("f", "a\\*b?c")),
         ("a\\*", Word(None, "a*")),
         ("\\-*b", Wildcard(None, "-*b")),
+        ("/ab+c/", Regex(None, "ab+c")),
+        ("f:/a\\/b/^2", Boost(Regex("f", "a\\/b"), 2.0)),
+        ("(/(a|b){2,3}[)\\ ]/)", Regex(None, "(a|b){2,3}[)\\ ]")),
+        ("-/a/ /b/", group((NOT, Regex(None, "a")), (SHOULD, Regex(None, "b")))),
+        ("/usr/lib", Word(None, "/usr/lib")),
+        ("f:/usr/lib/x", Word("f", "/usr/lib/x")),
+        ("a/b/", Word(None, "a/b/")),
+        ("\\/a/", Word(None, "/a/")),
+        ("//", Word(None, "//")),
         ("_exists_:f", Exists("f")),
         ("f:[a~1 TO b?]", Range("f", "a~1", "b?")),
         ("f:>=what?", Range("f", "what?", None)),
@@ -144,6 +154,9 @@ def test_parse(text, node):
         ('"a b"~101', 'the slop of a phrase is a number from 0 to 100, as in "a b"~2 at character 6', 5),
         ('"a b"~2.5', "a slop must be followed by a space at character 8", 7),
         ('"a b"~99999999999', 'the slop of a phrase is a number from 0 to 100, as in "a b"~2 at character 6', 5),
+        ("a /b[c/", "unbalanced bracket at character 5", 4),
+        ("f:/b**/", "unexpected * behind a repetition at character 6", 5),
+        ("/a{999}/", "a regular expression spells at most 256 characters with its repetitions, not 999 at character 2", 1),
         ("_exists_:a*", "'a' is no field name at character 10", 9),
         ("t*:a", "'t' is no field name (a literal colon is written \\:) at character 1", 0),
         ("f:[a* TO b]", "a * stands alone in a range at character 4", 3),
@@ -210,8 +223,8 @@ def test_boosts_do_not_multiply_without_end():
 def test_patterns_are_counted():
     schema = {"t": "text"}
     prepare("a* b~ c?d (" + "a* " * 61 + ")^2", schema)
-    with pytest.raises(InvalidArgument, match="at most 64 prefixes, wildcards and fuzzy words together") as caught:
-        prepare("a b " + "t:a?b " * 65, schema)
+    with pytest.raises(InvalidArgument, match="at most 64 prefixes, patterns and fuzzy words together") as caught:
+        prepare("a b " + "t:a?b /c+/ " * 33, schema)
     assert caught.value.details.limit == 64
     assert caught.value.details.position is not None
 
@@ -259,6 +272,7 @@ def test_queries_that_fit_the_schema(text):
         ("year:9223372036854775808", "is not an integer", 5),
         ("year:1*", "year is of type integer; only text and keyword fields know prefixes at character 6", 5),
         ("year:1?", "year is of type integer; only text and keyword fields know wildcards at character 6", 5),
+        ("year:/1+/", "year is of type integer; only text and keyword fields know regular expressions at character 6", 5),
         ("tag:a~1", "tag is of type keyword; only text fields know fuzzy words at character 5", 4),
         ("year:12~1", "year is of type integer; only text fields know fuzzy words at character 6", 5),
         ("_exists_:titel", "unknown field titel; did you mean title?", 9),

@@ -39,9 +39,9 @@ def test_sorts_that_are_well(text: str, keys: tuple[SortKey, ...], written: str)
     [
         ("title", "title is a text field, and a text has no order"),
         ("-note", "note is a text field"),
-        ("yaer", "there is no field 'yaer' to sort by; did you mean year?"),
+        ("yaer", "unknown field yaer to sort by; did you mean year?"),
         ("_scor", "did you mean _score?"),
-        ("zzz", "the schema has note, ok, on, tag, title, year"),
+        ("zzz", "the collection's fields are note, ok, on, tag, title, year"),
         ("year,", "'' is no sort key"),
         ("-", "'' is no sort key"),
         ("year desc", "'year desc' is no sort key"),

@@ -83,6 +83,7 @@ def test_the_names_are_the_documented_ones(registry):
         "kvshard_router_lanes",
         "kvshard_router_ranked_searches",
         "kvshard_router_statistics_trips",
+        "kvshard_router_short_pages",
         "kvshard_router_late_answers",
         "kvshard_router_requests",
         "kvshard_router_wasted_leaf_seconds",

@@ -308,6 +308,46 @@ def test_marked_words_follow_the_analyzer():
     assert marked("run", "text(ngram)", "runs ran") == {"run", "runs"}
 
 
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("/async.o/", "12"),
+        ("title:/g(ather|one)/", "12"),
+        ("title:/G[A-Z]{5}/", "12"),  # words of texts are lower case
+        ("tag:/py.?/", "126"),
+        ("tag:/Py|a\\ b/", "34"),  # keywords are as they are
+        ("tag:/[^p].*/", "234"),
+        ("tag:/a\\ b/", "3"),
+        ("/ta[ij]l/ AND /lat.*/", "4"),
+        ("title:/stra(ß|ss)e/", "3"),
+        ("/sync/", ""),
+        ("NOT tag:/.*/", ""),
+        ("NOT tag:/.+/", "5"),
+    ],
+)
+def test_regular_expressions_are_compared_with_whole_words(index, text, keys):
+    assert matches(index, text) == keys
+    assert {each.score for each in found(index, text)} <= {1.0, 2.0}
+
+
+def test_what_a_regular_expression_finds_is_marked():
+    node = prepare("t:/run(s|ner)/", {"t": "text(english)"})
+    assert marked_words(node, "t", "text(english)", lambda: ["Runs runner runt"]) == {"run", "runner"}
+
+
+def test_regular_expressions_are_bounded(monkeypatch, tmp_path):
+    monkeypatch.setattr("leaf.expansions.EXPANSION_MAX_WORDS", 20)
+    index = TextIndex.create(tmp_path / "i", SCHEMA, slot_of)
+    for number in range(30):
+        index.write({b"%d" % number: (json.dumps({"title": f"w{number}", "tag": f"w{number}"}).encode(), 0)})
+    index.commit(1)
+    for text in ("/w.*/", "title:/.+9/", "tag:/w[0-9]+/"):
+        with pytest.raises(InvalidArgument, match="/ has to look at more than 20 words of a shard; let it begin"):
+            found(index, text)
+    assert matches(index, "title:/w1[0-3]/") == "10111213"
+    assert matches(index, "tag:/w2(1|22)/") == "21"
+
+
 def test_wildcards_are_bounded(monkeypatch, tmp_path):
     monkeypatch.setattr("leaf.expansions.EXPANSION_MAX_WORDS", 100)
     index = TextIndex.create(tmp_path / "i", SCHEMA, slot_of)

@@ -207,6 +207,23 @@ def test_facets(tmp_path):
     assert view.facets(query, [], 10) == {}
 
 
+def test_facets_that_segments_cut_are_counted_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr("leaf.text_search._FACET_SEGMENT_FACTOR", 1)
+    monkeypatch.setattr("leaf.text_search._FACET_SEGMENT_MARGIN", 0)
+    index = TextIndex.create(tmp_path / "i", SCHEMA, slot_of)
+    for at, counts in enumerate(({"a": 10, "b": 9, "c": 8}, {"c": 6, "d": 5, "a": 4, "b": 3})):
+        tags = [tag for tag, count in counts.items() for _ in range(count)]
+        index.write({b"%d-%d" % (at, n): (json.dumps({"tag": tag}).encode(), 0) for n, tag in enumerate(tags)})
+        index.commit(at + 1)
+    assert index.searcher().num_segments == 2
+    view = IndexView(index.searcher(), index.fields, SCHEMA, index.parse)
+    counts = view.facets(index.compiler.compile(prepare("*", SCHEMA), [], None), ["tag"], 2)["tag"]
+    right = {"a": 14, "b": 12, "c": 14, "d": 5}
+    assert counts.values == {value: right[value] for value in counts.values}
+    assert len(counts.values) == 2
+    assert all(right[value] <= counts.error for value in right.keys() - counts.values)
+
+
 def test_reopening_finds_what_was_committed(tmp_path):
     index = make(tmp_path / "i", {b"a": {"body": "hello"}})
     index.write({b"b": (b'{"body": "hello"}', 0)})  # never committed

@@ -9,9 +9,10 @@ from kvshard.model import SearchShape, ShardHit
 from kvshard.scatter.coverage import Coverage
 from kvshard.scatter.merge import MergedFacet
 from kvshard.scatter.requests import SearchQuery
+from kvshard.search_accounts import LegProfile, ProfiledLeg
 from router.ranking import StatisticsUsed
 from router.search import Found
-from router.several import check_several, check_types, merged, query_for
+from router.several import check_several, check_types, merged, query_for, tokens_behind
 from router.statistics import Kind
 
 WHOLE = Coverage(True, 10, 10, 2, 2)
@@ -54,6 +55,27 @@ def test_a_page_ends_where_a_collection_has_kept_back_what_comes_next() -> None:
     assert keys(merged(["one", "two"], [one, two], query())) == [("one", "a")]
 
 
+def test_a_page_goes_on_behind_what_was_shown_of_each_collection() -> None:
+    def behind(name: str):
+        return lambda count: f"{name} {count}".encode()
+
+    one = found(hit("a", 4.0), hit("d", 1.0), token_behind=behind("one"))
+    two = found(hit("b", 3.0), hit("c", 2.0), token_behind=behind("two"))
+    three = found(hit("e", 0.5), token_behind=behind("three"))
+    page = merged(["one", "two", "three"], [one, two, three], query(limit=3))
+    assert (page.shown, page.has_more) == ([1, 2, 0], True)
+    assert tokens_behind(page, [one, two, three], [b"", b"2", b"3"]) == [b"one 1", b"two 2", b"3"]
+    assert not merged(["one", "two"], [one, two], query(limit=4)).has_more
+    assert merged(["one", "two"], [one, found(hit("b", 3.0), next_token=b"x")], query(limit=4)).has_more
+    assert not merged(["one", "two"], [found(), found()], query()).has_more
+
+
+def test_a_profile_says_of_which_collection_a_leg_was() -> None:
+    leg = ProfiledLeg(0, "leaf-1", LegProfile([], [], 1, 1, 1, 1, 1))
+    page = merged(["one", "two"], [found(profiles=[leg]), found(profiles=[leg])], query())
+    assert [each.collection for each in page.rest.profiles] == ["one", "two"]
+
+
 def test_the_rest_of_the_answers_is_added_up() -> None:
     part = Coverage(False, 5, 10, 2, 1)
     one = found(statistics=StatisticsUsed(Kind.EXACT, 0.0, 1), unseen_age_ms=5)
@@ -75,18 +97,17 @@ def test_facets_are_added_up_and_say_how_wrong_they_may_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "token", "fields", "field"),
+    ("names", "fields", "field"),
     [
-        (["a"] * 17, b"", {}, "collections"),
-        (["a", "b"], b"token", {}, "token"),
-        (["a", "b"], b"", {"shape": SearchShape(collapse="tag")}, "collapse"),
+        (["a"] * 17, {}, "collections"),
+        (["a", "b"], {"shape": SearchShape(collapse="tag")}, "collapse"),
     ],
 )
-def test_what_does_not_go_over_several_is_refused(names, token, fields, field) -> None:
+def test_what_does_not_go_over_several_is_refused(names, fields, field) -> None:
     with pytest.raises(InvalidArgument) as refused:
-        check_several(names, query(**fields), token)
+        check_several(names, query(**fields))
     assert refused.value.details.field == field
-    check_several(["a", "b"], query(), b"")
+    check_several(["a", "b"], query())
 
 
 def test_a_collection_is_not_asked_for_facets_that_only_others_have() -> None:

@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from kvshard.model import TermStatistics
-from router.statistics import REFRESHED_STALE_MAX_S, STALE_MAX_S, Kind, KnownStatistics, Summed, verdict
+from router.statistics import REFRESHED_STALE_MAX_S, STALE_MAX_S, Kind, KnownStatistics, Summed, is_sum_of, verdict
 
 DOCS = 7
 SHARDS = {0: 0, 1: 2}
@@ -50,6 +50,48 @@ def test_numbers_from_before_a_split_do_not_count(known):
     assert known.summed(DOCS, [WORD], shards).unknown == (0, 2)
     known.learn(DOCS, 0, 1, told(5, 50, 1, generation=0), 4.0)
     assert known.summed(DOCS, [WORD], shards).parts[0].documents == 5
+
+
+def test_numbers_from_before_a_split_are_forgotten_with_the_first_ones_behind_it(known):
+    cells = known.cells
+    known.learn(DOCS, 0, 1, told(5, 50, 1), 4.0)
+    assert known.cells == cells
+    assert known.summed(DOCS, TERMS, {0: 0}).unknown == (0,)
+    known.learn(DOCS, 0, 0, told(10, 100, 3, generation=99), 5.0)  # a replica that is behind
+    assert known.cells == cells
+    assert known.summed(DOCS, TERMS, {0: 1, 1: 2}).whole.documents == 25
+
+
+def test_what_is_learnt_later_does_not_change_what_was_summed(known):
+    summed = known.summed(DOCS, TERMS, SHARDS)
+    known.learn(DOCS, 0, 0, told(11, 110, 4, generation=2), 3.0)
+    assert summed.parts[0] == TermStatistics(10, {"body": 100, "tag": 5}, {"body": {"word": 3}, "tag": {"k78": 1}})
+    assert summed.heard_at == {0: 1.0, 1: 2.0}
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([told(10, 100, 3), told(20, 300, 4)], True),
+        ([told(11, 100, 3), told(19, 300, 4)], True),  # nothing but the sums matters to a score
+        ([told(10, 100, 3), told(20, 301, 4)], False),
+        ([told(10, 100, 3), told(20, 300, 5)], False),
+        ([told(10, 100, 3)], False),
+        (
+            [
+                told(10, 100, 3),
+                TermStatistics(20, {"body": 300, "tag": 5}, {"body": {"word": 4, "more": 1}, "tag": {"k78": 1}}),
+            ],
+            False,
+        ),
+        (
+            [told(10, 100, 3), TermStatistics(20, {"body": 300, "tag": 5}, {"body": {"word": 4}, "tag": {"k78": 1}, "x": {}})],
+            False,
+        ),
+    ],
+)
+def test_a_sum_is_told_by_its_parts(known, parts, expected):
+    assert is_sum_of(known.summed(DOCS, TERMS, SHARDS).whole, parts) == expected
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))

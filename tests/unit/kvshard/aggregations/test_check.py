@@ -38,7 +38,7 @@ def test_what_is_possible():
     ("aggregation", "field", "limit", "message"),
     [
         (Terms("tags"), "field", None, "did you mean tag"),
-        (Terms("nothing"), "field", None, "it has at, body"),
+        (Terms("nothing"), "field", None, "fields are at, body"),
         (Terms("body"), "field", None, "body is a text field; terms needs one of keyword"),
         (Terms("x"), "field", None, "x is a float field"),
         (Terms("tag", size=0), "size", 10_000, "1 to 10000"),
@@ -51,7 +51,7 @@ def test_what_is_possible():
         (Terms("tag", order="t", aggs={"t": Terms("n")}), "order", None, "they can by"),
         (Terms("tag", size=200, aggs={"t": Terms("n", size=51)}), "aggs.t.size", 10_000, "more than the 10000"),
         (Terms("tag", aggs={"t": Terms("n", aggs={"s": Stats("n")})}), "aggs.t", 1, "inside another one already"),
-        (Terms("tag", aggs={"t": Stats("m")}), "aggs.t.field", None, "no field 'm'"),
+        (Terms("tag", aggs={"t": Stats("m")}), "aggs.t.field", None, "unknown field m;"),
         (Ranges("tag", [(1, 2)]), "field", None, "keyword"),
         (Ranges("n", []), "ranges", 64, "1 to 64"),
         (Ranges("n", [(1, 2)] * 65), "ranges", 64, "not 65"),

@@ -5,7 +5,16 @@ import pytest
 
 from kvshard.errors import DataLoss, ErrorDetails, ErrorRecord, Internal, VersionConflict
 from kvshard.fault_model import FaultOrder, FaultReport
-from kvshard.lane_messages import KeysRead, KeysReadReply, KeysScan, KeysScanReply, KeysWrite, KeysWriteReply
+from kvshard.lane_messages import (
+    DocumentsSearch,
+    DocumentsSearchReply,
+    KeysRead,
+    KeysReadReply,
+    KeysScan,
+    KeysScanReply,
+    KeysWrite,
+    KeysWriteReply,
+)
 from kvshard.model import (
     CollectionCountRecord,
     HighlightFragment,
@@ -76,6 +85,8 @@ MESSAGES = [
     KeysReadReply([b"", None, b"v"], [1, 0, 2**63], [0, 0, 9], b"rest"),
     KeysWrite("docs", [b"a", b"b"], [b"", None], [5, 0], [None, 0], True, b"id", True),
     KeysWriteReply([4, 0], [True, False], b"rest"),
+    DocumentsSearch(b"request"),
+    DocumentsSearchReply(b"response"),
     KeysScan(b"request"),
     KeysScanReply([b"a", b"b"], [b"", b"v"], [1, 2**63], [0, 9], True, b"rest"),
     LeafStatusRequest(),

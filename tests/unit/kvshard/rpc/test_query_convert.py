@@ -23,6 +23,7 @@ QUERIES = [
     kv.AnyOf("f", ("a", "b")),
     kv.Prefix("f", "a"),
     kv.Wildcard("f", "a*"),
+    kv.Regex("f", "a+"),
     kv.Fuzzy("f", "a"),
     kv.Fuzzy("f", "a", 0),
     kv.Range("f", gt="1", lte="2"),

@@ -1,10 +1,8 @@
 """Nearest neighbours of all shards, and their fusion with the hits of a text."""
 
-from dataclasses import replace
-
 import pytest
 
-from kvshard.model import ShardHit, ShardSearchReply
+from kvshard.model import ShardHit, ShardSearchReply, changed
 from kvshard.scatter.fusion import RANK_CONSTANT, fuse, leg_query, merge_nearest, nearest_record, page_of
 from kvshard.scatter.requests import SearchQuery
 from kvshard.search_accounts import ScoreExplanation
@@ -78,7 +76,7 @@ def test_a_fused_page() -> None:
 
 def test_what_is_explained_tells_the_rank_in_each_order() -> None:
     def told(key: str, text: str) -> ShardHit:
-        return replace(hit(key), explanation=ScoreExplanation(0.5, text))
+        return changed(hit(key), explanation=ScoreExplanation(0.5, text))
 
     fused = fuse([(0, told("a", "text")), (1, told("b", "text"))], [(1, told("b", "vector"))], 5)
     first = fused[0][1]

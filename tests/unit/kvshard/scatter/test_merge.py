@@ -3,7 +3,7 @@
 import pytest
 
 from kvshard.model import ShardHit, ShardSearchReply, SortValue
-from kvshard.scatter.merge import MergedHits, merge_facet, merge_hits
+from kvshard.scatter.merge import MergedHits, merge_facet, merge_hits, used_up
 from kvshard.sorting import parse_sort
 
 
@@ -11,8 +11,11 @@ def hit(key: str, score: float = 1.0, *values: SortValue, size: int = 1) -> Shar
     return ShardHit(key.encode(), score, b"x" * size, 1, list(values))
 
 
-def reply(*hits: ShardHit, total: int | None = None, has_more: bool = False) -> ShardSearchReply:
-    return ShardSearchReply(list(hits), len(hits) if total is None else total, 100, has_more=has_more)
+def reply(
+    *hits: ShardHit, total: int | None = None, has_more: bool = False, complete_to: float | None = None
+) -> ShardSearchReply:
+    found = len(hits) if total is None else total
+    return ShardSearchReply(list(hits), found, 100, has_more=has_more or complete_to is not None, complete_to=complete_to)
 
 
 def merged(replies: dict[int, ShardSearchReply], sort: str = "", limit: int = 10, max_bytes: int = 1_000) -> MergedHits:
@@ -59,7 +62,7 @@ def test_page_ends_where_a_shard_kept_hits_back() -> None:
     """What the other has behind that may come after what this one has not delivered."""
     page = merged({0: reply(hit("a", 3.0), has_more=True), 1: reply(hit("b", 2.0))})
     assert [each.key for _, each in page.hits] == [b"a"]
-    assert (page.has_more, page.is_cut) == (True, True)
+    assert (page.has_more, page.is_cut, page.is_short) == (True, True, True)
     full = merged({0: reply(hit("a", 3.0), has_more=True), 1: reply(hit("b", 2.0))}, limit=1)
     assert (full.has_more, full.is_cut) == (True, False)
 
@@ -67,6 +70,41 @@ def test_page_ends_where_a_shard_kept_hits_back() -> None:
 def test_page_of_a_shard_that_kept_everything_back_is_empty() -> None:
     page = merged({0: reply(has_more=True), 1: reply(hit("b", 2.0))})
     assert (page.hits, page.has_more) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("complete_to", "limit", "expected", "is_short"),
+    [
+        (1.0, 3, "abc", False),
+        (1.5, 2, "ab", False),
+        (1.5, 3, "ab", True),
+        (2.0, 3, "ab", True),
+        (2.5, 3, "a", True),
+        (0.5, 4, "abc", True),
+        (0.5, 3, "abc", False),
+    ],
+)
+def test_what_scores_too_little_to_come_first_is_not_waited_for(
+    complete_to: float, limit: int, expected: str, is_short: bool
+) -> None:
+    replies = {0: reply(hit("a", 3.0), complete_to=complete_to), 1: reply(hit("b", 2.0), hit("c", 1.0))}
+    page = merged(replies, limit=limit)
+    assert "".join(each.key.decode() for _, each in page.hits) == expected
+    assert (page.is_short, page.is_cut, page.has_more) == (is_short, is_short, True)
+    assert used_up(replies, parse_sort(""), limit) == [0] * is_short
+
+
+def test_a_shard_without_a_hit_may_say_that_it_has_none_so_good() -> None:
+    page = merged({0: reply(complete_to=1.5), 1: reply(hit("b", 2.0), hit("c", 1.0))})
+    assert ([each.key for _, each in page.hits], page.is_short) == ([b"b"], True)
+
+
+def test_hits_are_used_up_where_the_page_could_go_on() -> None:
+    a, b = reply(hit("a1", 9.0), hit("a2", 8.0), has_more=True), reply(hit("b1", 7.0), hit("b2", 1.0), has_more=True)
+    wanted = {limit: used_up({0: a, 1: b, 2: reply(hit("c1", 0.5))}, parse_sort(""), limit) for limit in range(1, 7)}
+    assert wanted == {1: [], 2: [], 3: [0], 4: [0], 5: [0, 1], 6: [0, 1]}
+    assert used_up({0: reply(has_more=True), 1: b}, parse_sort(""), 1) == [0]
+    assert used_up({1: reply(hit("b1", 7.0), hit("b2", 1.0))}, parse_sort(""), 9) == []
 
 
 def test_total_that_promises_more_than_there_is_does_not_page_for_ever() -> None:

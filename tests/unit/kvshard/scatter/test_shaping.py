@@ -35,7 +35,7 @@ def test_shapes_that_are_well(shape: SearchShape) -> None:
         (SearchShape(collapse="title"), "collapse", None, "'title' is of type text"),
         (SearchShape(collapse="on"), "collapse", None, "'on' is of type date"),
         (SearchShape(collapse="yaer"), "collapse", None, "did you mean year?"),
-        (SearchShape(collapse="q"), "collapse", None, "the schema has on, tag, title, x, year"),
+        (SearchShape(collapse="q"), "collapse", None, "the collection's fields are on, tag, title, x, year"),
     ],
 )
 def test_shapes_that_are_wrong(shape: SearchShape, field: str, limit: int | None, part: str) -> None:

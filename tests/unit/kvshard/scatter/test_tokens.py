@@ -84,3 +84,15 @@ def test_foreign_tokens_are_refused(token: bytes, why: str) -> None:
 
 def test_fingerprint_keeps_parts_apart() -> None:
     assert fingerprint([b"ab", b"c"]) != fingerprint([b"a", b"bc"])
+
+
+@pytest.mark.parametrize("is_incomplete", [False, True])
+def test_a_token_of_several_collections_holds_that_of_each(is_incomplete: bool) -> None:
+    tokens = [b"", CODEC.encode_scan(7, REQUEST, ScanPosition(b"last")), b"x" * TOKEN_MAX_BYTES, b""]
+    token = CODEC.encode_several(REQUEST, tokens, is_incomplete)
+    assert CODEC.decode_several(token, REQUEST) == (tokens, is_incomplete)
+    for wrong, request in ((token[:-1], REQUEST), (token, fingerprint([b"other"])), (tokens[1], REQUEST)):
+        with pytest.raises(InvalidToken):
+            CODEC.decode_several(wrong, request)
+    with pytest.raises(InvalidToken, match="another kind of call"):
+        CODEC.decode_search(CODEC.encode_several(REQUEST, [b""], False), 0, REQUEST)
