@@ -279,6 +279,7 @@ class SearchJob:
         begun: _Begun,
     ) -> ShardSearchReply:
         own, exact, unseen_since = begun.ranked.own, begun.ranked.exact, begun.unseen_since
+        is_bounded = exact is not None and exact.is_bounded
         return ShardSearchReply(
             hits=hits,
             total=found.total,
@@ -292,10 +293,10 @@ class SearchJob:
             unseen_age_ms=0 if unseen_since is None else max(1, ceil((self._clock.monotonic() - unseen_since) * 1_000)),
             aggregations=aggregations,
             statistics=None if own is None else changed(own, through=begun.indexed_through),
-            is_bounded=exact is not None and exact.is_bounded,
+            is_bounded=is_bounded,
             nearest=nearest[0],
             nearest_total=nearest[1],
-            complete_to=found.complete_to,
+            complete_to=None if is_bounded else found.complete_to,
         )
 
     def _last_slot(self, index: TextIndex) -> int:
