@@ -63,6 +63,7 @@ async def test_every_part_measures_what_it_says(loaded, documents, queries):
     beside = await isolation(loaded.texts, queries, long_s=0.05, turns=1)
     assert beside.long
     assert not beside.refused
+    assert [figure.name for figure in beside.figures()][-1].startswith("a long search among")
 
 
 async def test_four_shards_rank_as_the_reference_also_after_updates(tmp_path, texts, documents, queries):
