@@ -220,8 +220,8 @@ class ShardSearch(Struct, frozen=True, gc=False):
     since there is no other.
     nearest: find these too, of all that match the filters, whatever the query says.
     tree: the query where a query string does not say it all (`kvshard/query/tree.py`); `query` then is one that is refused.
-    together: hits that the page takes of all shards. Where legs of the same search have found so many in other shards of the
-    leaf, what scores less may be left out; 0: it may not.
+    together: of an order by score, hits that the page takes of all shards: tell what is not among the hits (`complete_to`).
+    Where legs of the same search have found so many in other shards of the leaf, what scores less may be left out. 0: neither.
     """
 
     shard: int
@@ -292,8 +292,8 @@ class ShardSearchReply(Struct, frozen=True, gc=False):
     statistics: the shard's for the terms of the query, if scores rest on any. is_bounded: too many documents scored nearly
     alike for all to be looked at; some may be out of place by the part of a percent.
     nearest: of the vector that was asked for, nearest first; nearest_total: documents that have one and match the filters.
-    complete_to: given where hits were left out, see `ShardSearch.together`, and then has_more is true: whatever scores as much
-    or more is among the hits.
+    complete_to: whatever scores as much or more is among the hits; told where `ShardSearch.together` asks for it and has_more
+    is true, if it is known.
     """
 
     hits: list[ShardHit]

@@ -39,8 +39,8 @@ _SIMPLE_MAX_CHARS: Final = 24
 """Patterns within these, and without `?`, make automata of some hundred states, in about a millisecond."""
 
 _CHUNK_CHARS: Final = 4_096
-"""Characters of words matched between two looks at whether the search is still wanted: some 0.3 ms, and 40 where keywords are
-long and the expression is made to be slow."""
+"""Characters of words matched between two looks at whether the search is still wanted, or is to give way: some 0.3 ms, and 40
+where keywords are long and the expression is made to be slow."""
 
 
 _LISTS_MAX: Final = 4

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf, nextafter
 from typing import Final
 
 import tantivy
@@ -92,11 +93,14 @@ class HitFinder:
                 break
             after = page.found[-1].after
         has_more = page.has_more or unread or len(hits) > request.limit
+        complete_to = None
+        if request.together and groups is None and not unread and len(hits) <= request.limit:
+            complete_to = page.complete_to if page.next_score is None else nextafter(page.next_score, inf)
         hits = hits[: request.limit]
         if groups is not None:
             hits = groups.sized(query, hits)
             self._on_phase("groups")
-        return FoundHits(hits, max(whole.total - gone, len(hits)), has_more, whole.is_total_exact, page.complete_to)
+        return FoundHits(hits, max(whole.total - gone, len(hits)), has_more, whole.is_total_exact, complete_to)
 
     def _read(self, found: list[Found], wanted: int) -> tuple[list[ShardHit], int, bool]:
         """At least `wanted` hits of these if there are so many, how many documents were gone, whether some were not read."""

@@ -26,6 +26,7 @@ from leaf.highlights import Highlighter, shown_as
 from leaf.hit_finder import READ_CHUNK, FoundHits, HitFinder
 from leaf.leg_group import LegGroup, LegGroups
 from leaf.log_source import LogSource
+from leaf.precedence import FREE_TRACK, RunApart, Track, plain
 from leaf.scoring import Weighed, weighed
 from leaf.search_checks import check_request
 from leaf.search_plan import CompiledSearch, SearchPlan, SearchPlans
@@ -38,6 +39,9 @@ from leaf.unseen import UnseenWrites
 
 GONE_MARGIN: Final = 8
 """Nearest documents looked at beyond those wanted: some may have been deleted since the last refresh."""
+
+IMPATIENT_SHARE: Final = 0.5
+"""Of its time a search lets short ones go first at the beginning; what is left by then it needs for itself."""
 
 
 @dataclass(slots=True)
@@ -91,6 +95,8 @@ class SearchJob:
         self._unseen = unseen
         self._plans = plans or SearchPlans()
         self._is_cancelled = False
+        self._track: Track = FREE_TRACK
+        self._patient_until = deadline - (deadline - clock.monotonic()) * IMPATIENT_SHARE
         self._sorts = parse_sort(request.sort)
         self._group: LegGroup | None = None
         self._index: TextIndex | None = None
@@ -115,8 +121,18 @@ class SearchJob:
         """Nobody waits for the answer any more."""
         self._is_cancelled = True
 
-    def bind(self, index: TextIndex, groups: LegGroups, call_soon: Callable[[Callable[[], object]], object]) -> None:
-        """Search this index, beside the other legs of the search that are bound within this pass of the event loop."""
+    def bind(
+        self,
+        index: TextIndex,
+        groups: LegGroups,
+        call_soon: Callable[[Callable[[], object]], object],
+        track: Track = FREE_TRACK,
+    ) -> None:
+        """Search this index, beside the other legs of the search that are bound within this pass of the event loop.
+
+        track: what it will run on.
+        """
+        self._track = track
         self._index, self._begun, self._has_begun, self._group = index, None, False, None
         if self._request.together:
             self._group = groups.group_of(self._request, self, call_soon)
@@ -128,6 +144,8 @@ class SearchJob:
             if not self._has_begun:
                 try:
                     self._begun = self._begin(self._index)
+                except RunApart:
+                    raise
                 except Exception as error:  # another leg must not end by it, whatever it is
                     self._begun = error
                 self._has_begun = True
@@ -137,9 +155,16 @@ class SearchJob:
         if index is not None and index is not self._index:
             self._index, self._begun, self._has_begun = index, None, False
         assert self._index is not None, "it is bound before"
+        try:
+            return self._run(self._index)
+        except RunApart:
+            self._begun, self._has_begun = None, False
+            raise
+
+    def _run(self, index: TextIndex) -> ShardSearchReply:
         self._check()
         if self._request.suggest is not None:
-            return self._suggest(self._request.suggest, self._index)
+            return self._suggest(self._request.suggest, index)
         self.look()
         if self._group is not None:
             self._group.look_ahead()
@@ -171,7 +196,9 @@ class SearchJob:
             ranked = weighed(compiled, statistics, request, restricted, last_slot, self._check)
             phases.end("compile")
             self._check()
-            view = IndexView(searcher, statistics.fields, self._schema, index.parse, self._check, ranked.exact)
+            view = IndexView(
+                self._track.searcher(searcher), statistics.fields, self._schema, index.parse, self._check, ranked.exact
+            )
             finder = HitFinder(request, self._sorts, view, self._source, self._collection.id, self._check, phases.end)
             group, is_joint = self._group, False
             if group is not None and not compiled.has_one_score:
@@ -213,7 +240,7 @@ class SearchJob:
             hits = shown_as(
                 request,
                 found.hits,
-                lambda: Highlighter(request, begun.compiled.node, found.hits, index, begun.searcher),
+                lambda: Highlighter(request, begun.compiled.node, found.hits, index, plain(begun.searcher)),
                 self._check,
             )
             phases.end("highlight")
@@ -222,12 +249,14 @@ class SearchJob:
                 nearest = self._find_nearest(begun, request.nearest)
                 phases.end("nearest")
             if request.explain:
-                hits = explained_hits(request.sort, hits, index, begun.searcher, begun.compiled, begun.ranked, self._check)
+                hits = explained_hits(
+                    request.sort, hits, index, plain(begun.searcher), begun.compiled, begun.ranked, self._check
+                )
                 phases.end("explain")
             reply = self._reply(found, hits, facets, aggregations, nearest, begun)
             if request.profile:
                 nodes = [begun.compiled.node, *begun.plan.filters]
-                reply = changed(reply, profile=profile_of(reply, nodes, index, begun.searcher, phases.took, self._check))
+                reply = changed(reply, profile=profile_of(reply, nodes, index, plain(begun.searcher), phases.took, self._check))
         return reply
 
     def _aggregate(self, index: TextIndex, searcher: tantivy.Searcher, query: Query) -> dict[str, Partial]:
@@ -279,6 +308,7 @@ class SearchJob:
         begun: _Begun,
     ) -> ShardSearchReply:
         own, exact, unseen_since = begun.ranked.own, begun.ranked.exact, begun.unseen_since
+        is_bounded = exact is not None and exact.is_bounded
         return ShardSearchReply(
             hits=hits,
             total=found.total,
@@ -292,10 +322,10 @@ class SearchJob:
             unseen_age_ms=0 if unseen_since is None else max(1, ceil((self._clock.monotonic() - unseen_since) * 1_000)),
             aggregations=aggregations,
             statistics=None if own is None else changed(own, through=begun.indexed_through),
-            is_bounded=exact is not None and exact.is_bounded,
+            is_bounded=is_bounded,
             nearest=nearest[0],
             nearest_total=nearest[1],
-            complete_to=found.complete_to,
+            complete_to=None if is_bounded else found.complete_to,
         )
 
     def _last_slot(self, index: TextIndex) -> int:
@@ -303,6 +333,7 @@ class SearchJob:
         return own_slot if index.last_slot > own_slot else TOKEN_SLOTS - 1
 
     def _check(self) -> None:
+        self._track.between(self._patient_until)
         if self._is_cancelled:
             raise Cancelled("the search was cancelled")
         if self._clock.monotonic() >= self._deadline:

@@ -263,7 +263,7 @@ class Indexer:
                 self._on_wasted_seconds(seconds)
 
         if isinstance(job, SearchJob):
-            job.bind(index, self._groups, asyncio.get_running_loop().call_soon)
+            job.bind(index, self._groups, asyncio.get_running_loop().call_soon, self._search_pool)
         try:
             return await self._search_pool.submit(job.group, partial(job.run, index), on_end)
         except DeadlineExceeded:

@@ -5,19 +5,25 @@ costs more than the search of a small index, and makes an answer message for eac
 within one pass of the event loop are therefore run one after the other on one thread, and what is ready is delivered together.
 
 Long searches must not keep the short ones waiting. Nobody can tell beforehand which will be long, and one that has begun cannot
-be stopped inside tantivy. So a thread whose job has kept a processor busy for LONG_AFTER_S is taken out of service: it gets a
-lower priority, another thread takes its place, and it ends with its job. The legs that wait behind that job, and legs of the
-same search that come later, go to one thread of their own for long searches, leg by leg in turns with those of other long ones.
+be stopped inside tantivy. So a job that has kept a processor busy for LONG_AFTER_S is asked to begin anew on a thread for long
+ones, which gives way to the short ones (`leaf/precedence.py`), and goes there as soon as it looks up. If it does not, since it
+is in a long call of tantivy, or if that thread has another search already, its own thread is taken out of service: it gets a
+lower priority, another thread takes its place, and it ends with its job. The legs that wait behind a long job, and legs of the
+same search that come later, go to the thread of the long ones, leg by leg in turns with those of other long ones.
 """
 
 import asyncio
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final, Generic, TypeAlias, TypeVar
 
+import tantivy
+
 from kvshard.clock import Clock
+from leaf.precedence import LowPriority, Precedence, RunApart
 from leaf.search_threads import BusySeconds, SearchThread, busy_seconds
 
 T = TypeVar("T")
@@ -29,7 +35,10 @@ DELIVER_AFTER_S: Final = 0.002
 """A finished job waits about this long for those behind it, plus one of them: a slow shard must not hide the others."""
 
 LONG_AFTER_S: Final = 0.05
-"""A job that ran for longer and keeps a processor busy is a long one. Some fifty times a usual leg; looked for as often."""
+"""A job that ran for longer and keeps a processor busy is a long one. Some fifty times a usual leg."""
+
+LOOK_EVERY_S: Final = 0.025
+"""Between two looks for such jobs. It takes two to find one, so short searches stand beside it for a tenth of a second."""
 
 OUT_MAX: Final = 8
 """Threads out of service at a time, each with a long job. Should more searches turn out long at once, the short ones do wait:
@@ -42,12 +51,15 @@ OnEnd: TypeAlias = Callable[[float, bool], object]
 """Told of a job that has run, before its waiter is: (seconds on the thread, whether somebody still waits for it)."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Job(Generic[T]):
+    """is_apart: it is known to be long."""
+
     group: Hashable
     run: Callable[[], T]
     future: "asyncio.Future[T]"
     on_end: OnEnd | None
+    is_apart: bool = False
 
 
 @dataclass(slots=True)
@@ -76,6 +88,10 @@ class SearchPool(Generic[T]):
         self._serving: list[SearchThread[_Job[T]]] = []
         self._out: list[SearchThread[_Job[T]]] = []
         self._long: SearchThread[_Job[T]] | None = None
+        self._low: LowPriority | None = None
+        self._apart = 0
+        self._precedence = Precedence()
+        self._here = threading.local()
         self._long_groups: OrderedDict[Hashable, None] = OrderedDict()
         self._running = 0
         self._look_timer: asyncio.TimerHandle | None = None
@@ -107,32 +123,52 @@ class SearchPool(Generic[T]):
         self._long_turns.put(None)
         for thread in (*self._serving, *self._out, *([self._long] if self._long else [])):
             thread.join()
+        if self._low is not None:
+            self._low.close()
+
+    def between(self, patient_until: float) -> None:
+        """As `Track.between`: of a job of this pool, on its thread."""
+        self._thread_here().between(patient_until)
+
+    def searcher(self, searcher: tantivy.Searcher) -> tantivy.Searcher:
+        """As `Track.searcher`."""
+        is_apart = self._thread_here().is_apart
+        return self._low.searcher(searcher) if is_apart and self._low is not None else searcher
+
+    def _thread_here(self) -> "SearchThread[_Job[T]]":
+        thread: SearchThread[_Job[T]] = self._here.thread
+        return thread
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         gathered, self._gathered = self._gathered, {}
         if self._is_closed:
-            error = RuntimeError("the searches of this leaf have ended")
-            _settle([_Outcome(job, error=error) for jobs in gathered.values() for job in jobs])
+            _settle([_Outcome(job, error=_closed()) for jobs in gathered.values() for job in jobs])
             return
         self._loop = loop
         self._running += sum(map(len, gathered.values()))
         while len(self._serving) < self._threads and len(self._out) < OUT_MAX:
-            self._serving.append(SearchThread(self._turns, self._run, "search"))
+            self._serve()
         for group, jobs in gathered.items():
             if group in self._long_groups:
                 self._run_apart(jobs)
                 continue
+            self._precedence.begin(len(jobs))
             for first in range(0, len(jobs), RUN_MAX_JOBS):
                 self._turns.put(deque(jobs[first : first + RUN_MAX_JOBS]))
         if self._look_timer is None:
-            self._look_timer = loop.call_later(LONG_AFTER_S, self._look_again)
+            self._look_timer = loop.call_later(LOOK_EVERY_S, self._look_again)
+
+    def _serve(self) -> None:
+        self._serving.append(SearchThread(self._turns, self._run, self._precedence, self._clock))
 
     def _run_apart(self, jobs: Iterable[_Job[T]]) -> None:
         """On the thread of the long ones, each job a turn of its own: several long searches get on together."""
         if self._long is None:
-            self._long = SearchThread(self._long_turns, self._run, "search-long")
-            self._long.lower_priority()
+            self._low = LowPriority("search-low")
+            self._long = SearchThread(self._long_turns, self._run, self._precedence, self._clock, "search-long", is_apart=True)
         for job in jobs:
+            job.is_apart = True
+            self._apart += 1
             self._long_turns.put(deque((job,)))
 
     def _look_again(self) -> None:
@@ -140,22 +176,35 @@ class SearchPool(Generic[T]):
         self._look_timer = None
         if self._running:
             self.look()
-            self._look_timer = self._loop.call_later(LONG_AFTER_S, self._look_again)
+            self._look_timer = self._loop.call_later(LOOK_EVERY_S, self._look_again)
 
     def look(self) -> None:
-        """Take threads whose job turns out long out of service. A timer calls it while there are jobs."""
+        """Ask long jobs to go apart, and take threads whose job cannot out of service. A timer calls it while jobs run."""
         if self._is_closed:
             return
         self._out = [thread for thread in self._out if thread.is_alive]
         now = self._clock.monotonic()
         for thread in list(self._serving):
             job = thread.long_job(now, LONG_AFTER_S, self._busy)
-            if job is not None and len(self._out) < OUT_MAX:
-                self._note_long(job.group)
+            if job is None:
+                continue
+            if not job.is_apart:
+                if not self._apart or job.group in self._long_groups:
+                    thread.ask_apart(job, now)
+                self._note_apart(job, thread.take_rest())
+            if not thread.is_asked(job, now - LONG_AFTER_S) and len(self._out) < OUT_MAX:
                 self._serving.remove(thread)
                 self._out.append(thread)
-                self._run_apart(thread.take_out())
-                self._serving.append(SearchThread(self._turns, self._run, "search"))
+                self._serve()
+                thread.take_out()
+
+    def _note_apart(self, job: "_Job[T]", behind: "list[_Job[T]]") -> None:
+        """A job under way is long. behind: what stood behind it in its turn."""
+        self._note_long(job.group)
+        job.is_apart = True
+        self._apart += 1
+        self._precedence.end(1 + len(behind))
+        self._run_apart(behind)
 
     def _note_long(self, group: Hashable) -> None:
         self._long_groups[group] = None
@@ -166,6 +215,7 @@ class SearchPool(Generic[T]):
     def _run(self, thread: "SearchThread[_Job[T]]", jobs: deque[_Job[T]]) -> None:
         """On a thread."""
         assert self._loop is not None
+        self._here.thread = thread
         ready: list[_Outcome[T]] = []
         delivered_at = self._clock.monotonic()
         while True:
@@ -190,15 +240,30 @@ class SearchPool(Generic[T]):
             self._loop.call_soon_threadsafe(self._deliver, ready)
 
     def _deliver(self, outcomes: "list[_Outcome[T]]") -> None:
+        ended: list[_Outcome[T]] = []
         for outcome in outcomes:
             job = outcome.job
+            if job.is_apart:
+                self._apart -= 1
+            else:
+                self._precedence.end(1)
+            if isinstance(outcome.error, RunApart) and not job.future.done():
+                if not self._is_closed:
+                    self._run_apart([job])
+                    continue
+                outcome.error = _closed()
             self._running -= 1
+            ended.append(outcome)
             if outcome.ran_s is not None:
                 if outcome.error is None and outcome.ran_s < LONG_AFTER_S and job.group in self._long_groups:
                     del self._long_groups[job.group]  # It is not long any more.
                 if job.on_end is not None:
                     job.on_end(outcome.ran_s, not job.future.done())
-        _settle(outcomes)
+        _settle(ended)
+
+
+def _closed() -> RuntimeError:
+    return RuntimeError("the searches of this leaf have ended")
 
 
 def _outcome_of(job: _Job[T]) -> _Outcome[T]:

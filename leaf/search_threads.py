@@ -1,48 +1,58 @@
 """The threads that searches run on, and how long the job of each has kept a processor busy."""
 
-import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from queue import SimpleQueue
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
+
+from kvshard.clock import Clock
+from leaf.precedence import PAUSE_MAX_S, WORK_LEAST_S, Precedence, RunApart, lower_priority
 
 J = TypeVar("J")
-
-LONG_NICENESS: Final = 10
-"""Of a thread with a long job: beside a busy processor it gets about a tenth of it. More would be unfair to who asked, and to
-everybody else while the thread holds Python's lock."""
 
 BusySeconds: TypeAlias = Callable[[int], float | None]
 """Processor seconds of a thread of this process since its start, by its number in the system; None where nobody tells."""
 
-_TASKS: Final = Path("/proc/self/task")
-_TICK_S: Final = 1.0 / os.sysconf("SC_CLK_TCK")
-
 
 def busy_seconds(native_id: int) -> float | None:
-    """As Linux tells it, to a hundredth of a second. `time.pthread_getcpuclockid` crashes when the thread has just ended."""
+    """As Linux tells it. The clock of another thread has a number there; `time.pthread_getcpuclockid`, which makes it,
+    crashes when the thread has just ended."""
     try:
-        columns = (_TASKS / str(native_id) / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
+        return time.clock_gettime((~native_id << 3) | _THREAD_CPU_CLOCK)
+    except (OSError, OverflowError):
         return None
-    return (int(columns[11]) + int(columns[12])) * _TICK_S
+
+
+_THREAD_CPU_CLOCK = 6
+"""The lower three bits of such a number: 4 for a thread, not a process, and 2 for all its time on a processor."""
 
 
 class SearchThread(Generic[J]):
     """A thread that takes turns from a queue and runs their jobs one by one, until it gets None or is taken out of service.
 
-    `begin` and `end` belong to the thread; all else to the event loop.
+    `begin`, `end` and `between` belong to the thread; all else to the event loop.
     """
 
     def __init__(
-        self, turns: "SimpleQueue[deque[J] | None]", run: Callable[["SearchThread[J]", deque[J]], None], name: str
+        self,
+        turns: "SimpleQueue[deque[J] | None]",
+        run: Callable[["SearchThread[J]", deque[J]], None],
+        precedence: Precedence,
+        clock: Clock,
+        name: str = "search",
+        is_apart: bool = False,
     ) -> None:
-        """run: runs a turn on this thread, a job after the other as long as it has some."""
+        """run: runs a turn on this thread, a job after the other as long as it has some. is_apart: it has the long ones."""
         self.is_out = False
+        self.is_apart = is_apart
         self._turns = turns
+        self._precedence = precedence
+        self._clock = clock
+        self._works_until = 0.0
+        self._asked: tuple[J, float] | None = None
         self._run_turn = run
         self._turn: deque[J] = deque()
         self._job: J | None = None
@@ -62,6 +72,24 @@ class SearchThread(Generic[J]):
     def end(self) -> None:
         """It has ended."""
         self._job = None
+
+    def between(self, patient_until: float) -> None:
+        """As `Track.between`."""
+        if self._asked is not None and self._asked[0] is self._job and not self.is_out:
+            raise RunApart
+        if not (self.is_apart or self.is_out) or not self._precedence.is_wanted:
+            return
+        now = self._clock.monotonic()
+        if self._works_until <= now < patient_until and not self._precedence.wait(PAUSE_MAX_S):
+            self._works_until = self._clock.monotonic() + WORK_LEAST_S
+
+    def ask_apart(self, job: J, now: float) -> None:
+        """Have this job, the one under way, end by RunApart when it looks next."""
+        self._asked = (job, now)
+
+    def is_asked(self, job: J, since: float) -> bool:
+        """Whether it was asked to, at that instant or later."""
+        return self._asked is not None and self._asked[0] is job and self._asked[1] > since
 
     @property
     def is_alive(self) -> bool:
@@ -86,22 +114,19 @@ class SearchThread(Generic[J]):
             return None
         return job if busy_s - self._looked_at[1] >= after_s / 2 else None
 
-    def take_out(self) -> list[J]:
-        """Let it end with the job under way, at a lower priority. Returns the jobs of its turn that have not begun."""
+    def take_out(self) -> None:
+        """Let it end with the job under way, at a lower priority."""
         self.is_out = True
-        self.lower_priority()
+        if self._thread.native_id is not None:
+            lower_priority(self._thread.native_id)
+
+    def take_rest(self) -> list[J]:
+        """The jobs of its turn that have not begun; it will not run them."""
         left: list[J] = []
         with suppress(IndexError):
             while True:
                 left.append(self._turn.popleft())
         return left
-
-    def lower_priority(self) -> None:
-        """Let threads that are not so go first."""
-        native_id = self._thread.native_id
-        if native_id is not None:
-            with suppress(OSError):  # Only Linux knows the niceness of a thread.
-                os.setpriority(os.PRIO_PROCESS, native_id, LONG_NICENESS)
 
     def join(self) -> None:
         """Wait for its end."""

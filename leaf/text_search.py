@@ -83,7 +83,7 @@ class Found:
 class Page:
     """Part of the order, how many documents match in all (or at least), and whether more of them come behind these.
 
-    complete_to: as in ShardSearchReply.
+    complete_to: as in ShardSearchReply, where hits were left out. next_score: of the first one behind these, if it was found.
     """
 
     found: list[Found]
@@ -91,6 +91,7 @@ class Page:
     has_more: bool
     is_total_exact: bool = True
     complete_to: float | None = None
+    next_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +163,11 @@ class IndexView:
         self._has_one_score, self._complete_to = has_one_score, None
         found = self._rows(query, sorts, after, limit + 1)
         least = max(self._least, len(found))
+        next_score = found[limit].score if len(found) > limit else None
         has_more = len(found) > limit or self._complete_to is not None
-        if self._total is None and count_up_to is not None and least > count_up_to:
-            return Page(found[:limit], least, has_more, is_total_exact=False, complete_to=self._complete_to)
-        total = self.count(query) if self._total is None else self._total
-        return Page(found[:limit], total, has_more, complete_to=self._complete_to)
+        is_enough = self._total is None and count_up_to is not None and least > count_up_to
+        total = least if is_enough else self.count(query) if self._total is None else self._total
+        return Page(found[:limit], total, has_more, not is_enough, self._complete_to, next_score)
 
     def look_ahead(
         self,

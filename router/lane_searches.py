@@ -1,4 +1,4 @@
-"""Searches over a lane: a call of gRPC's own costs a router as much as the rest of a search does."""
+"""Searches over a lane: a call of gRPC itself costs a router some 0.2 ms more, of the one that a search takes it in all."""
 
 from functools import partial
 

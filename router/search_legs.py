@@ -126,10 +126,11 @@ class SearchLegs:
         known = cluster_map.shards
         shards = sorted(known) if query.shards is None else check_shards(query.shards, known)
         configs = [known[shard] for shard in shards]
+        leg = _leg_of(sought, ranking, len(shards), is_few)
         hits = [query.limit] * len(shards)
         if is_few:
-            hits = hits_asked(query.limit, [config.last_slot - config.first_slot + 1 for config in configs])
-        leg = _leg_of(sought, ranking, len(shards), is_few)
+            widths = [config.last_slot - config.first_slot + 1 for config in configs]
+            hits = hits_asked(query.limit, widths, is_next_told=leg.together > 0)
         return [
             changed(
                 leg,

@@ -23,6 +23,7 @@ from benchmarks.search.accuracy import best_pages, judge, round_trip_figure
 from benchmarks.search.corpus import TEXTS, Text, corpus, origins
 from benchmarks.search.costs import rate_figures, rates, time_figures, times
 from benchmarks.search.counting import aggregating, counting
+from benchmarks.search.floor import shard_indexes
 from benchmarks.search.freshness import freshness
 from benchmarks.search.indexing import indexing
 from benchmarks.search.isolation import isolation
@@ -113,7 +114,8 @@ async def speed(bench: Bench, loaded: Loaded) -> list[Figure]:
     reference = await asyncio.to_thread(Reference, bench.documents)
     most = await settled(loaded.texts, bench.queries)
     figures = [Figure("segments of an index, at most", most, "", REPLICAS * SHARDS, note="merged once it has been quiet")]
-    figures += rate_figures(await rates(loaded, reference, bench.queries, PACE))
+    indexes = await shard_indexes(loaded, bench.documents)
+    figures += rate_figures(await rates(loaded, reference, indexes, bench.queries, PACE))
     with echo() as bare:
         return figures + time_figures(await times(loaded, reference, bare, bench.queries, PACE))
 

@@ -11,6 +11,7 @@ from benchmarks.fleet import ROUTER
 from benchmarks.loops import one_by_one, together
 from benchmarks.measured import CLIENT, Comparison, Measured
 from benchmarks.processes import RunningEcho
+from benchmarks.search.floor import ShardIndexes, one_of_each_shard
 from benchmarks.search.loaded import Loaded
 from benchmarks.search.reference import Reference
 from benchmarks.turns import Arm, Pace, in_turns
@@ -20,13 +21,15 @@ CALLERS = 8
 """Searches under way at a time, one for each shard: enough to keep this machine's cores busy."""
 
 GATHERED, REFERENCE, ECHO = "kvshard, 8 shards", "one tantivy index, in this process", "unary echo"
+BARE, LEGS = "the shards' indexes, in this process", "a key of each shard"
 CPU_BOUND, CPU_GOAL = 4.0, 2.5
 TIME_BOUND, TIME_GOAL = 2.5, 1.5
 
 
-async def rates(loaded: Loaded, reference: Reference, queries: Sequence[str], pace: Pace) -> Comparison:
-    """Searches as fast as they go, with their documents; the reference finds and reads the same."""
-    ours, theirs = itertools.cycle(queries), itertools.cycle(queries)
+async def rates(loaded: Loaded, reference: Reference, indexes: ShardIndexes, queries: Sequence[str], pace: Pace) -> Comparison:
+    """Searches as fast as they go, with their documents; the reference finds and reads the same. The floors: see `floor`."""
+    ours, theirs, bare_queries = itertools.cycle(queries), itertools.cycle(queries), itertools.cycle(queries)
+    keys = itertools.cycle(one_of_each_shard(await loaded.fleet.map(), indexes.keys))
 
     async def search() -> int:
         await loaded.texts.search(next(ours), limit=TOP)
@@ -36,9 +39,19 @@ async def rates(loaded: Loaded, reference: Reference, queries: Sequence[str], pa
         reference.answer(next(theirs), TOP)
         return 1
 
+    async def answer_bare() -> int:
+        indexes.answer(next(bare_queries), TOP)
+        return 1
+
+    async def read() -> int:
+        await loaded.texts.get_many(next(keys))
+        return 1
+
     arms = [
         Arm(GATHERED, lambda seconds: together(seconds, CALLERS, search), loaded.processes, f"{CALLERS} at a time"),
         Arm(REFERENCE, lambda seconds: one_by_one(seconds, "search", answer)),
+        Arm(BARE, lambda seconds: one_by_one(seconds, "search", answer_bare), setting=f"{indexes.segments} segments"),
+        Arm(LEGS, lambda seconds: together(seconds, CALLERS, read), loaded.processes, f"{CALLERS} at a time"),
     ]
     return await in_turns("searches with 10 documents", "queries/s", arms, pace)
 
@@ -51,10 +64,20 @@ def rate_figures(compared: Comparison) -> list[Figure]:
     alone = theirs.processor_us()[CLIENT]
     roles = f"router {used[ROUTER]:,.0f} + leaves {used['leaf']:,.0f} us against {alone:,.0f} us; client {used[CLIENT]:,.0f} us"
     note = f"{roles}; busiest: {ours.busiest}"
+    bare, legs = compared.arms[BARE], compared.arms[LEGS]
+    bare_us, legs_us = bare.processor_us()[CLIENT], legs.processor_us()
+    way_us = legs_us[ROUTER] + legs_us["leaf"]
+    way = f"router {legs_us[ROUTER]:,.0f} + leaves {legs_us['leaf']:,.0f} us; {CALLERS} at a time"
+    floor = f"floor: ({bare_us:,.0f} + {way_us:,.0f}) us, {(bare_us + way_us) / alone:.1f} x the reference's"
     return [
         Figure("searches", ours.rate, "queries/s", ours.operations, note=f"{CALLERS} at a time; {_spread(ours)}"),
         Figure("searches of the reference", theirs.rate, "queries/s", theirs.operations, note=f"one thread; {_spread(theirs)}"),
         Figure("CPU per query / the reference's", servers / alone, "x", ours.operations, CPU_BOUND, note=note, goal=CPU_GOAL),
+        Figure(
+            "floor: the shards' indexes by bare tantivy", bare_us, "us CPU", bare.operations, note=f"{bare.setting}; one thread"
+        ),
+        Figure("floor: legs of one key through router and leaves", way_us, "us CPU", legs.operations, note=way),
+        Figure("CPU per query / both floors", servers / (bare_us + way_us), "x", ours.operations, note=floor),
     ]
 
 

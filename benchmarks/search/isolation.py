@@ -9,6 +9,7 @@ from typing import Final
 
 from benchmarks.figures import Figure, percentile
 from benchmarks.loops import one_by_one
+from benchmarks.search.loaded import TIMEOUT_S
 from kvshard.client.collection import Collection
 from kvshard.errors import KvShardError
 
@@ -25,18 +26,26 @@ BESIDE_MAX_S: Final = 14.0
 TURNS: Final = 2
 RATIO: Final = "short searches beside a long one, p99 / alone"
 
+CROWD: Final = 8
+"""Short searches at a time that a long one is among."""
+
+CROWDED_PART: Final = 0.2
+"""How long that one is, of the other: it takes several times as long there, and must still end before its deadline."""
+
 
 @dataclass(slots=True)
 class Beside:
-    """Seconds of short searches. long: seconds of the long ones. refused: why a long one was not carried out."""
+    """Seconds of short searches. long: seconds of the long ones. refused: why a long one was not carried out. crowded: seconds
+    of a shorter long one, alone and among many short ones, of which there were so many meanwhile."""
 
     alone: list[float] = field(default_factory=list)
     beside: list[float] = field(default_factory=list)
     long: list[float] = field(default_factory=list)
     refused: str = ""
+    crowded: tuple[float, float, int] | None = None
 
     def figures(self) -> list[Figure]:
-        """The ratio of the two p99, and what it is made of."""
+        """The ratio of the two p99, and what it is made of; whether a long one among many short ones ends in time."""
         if not self.beside:
             return [Figure(RATIO, None, "x", 0, BOUND, note=f"no long search: {self.refused}")]
         quiet, busy = percentile(self.alone, 0.99) * 1e3, percentile(self.beside, 0.99) * 1e3
@@ -46,7 +55,15 @@ class Beside:
         return [
             Figure("the long search beside which short ones ran", slow, "s", len(self.long), note=self.refused),
             Figure(RATIO, busy / quiet, "x", len(self.beside), BOUND, note=note),
+            *self._crowded_figures(),
         ]
+
+    def _crowded_figures(self) -> list[Figure]:
+        if self.crowded is None:
+            return []
+        alone, crowded, short = self.crowded
+        note = f"{alone:.1f} s alone, deadline {TIMEOUT_S:.0f} s; {short:,} short ones meanwhile"
+        return [Figure(f"a long search among {CROWD} short ones at a time", crowded, "s", 1, TIMEOUT_S, note=note)]
 
 
 def long_query(patterns: int) -> str:
@@ -60,6 +77,24 @@ async def long_search(texts: Collection[str], patterns: int) -> float:
     began = time.perf_counter()
     await texts.search(long_query(patterns), limit=1, keys_only=True)
     return time.perf_counter() - began
+
+
+async def among_many(texts: Collection[str], queries: Sequence[str], patterns: int) -> tuple[float, float, int]:
+    """As `Beside.crowded`."""
+    alone = await long_search(texts, patterns)
+    next_query, short = itertools.cycle(queries), 0
+    async with asyncio.TaskGroup() as group:
+        slow = group.create_task(long_search(texts, patterns))
+
+        async def caller() -> None:
+            nonlocal short
+            while not slow.done():
+                await texts.search(next(next_query))
+                short += 1
+
+        for _ in range(CROWD):
+            group.create_task(caller())
+    return alone, slow.result(), short
 
 
 async def isolation(texts: Collection[str], queries: Sequence[str], long_s: float = LONG_S, turns: int = TURNS) -> Beside:
@@ -91,4 +126,6 @@ async def isolation(texts: Collection[str], queries: Sequence[str], long_s: floa
         except* KvShardError as failures:
             found.refused = str(failures.exceptions[0])
         found.alone += await lone(QUIET_S * long_s / LONG_S)
+    if not found.refused:
+        found.crowded = await among_many(texts, queries, max(TRY_PATTERNS, round(patterns * CROWDED_PART)))
     return found

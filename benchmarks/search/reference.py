@@ -5,7 +5,7 @@ looked for in every text field, a document gets the score of its best field, and
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,12 @@ class Best:
 
     scores: Mapping[str, float]
     total: int
+
+
+def words_query(schema: tantivy.Schema, text: str, names: Sequence[str]) -> Query:
+    """A query string of plain words as tantivy's own query. names: of the fields that each word is looked for in."""
+    words = [Query.disjunction_max_query([Query.term_query(schema, name, word) for name in names]) for word in text.split()]
+    return words[0] if len(words) == 1 else Query.boolean_query([(Occur.Should, word) for word in words])
 
 
 class Reference:
@@ -75,11 +81,7 @@ class Reference:
 
     def query(self, text: str) -> Query:
         """A query string of plain words, as tantivy's own query."""
-        words = [
-            Query.disjunction_max_query([Query.term_query(self._schema, name, word) for name in TEXT_FIELDS])
-            for word in text.split()
-        ]
-        return words[0] if len(words) == 1 else Query.boolean_query([(Occur.Should, word) for word in words])
+        return words_query(self._schema, text, TEXT_FIELDS)
 
     def answer(self, text: str, limit: int) -> tuple[list[bytes], int]:
         """The documents of the first hits and how many match: what a search has to do at least."""

@@ -18,11 +18,11 @@ from typing import Final
 
 MISS_CHANCE: Final = 0.005
 """That one shard or another has more of a page than it is asked for. Being asked again takes as long again as the first time:
-so rarely, that a p99 does not see it; and what it costs is a fiftieth of what is saved."""
+so rarely, that a p99 does not see it."""
 
 SHORT_MAX: Final = 0.06
-"""Part of a collection's last pages that may have come up short. By chance alone it is far less; what is saved is gone at some
-three times as many, and the p99 has doubled."""
+"""Part of a collection's last pages that may have come up short. By chance alone it is far less; with more, the second time
+shows in the tail of all searches."""
 
 SHORT_WEIGHT: Final = 1 / 64
 """Of one page in that part: four pages that come up short in a row are too many, one in twenty is not."""
@@ -34,10 +34,15 @@ COLLECTIONS_MAX: Final = 1_024
 """Collections that this is kept of, some 100 bytes each; the least recently noted goes first."""
 
 
-def hits_asked(limit: int, widths: Sequence[int]) -> list[int]:
-    """How many hits each shard is asked for, when the page has so many. widths: how many tokens each shard has."""
+def hits_asked(limit: int, widths: Sequence[int], is_next_told: bool = True) -> list[int]:
+    """How many hits each shard is asked for, when the page has so many. widths: how many tokens each shard has.
+
+    is_next_told: a shard says how much its next hit scores, so that having delivered all that is asked for it need not be asked
+    again. Without it one more tells the same.
+    """
     whole, shards = sum(widths), len(widths)
-    return [_enough(limit, width, whole, shards) for width in widths]
+    enough = [_enough(limit, width, whole, shards) for width in widths]
+    return enough if is_next_told else [min(each + 1, limit) for each in enough]
 
 
 @lru_cache(4_096)

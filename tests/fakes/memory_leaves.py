@@ -4,6 +4,7 @@ import json
 import sys
 from bisect import bisect_right
 from itertools import accumulate
+from math import inf, nextafter
 
 from fakes.leaf_client import ANY_LEAF, FakeLeafClient
 
@@ -190,6 +191,7 @@ class MemoryLeaves:
             facets=facets,
             facet_errors=dict.fromkeys(facets, 0),
             has_more=len(hits) > request.limit,
+            complete_to=nextafter(hits[request.limit].score, inf) if request.together and len(hits) > request.limit else None,
             statistics=self._statistics(request, {word}) if request.statistics is not None else None,
         )
 

@@ -10,6 +10,7 @@ from benchmarks.search.accuracy import best_pages, judge, round_trip_figure
 from benchmarks.search.corpus import corpus
 from benchmarks.search.costs import rate_figures, rates
 from benchmarks.search.counting import aggregating, counting
+from benchmarks.search.floor import shard_indexes
 from benchmarks.search.freshness import write_to_visible
 from benchmarks.search.isolation import Beside, isolation
 from benchmarks.search.loaded import running, write
@@ -51,12 +52,18 @@ async def test_every_part_measures_what_it_says(loaded, documents, queries):
     assert (judged.asked, judged.incomplete, judged.wrong_totals) == (len(queries), 0, [])
     assert [figure.value for figure in await counting(loaded.texts, reference, queries[:3], len(documents))] == [0]
     assert [figure.value for figure in await aggregating(loaded.texts, documents)] == [0]
-    compared = await rates(loaded, reference, queries, Pace(turns=1, seconds=0.05))
+    indexes = await shard_indexes(loaded, documents)
+    assert indexes.documents == len(documents)
+    for query in queries:
+        found, total = indexes.answer(query, 10)
+        assert (len(found), total) == (min(10, total), reference.best(query, 10).total)
+    compared = await rates(loaded, reference, indexes, queries, Pace(turns=1, seconds=0.05))
     assert all(figure.value for figure in rate_figures(compared))
     assert len(await write_to_visible(loaded.texts, writes=4, every_s=0.01)) == 4
     beside = await isolation(loaded.texts, queries, long_s=0.05, turns=1)
     assert beside.long
     assert not beside.refused
+    assert [figure.name for figure in beside.figures()][-1].startswith("a long search among")
 
 
 async def test_four_shards_rank_as_the_reference_also_after_updates(tmp_path, texts, documents, queries):

@@ -58,7 +58,7 @@ async def test_the_nearest_alone(docs: Collection[str], things: dict[str, dict[s
         assert page.hits[0].score == pytest.approx(cosine(things[page.hits[0].key]["at"], vector), rel=1e-6)  # type: ignore[arg-type]
         assert page.hits[0].document == things[page.hits[0].key]
         assert (page.total, page.complete, bool(page.next)) == (300, True, False)
-    filtered = await docs.search(nearest=Nearest("at", vector), filters=["tag:a"], limit=50)
+    filtered = await docs.search(nearest=Nearest("at", vector), filters=["tag:a"], limit=50, refresh=True)
     assert [hit.key for hit in filtered.hits] == nearest_of(things, vector, "a")[:50]
     few = await docs.search(nearest=Nearest("at", vector, k=3))
     assert len(few.hits) == 3

@@ -7,6 +7,7 @@ from kvshard.errors import Cancelled, DeadlineExceeded
 from kvshard.model import ShardSearch, TermStatistics
 from leaf.index_search import SearchJob
 from leaf.leg_group import LegGroups
+from leaf.precedence import FREE_TRACK, FreeTrack, RunApart
 from leaf.search_plan import SearchPlans
 from leaf.text_index import IndexFailed, TextIndex
 from leaf.unseen import UnseenWrites
@@ -75,7 +76,7 @@ def statistics_of(indexes):
     return TermStatistics(whole[0], {"body": whole[1], "title": titles}, {"body": {"word": whole[2]}, "title": {"word": 0}})
 
 
-def legs(indexes, source, plans=None, clock=None, **asked):
+def legs(indexes, source, plans=None, clock=None, track=FREE_TRACK, **asked):
     """The jobs of one search, bound to their indexes as the indexer binds them."""
     clock, groups = clock or ManualClock(), LegGroups(clock or ManualClock())
     plans = plans or SearchPlans()
@@ -84,7 +85,7 @@ def legs(indexes, source, plans=None, clock=None, **asked):
     for shard, index in enumerate(indexes):
         request = ShardSearch(shard, 1, 7, "word", [], TOP, **{"together": TOP, "statistics": shipped, **asked})
         job = SearchJob(request, COLLECTION, source, clock, clock.monotonic() + 10.0, UnseenWrites(), plans)
-        job.bind(index, groups, lambda ended: None)
+        job.bind(index, groups, lambda ended: None, track)
         jobs.append(job)
     return jobs
 
@@ -109,6 +110,38 @@ def test_legs_that_run_together_give_the_page_that_each_alone_would_give(indexes
         if len(reply.hits) < len(whole.hits):
             assert reply.complete_to is not None
             assert all(hit.score < reply.complete_to for hit in whole.hits[len(reply.hits) :])
+
+
+class OnceApart(FreeTrack):
+    """Has the leg that runs begin anew when it, or one of the others in its place, has looked up so often."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    def between(self, patient_until):
+        self.looks -= 1
+        if self.looks == 0:
+            raise RunApart
+
+
+def test_a_leg_that_begins_anew_wherever_it_is_gives_the_same_answer(indexes, source):
+    def answer(job):
+        try:
+            return job.run()
+        except RunApart:
+            return job.run()
+
+    right = [job.run() for job in legs(indexes, source)]
+    looks = 0
+    while True:
+        looks += 1
+        track = OnceApart(looks)
+        found = [answer(job) for job in legs(indexes, source, track=track)]
+        assert page(found) == page(right)
+        assert [reply.total for reply in found] == [reply.total for reply in right]
+        if track.looks > 0:
+            break
+    assert looks > 3 * len(indexes)
 
 
 def test_a_leg_on_its_own_is_whole_although_it_might_be_together(indexes, source):

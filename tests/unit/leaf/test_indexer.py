@@ -15,7 +15,7 @@ from kvshard.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from kvshard.model import SearchAfter, SearchShape, ShardSearch
+from kvshard.model import SearchAfter, SearchShape, ShardSearch, TermStatistics
 from kvshard.rpc.request_times import waited_s
 from leaf import indexer as indexer_module
 from leaf.admission import SearchQueue
@@ -272,6 +272,28 @@ async def test_requests_that_are_refused(house, options, field, part):
     assert (caught.value.details.field, part in caught.value.message) == (field, True)
     if "query" in options:
         assert isinstance(caught.value, MalformedQuery)
+
+
+async def test_a_search_that_shares_its_page_tells_what_is_among_its_hits(house):
+    house.indexer.open_shard(0, [DOCS])
+    house.put(0, {b"k%d" % number: {"body": "tail " + "end " * (number // 2), "n": number} for number in range(8)})
+    await house.indexer.refresh(0, 1)
+    shipped = TermStatistics(800, {"body": 3_600}, {"body": {"tail": 80}})
+    whole = await house.search("tail", statistics=shipped, together=10)
+    assert (len(whole.hits), whole.complete_to) == (8, None), "nothing is missing"
+    scores = [hit.score for hit in whole.hits]
+    for limit in range(1, 8):
+        part = await house.search("tail", statistics=shipped, together=10, limit=limit)
+        assert [hit.score for hit in part.hits] == scores[:limit]
+        assert part.has_more
+        assert scores[limit] < part.complete_to < scores[limit] + 1e-6, "no more than the next one has"
+    assert (await house.search("tail", statistics=shipped, limit=3)).complete_to is None, "it was not asked for"
+    house.source.write(0, DOCS.id, {whole.hits[0].key: None})
+    part = await house.search("tail", statistics=shipped, together=10, limit=3)  # one is gone, and the page is filled up
+    assert [hit.score for hit in part.hits] == scores[1:4]
+    assert part.complete_to is None or part.complete_to > scores[4]
+    collapsed = await house.search("tail", statistics=shipped, together=10, limit=2, shape=SearchShape(collapse="n"))
+    assert collapsed.complete_to is None
 
 
 async def test_what_cannot_be_searched(house):

@@ -6,6 +6,7 @@ import threading
 import pytest
 from fakes.clock import ManualClock
 
+from leaf.precedence import PAUSE_MAX_S
 from leaf.search_pool import DELIVER_AFTER_S, LONG_AFTER_S, LONG_GROUPS_MAX, OUT_MAX, RUN_MAX_JOBS, SearchPool
 
 
@@ -22,8 +23,8 @@ def pool(clock):
 
 
 def find_long(pool, clock):
-    """Two looks: the first finds that a job runs long, the second that it was busy since."""
-    for _ in range(2):
+    """Three looks: the first finds that a job runs long, the second that it was busy since, the third that it looks not up."""
+    for _ in range(3):
         clock.advance(2 * LONG_AFTER_S)
         pool.look()
 
@@ -156,6 +157,117 @@ async def test_a_search_that_is_not_long_any_more_runs_among_the_short_ones(pool
     apart = await pool.submit("q", threading.current_thread)
     assert apart.name == "search-long"
     assert (await pool.submit("q", threading.current_thread)).name == "search"
+
+
+class PiecesJob:
+    """A job of two pieces, which looks up between them; each time it is begun it waits to be let go."""
+
+    def __init__(self, pool, between):
+        self._pool, self._between = pool, between
+        self.began, self.gate = threading.Semaphore(0), threading.Semaphore(0)
+        self.threads: list[str] = []
+
+    def __call__(self):
+        self.threads.append(threading.current_thread().name)
+        self.began.release()
+        assert self.gate.acquire(timeout=30.0)
+        self._pool.between(self._between)
+        return "pieces"
+
+
+async def test_a_long_job_that_looks_up_begins_anew_on_the_thread_of_the_long_ones(pool, clock):
+    job = PiecesJob(pool, between=0.0)
+    ran: list[float] = []
+    future = pool.submit("long", job, lambda seconds, is_wanted: ran.append(seconds))
+    behind = pool.submit("long", threading.current_thread)
+    assert await asyncio.to_thread(job.began.acquire, timeout=30.0)
+    for _ in range(2):
+        clock.advance(2 * LONG_AFTER_S)
+        pool.look()
+    assert (await behind).name == "search-long"
+    job.gate.release(2)
+    assert await future == "pieces"
+    assert job.threads == ["search", "search-long"]
+    assert len(ran) == 1
+
+
+async def test_a_job_found_long_beside_another_goes_on_where_it_is(pool, clock):
+    first = LongJob(clock)
+    apart = pool.submit("first", first)
+    job = PiecesJob(pool, between=0.0)
+    future = pool.submit("second", job)
+    for began in (first.began.wait, job.began.acquire):
+        assert await asyncio.to_thread(began, timeout=30.0)
+    find_long(pool, clock)  # The first of them was asked to go apart, and both were taken out of service.
+    job.gate.release()
+    assert await future == "pieces"
+    assert job.threads == ["search"]
+    await first.end(apart)
+
+
+async def test_another_turn_of_a_long_search_goes_apart_too(pool, clock):
+    jobs = [PiecesJob(pool, between=0.0) for _ in range(2)]
+    futures = []
+    for job in jobs:  # Not in one pass, so on two threads.
+        futures.append(pool.submit("long", job))
+        assert await asyncio.to_thread(job.began.acquire, timeout=30.0)
+    for _ in range(2):
+        clock.advance(2 * LONG_AFTER_S)
+        pool.look()
+    for job in jobs:
+        job.gate.release(2)
+    assert await asyncio.gather(*futures) == ["pieces", "pieces"]
+    assert [job.threads for job in jobs] == [["search", "search-long"]] * 2
+
+
+async def test_a_cancelled_job_that_was_asked_to_go_apart_is_not_begun_anew(pool, clock):
+    job = PiecesJob(pool, between=0.0)
+    future = pool.submit("long", job)
+    assert await asyncio.to_thread(job.began.acquire, timeout=30.0)
+    for _ in range(2):
+        clock.advance(2 * LONG_AFTER_S)
+        pool.look()
+    future.cancel()
+    job.gate.release(2)
+    assert await pool.submit("short", lambda: "short") == "short"
+    await asyncio.to_thread(pool.close)
+    assert job.threads == ["search"]
+
+
+async def test_a_long_job_waits_for_short_ones_and_for_no_others(pool, clock):
+    pool._note_long("long")
+    short, job = LongJob(clock), PiecesJob(pool, between=clock.monotonic() + 1.0)
+    beside = pool.submit("short", short)
+    assert await asyncio.to_thread(short.began.wait, 30.0)
+    future = pool.submit("long", job)
+    assert await asyncio.to_thread(job.began.acquire, timeout=30.0)
+    waits: list[float] = []
+    pool._precedence.wait = lambda timeout_s: waits.append(timeout_s) or False
+    job.gate.release()
+    assert await future == "pieces"
+    assert waits == [PAUSE_MAX_S]
+    await short.end(beside)
+    again = pool.submit("long", job)
+    job.gate.release()
+    assert await again == "pieces"
+    assert len(waits) == 1, "nobody else was under way"
+
+
+async def test_the_calls_of_a_long_job_run_at_a_lower_priority(pool):
+    class Searcher:
+        num_docs = 3
+
+        def search(self, query, limit, count=True):
+            return query, limit, count, threading.current_thread().name
+
+    def job():
+        searcher = pool.searcher(Searcher())
+        return searcher.num_docs, *searcher.search("query", 10, count=False)
+
+    assert await pool.submit("q", job) == (3, "query", 10, False, "search")
+    pool._note_long("q")
+    *rest, name = await pool.submit("q", job)
+    assert (rest, name.startswith("search-low")) == ([3, "query", 10, False], True)
 
 
 async def test_a_long_wait_alone_makes_no_search_long(clock):

@@ -53,6 +53,18 @@ def all_pages(index, text, sort, limit):
         after = part.found[-1].after
 
 
+def test_a_page_tells_what_the_first_hit_behind_it_scores(tmp_path):
+    documents = {b"k%d" % number: {"body": "tail " * (1 + number % 4) + "end " * number} for number in range(12)}
+    index = make(tmp_path / "i", documents, commits=3)
+    whole = page(index, "tail", limit=12).found
+    assert page(index, "tail", limit=12).next_score is None
+    for limit in range(1, 12):
+        part = page(index, "tail", limit=limit)
+        assert (part.found, part.next_score) == (whole[:limit], whole[limit].score)
+    assert page(index, "*", limit=5).next_score == 1.0
+    assert page(index, "tail", sort="_key", limit=5).next_score == 0.0, "such an order has no scores"
+
+
 def test_keys_are_any_bytes(tmp_path):
     names = [b"\x00", b"\x00\xff", b"a", b"\xc3\xa9", b"\xff" * 1024]
     index = make(tmp_path / "i", {name: {"body": "hello"} for name in names})

@@ -84,6 +84,15 @@ async def test_each_shard_is_asked_for_few_hits() -> None:
     assert setting.metrics.short_pages._value.get() == 0
 
 
+async def test_a_shard_that_has_just_what_was_asked_for_is_not_asked_again() -> None:
+    """Its next hit scores less than the page's last one, which it says; in another order it is asked for that hit."""
+    for sort, most in (("", FEW), ("-year", FEW + 1)):
+        setting = Setting([2] * FEW + [0, 1, 3, 4, 5] + [2] * 9 + EVEN)
+        found = await setting.page(replace(QUERY, sort=sort))
+        assert keys_of(found) == setting.keys()
+        assert [request.limit for request in setting.asked()] == [most] * SHARDS
+
+
 @pytest.mark.parametrize(
     "more", [{"shape": SearchShape(collapse="tag")}, {"limit": 1}, {"shards": [2]}], ids=["collapsed", "one hit", "one shard"]
 )

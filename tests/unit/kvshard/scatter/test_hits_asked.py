@@ -35,6 +35,8 @@ def test_usual_pages() -> None:
     assert {limit: hits_asked(limit, [1] * 8)[0] for limit in (1, 3, 5, 10, 20, 100, 1_000)} == {
         1: 1, 3: 3, 5: 4, 10: 5, 20: 8, 100: 24, 1_000: 160,
     }  # fmt: skip
+    assert hits_asked(10, [1] * 8, is_next_told=False) == [6] * 8
+    assert hits_asked(2, [1] * 8, is_next_told=False) == [2] * 8
     assert hits_asked(10, [65_536]) == [10]
     assert hits_asked(1_000, [65_535, 1]) == [1_000, 1]
     assert hits_asked(1, [65_535, 1]) == [1, 1], "none asked for would be none found"
