@@ -77,6 +77,10 @@ class IndexStatistics:
         documents = self._all_documents()
         return sum(idf(self._frequency(name, term), documents) for term in terms)
 
+    def has_term(self, name: str, term: str) -> bool:
+        """Whether any document has this term, deleted ones among them."""
+        return self._frequency(name, term) > 0
+
     def _frequency(self, name: str, term: str) -> int:
         """Documents with a term, deleted ones among them."""
         found = self._frequencies.get((name, term))

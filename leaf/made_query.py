@@ -5,7 +5,7 @@ turns it into tantivy's query with the parts as a weighting makes them (`leaf/we
 boosts of that shard, once for all of them with the numbers that explanations go by.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from tantivy import Occur, Query
@@ -81,6 +81,10 @@ class MadeQuery(NamedTuple):
             weighting.consider(name, term)
         return made(self.part, weighting)
 
+    def among(self, has_term: Callable[[str, str], bool]) -> "MadeQuery":
+        """The same for one index: without alternatives that nothing in it matches. has_term: tells of a field and a term."""
+        return MadeQuery(_among(self.part, has_term), self.considered)
+
     @property
     def terms(self) -> dict[str, set[str]]:
         """The terms that it is scored by, or might be, by field."""
@@ -116,6 +120,17 @@ def _group(part: GroupPart, weighting: Weighting) -> Query:
     for_unwanted = weighting.for_unwanted
     unwanted = [made(each, for_unwanted) for each in part.unwanted]
     return weighting.group([(occur, made(each, weighting)) for occur, each in part.wanted], unwanted, part.minimum)
+
+
+def _among(part: Part, has_term: Callable[[str, str], bool]) -> Part:
+    match part:
+        case BestPart():
+            # Most words stand in few of the fields that they are looked for in: each term costs a look into each segment.
+            left = [each for each in part.inner if not isinstance(each, TermPart) or has_term(each.field, each.term)]
+            return BestPart(left, part.tie_breaker) if len(left) > 1 else (left or part.inner)[0]
+        case GroupPart() if not part.unwanted:
+            return GroupPart([(occur, _among(each, has_term)) for occur, each in part.wanted], (), part.minimum)
+    return part
 
 
 def scored_terms(part: Part) -> list[ScoredTerms]:

@@ -244,7 +244,7 @@ def weighed(
         return Weighed(restricted(compiled.plain), None, own)
     right = own if shipped is None or request.is_alone else completed(shipped, own)
     boosted = Boosted(statistics.fields, boost_of(statistics, right))
-    query = restricted(compiled.query.made(boosted))
+    query = restricted(compiled.query.among(statistics.has_term).made(boosted))
     return Weighed(query, ExactScores(statistics, right, compiled, check, boosted.several), own)
 
 

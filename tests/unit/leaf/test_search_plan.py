@@ -5,8 +5,10 @@ import pytest
 from kvshard.clustermap import Collection
 from kvshard.model import ShardSearch
 from leaf import search_plan
+from leaf.made_query import holds_best
 from leaf.search_plan import PLAN_MAX_CHARS, SearchPlan, SearchPlans
 from leaf.text_index import TextIndex
+from leaf.weighting import Weighting
 
 SCHEMA = {"body": "text", "tag": "keyword", "n": "integer"}
 COLLECTION = Collection("docs", 7, SCHEMA)
@@ -96,3 +98,25 @@ def test_a_compiled_search_knows_what_it_is_scored_by(index):
     query, parts = found.numbered
     assert index.searcher().search(query, 10).hits
     assert len(parts) > 3
+
+
+@pytest.mark.parametrize(
+    "query", ["word wound", "word OR absent", "absent", "+absent word", "word -wound", '(word absent)^2 "of two"']
+)
+def test_what_no_document_has_may_be_left_out_of_the_alternatives(tmp_path, query):
+    schema = {"body": "text", "title": "text"}
+    index = TextIndex.create(tmp_path / "two", schema, lambda key: 0)
+    bodies = {b"1": "word wound", b"2": "word of two", b"3": "wound wound"}
+    index.write({key: (json.dumps({"body": body}).encode(), 0) for key, body in bodies.items()})
+    index.commit(1)
+    made = compiled(SearchPlan(asked(query), schema), index).query
+    fewer = made.among(index.statistics.has_term)
+    assert holds_best(made.part)
+    assert not holds_best(fewer.part) or "-" in query or "(" in query
+
+    def found(each):
+        hits = index.searcher().search(each.made(Weighting(index.fields)), 10).hits
+        return sorted((address.doc, score) for score, address in hits)
+
+    assert found(fewer) == found(made)
+    index.discard_changes()
