@@ -55,12 +55,14 @@ class Leaf:
 
     outstanding: by kind of leg, the attempts without an answer. fine_at: the last instant at which nothing spoke against it;
     nothing has happened to it since.
-    is_silent: an attempt was given up, and nothing has been heard of the leaf since it began.
+    is_silent: an attempt was given up, and nothing has been heard of the leaf since it began. is_unproven: it has answered a
+    ping since, but no request yet.
     """
 
     __slots__ = (
-        "fine_at", "first_attempts", "heard_at", "in_flight", "is_on_probation", "is_silent", "known_since", "name",
-        "next_probe_at", "outstanding", "pushback_until", "samples", "slowness", "stepped_at", "unreachable_until", "waiting",
+        "fine_at", "first_attempts", "heard_at", "in_flight", "is_on_probation", "is_silent", "is_unproven", "known_since",
+        "name", "next_probe_at", "outstanding", "pushback_until", "samples", "slowness", "stepped_at", "unreachable_until",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, now: float, is_new: bool) -> None:
@@ -75,6 +77,7 @@ class Leaf:
         self.samples = 0
         self.stepped_at = -inf
         self.is_silent = False
+        self.is_unproven = False
         self.is_on_probation = False
         self.next_probe_at = 0.0
         self.pushback_until = 0.0
@@ -94,6 +97,11 @@ class Leaf:
                     return True
         return False
 
+    @property
+    def is_probed(self) -> bool:
+        """It gets single first attempts, to see how it is."""
+        return self.is_on_probation or self.is_unproven
+
     def state(self, now: float) -> LeafState:
         """How it stands now."""
         if now < self.unreachable_until:
@@ -102,7 +110,7 @@ class Leaf:
             return LeafState.STALLED
         if now < self.pushback_until:
             return LeafState.PUSHBACK
-        if self.is_on_probation:
+        if self.is_probed:
             return LeafState.PROBATION
         return LeafState.NEW if now - self.known_since < SLOW_START_S else LeafState.OK
 

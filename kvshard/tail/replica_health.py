@@ -153,7 +153,7 @@ class ReplicaHealth:
             leaf.fine_at = -inf
         if is_first:
             leaf.first_attempts += 1
-            if leaf.is_on_probation:
+            if leaf.is_probed:
                 leaf.next_probe_at = now + PROBE_INTERVAL_S
         return attempt
 
@@ -169,7 +169,7 @@ class ReplicaHealth:
         if leaf.unreachable_until:
             self._back(leaf, now)
         leaf.heard_at = now
-        leaf.is_silent = False
+        leaf.is_silent = leaf.is_unproven = False
         leaf.in_flight = in_flight
         self._step(attempt, now)
 
@@ -188,6 +188,7 @@ class ReplicaHealth:
             return False  # The lane may have said that, full of what the leaf does not answer: that is no sign of life.
         self._overtake(attempt)
         self._heard(leaf, now)
+        leaf.is_unproven = False
         return False
 
     def unreachable(self, name: str, now: float) -> bool:
@@ -210,14 +211,18 @@ class ReplicaHealth:
         return leaf.is_silent
 
     def pinged(self, name: str, now: float) -> None:
-        """The leaf has answered a ping."""
-        self._heard(self.leaf(name, now), now)
+        """The leaf has answered a ping. If it had fallen silent it gets one first attempt a second until it answers one: a leaf
+        that answers pings alone would be asked again and again, and take the budget of all that wait for it."""
+        leaf = self.leaf(name, now)
+        if leaf.is_silent and not leaf.is_unproven:
+            leaf.is_unproven, leaf.next_probe_at = True, now
+        self._heard(leaf, now)
 
     def forget_silence(self, name: str) -> None:
         """No ping has reached the leaf for UNREACHABLE_S: the next request will find out."""
         leaf = self._leaves.get(name)
         if leaf is not None:
-            leaf.is_silent = False
+            leaf.is_silent = leaf.is_unproven = False
             self._reach(leaf)
 
     def _ended(self, attempt: Attempt) -> None:
@@ -339,7 +344,7 @@ class ReplicaHealth:
             if leaf.slowness < fastest:
                 fastest = leaf.slowness
             count = together.get(name, 0)
-            if count > most and leaf.load(now) - count <= hot and not leaf.is_on_probation and not self._rank(leaf, now):
+            if count > most and leaf.load(now) - count <= hot and not leaf.is_probed and not self._rank(leaf, now):
                 best, most, slowness = place, count, leaf.slowness
         return -1 if fastest * FASTER < slowness else best
 
@@ -353,7 +358,7 @@ class ReplicaHealth:
             return LeafState.STALLED
         if now < leaf.pushback_until:
             return LeafState.PUSHBACK
-        if leaf.is_on_probation:
+        if leaf.is_probed:
             return LeafState.PROBATION if now < leaf.next_probe_at else LeafState.OK
         age = now - leaf.known_since
         if age >= SLOW_START_S:

@@ -64,7 +64,7 @@ async def test_the_moment_it_answers_it_counts_again() -> None:
     assert setting.state() is LeafState.STALLED
     wakes.set()
     await settle()
-    assert setting.state() is LeafState.OK
+    assert setting.state() is LeafState.PROBATION
     assert not setting.prober.is_watching("a")
 
 
@@ -73,7 +73,7 @@ async def test_a_ping_that_fails_is_sent_again() -> None:
     setting.fall_silent()
     await settle()
     assert len(setting.pings) == 3
-    assert setting.state() is LeafState.OK
+    assert setting.state() is LeafState.PROBATION
 
 
 async def test_a_leaf_is_pinged_by_one_task_only() -> None:
@@ -98,10 +98,10 @@ async def test_a_leaf_that_falls_silent_again_at_once_is_pinged_again() -> None:
     setting.fall_silent()
     await asyncio.sleep(0)
     setting.health.pinged = pinged  # type: ignore[method-assign]
-    assert setting.state() is LeafState.OK
+    assert setting.state() is LeafState.PROBATION
     await settle()
     assert len(setting.pings) == 2
-    assert setting.state() is LeafState.OK
+    assert setting.state() is LeafState.PROBATION
     assert repr(setting.prober) == "Prober([])"
 
 

@@ -159,6 +159,23 @@ class TestSilent:
         assert state(health, "a", NOW + 50) is LeafState.STALLED
         assert set(firsts(health, NOW + 50)) == {"b", "c"}
 
+    def test_once_it_answers_pings_it_gets_one_attempt_a_second_until_it_answers_one(
+        self, health: ReplicaHealth, pool: LatencyPool
+    ) -> None:
+        """A leaf that answers nothing but pings took four hedges of each read, and then the budget was empty."""
+        self.silent(health, pool)
+        health.pinged("a", NOW + 0.02)
+        assert "a" in firsts(health, NOW + 0.02)
+        attempt = began(health, pool, "a", NOW + 0.02)
+        assert set(firsts(health, NOW + 0.021)) == {"b", "c"}
+        health.cancelled(attempt, NOW + 0.03)
+        health.pinged("a", NOW + 0.04)
+        assert set(firsts(health, NOW + 1.019)) == {"b", "c"}
+        assert "a" in firsts(health, NOW + 1.021)
+        again = began(health, pool, "a", NOW + 1.021)
+        health.answered(again, NOW + 1.022, 0)
+        assert "a" in firsts(health, NOW + 1.022)
+
     def test_it_is_pinged_once(self, health: ReplicaHealth, pool: LatencyPool) -> None:
         attempts = [began(health, pool, "a") for _ in range(3)]
         assert [health.cancelled(each, NOW + 0.01) for each in attempts] == [True, False, False]
@@ -187,7 +204,7 @@ class TestSilent:
             assert not health.failed(other, NotReady("no lease"), NOW + 1)
         else:
             health.pinged("a", NOW + 1)
-        assert other.leaf.state(NOW + 0.001) is LeafState.OK
+        assert other.leaf.state(NOW + 0.001) is (LeafState.PROBATION if sign == "ping" else LeafState.OK)
 
     def test_a_full_lane_is_no_sign_of_life(self, health: ReplicaHealth, pool: LatencyPool) -> None:
         other = began(health, pool, "a")
