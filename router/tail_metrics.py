@@ -64,7 +64,7 @@ def hedging_families(counters: TailCounters) -> Iterator[ScrapedFamily]:
     )
     yield ScrapedFamily(
         "kvshard_router_hold_out_reads_total",
-        "Reads that might be hedged, by arm: held_out ones never are, which shows what hedging saves.",
+        "Reads that might be hedged, by arm: held_out ones are not for half a second or more, which shows what hedging saves.",
         ("arm",),
         [(("held_out",), float(counters.held_out_requests)), (("hedged",), float(counters.hedgeable_requests))],
         is_counter=True,
