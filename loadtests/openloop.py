@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from kvshard.errors import KvShardError
+from kvshard.precise_timer import PreciseTimer
 from loadtests.arrivals import Arrival
-from loadtests.precise_timer import PreciseTimer
 from loadtests.tally import Tally
 
 IN_FLIGHT_MAX = 1_000

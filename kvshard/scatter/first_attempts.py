@@ -13,7 +13,7 @@ Owns these tasks and the attempts: none is left when `run` returns or raises.
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from math import ceil, inf
+from math import inf
 from typing import Any, Generic, NamedTuple
 
 from kvshard.clustermap import ShardConfig
@@ -22,10 +22,11 @@ from kvshard.rpc.leaf_client import Answer, Start
 from kvshard.scatter.late_leg import LateLeg
 from kvshard.scatter.leg import Ask, How, Prepared, ReplyT, RequestT, Shared, addressed
 from kvshard.scatter.leg_result import LegResult, leg_result
+from kvshard.scatter.leg_timers import Timer
 from kvshard.scatter.sent_attempts import FirstAttempt
 from kvshard.tail.attempts import AttemptMachine
 from kvshard.tail.cost_class import leg_kind
-from kvshard.tail.defences import LegHedges, RequestHedges
+from kvshard.tail.defences import LegHedges, LegTiming, RequestHedges
 from kvshard.tail.executor import FIRST, OVERRUN_S, BegunLeg
 from kvshard.tail.hedger import Hedger
 from kvshard.tail.hedging import Refusal
@@ -34,9 +35,6 @@ from kvshard.tail.leg_events import Action, AttemptKind, Candidate
 TIMER_SLACK_S = 0.0002
 """What is due so soon is done now. No more of it: the shortest delay of a hedge is a millisecond, and a hedge that is sent half
 of one too soon crosses many answers (2 to 3 % of all legs were hedged so, instead of 0.1)."""
-
-TIMER_STEP_S = 0.001
-"""uvloop's timers keep whole milliseconds, and come up to one too soon: a further one follows then."""
 
 LATE_LEG_GRACE_S = 0.01
 """A leg ends by itself at its deadline; only one whose leaf client fails to keep it is cancelled this much later."""
@@ -77,8 +75,8 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
     """
 
     __slots__ = (
-        "_all_ended", "_answered_us", "_due", "_late", "_loop", "_now", "_open", "_results", "_runner", "_shared", "_tasks",
-        "_timer", "_waiting", "sending",
+        "_all_ended", "_answered_us", "_due", "_late", "_now", "_open", "_results", "_runner", "_shared", "_tasks",
+        "_timed", "_timer", "_wait", "_waiting", "sending",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, sending: Sending, runner: LegRunner) -> None:
@@ -87,15 +85,16 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         self._shared = shared
         self._now = shared.clock.monotonic
         self._runner = runner
-        self._loop = asyncio.get_running_loop()
-        self._all_ended: asyncio.Future[None] = self._loop.create_future()
+        self._all_ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._open = 0
         self._due = sending.deadline + LATE_LEG_GRACE_S
         self._results: list[LegResult[ReplyT] | None] = []
         self._waiting: dict[int, FirstAttempt[RequestT]] = {}
         self._late: dict[int, LateLeg[RequestT, ReplyT]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
+        self._timed: LegTiming | None = None
+        self._wait: float | None = None
 
     def __repr__(self) -> str:
         waiting, late, tasks = len(self._waiting), len(self._late), len(self._tasks)
@@ -156,7 +155,9 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
             return self._prepared(first, now)
         first.take_back = take_back
         first.attempt = defences.began(candidate.leaf, timing, now, AttemptKind.FIRST)
-        wait = timing.wait_s(now, deadline) if may_hedge and plan.has_spares else None
+        if timing is not self._timed:
+            self._timed, self._wait = timing, timing.wait_s(now, deadline) if may_hedge else None
+        wait = self._wait if plan.has_spares else None
         # At the deadline the lane itself tells that there is no answer; only one that fails to is cut off.
         first.due = due = deadline + OVERRUN_S if wait is None else now + wait
         if due < self._due:
@@ -232,8 +233,7 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
                 return
             self._timer.cancel()
         self._due = due
-        steps = ceil((due - now - TIMER_SLACK_S) / TIMER_STEP_S)
-        self._timer = self._loop.call_later(max(0, steps) * TIMER_STEP_S, self._on_timer)
+        self._timer = self._shared.timers.after(due - now, self._on_timer)
 
     def _on_timer(self) -> None:
         """Some leg is late, or all is to end; the next one that will be late sets the timer anew."""

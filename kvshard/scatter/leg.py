@@ -16,6 +16,7 @@ from kvshard.errors import Expired, KvShardError, Unavailable, in_doubt
 from kvshard.limits import SHARDS_MAX
 from kvshard.model import ShardRead, ShardScan, ShardSearch, ShardTerms, ShardWrite, changed
 from kvshard.rpc.leaf_client import Answer
+from kvshard.scatter.leg_timers import LegTimers
 from kvshard.scatter.prober import Prober
 from kvshard.scatter.requests import ReadPolicy, is_usual
 from kvshard.scatter.routes import MapSource
@@ -104,6 +105,7 @@ class Shared:
     clock: Clock
     defences: Defences
     prober: Prober
+    timers: LegTimers = field(default_factory=LegTimers)
     plans: Plans = field(default_factory=Plans)
     heard: Heard = field(default_factory=Heard)
 

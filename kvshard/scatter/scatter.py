@@ -259,6 +259,7 @@ class Scatter:
     async def close(self) -> None:
         """Stop what runs beside the requests."""
         await self._prober.close()
+        self._shared.timers.close()
 
     def _failed(self, request: RequestT, error: KvShardError, began: float) -> LegResult[ReplyT]:
         ended = self._clock.monotonic()

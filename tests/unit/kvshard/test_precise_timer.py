@@ -1,7 +1,7 @@
 import asyncio
 import time
 
-from loadtests.precise_timer import PreciseTimer
+from kvshard.precise_timer import PreciseTimer
 
 
 async def fired(timer_box, at):

@@ -1,14 +1,14 @@
 """A timer for an event loop that is exact to some ten microseconds.
 
 The loop's own timers wait in whole milliseconds (epoll's and libuv's unit): half a millisecond late on average, as much as a
-fast read takes. On Linux a timerfd wakes the loop as soon as it is due; elsewhere the loop's timer has to do, and the lag that
-is measured says so.
+fast read takes. On Linux a timerfd wakes the loop as soon as it is due; elsewhere the loop's timer has to do.
 """
 
 import asyncio
 import ctypes
 import os
 import sys
+import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -35,10 +35,15 @@ class PreciseTimer:
         self._fire = fire
         self._loop = asyncio.get_running_loop()
         self._handle: asyncio.TimerHandle | None = None
-        self._libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+        # With the interpreter's lock held: to give it away, and wait for it, would take longer than the call.
+        self._libc = ctypes.PyDLL(None, use_errno=True) if sys.platform == "linux" else None
         self._fd = -1 if self._libc is None else self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
+        self._spec = _Itimerspec()
+        self._spec_at = ctypes.byref(self._spec)
         if self._fd >= 0:
             self._loop.add_reader(self._fd, self._on_ready)
+            # The loop holds its readers: what was not closed is garbage no sooner than its loop.
+            self._close_fd = weakref.finalize(self, os.close, self._fd)
 
     @property
     def is_precise(self) -> bool:
@@ -53,9 +58,9 @@ class PreciseTimer:
             return
         at = max(at, 1e-9)  # Zero would switch the timer off.
         seconds = int(at)
-        value = _Timespec(seconds, int((at - seconds) * 1e9))
-        spec = _Itimerspec(_Timespec(0, 0), value)
-        if self._libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, ctypes.byref(spec), None) != 0:
+        value = self._spec.it_value
+        value.tv_sec, value.tv_nsec = seconds, int((at - seconds) * 1e9)
+        if self._libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, self._spec_at, None) != 0:
             raise OSError(ctypes.get_errno(), "timerfd_settime")
 
     def _on_ready(self) -> None:
@@ -75,7 +80,7 @@ class PreciseTimer:
         self._cancel_handle()
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
-            os.close(self._fd)
+            self._close_fd()
             self._fd = -1
 
     def __enter__(self) -> Self:
