@@ -24,11 +24,12 @@ writes: 30 to 130 ms of its event loop each, 37 us a write. What is let go is fr
 which are few here: for 1,250,000 new containers at most, some 100 MB if each were one."""
 
 
-COLLECT_SELDOM: Final = (100_000, 10, 10)
+COLLECT_SELDOM: Final = (500_000, 10, 10)
 """The same of a process that holds nothing but what is in flight. A thousand reads of eight legs under way are 120,000
-containers, which all go again by themselves. A router looked for cycles among them whenever there were 5,000 more than
-before: each hiccup of a loaded one became looks of 5 to 14 ms, those made more wait, and at 1.2 times what it could do it
-answered a third of that. What cycles it makes (none in 100,000 reads) waits for 100,000 new containers, some 10 MB."""
+containers, and the 4,096 calls that a router takes on (`router/admission.py`) as many as this; they all go again by themselves.
+A router that looked for cycles among them, whenever there were 5,000 more than before, made each hiccup of a loaded one into
+looks of 5 to 14 ms, those made more wait, and at 1.2 times what it could do it answered a third of that; at 100,000 it still
+spent a tenth of its time on them then. What cycles it makes (none in 100,000 reads) waits for so many, some 50 MB."""
 
 
 def settle_heap(collect_after: tuple[int, int, int] = COLLECT_AFTER) -> None:
