@@ -41,7 +41,8 @@ from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
 from kvshard.tail.replica_health import STALL_FRACTION, ReplicaHealth
 from kvshard.tail.replica_plan import ReplicaPlan
 from kvshard.tail.tail_counters import TailCounters
-from kvshard.tail.tuning import INTERVAL_S, SLOW_SHARE, BudgetTuner, Observed
+from kvshard.tail.tuned_budget import TunedBudget
+from kvshard.tail.tuning import SLOW_SHARE
 
 STORM_LEGS = 4
 STORM_SHARE = 0.25
@@ -70,25 +71,14 @@ URGENT_DELAYS = 1.5
 DEADLINE_SHARE = 0.5
 """Of what is left until the deadline: a hedge is sent by then, or it would come too late."""
 
+TOGETHER_S = 0.001
+"""So long what was seen of a leaf holds for the legs of one request: they begin together. What is sent again looks anew."""
+
 POOLS_MAX = 64
 """Kinds of legs; there are twelve."""
 
 BUDGETS_MAX = 256
 """Collections with a budget of their own; beyond that they share the router's."""
-
-
-class _TunedBudget:
-    """A budget with what tunes it."""
-
-    __slots__ = ("budget", "next_look_at", "seen", "sheds", "tuner")
-
-    def __init__(self, settings: HedgeSettings, sheds: int, now: float) -> None:
-        """sheds: how often leaves have shed load before."""
-        self.tuner = BudgetTuner(settings)
-        self.budget = HedgeBudget(self.tuner.fraction, reserve_per_s=0.0 if settings.budget == 0 else 1.0)
-        self.seen = Observed()
-        self.sheds = sheds
-        self.next_look_at = now + INTERVAL_S
 
 
 class Defences:
@@ -102,7 +92,7 @@ class Defences:
         self._rng = rng
         self._comparison = Comparison()
         self._pools: dict[str, LatencyPool] = {}
-        self._budgets: dict[HedgeSettings | None, _TunedBudget] = {}
+        self._budgets: dict[HedgeSettings | None, TunedBudget] = {}
 
     @property
     def late_until(self) -> float:
@@ -128,7 +118,7 @@ class Defences:
         """A read begins that has so many legs. policy: the request's own. settings: the collection's; None: the router's."""
         held = self._budget(settings, now)
         if now >= held.next_look_at:
-            self._look(held, now)
+            held.look(self._pools.values(), self.health.sheds, now)
         held.budget.first_attempts(now, legs)
         counters = self.counters
         counters.requests += 1
@@ -172,25 +162,14 @@ class Defences:
         """The budget that requests with these settings share."""
         return self._budget(settings, now).budget
 
-    def _budget(self, settings: HedgeSettings | None, now: float) -> _TunedBudget:
+    def _budget(self, settings: HedgeSettings | None, now: float) -> TunedBudget:
         key = settings if settings is not None and settings.budget != self.settings.budget else None
         found = self._budgets.get(key)
         if found is None:
             if key is not None and len(self._budgets) >= BUDGETS_MAX:
                 return self._budget(None, now)
-            found = self._budgets[key] = _TunedBudget(self.settings if key is None else key, self.health.sheds, now)
+            found = self._budgets[key] = TunedBudget(self.settings if key is None else key, self.health.sheds, now)
         return found
-
-    def _look(self, held: _TunedBudget, now: float) -> None:
-        held.next_look_at = now + INTERVAL_S
-        seen, held.seen = held.seen, Observed()
-        seen.shed = self.health.sheds - held.sheds
-        held.sheds = self.health.sheds
-        reads = (pool for pool in self._pools.values() if pool.name != WRITE)
-        busiest = max(reads, key=lambda pool: pool.samples, default=None)
-        if busiest is not None:
-            seen.kind, seen.median = busiest.name, busiest.recent_median(now)
-        held.budget.fraction = held.tuner.look(seen)
 
     # -- attempts
 
@@ -228,22 +207,33 @@ class Defences:
     def first(
         self, plan: ReplicaPlan, choice: ReplicaChoice, now: float, request: "RequestHedges", pool: LatencyPool
     ) -> Candidate:
-        """Whom to ask first, for a leg of this request and kind: most legs ask nobody else."""
-        if request.legs == 1 or not pool.is_light:
+        """Whom to ask first, for a leg of this request and kind: most legs ask nobody else.
+
+        Light legs of one request go to few leaves: their frames then share a message, a request that asks fewer leaves meets a
+        slow one less often, and a leaf is looked at once for all of them.
+        """
+        if request.legs == 1 or not pool.is_light or choice is not ReplicaChoice.ADAPTIVE:
             return plan.first(choice, self.health, self._rng, now)
-        together = request.together
-        first = plan.first(choice, self.health, self._rng, now, together)
-        together[first.leaf] = together.get(first.leaf, 0) + 1
+        joined = request.joined(now)
+        for leaf in joined:
+            found = plan.by_leaf.get(leaf)
+            if found is not None:
+                return found
+        first = plan.first(choice, self.health, self._rng, now)
+        if self.health.takes_more(first.leaf, now):
+            joined.append(first.leaf)
         return first
 
 
 class LegTiming(NamedTuple):
-    """What the legs of one kind of a request share, which begin together. The fields: see `LegHedges`."""
+    """What the legs of one kind of a request share, which begin together. is_stretched: the budget makes their hedges wait
+    longer than the least delay. The other fields: see `LegHedges`."""
 
     pool: LatencyPool
     delay: float | None
     stalled_after: float
     again_after: float
+    is_stretched: bool
 
     def wait_s(self, now: float, deadline: float) -> float | None:
         """How long to wait for an answer: the delay, but at most half of what is left."""
@@ -253,13 +243,12 @@ class LegTiming(NamedTuple):
 
 
 class RequestHedges:
-    """A read under way, shared by its legs. late: how many late legs of it a leaf has; leaves without one are not in it.
-
-    together: how many of its light legs were to be sent to each leaf.
-    """
+    """A read under way, shared by its legs. late: how many late legs of it a leaf has; leaves without one are not in it."""
 
     __slots__ = (
         "_has_usual_delay",
+        "_joined",
+        "_joined_at",
         "_timing",
         "_timing_of",
         "began",
@@ -271,13 +260,12 @@ class RequestHedges:
         "late",
         "legs",
         "policy",
-        "together",
     )
 
     def __init__(
         self,
         defences: Defences,
-        held: _TunedBudget,
+        held: TunedBudget,
         policy: HedgePolicy,
         legs: int,
         is_held_out: bool,
@@ -294,7 +282,8 @@ class RequestHedges:
         self.began = now
         self.hedged_legs = 0
         self.late: dict[str, int] = {}
-        self.together: dict[str, int] = {}
+        self._joined: list[str] = []
+        self._joined_at = now
         self._has_usual_delay = True
         self._timing: LegTiming | None = None
         self._timing_of = ""
@@ -311,6 +300,7 @@ class RequestHedges:
         is_auto = isinstance(self.policy, Auto)
         delay = usual if is_auto else policy_delay(self.policy, pool, fraction, now)
         again_after = inf if delay is None else delay
+        is_stretched = is_auto and usual > pool.least_delay
         if is_auto and delay is not None:
             delay = max(delay, self.budget.tuner.patience.delay(pool.least_delay, pool.quantile(1 - SLOW_SHARE, now)))
         # Within what is sensible for the kind of leg: one impatient caller would take the leaf from all the others.
@@ -322,7 +312,13 @@ class RequestHedges:
         if self.is_held_out and delay is not None:
             delay = again_after = held_out_delay(delay)
             self._has_usual_delay = False
-        return LegTiming(pool, delay, STALL_FRACTION * usual, again_after)
+        return LegTiming(pool, delay, STALL_FRACTION * usual, again_after, is_stretched)
+
+    def joined(self, now: float) -> list[str]:
+        """The leaves that light legs of it were sent to just now, and which take more of them; in that order."""
+        if now - self._joined_at > TOGETHER_S:
+            self._joined, self._joined_at = [], now
+        return self._joined
 
     def leg(self, kind: str, now: float) -> "LegHedges":
         """One of its legs."""
@@ -369,7 +365,7 @@ class LegHedges:
     def __init__(self, request: RequestHedges, timing: LegTiming) -> None:
         self.request = request
         self._timing = timing
-        self.pool, self.delay, self.stalled_after, self.again_after = timing
+        self.pool, self.delay, self.stalled_after, self.again_after, _ = timing
         self.is_hedged = False
         self.late_at: set[str] = set()
         self.under_way = 0
@@ -393,6 +389,7 @@ class LegHedges:
             self.is_hedged = True
             request.hedged_legs += 1
         counters.hedges_sent += 1
+        request.budget.seen.stretched += self._timing.is_stretched
         self.under_way += 1
         return chosen
 

@@ -22,7 +22,7 @@ of 10 ms; and at most one step is taken in STEP_INTERVAL_S, so that the many att
 Pure: imports only the standard library and other pure files.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import inf
 from random import Random
 
@@ -75,6 +75,9 @@ SLOW_START_SHARE = 0.1
 HOT_IN_FLIGHT = 2
 """A leaf with so many requests in flight is not hot, whatever the others have."""
 
+ALIKE = 1.25
+"""A leaf has not markedly more in flight than the others up to so many times their mean."""
+
 HOT_FRACTION = 0.84
 """Of the known leaves: hot is who has more in flight than this part of them (mean and one deviation, were they normal)."""
 
@@ -97,6 +100,7 @@ class ReplicaHealth:
         self.sheds = 0
         self.late_until = -inf
         self._unreachable = 0
+        self._waiting = 0
         self._rng = rng
         self._leaves: dict[str, Leaf] = {}
         self._began_at: float | None = None
@@ -149,6 +153,7 @@ class ReplicaHealth:
         stalled_at = now + stalled_after
         attempt = attempts.attempts[id] = Attempt(id, leaf, attempts, now, stalled_at, is_first)
         leaf.waiting += 1
+        self._waiting += 1
         if stalled_at <= leaf.fine_at:
             leaf.fine_at = -inf
         if is_first:
@@ -162,6 +167,7 @@ class ReplicaHealth:
         leaf, outstanding = attempt.leaf, attempt.outstanding
         # What `_ended`, `_overtake` and `_heard` do, without three calls: every leg comes by here.
         leaf.waiting -= 1
+        self._waiting -= 1
         leaf.fine_at = -inf
         del outstanding.attempts[attempt.id]
         if attempt.began > outstanding.overtaken_to:
@@ -228,6 +234,7 @@ class ReplicaHealth:
     def _ended(self, attempt: Attempt) -> None:
         leaf = attempt.leaf
         leaf.waiting -= 1
+        self._waiting -= 1
         leaf.fine_at = -inf  # What it has not answered yet, or why this one ended, may speak against it.
         del attempt.outstanding.attempts[attempt.id]
 
@@ -298,34 +305,37 @@ class ReplicaHealth:
 
     # -- choice
 
-    def order(self, names: tuple[str, ...], now: float, together: Mapping[str, int] | None = None) -> tuple[int, ...]:
-        """The places of these leaves in the order in which they are to be asked. together: see `first`."""
-        return self.after(names, self.first(names, now, together), now)
+    def order(self, names: tuple[str, ...], now: float) -> tuple[int, ...]:
+        """The places of these leaves in the order in which they are to be asked."""
+        return self.after(names, self.first(names, now), now)
 
-    def first(self, names: tuple[str, ...], now: float, together: Mapping[str, int] | None = None) -> int:
-        """The place of the leaf that is to be asked first.
-
-        together: how many legs of the same request each leaf has got so far, where it pays to send them to few leaves: their
-        frames then share a message, and a request that asks fewer leaves meets a slow one less often.
-        """
+    def first(self, names: tuple[str, ...], now: float) -> int:
+        """The place of the leaf that is to be asked first."""
         count = len(names)
         if count == 1:
             return 0
-        joined = self._joined(names, together, now) if together else -1
-        if joined >= 0:
-            return joined
         random = self._rng.random
         leaves = [self._leaves.get(name) or self.leaf(name, now) for name in names]
         first, second = int(random() * count), int(random() * (count - 1))
         second += second >= first
-        ranks = [self._rank(leaf, now) for leaf in leaves]
-        if not any(ranks):
+        known = {first: self._rank(leaves[first], now), second: self._rank(leaves[second], now)}
+        if not any(known.values()):
             return self._better(leaves, first, second, now)
+        ranks = [known[place] if place in known else self._rank(leaf, now) for place, leaf in enumerate(leaves)]
         least = min(ranks)
         equals = [place for place in range(count) if ranks[place] == least]
         start = int(random() * len(equals))
         best, rival = equals[start], equals[start - 1]
         return best if best == rival else self._better(leaves, best, rival, now)
+
+    def takes_more(self, name: str, now: float) -> bool:
+        """Whether a leaf that one leg of a request goes to may get further ones of it: it is ok, not hot (or not more than the
+        others: where queues are long all of them are, by what they were a moment ago), and not slow."""
+        leaf = self._leaves.get(name) or self.leaf(name, now)
+        if leaf.is_probed or self._rank(leaf, now) or leaf.slowness > FASTER * self._typical:
+            return False
+        load = leaf.load(now)
+        return load <= self.hot_limit(now) or load * len(self._leaves) <= ALIKE * self._waiting
 
     def after(self, names: tuple[str, ...], first: int, now: float) -> tuple[int, ...]:
         """The places of these leaves, one of which is asked first, in the order in which they are to be asked."""
@@ -334,19 +344,6 @@ class ReplicaHealth:
             return (first, 1 - first)[:count]
         leaves = {place: self.leaf(name, now) for place, name in enumerate(names) if place != first}
         return (first, *sorted(leaves, key=lambda place: (self._rank(leaves[place], now), leaves[place].load(now))))
-
-    def _joined(self, names: tuple[str, ...], together: Mapping[str, int], now: float) -> int:
-        """The place of the leaf that has most legs of the request already, if it is ok and not hot; -1: there is none."""
-        best, most, fastest, slowness = -1, 0, inf, 0.0
-        hot = self._hot if now - self._hot_at <= REFRESH_S else self.hot_limit(now)
-        for place, name in enumerate(names):
-            leaf = self._leaves.get(name) or self.leaf(name, now)
-            if leaf.slowness < fastest:
-                fastest = leaf.slowness
-            count = together.get(name, 0)
-            if count > most and leaf.load(now) - count <= hot and not leaf.is_probed and not self._rank(leaf, now):
-                best, most, slowness = place, count, leaf.slowness
-        return -1 if fastest * FASTER < slowness else best
 
     def _rank(self, leaf: Leaf, now: float) -> int:
         """The state as it matters for a first attempt: a probe, and the share of a new leaf, count as ok."""

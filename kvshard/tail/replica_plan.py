@@ -26,9 +26,9 @@ from kvshard.tail.replica_health import ReplicaHealth
 class ReplicaPlan:
     """Whom one kind of request may ask by one configuration of its shard: made once, used by every request until it changes.
 
-    equals: among whom is chosen; leaves: their names. others: asked after them, in this order. has_failover: waiting for
-    another replica makes sense, since the shard has several, or is meant to. has_spares: somebody else may be asked than who is
-    first.
+    equals: among whom is chosen; leaves: their names; by_leaf: the same by name. others: asked after them, in this order.
+    has_failover: waiting for another replica makes sense, since the shard has several, or is meant to. has_spares: somebody
+    else may be asked than who is first.
     """
 
     config: ShardConfig
@@ -37,37 +37,25 @@ class ReplicaPlan:
     others: tuple[Candidate, ...]
     has_failover: bool
     candidates: tuple[Candidate, ...] = field(init=False)
+    by_leaf: Mapping[str, Candidate] = field(init=False)
     has_spares: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", self.equals + self.others)
+        object.__setattr__(self, "by_leaf", {each.leaf: each for each in self.equals})
         object.__setattr__(self, "has_spares", len(self.candidates) > 1)
 
-    def order(
-        self,
-        choice: ReplicaChoice,
-        health: ReplicaHealth,
-        rng: Random,
-        now: float,
-        together: Mapping[str, int] | None = None,
-    ) -> tuple[Candidate, ...]:
-        """Whom to ask, in the order of asking. together: see `ReplicaHealth.order`."""
-        return self.behind(self.first(choice, health, rng, now, together), choice, health, now)
+    def order(self, choice: ReplicaChoice, health: ReplicaHealth, rng: Random, now: float) -> tuple[Candidate, ...]:
+        """Whom to ask, in the order of asking."""
+        return self.behind(self.first(choice, health, rng, now), choice, health, now)
 
-    def first(
-        self,
-        choice: ReplicaChoice,
-        health: ReplicaHealth,
-        rng: Random,
-        now: float,
-        together: Mapping[str, int] | None = None,
-    ) -> Candidate:
+    def first(self, choice: ReplicaChoice, health: ReplicaHealth, rng: Random, now: float) -> Candidate:
         """The first of them. Who would follow is of interest only when that one does not answer."""
         equals = self.equals
         if len(equals) == 1:
             return equals[0]
         if choice is ReplicaChoice.ADAPTIVE:
-            return equals[health.first(self.leaves, now, together)]
+            return equals[health.first(self.leaves, now)]
         place = int(rng.random() * len(equals)) if choice is ReplicaChoice.RANDOM else 0
         if not health.has_unreachable:
             return equals[place]

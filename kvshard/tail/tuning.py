@@ -59,8 +59,10 @@ MEDIAN_GROWTH = 2.0
 
 GROWTH = 1.5
 RETURN = 0.1
-"""A budget whose hedges were missed grows by a half, to twice itself in two looks, and keeps what it has got while they win as
-often; one that is left alone goes back to where it began, a tenth of the way."""
+"""A budget whose hedges were missed, or win though it made them wait longer than the least delay, grows by a half, to twice
+itself in two looks, and keeps what it has got while they win as often; one that is left alone goes back to where it began, a
+tenth of the way. (At 5 % of requests x10 the delay of a budget of 5 % was 2.3 ms, that of 7.5 % 1.2 ms, three medians, and
+hedges won nine times out of ten in both.)"""
 
 USUAL_WEIGHT = 0.05
 """Of a look in the usual median: it follows in some twenty looks, so a new normal is normal after half a minute."""
@@ -68,11 +70,16 @@ USUAL_WEIGHT = 0.05
 
 @dataclass(slots=True)
 class Observed:
-    """What happened since the last look. kind: the busiest of leg. median: of its first attempts, in seconds; None: unknown."""
+    """What happened since the last look.
+
+    missed: hedges that were refused for the budget. stretched: hedges sent that it had made wait longer than the least delay.
+    kind: the busiest of leg. median: of its first attempts, in seconds; None: unknown.
+    """
 
     won: int = 0
     wasted: int = 0
     missed: int = 0
+    stretched: int = 0
     shed: int = 0
     kind: str = ""
     median: float | None = None
@@ -144,7 +151,7 @@ class BudgetTuner:
         share = self._won / ended if ended >= HEDGES_MIN else None
         if is_slow or seen.shed or (share is not None and share < WINS_LOW):
             self.fraction /= 2
-        elif seen.missed and (share is None or share >= WINS_HIGH):
+        elif (seen.missed and share is None) or (share is not None and share >= WINS_HIGH and seen.missed + seen.stretched):
             self.fraction *= GROWTH
         elif share is None or share < WINS_HIGH or self.fraction < self._first:
             self.fraction += (self._first - self.fraction) * RETURN

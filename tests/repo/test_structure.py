@@ -63,6 +63,7 @@ PURE = (
     "kvshard.tail.replica_plan",
     "kvshard.tail.status",
     "kvshard.tail.tail_counters",
+    "kvshard.tail.tuned_budget",
     "kvshard.tail.tuning",
     "kvshard.tail.whatif",
     "kvshard.client.batch_retry",

@@ -252,6 +252,14 @@ class TestGates:
         self.refused(held, a_leg(held, legs=1), Refusal.BUDGET, now=late)
         assert held._budgets[None].seen.missed == 2
 
+    def test_a_hedge_that_the_budget_made_wait_is_told(self) -> None:
+        for slow, stretched in ((0.005, 1), (0.002, 0)):
+            held = defences()
+            for seconds, count in ((0.001, 80), (slow, 20)):
+                answer(held, a_leg(held), "a", seconds, count)
+            assert admitted(held.request(None, 8, NOW + 1).leg("Get", NOW + 1), now=NOW + 1) is B
+            assert held._budgets[None].seen.stretched == stretched, slow
+
     def test_not_idempotent(self) -> None:
         held = defences()
         for _ in range(20):
@@ -594,6 +602,28 @@ class TestLegsTogether:
         assert sum(counts) / 50 < 2.7
         heavy = [len(set(self.order(defences(rng=Random(seed)), kind="Search"))) for seed in range(50)]
         assert sum(heavy) / 50 > 3.5
+
+    def test_where_all_queues_are_long_as_well(self) -> None:
+        counts = []
+        for seed in range(50):
+            held = defences(rng=Random(seed))
+            held.health.hot_limit(NOW)  # What was hot a moment ago.
+            other = a_leg(held)
+            for number in range(400):
+                held.began(f"leaf-{number % 4}", other, NOW, FIRST)
+            counts.append(len(set(self.order(held))))
+        assert sum(counts) / 50 < 2.7
+
+    def test_what_is_sent_again_looks_anew(self) -> None:
+        held = defences(rng=Random(1))
+        request = held.request(None, 8, NOW)
+        plan = plan_read(ShardConfig(0, 0, 1, 1, "a", tuple(Replica(leaf, "i") for leaf in "abc")), is_stale=False)
+        leg = request.leg("Get", NOW)
+        first = held.order(plan, ReplicaChoice.ADAPTIVE, NOW, leg)[0].leaf
+        held.began(first, leg, NOW, FIRST)
+        assert held.order(plan, ReplicaChoice.ADAPTIVE, NOW, leg)[0].leaf == first
+        later = NOW + 10
+        assert held.order(plan, ReplicaChoice.ADAPTIVE, later, leg)[0].leaf != first, "it has stalled meanwhile"
 
     def test_requests_together_are_spread_evenly(self) -> None:
         firsts = Counter(leaf for seed in range(300) for leaf in self.order(defences(rng=Random(seed))))

@@ -61,6 +61,11 @@ class TestMore:
     def test_missed_ones_of_which_nothing_is_known(self, tuner: BudgetTuner) -> None:
         assert tuner.look(Observed(missed=1)) == BUDGET_FIRST * GROWTH
 
+    def test_hedges_that_win_though_the_budget_made_them_wait(self, tuner: BudgetTuner) -> None:
+        assert tuner.look(Observed(won=HEDGES_MIN - 1, stretched=19)) == BUDGET_FIRST, "too few to say that they win"
+        assert tuner.look(Observed(won=1, stretched=1)) == BUDGET_FIRST * GROWTH
+        assert tuner.look(Observed(won=14, wasted=6, stretched=20)) < BUDGET_FIRST * GROWTH
+
     def test_not_if_fewer_than_half_win(self, tuner: BudgetTuner) -> None:
         assert tuner.look(Observed(won=9, wasted=11, missed=1)) == BUDGET_FIRST
 
