@@ -80,17 +80,6 @@ def _window_missing(stack: contextlib.ExitStack) -> None:
     replace(stack, HedgeBudget, "try_take", try_take)
 
 
-def _hold_out_hedged(stack: contextlib.ExitStack) -> None:
-    original = LegHedges.__init__
-
-    def init(self: LegHedges, request: Any, pool: Any, now: float) -> None:
-        original(self, request, pool, now)
-        if request.is_held_out:
-            self.delay = 0.005
-
-    replace(stack, LegHedges, "__init__", init)
-
-
 def _attempt_not_ended(stack: contextlib.ExitStack) -> None:
     original = ReplicaHealth.failed
 
@@ -153,7 +142,7 @@ MUTANTS: dict[str, Plant] = {
     "silent leaf chosen": replacing(ReplicaHealth, "_rank", lambda self, leaf, now: 0),
     "silent leaf never pinged": _silence_never_heard,
     "storm gate missing": replacing(defences, "STORM_LEGS", 1_000),
-    "hold-out hedged": _hold_out_hedged,
+    "hold-out hedged": replacing(defences, "held_out_delay", lambda delay: delay),
     "hedged before the delay": _impatient,
     "hedge to a stalled leaf": _hedge_to_any_state,
     "hedge to a leaf that sheds": replacing(
