@@ -5,11 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fakes.leaf_client import Hang
-from fakes.map_source import FakeMapSource, cluster_map
-from fakes.memory_leaves import MemoryLeaves
-from prometheus_client import CollectorRegistry
+from fakes.memory_front import MemoryFront, memory_front
 
-from kvshard import Client, Terms
+from kvshard import Terms
 from kvshard.clock import SystemClock
 from kvshard.errors import (
     Cancelled,
@@ -24,55 +22,24 @@ from kvshard.lane_messages import DocumentsSearch
 from kvshard.model import ShardSearch
 from kvshard.rpc.codec import SEARCH_DOCUMENTS, encode
 from kvshard.rpc.lane import Lane
-from kvshard.telemetry import RouterMetrics
 from kvshard.v1 import search_pb2
-from router.server import RouterServer
 
 CLOCK = SystemClock()
 KEYS = [f"key-{number:02d}" for number in range(40)]
 
 
-class Front:
-    """A serving router over leaves in memory, and a client of it."""
-
-    def __init__(self, server: RouterServer, leaves: MemoryLeaves, maps: FakeMapSource, registry: CollectorRegistry) -> None:
-        self.server = server
-        self.leaves = leaves
-        self.registry = registry
-        self.kv = Client(server.address)
-        self.docs = self.kv.collection("docs")
-        for place, key in enumerate(KEYS):
-            shard = maps.current.shard_of_key(key.encode())
-            document = b'{"title": "%s", "tag": "t%d"}' % (b" ".join([b"one"] * (place + 1)), place % 2)
-            leaves.shards.setdefault((shard, 2), {})[key.encode()] = (document, 1)
-
-    @property
-    def has_called(self) -> bool:
-        """The client has called a method of the router that is none of its lanes'."""
-        return bool(self.kv._connection.routers._opened)
-
-    def counted(self, code: str = "OK") -> float:
-        labels = {"method": "Search", "code": code}
-        return self.registry.get_sample_value("kvshard_router_requests_total", labels) or 0.0
-
-
 @pytest.fixture
-async def front() -> AsyncIterator[Front]:
-    leaves, registry, maps = MemoryLeaves(), CollectorRegistry(), FakeMapSource(cluster_map(shards=4, leaves=2))
-    server = RouterServer("127.0.0.1:0", maps, leaves.client, CLOCK, RouterMetrics(registry))
-    await server.start("cluster")
-    made = Front(server, leaves, maps, registry)
-    try:
+async def front() -> AsyncIterator[MemoryFront]:
+    async with memory_front() as made:
+        for place, key in enumerate(KEYS):
+            made.put(2, key, b'{"title": "%s", "tag": "t%d"}' % (b" ".join([b"one"] * (place + 1)), place % 2))
         yield made
-    finally:
-        await made.kv.close()
-        await server.stop()
 
 
-async def test_pages_come_over_a_lane(front: Front) -> None:
+async def test_pages_come_over_a_lane(front: MemoryFront) -> None:
     found, token = [], b""
     while True:
-        page = await front.docs.search("one", limit=7, facets=["tag"], next=token, explain_timing=True)
+        page = await front.kv.collection("docs").search("one", limit=7, facets=["tag"], next=token, explain_timing=True)
         found += [hit.key for hit in page.hits]
         assert (page.total, page.coverage.legs, page.complete) == (len(KEYS), 4, True)
         assert {value.value: value.count for value in page.facets["tag"].values} == {"t0": 20, "t1": 20}
@@ -84,23 +51,23 @@ async def test_pages_come_over_a_lane(front: Front) -> None:
     assert found == KEYS[::-1]
     assert page.hits[-1].document == {"title": "one", "tag": "t0"}
     assert not front.has_called
-    assert front.counted() == 6
+    assert front.counted("Search") == 6
 
 
-async def test_several_collections_over_a_lane(front: Front) -> None:
+async def test_several_collections_over_a_lane(front: MemoryFront) -> None:
     with pytest.raises(CollectionNotFound):
-        await front.docs.search("one", collections=["nowhere"])
+        await front.kv.collection("docs").search("one", collections=["nowhere"])
     assert not front.has_called
 
 
-async def test_errors_are_those_of_the_unary_method(front: Front) -> None:
+async def test_errors_are_those_of_the_unary_method(front: MemoryFront) -> None:
     async def told(failing, **options: object) -> list[tuple[object, ...]]:
         seen = []
         for way in ("lane", "unary"):
             if way == "unary":
                 front.kv._connection.lanes._unknown_until[0, SEARCH_DOCUMENTS.number] = CLOCK.monotonic() + 99
             with pytest.raises(failing) as caught:
-                await front.docs.search(**options)
+                await front.kv.collection("docs").search(**options)
             seen.append((type(caught.value), caught.value.message, caught.value.details))
             front.kv._connection.lanes._unknown_until.clear()
         return seen
@@ -114,28 +81,28 @@ async def test_errors_are_those_of_the_unary_method(front: Front) -> None:
         assert lane == unary
     front.leaves.fail("leaf-2", Unavailable("connection refused"))
     with pytest.raises(Unavailable, match="connection refused"):
-        await front.docs.search("one", timeout=0.2)
-    page = await front.docs.search("one", on_shortfall="partial", timeout=0.5)
+        await front.kv.collection("docs").search("one", timeout=0.2)
+    page = await front.kv.collection("docs").search("one", on_shortfall="partial", timeout=0.5)
     assert not page.complete
     assert [failed.shard for failed in page.coverage.failed] == [1, 3]
 
 
-async def test_a_router_that_does_not_know_the_method_is_asked_by_the_unary_one(front: Front) -> None:
+async def test_a_router_that_does_not_know_the_method_is_asked_by_the_unary_one(front: MemoryFront) -> None:
     assert front.server._lanes is not None
     del front.server._lanes.handlers[SEARCH_DOCUMENTS.number]
     for count in (1, 2):
-        page = await front.docs.search("one", limit=3)
+        page = await front.kv.collection("docs").search("one", limit=3)
         assert [hit.key for hit in page.hits] == KEYS[:-4:-1]
         assert front.has_called
-        assert front.counted() == count
-    await front.docs.raw.put("single", b"calls go on over lanes")
+        assert front.counted("Search") == count
+    await front.kv.collection("docs").raw.put("single", b"calls go on over lanes")
 
 
-async def test_who_gives_up_takes_the_search_back(front: Front) -> None:
+async def test_who_gives_up_takes_the_search_back(front: MemoryFront) -> None:
     hang = Hang()
     for leaf in ("leaf-1", "leaf-2"):
         front.leaves.client.on(leaf, ShardSearch, hang)
-    task = asyncio.create_task(front.docs.search("*", limit=3))
+    task = asyncio.create_task(front.kv.collection("docs").search("*", limit=3))
     await hang.reached.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -145,23 +112,23 @@ async def test_who_gives_up_takes_the_search_back(front: Front) -> None:
             await asyncio.sleep(0)
     # The router keeps a part of the time to say so; where it is late with that, the client says it.
     with pytest.raises((Unavailable, DeadlineExceeded), match="within the deadline"):
-        await front.docs.search("*", limit=3, timeout=0.1)
+        await front.kv.collection("docs").search("*", limit=3, timeout=0.1)
 
 
-async def test_a_client_that_is_closed_meanwhile_says_so(front: Front) -> None:
+async def test_a_client_that_is_closed_meanwhile_says_so(front: MemoryFront) -> None:
     hang = Hang()
     for leaf in ("leaf-1", "leaf-2"):
         front.leaves.client.on(leaf, ShardSearch, hang)
-    task = asyncio.create_task(front.docs.search("*", limit=3))
+    task = asyncio.create_task(front.kv.collection("docs").search("*", limit=3))
     await hang.reached.wait()
     await front.kv.close()
     with pytest.raises(Cancelled, match="closed during the call"):
         await task
     with pytest.raises(FailedPrecondition, match="closed"):
-        await front.docs.search("*")
+        await front.kv.collection("docs").search("*")
 
 
-async def test_what_is_no_request_is_refused(front: Front) -> None:
+async def test_what_is_no_request_is_refused(front: MemoryFront) -> None:
     lane = Lane(front.server.address, CLOCK)
     try:
         with pytest.raises(InvalidArgument, match="no SearchRequest message") as caught:
@@ -175,7 +142,7 @@ async def test_what_is_no_request_is_refused(front: Front) -> None:
             await _answered(lane, DocumentsSearch(request.SerializeToString()))
     finally:
         await lane.close()
-    assert front.counted("INVALID_ARGUMENT") == 1
+    assert front.counted("Search", "INVALID_ARGUMENT") == 1
 
 
 async def _answered(lane: Lane, request: DocumentsSearch) -> bytes:
