@@ -412,6 +412,7 @@ class LegHedges:
     def ended(self, tries: Sequence[AttemptRecord]) -> None:
         """The leg has ended, with these attempts (none: the first one was answered)."""
         counters, seen = self.request.defences.counters, self.request.budget.seen
+        is_callers = not isinstance(self.request.policy, Auto)
         self.under_way = 0
         self._forget_late()
         for each in tries:
@@ -421,6 +422,8 @@ class LegHedges:
                 counters.hedges_wasted += not has_won
                 seen.won += has_won
                 seen.wasted += not has_won
+                seen.callers_won += has_won and is_callers
+                seen.callers_wasted += not has_won and is_callers
             elif each.kind is AttemptKind.FAILOVER:
                 counters.failovers += 1
 

@@ -348,6 +348,11 @@ class TestWaiting:
 
         assert delay(None) == pytest.approx(0.024, rel=0.01)
         assert delay(FixedDelay(0.005)) == 0.005
+        lost = AttemptRecord("b", HEDGE, 0, 1, "cancelled")
+        for policy in (None, FixedDelay(0.005)):
+            a_leg(held, policy=policy).ended([lost])
+        seen = held._budgets[None].seen
+        assert (seen.wasted, seen.callers_wasted) == (2, 1)
         assert delay(Quantile(0.9)) == pytest.approx(0.004, rel=0.01)
         leg = held.request(None, 1, NOW + 1).leg("Get", NOW + 1)
         assert leg.again_s(Refusal.STORM, NOW + 1.024, DEADLINE) == pytest.approx(0.012, rel=0.01), "it was patient before"

@@ -5,7 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvshard.tail.hedging import BUDGET_FIRST, BUDGET_LEAST, BUDGET_MOST, HedgeSettings
-from kvshard.tail.tuning import GROWTH, HEDGES_MIN, LONGEST_LOOKS, PATIENCE, POOR_MIN, BudgetTuner, Observed, Patience
+from kvshard.tail.tuning import (
+    CLEAR_MIN,
+    GROWTH,
+    HEDGES_MIN,
+    LONGEST_LOOKS,
+    PATIENCE,
+    POOR_MIN,
+    BudgetTuner,
+    Observed,
+    Patience,
+)
 
 USUAL = {"kind": "Get", "median": 0.001}
 
@@ -107,9 +117,19 @@ class TestPatience:
         assert patience.factor == 1.0
         patience.look(0, 1)
         assert patience.factor == PATIENCE[1]
-        patience.look(HEDGES_MIN - 1, 0)
+        patience.look(10, HEDGES_MIN - 11)
         assert patience.factor == PATIENCE[1]
         patience.look(1, 0)
+        assert patience.factor == PATIENCE[1], "as many as it takes, but not enough of them won"
+        patience.look(12, HEDGES_MIN - 12)
+        assert patience.factor == 1.0
+
+    def test_few_hedges_are_enough_where_they_clearly_win(self) -> None:
+        patience = Patience()
+        patience.look(0, POOR_MIN)
+        patience.look(CLEAR_MIN - 1, 0)
+        assert patience.factor == PATIENCE[1]
+        patience.look(0, 1)
         assert patience.factor == 1.0
 
     def test_the_longest_one_ends_by_itself_so_that_slow_requests_are_found_out(self) -> None:
@@ -132,6 +152,10 @@ class TestPatience:
     def test_a_budget_has_one(self, tuner: BudgetTuner) -> None:
         tuner.look(Observed(won=1, wasted=HEDGES_MIN - 1))
         assert tuner.patience.factor == PATIENCE[1]
+
+    def test_delays_that_callers_set_teach_none(self, tuner: BudgetTuner) -> None:
+        tuner.look(Observed(won=5, wasted=HEDGES_MIN, callers_won=0, callers_wasted=HEDGES_MIN))
+        assert tuner.patience.factor == 1.0
 
 
 def test_a_new_normal_is_normal_after_half_a_minute(tuner: BudgetTuner) -> None:
