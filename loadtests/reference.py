@@ -38,8 +38,13 @@ class Reference:
     slept: dict[float, float] = field(default_factory=dict)
 
     def add(self, timing: Timing, at: float, seconds: float) -> None:
-        """Note a request that was timed: when it began, and how long it took."""
-        legs = tuple((self.leaves.index(leg.leaf), leg.total_us / 1e6) for leg in timing.legs)
+        """Note a request that was timed: when it began, and how long it took.
+
+        A shard that was asked again (a page of a search may take that) counts by its first leg; the second time comes after the
+        legs, and is what the request took beyond them.
+        """
+        firsts = {leg.shard: leg for leg in reversed(timing.legs)}
+        legs = tuple((self.leaves.index(leg.leaf), leg.total_us / 1e6) for leg in reversed(firsts.values()))
         self.requests.append(MeasuredRequest(at, legs, max(0.0, seconds - max(taken for _, taken in legs))))
         self.timed.append(seconds)
         self.networks += [leg.network_us / 1e6 for leg in timing.legs]

@@ -31,6 +31,18 @@ def test_a_request_is_noted_with_its_legs_leaf_by_leaf_and_what_it_took_beyond_t
     assert Reference().network_s == 0.0
 
 
+def test_a_shard_that_was_asked_again_is_no_further_leg():
+    rows = [LegTiming(shard, leaf, 1, us, 0, 0) for shard, leaf, us in ((0, "leaf-1", 900), (1, "leaf-2", 2_000))]
+    again = LegTiming(1, "leaf-1", 1, 3_000, 0, 0)
+    reference = Reference(LEAVES)
+    reference.add(Timing((*rows, again), 0, 0, 0), 5.0, 0.0060)
+    reference.add(Timing(tuple(rows), 0, 0, 0), 6.0, 0.0025)
+    assert [each.legs for each in reference.requests] == 2 * [((0, 0.0009), (1, 0.002))]
+    assert [each.beyond_s for each in reference.requests] == pytest.approx([0.004, 0.0005])
+    replay = reference.replay()
+    assert [replay.request(Random(1), 2).beyond_s for _ in range(2)] == pytest.approx([0.004, 0.0005])
+
+
 def test_what_the_timing_itself_takes_is_taken_off():
     reference = made()
     assert reference.timing_s == pytest.approx(0.0003)
