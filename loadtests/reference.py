@@ -43,8 +43,7 @@ class Reference:
         A shard that was asked again (a page of a search may take that) counts by its first leg; the second time comes after the
         legs, and is what the request took beyond them.
         """
-        firsts = {leg.shard: leg for leg in reversed(timing.legs)}
-        legs = tuple((self.leaves.index(leg.leaf), leg.total_us / 1e6) for leg in reversed(firsts.values()))
+        legs = tuple((self.leaves.index(leg.leaf), leg.total_us / 1e6) for leg in timing.first_legs)
         self.requests.append(MeasuredRequest(at, legs, max(0.0, seconds - max(taken for _, taken in legs))))
         self.timed.append(seconds)
         self.networks += [leg.network_us / 1e6 for leg in timing.legs]

@@ -130,6 +130,12 @@ class Timing:
     legs_omitted: int = 0
 
     @property
+    def first_legs(self) -> "tuple[LegTiming, ...]":
+        """The first leg of each shard: a page of a search may ask a shard again, after all of these."""
+        firsts = {leg.shard: leg for leg in reversed(self.legs)}
+        return tuple(reversed(firsts.values()))
+
+    @property
     def straggler(self) -> LegTiming | None:
         """The leg that was waited for last; None when there was no leg, or it is not listed."""
         legs = (leg for leg in self.legs if leg.shard == self.straggler_shard)
