@@ -160,9 +160,10 @@ class BudgetTuner:
         is_slow = self._is_slow(seen.kind, seen.median)
         ended = self._won + self._wasted
         share = self._won / ended if ended >= HEDGES_MIN else None
+        is_too_small = bool(seen.missed) if share is None else share >= WINS_HIGH and seen.missed + seen.stretched > 0
         if is_slow or seen.shed or (share is not None and share < WINS_LOW):
             self.fraction /= 2
-        elif (seen.missed and share is None) or (share is not None and share >= WINS_HIGH and seen.missed + seen.stretched):
+        elif is_too_small:
             self.fraction *= GROWTH
         elif share is None or share < WINS_HIGH or self.fraction < self._first:
             self.fraction += (self._first - self.fraction) * RETURN
