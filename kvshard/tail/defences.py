@@ -412,7 +412,7 @@ class LegHedges:
     def ended(self, tries: Sequence[AttemptRecord]) -> None:
         """The leg has ended, with these attempts (none: the first one was answered)."""
         counters, seen = self.request.defences.counters, self.request.budget.seen
-        is_callers = not isinstance(self.request.policy, Auto)
+        is_auto, is_slow = isinstance(self.request.policy, Auto), self.request.defences.health.is_slow
         self.under_way = 0
         self._forget_late()
         for each in tries:
@@ -422,8 +422,10 @@ class LegHedges:
                 counters.hedges_wasted += not has_won
                 seen.won += has_won
                 seen.wasted += not has_won
-                seen.callers_won += has_won and is_callers
-                seen.callers_wasted += not has_won and is_callers
+                # One slow leaf is beaten by every hedge, however hasty: against hiccups of the others that haste loses.
+                is_telling = is_auto and not any(is_slow(tried.leaf) for tried in tries)
+                seen.telling_won += has_won and is_telling
+                seen.telling_wasted += not has_won and is_telling
             elif each.kind is AttemptKind.FAILOVER:
                 counters.failovers += 1
 

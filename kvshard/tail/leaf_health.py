@@ -49,6 +49,14 @@ class Outstanding:
                 return attempt.stalled_at <= now
         return False
 
+    def lateness(self, now: float) -> float:
+        """For how many medians of its kind that one has waited."""
+        median = self.pool.median
+        for attempt in self.attempts.values():
+            if attempt.began > self.overtaken_to:
+                return (now - attempt.began) / median if median else inf
+        return 0.0
+
 
 class Leaf:
     """One leaf as this router sees it.
@@ -96,6 +104,10 @@ class Leaf:
                 if attempts.is_overdue(now):
                     return True
         return False
+
+    def lateness(self, now: float) -> float:
+        """For how many medians of its kind what it has not answered has waited; as its `slowness` is counted."""
+        return max((attempts.lateness(now) for attempts in self.outstanding.values()), default=0.0)
 
     @property
     def is_probed(self) -> bool:

@@ -11,7 +11,9 @@ Choosing well is the first defence, and cheaper than any hedge. States of a leaf
     new          seen for less than SLOW_START_S: its share grows from a tenth to the whole
     ok
 
-A leaf gets no first attempt while another candidate is in a better state. Among equals: of two by chance, the one that is
+A leaf gets no first attempt while another candidate is in a better state. (One on probation is worse than one that is stalled
+for less than the slow one takes: in a hiccup of all the others the slow one would get what they have no answer to yet.) Among
+equals: of two by chance, the one that is
 markedly faster if both are cold, else the one with less in flight (Wydrowski et al., "Load is not what you should balance:
 Introducing Prequal", NSDI 2024; Mitzenmacher, "The Power of Two Choices", 2001).
 
@@ -74,6 +76,9 @@ SLOW_START_SHARE = 0.1
 
 HOT_IN_FLIGHT = 2
 """A leaf with so many requests in flight is not hot, whatever the others have."""
+
+LATE_RANK = (LeafState.NEW + LeafState.PROBATION) / 2
+"""Of a leaf that is stalled, but for less than one on probation usually takes."""
 
 ALIKE = 1.25
 """A leaf has not markedly more in flight than the others up to so many times their mean."""
@@ -321,12 +326,19 @@ class ReplicaHealth:
         known = {first: self._rank(leaves[first], now), second: self._rank(leaves[second], now)}
         if not any(known.values()):
             return self._better(leaves, first, second, now)
-        ranks = [known[place] if place in known else self._rank(leaf, now) for place, leaf in enumerate(leaves)]
+        ranks = self._compared(
+            leaves, [known[place] if place in known else self._rank(leaf, now) for place, leaf in enumerate(leaves)], now
+        )
         least = min(ranks)
         equals = [place for place in range(count) if ranks[place] == least]
         start = int(random() * len(equals))
         best, rival = equals[start], equals[start - 1]
         return best if best == rival else self._better(leaves, best, rival, now)
+
+    def is_slow(self, name: str) -> bool:
+        """Whether the leaf is known to be slower than the others."""
+        leaf = self._leaves.get(name)
+        return leaf is not None and (leaf.is_on_probation or leaf.slowness >= RELEASE_FACTOR * self._typical)
 
     def takes_more(self, name: str, now: float) -> bool:
         """Whether a leaf that one leg of a request goes to may get further ones of it: it is ok, not hot (or not more than the
@@ -342,8 +354,23 @@ class ReplicaHealth:
         count = len(names)
         if count <= 2:
             return (first, 1 - first)[:count]
-        leaves = {place: self.leaf(name, now) for place, name in enumerate(names) if place != first}
-        return (first, *sorted(leaves, key=lambda place: (self._rank(leaves[place], now), leaves[place].load(now))))
+        leaves = [self.leaf(name, now) for name in names]
+        ranks = self._compared(leaves, [self._rank(leaf, now) for leaf in leaves], now)
+        rest = (place for place in range(count) if place != first)
+        return (first, *sorted(rest, key=lambda place: (ranks[place], leaves[place].load(now))))
+
+    @staticmethod
+    def _compared(leaves: list[Leaf], ranks: list[int], now: float) -> list[float]:
+        """The ranks, with those that are stalled compared with those that are probed: of one that has not answered a request
+        yet nobody knows how long it takes."""
+        if LeafState.STALLED not in ranks or LeafState.PROBATION not in ranks:
+            return list(ranks)
+        probed = [leaf for leaf, rank in zip(leaves, ranks, strict=True) if rank == LeafState.PROBATION]
+        least = min(inf if leaf.is_unproven else leaf.slowness for leaf in probed)
+        return [
+            LATE_RANK if rank == LeafState.STALLED and leaf.lateness(now) < least else rank
+            for leaf, rank in zip(leaves, ranks, strict=True)
+        ]
 
     def _rank(self, leaf: Leaf, now: float) -> int:
         """The state as it matters for a first attempt: a probe, and the share of a new leaf, count as ok."""
@@ -367,10 +394,11 @@ class ReplicaHealth:
     def _better(self, leaves: list[Leaf], one: int, other: int, now: float) -> int:
         """The better of two in equal state."""
         first, second = leaves[one], leaves[other]
-        if second.is_on_probation:
-            return other  # A probe that is due is made, or a leaf would never get off.
-        if first.is_on_probation:
-            return one
+        # A probe that is due is made, or a leaf would never get off; where both are stalled, none is that is not due.
+        if second.is_on_probation or second.is_unproven:
+            return other if now >= second.next_probe_at else one
+        if first.is_on_probation or first.is_unproven:
+            return one if now >= first.next_probe_at else other
         load, rival = first.load(now), second.load(now)
         hot = self.hot_limit(now)
         if load <= hot and rival <= hot:

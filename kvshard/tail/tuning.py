@@ -78,15 +78,16 @@ USUAL_WEIGHT = 0.05
 class Observed:
     """What happened since the last look.
 
-    callers_won, callers_wasted: of those that won or did not, hedges after a delay that their caller had set: they say nothing
-    of ours. missed: hedges that were refused for the budget. stretched: hedges sent that it had made wait longer than the least
-    delay. kind: the busiest of leg. median: of its first attempts, in seconds; None: unknown.
+    telling_won, telling_wasted: of those that won or did not, hedges that say something of our haste: after a delay of our own,
+    between leaves that nothing was known against. missed: hedges that were refused for the budget. stretched: hedges sent that
+    it had made wait longer than the least delay. kind: the busiest of leg. median: of its first attempts, in seconds; None:
+    unknown.
     """
 
     won: int = 0
     wasted: int = 0
-    callers_won: int = 0
-    callers_wasted: int = 0
+    telling_won: int = 0
+    telling_wasted: int = 0
     missed: int = 0
     stretched: int = 0
     shed: int = 0
@@ -156,7 +157,7 @@ class BudgetTuner:
         """The fraction from now on. Once every INTERVAL_S."""
         self._won += seen.won
         self._wasted += seen.wasted
-        self.patience.look(seen.won - seen.callers_won, seen.wasted - seen.callers_wasted)
+        self.patience.look(seen.telling_won, seen.telling_wasted)
         is_slow = self._is_slow(seen.kind, seen.median)
         ended = self._won + self._wasted
         share = self._won / ended if ended >= HEDGES_MIN else None

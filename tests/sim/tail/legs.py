@@ -212,7 +212,7 @@ class LegRun:
             if kind is FIRST and how is not None and how.choice is ReplicaChoice.ADAPTIVE:
                 oracle.first(leaf, self.plan.leaves, now)
             known = self.router.defences.began(leaf, gate, now, kind)
-            self.out[attempt] = Out(leaf, (known, oracle.sent(leaf, gate, now)))
+            self.out[attempt] = Out(leaf, (known, oracle.sent(leaf, gate, kind, now)))
         model = world.leaves[leaf]
         model.in_work.add(self.out[attempt])
         answer = model.answer(now)

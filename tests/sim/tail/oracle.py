@@ -14,6 +14,11 @@ LATE_S, LATE_SHARE = 0.002, 0.5
 STORM_LEGS, STORM_SHARE = 4, 0.25
 DEADLINE_SHARE = 0.5
 PROBATION_SHARE = 1 / 3
+PROBE_S = 1.0
+PASSED_OVER_MAX = 25
+"""First attempts that may go elsewhere while a probe is due. (It is one of the two that are drawn twice in three times, but the
+legs of one request may all go where the first one went.)"""
+
 HEDGE, FIRST = AttemptKind.HEDGE, AttemptKind.FIRST
 
 
@@ -46,6 +51,9 @@ class Oracle:
         self.overtaken_to: dict[tuple[str, str], float] = {}
         self.pushback_until: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
+        self.read_at = 0.0
+        self._probe_due: dict[str, float] = {}
+        self._passed_over: Counter[str] = Counter()
         self._first: dict[HedgeBudget, deque[tuple[float, int]]] = {}
         self._extra: dict[HedgeBudget, deque[float]] = {}
 
@@ -58,6 +66,7 @@ class Oracle:
 
     def request(self, budget: HedgeBudget, legs: int, now: float) -> None:
         """A read begins."""
+        self.read_at = now
         self._first.setdefault(budget, deque()).append((now, legs))
         self.counts["first attempts"] += legs
 
@@ -76,9 +85,25 @@ class Oracle:
 
     def first(self, chosen: str, candidates: Iterable[str], now: float) -> None:
         """A first attempt goes to `chosen`, by the adaptive choice."""
+        self._probe(chosen, candidates, now)
         if self.is_stalled(chosen, now) and now >= self.defences.late_until:
             better = [leaf for leaf in candidates if not self.is_stalled(leaf, now) and not self.is_unreachable(leaf, now)]
+            if any(self.is_slower(leaf, chosen, now) for leaf in better):
+                # Better than a slow leaf, which is better than one that sheds.
+                sheds = {leaf for leaf in better if now < self.pushback_until.get(leaf, 0.0)}
+                better = [leaf for leaf in better if leaf not in sheds and not self.is_slower(leaf, chosen, now)]
             self.require(not better, "stalled leaf chosen", f"{chosen} at {now:.4f}, not {better}")
+
+    def _probe(self, chosen: str, candidates: Iterable[str], now: float) -> None:
+        for name in candidates:
+            leaf = self.defences.health.leaf(name, now)
+            if not leaf.is_probed:
+                self._probe_due.pop(name, None)
+                self._passed_over[name] = 0
+            elif name != chosen and now >= self._probe_due.setdefault(name, now + PROBE_S):
+                is_bad = self.is_stalled(name, now) or self.is_unreachable(name, now)
+                self._passed_over[name] += not is_bad and now >= self.pushback_until.get(name, 0.0)
+                self.require(self._passed_over[name] <= PASSED_OVER_MAX, "never probed", f"{leaf} at {now:.4f}")
 
     def hedge(
         self, leg: LegHedges, chosen: str, waiting: Iterable[Candidate], late_by_s: float, now: float, deadline: float
@@ -105,8 +130,11 @@ class Oracle:
         is_many = hedged_legs > max(STORM_LEGS, STORM_SHARE * legs)
         self.require(not is_many or len(late) <= 1, "storm", f"{hedged_legs} of {legs} legs hedged, late at {late}")
 
-    def sent(self, leaf: str, leg: LegHedges, now: float) -> SentAttempt:
+    def sent(self, leaf: str, leg: LegHedges, kind: AttemptKind, now: float) -> SentAttempt:
         """An attempt of a read is out."""
+        if kind is FIRST:
+            self._probe_due[leaf] = now + PROBE_S
+            self._passed_over[leaf] = 0
         attempt = SentAttempt(leaf, leg.pool.name, now, now + leg.stalled_after)
         self.out[attempt] = None
         return attempt
@@ -133,13 +161,26 @@ class Oracle:
         self.heard_at[leaf] = now
         self.silent.discard(leaf)
 
-    def is_stalled(self, leaf: str, now: float) -> bool:
-        """By the rule: something is overdue there, where the oldest of a kind that none has overtaken speaks for the kind."""
+    def oldest(self, leaf: str) -> list[SentAttempt]:
+        """What speaks for it: of each kind the oldest that is out and that none has overtaken."""
         oldest: dict[str, SentAttempt] = {}
         for each in self.out:
             if each.leaf == leaf and each.began > self.overtaken_to.get((leaf, each.kind), -1.0):
                 oldest.setdefault(each.kind, each)
-        return leaf in self.silent or any(each.overdue_at <= now for each in oldest.values())
+        return list(oldest.values())
+
+    def is_stalled(self, leaf: str, now: float) -> bool:
+        """By the rule: something is overdue there."""
+        return leaf in self.silent or any(each.overdue_at <= now for each in self.oldest(leaf))
+
+    def is_slower(self, leaf: str, stalled: str, now: float) -> bool:
+        """Whether a leaf that is probed takes longer than the stalled one has kept anybody waiting. Its slowness is what the
+        router makes of it; it is no secret."""
+        probed, pool = self.defences.health.leaf(leaf, now), self.defences.pool
+        if not probed.is_probed or stalled in self.silent:
+            return False
+        waited = [(now - each.began) / (pool(each.kind).median or now) for each in self.oldest(stalled)]
+        return probed.is_unproven or max(waited) < probed.slowness
 
     def is_unreachable(self, leaf: str, now: float) -> bool:
         """What the router knows itself; it is no secret."""
@@ -165,4 +206,6 @@ class Oracle:
         self.require(counters.hedges_sent == ended, "hedge identity", f"{counters.hedges_sent} sent, {ended} ended")
         self.require(counters.hedges_sent == self.counts["hedges"], "hedges counted", counters.hedges_sent)
         for leaf in self.defences.health.leaves():
-            self.require(leaf.state(now) <= 1, "leaf never well again", f"{leaf} {leaf.state(now).name}")
+            # One that fell silent over the last reads, which may have had a millisecond each, could not prove itself any more.
+            was_last = leaf.is_unproven and leaf.heard_at > self.read_at - PROBE_S
+            self.require(leaf.state(now) <= 1 or was_last, "leaf never well again", f"{leaf} {leaf.state(now).name}")

@@ -23,7 +23,7 @@ from kvshard.tail.hold_out import HOLD_OUT_DELAYS, HOLD_OUT_PER_S, HOLD_OUT_S, H
 from kvshard.tail.latency import UNKNOWN_DELAY_S
 from kvshard.tail.leaf_health import Attempt, LeafState
 from kvshard.tail.leg_events import AttemptKind, AttemptRecord, Candidate
-from kvshard.tail.replica_health import STALL_FRACTION
+from kvshard.tail.replica_health import RELEASE_FACTOR, STALL_FRACTION
 from kvshard.tail.replica_plan import plan_read
 from kvshard.tail.tail_counters import TailCounters
 from kvshard.tail.tuning import POOR_MIN
@@ -338,6 +338,20 @@ class TestWaiting:
         assert leg.wait_s(NOW + 1, DEADLINE) == pytest.approx(0.012, rel=0.01)
         assert held.request(None, 1, NOW + 1).leg("Search", NOW + 1).wait_s(NOW + 1, DEADLINE) == UNKNOWN_DELAY_S
 
+    @pytest.mark.parametrize("tried", [("slow", "b"), ("b", "slow")])
+    def test_hedges_from_or_to_a_leaf_that_is_known_to_be_slow_teach_no_patience(self, tried: tuple[str, str]) -> None:
+        held = defences()
+        a_leg(held)
+        seen = held._budgets[None].seen
+        for slowness, told in ((1.0, 1), (RELEASE_FACTOR, 1), (1.0, 2)):
+            held.health.leaf("slow", NOW).slowness = slowness
+            first, hedge = AttemptRecord(tried[0], FIRST, 0, 1, "cancelled"), AttemptRecord(tried[1], HEDGE, 0, 1, "won")
+            a_leg(held).ended([first, hedge])
+            assert seen.telling_won == told
+        held.health.leaf("slow", NOW).is_on_probation = True
+        a_leg(held).ended([AttemptRecord(tried[0], FIRST, 0, 1, "won"), AttemptRecord(tried[1], HEDGE, 0, 1, "cancelled")])
+        assert (seen.won, seen.wasted, seen.telling_wasted) == (3, 1, 0)
+
     def test_hedges_that_do_not_win_teach_patience_to_auto_alone(self) -> None:
         held = defences()
         answer(held, a_leg(held), "a", 0.004, 100)
@@ -352,7 +366,7 @@ class TestWaiting:
         for policy in (None, FixedDelay(0.005)):
             a_leg(held, policy=policy).ended([lost])
         seen = held._budgets[None].seen
-        assert (seen.wasted, seen.callers_wasted) == (2, 1)
+        assert (seen.wasted, seen.telling_wasted) == (2, 1)
         assert delay(Quantile(0.9)) == pytest.approx(0.004, rel=0.01)
         leg = held.request(None, 1, NOW + 1).leg("Get", NOW + 1)
         assert leg.again_s(Refusal.STORM, NOW + 1.024, DEADLINE) == pytest.approx(0.012, rel=0.01), "it was patient before"

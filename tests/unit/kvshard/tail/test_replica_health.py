@@ -212,6 +212,27 @@ class TestSilent:
         health.failed(other, ResourceExhausted("too many requests wait for the lane"), NOW + 1)
         assert state(health, "a", NOW + 10) is LeafState.STALLED
 
+    def test_one_that_has_answered_a_ping_gets_its_probe_though_it_has_more_in_flight(
+        self, health: ReplicaHealth, pool: LatencyPool
+    ) -> None:
+        self.silent(health, pool).pinged("a", NOW + 1)
+        leaf = health.leaf("a", NOW + 1)
+        leaf.in_flight, leaf.slowness, leaf.stepped_at = 9, 5.0, NOW + 1
+        chosen = firsts(health, NOW + 1, ("a", "b"))
+        assert set(chosen) == {"a"}, "as it was when it fell silent; nobody would ever hear that it is well again"
+        began(health, pool, "a", NOW + 1)
+        assert set(firsts(health, NOW + 1.001, ("a", "b"))) == {"b"}
+
+    def test_one_that_has_answered_pings_alone_is_no_way_out_of_a_hiccup(
+        self, health: ReplicaHealth, pool: LatencyPool
+    ) -> None:
+        self.silent(health, pool).pinged("a", NOW + 1)
+        began(health, pool, "a", NOW + 1)
+        for name in "bc":
+            began(health, pool, name, NOW + 1)
+        assert state(health, "b", NOW + 1.5) is LeafState.STALLED
+        assert "a" not in firsts(health, NOW + 1.5)
+
     def test_it_is_worse_than_being_late(self, health: ReplicaHealth, pool: LatencyPool) -> None:
         self.silent(health, pool)
         began(health, pool, "b")
@@ -295,6 +316,20 @@ class TestProbation:
             health.answered(attempt, now + step / 100 + (0.1 if leaf == "a" else 0.01), 0)
         assert 8 <= probes <= 10
         assert state(health, "a", now + 10) is LeafState.PROBATION
+
+    def test_it_is_asked_before_one_that_is_stalled_for_longer_than_it_takes(
+        self, health: ReplicaHealth, pool: LatencyPool
+    ) -> None:
+        now = self.slow(health, pool)
+        health.leaf("a", now).slowness = 10.0
+        for name in "bc":
+            began(health, pool, name, now)
+        late, long_late = now + 0.09, now + 0.11
+        assert {state(health, name, late) for name in "bc"} == {LeafState.STALLED}
+        assert set(firsts(health, late)) == {"b", "c"}, "a hiccup of the others is shorter than what it takes"
+        assert health.after(ABC, 1, late) == (1, 2, 0)
+        assert set(firsts(health, long_late)) == {"a"}
+        assert health.after(ABC, 1, long_late) == (1, 0, 2)
 
     def test_it_is_released_after_a_few_good_probes(self, health: ReplicaHealth, pool: LatencyPool) -> None:
         now = self.slow(health, pool)

@@ -150,12 +150,15 @@ class TestPatience:
         assert patience.delay(0.003, 0.0061) == 0.003
 
     def test_a_budget_has_one(self, tuner: BudgetTuner) -> None:
-        tuner.look(Observed(won=1, wasted=HEDGES_MIN - 1))
+        tuner.look(Observed(telling_won=1, telling_wasted=HEDGES_MIN - 1))
         assert tuner.patience.factor == PATIENCE[1]
 
-    def test_delays_that_callers_set_teach_none(self, tuner: BudgetTuner) -> None:
-        tuner.look(Observed(won=5, wasted=HEDGES_MIN, callers_won=0, callers_wasted=HEDGES_MIN))
+    def test_only_hedges_that_tell_something_of_haste_teach_it(self, tuner: BudgetTuner) -> None:
+        tuner.look(Observed(won=5, wasted=HEDGES_MIN))
         assert tuner.patience.factor == 1.0
+        tuner.look(Observed(telling_wasted=HEDGES_MIN))
+        tuner.look(Observed(won=HEDGES_MIN))
+        assert tuner.patience.factor == PATIENCE[1]
 
 
 def test_a_new_normal_is_normal_after_half_a_minute(tuner: BudgetTuner) -> None:
