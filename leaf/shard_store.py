@@ -22,7 +22,16 @@ from leaf.key_reader import READ_CHUNK_KEYS, KeyReader
 from leaf.layout import INLINE_MAX_BYTES, Changes, Header
 from leaf.log import LogWindow
 from leaf.log_rows import read_tail
-from leaf.operations import NO_COUNTS, Counts, DropCollection, Split, WriteOperation, apply_entries, soonest_expiry
+from leaf.operations import (
+    EXPIRES_MAX_MS,
+    NO_COUNTS,
+    Counts,
+    DropCollection,
+    Split,
+    WriteOperation,
+    apply_entries,
+    soonest_expiry,
+)
 from leaf.recovery import Held
 from leaf.replication.dedup import DedupTable
 from leaf.replication.messages import DedupRecord, Entry
@@ -407,14 +416,22 @@ class ShardStore:
 
     def due(self, shard: int, now_ms: int, limit: int) -> list[bytes]:
         """Keys of the expiry rows whose time has come, the oldest first."""
-        begin, end = layout.expiry_range(shard, self.state(shard).expires_from, now_ms)
+        from_ms = self.state(shard).expires_from
+        if now_ms < from_ms:
+            return []  # As nearly always: every leg of a search asks.
+        begin, end = layout.expiry_range(shard, from_ms, now_ms)
         return [key for key, _ in self.engine.scan(begin, end, limit).rows]
 
     def note_due(self, shard: int, now_ms: int, due: Sequence[bytes]) -> None:
-        """Begin later looks where `due`, called with this instant in the same turn of the event loop, found the first row."""
+        """Begin later looks where `due`, called with this instant in the same turn of the event loop, found the first row; or
+        where the first one behind it lies."""
         state = self.state(shard)
-        first_ms = layout.expiry_of(due[0])[0] if due else now_ms + 1
-        state.expires_from = max(state.expires_from, first_ms)
+        if now_ms < state.expires_from:
+            return
+        if not due:
+            begin, end = layout.expiry_range(shard, now_ms + 1, EXPIRES_MAX_MS)
+            due = [key for key, _ in self.engine.scan(begin, end, 1).rows]
+        state.expires_from = layout.expiry_of(due[0])[0] if due else EXPIRES_MAX_MS
 
     def forget_expiries(self, row_keys: Sequence[bytes]) -> None:
         """Remove expiry rows whose keys are gone (a dropped collection's)."""

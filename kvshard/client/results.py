@@ -132,8 +132,10 @@ class Timing:
     @property
     def first_legs(self) -> "tuple[LegTiming, ...]":
         """The first leg of each shard: a page of a search may ask a shard again, after all of these."""
-        firsts = {leg.shard: leg for leg in reversed(self.legs)}
-        return tuple(reversed(firsts.values()))
+        firsts: dict[int, LegTiming] = {}
+        for leg in self.legs:
+            firsts.setdefault(leg.shard, leg)
+        return tuple(firsts.values())
 
     @property
     def straggler(self) -> LegTiming | None:
