@@ -16,7 +16,8 @@ LEGS_SHOWN_MAX = 40
 def show_timing(console: "Console", timing: "Timing") -> None:
     """Print the whole account."""
     console.print(
-        f"{_ms(timing.total_us)} ms in the router, {_ms(timing.merge_us)} ms of it merging; {_legs_text(timing)}",
+        f"{_ms(timing.total_us)} ms in the router, {_before_text(timing)}{_ms(timing.merge_us)} ms of it merging; "
+        f"{_legs_text(timing)}",
         markup=False,
         style="dim",
         soft_wrap=True,
@@ -41,6 +42,8 @@ def blame_text(timing: "Timing") -> str:
     leg = timing.straggler
     if leg is None:
         return "-"
+    if timing.before_us > leg.total_us:
+        return f"before its legs {_ms(timing.before_us)} ms"
     if not leg.leaf:
         return f"shard {leg.shard}: no answer, {_ms(leg.total_us)} ms"
     what, took_us = max(_parts(leg), key=lambda part: part[1])
@@ -54,12 +57,19 @@ def attempts_text(timing: "Timing") -> str:
     return f"{attempts} ({hedges} hedge{'s' if hedges > 1 else ''})" if hedges else str(attempts)
 
 
+def _before_text(timing: "Timing") -> str:
+    return f"{_ms(timing.before_us)} ms before its legs, " if timing.before_us else ""
+
+
 def _legs_text(timing: "Timing") -> str:
     leg = timing.straggler
     if leg is None:
         return "no leaf was asked"
     count = len(timing.legs) + timing.legs_omitted
-    return f"{count} leg{'s' if count > 1 else ''}, waited for last: {blame_text(timing)} of {_ms(leg.total_us)} ms"
+    text = f"{count} leg{'s' if count > 1 else ''}, waited for last: "
+    if timing.before_us > leg.total_us:
+        return f"{text}shard {leg.shard}, {_ms(leg.total_us)} ms"
+    return f"{text}{blame_text(timing)} of {_ms(leg.total_us)} ms"
 
 
 def _parts(leg: "LegTiming") -> list[tuple[str, int]]:

@@ -121,6 +121,8 @@ class Timing:
     """Where the time of a whole answer went, in microseconds, seen at the router.
 
     straggler_shard: the shard that was waited for last. legs_omitted: legs that are not listed, faster than those that are.
+    before_us: what went by before the first leg was sent: for a newer map, or for statistics of a search's words that no answer
+    had told yet; 0 of a scan, and from older routers.
     """
 
     legs: tuple[LegTiming, ...]
@@ -128,6 +130,7 @@ class Timing:
     merge_us: int
     straggler_shard: int
     legs_omitted: int = 0
+    before_us: int = 0
 
     @property
     def first_legs(self) -> "tuple[LegTiming, ...]":

@@ -91,7 +91,7 @@ def timing_of(message: Any) -> Timing | None:
 
 def _timing(timing: types_pb2.Timing) -> Timing:
     legs = tuple(map(_leg, timing.legs))
-    return Timing(legs, timing.total_us, timing.merge_us, timing.straggler_shard, timing.legs_omitted)
+    return Timing(legs, timing.total_us, timing.merge_us, timing.straggler_shard, timing.legs_omitted, timing.before_us)
 
 
 def _leg(leg: types_pb2.LegTiming) -> LegTiming:
@@ -119,6 +119,7 @@ def add_timing(first: Timing | None, second: Timing | None) -> Timing | None:
         merge_us=first.merge_us + second.merge_us,
         straggler_shard=slower.straggler_shard,
         legs_omitted=first.legs_omitted + second.legs_omitted,
+        before_us=first.before_us + second.before_us,
     )
 
 

@@ -118,6 +118,7 @@ def timing_to_proto(timing: Timing) -> types_pb2.Timing:
         merge_us=timing.merge_us,
         straggler_shard=timing.straggler_shard or 0,
         legs_omitted=timing.legs_omitted,
+        before_us=timing.before_us,
     )
 
 

@@ -40,7 +40,7 @@ class LegTime:
 class Timing:
     """The ledger of one answer. straggler_shard: the shard whose leg ended last; None when there was no leg.
 
-    legs_omitted: legs that are not among `legs`.
+    legs_omitted: legs that are not among `legs`. before_us: what went by before the first leg was sent.
     """
 
     legs: tuple[LegTime, ...]
@@ -48,6 +48,7 @@ class Timing:
     merge_us: int
     straggler_shard: int | None
     legs_omitted: int = 0
+    before_us: int = 0
 
     def cut(self, max_legs: int) -> "Timing":
         """The same with only the slowest legs."""
@@ -114,7 +115,9 @@ class ReadTimes:
     def timing(self, now: float) -> Timing:
         """The ledger, if the answer is ready now."""
         merge_s = 0.0 if self.gathered_at is None else now - self.gathered_at
-        return timing_of((leg.as_time() for leg in self.legs), micros(self.took_s(now)), micros(merge_s))
+        made = timing_of((leg.as_time() for leg in self.legs), micros(self.took_s(now)), micros(merge_s))
+        first_at = min((leg.ended_at - leg.total_us / 1e6 for leg in made.legs), default=self.began)
+        return replace(made, before_us=max(0, micros(first_at - self.began)))
 
 
 class ScanTimes(ReadTimes):

@@ -575,6 +575,7 @@ class Timing(_message.Message):
     MERGE_US_FIELD_NUMBER: _builtins.int
     STRAGGLER_SHARD_FIELD_NUMBER: _builtins.int
     LEGS_OMITTED_FIELD_NUMBER: _builtins.int
+    BEFORE_US_FIELD_NUMBER: _builtins.int
     total_us: _builtins.int
     """Microseconds from arrival at the router to the answer."""
     merge_us: _builtins.int
@@ -583,6 +584,10 @@ class Timing(_message.Message):
     """The shard whose leg ended last; of a scan the one that took the most time."""
     legs_omitted: _builtins.int
     """Legs that are not listed: the slow log keeps the slowest ones of a read."""
+    before_us: _builtins.int
+    """Microseconds from arrival to the first of the legs: for a newer map, or for statistics of a search's words that no answer
+    has told yet. 0 for a scan.
+    """
     @_builtins.property
     def legs(self) -> _containers.RepeatedCompositeFieldContainer[Global___LegTiming]:
         """One row a leg, in shard order."""
@@ -595,10 +600,11 @@ class Timing(_message.Message):
         merge_us: _builtins.int = ...,
         straggler_shard: _builtins.int = ...,
         legs_omitted: _builtins.int = ...,
+        before_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["legs", b"legs", "legs_omitted", b"legs_omitted", "merge_us", b"merge_us", "straggler_shard", b"straggler_shard", "total_us", b"total_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_us", b"before_us", "legs", b"legs", "legs_omitted", b"legs_omitted", "merge_us", b"merge_us", "straggler_shard", b"straggler_shard", "total_us", b"total_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -365,7 +365,7 @@ def hedged_timing():
         tries=[first, hedge],
         refused=["budget"],
     )
-    return types_pb2.Timing(legs=[leg], total_us=900, merge_us=10, straggler_shard=1)
+    return types_pb2.Timing(legs=[leg], total_us=900, merge_us=10, straggler_shard=1, before_us=200)
 
 
 TIMING = hedged_timing()

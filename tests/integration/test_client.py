@@ -269,7 +269,7 @@ async def test_timing_on_request(kv: Client[str]) -> None:
 async def test_timing_of_a_batch_that_was_cut(kv: Client[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kvshard.client.checks.BATCH_MAX_KEYS", 2)
     found = await kv.get_many(["a", "b", "c"], explain_timing=True)
-    assert (found.timing.total_us, found.timing.merge_us, len(found.timing.legs)) == (1800, 20, 2)
+    assert (found.timing.total_us, found.timing.merge_us, found.timing.before_us, len(found.timing.legs)) == (1800, 20, 400, 2)
 
 
 async def test_slow_reads(kv: Client[str], router: FakeRouter) -> None:

@@ -43,6 +43,14 @@ def test_nobody_was_asked() -> None:
     assert shown(timing) == ["60.00 ms in the router, 0.00 ms of it merging; no leaf was asked"]
 
 
+def test_what_was_waited_for_before_anybody_was_asked() -> None:
+    timing = Timing((leg(0), HEDGED), 90_000, 10, 2, before_us=84_000)
+    assert blame_text(timing) == "before its legs 84.00 ms"
+    first = "90.00 ms in the router, 84.00 ms before its legs, 0.01 ms of it merging; "
+    assert shown(timing)[0] == first + "2 legs, waited for last: shard 2, 5.00 ms"
+    assert blame_text(Timing((leg(0), HEDGED), 9_000, 10, 2, before_us=4_000)) == "shard 2 at leaf-2: other attempts 3.00 ms"
+
+
 def test_hedges_are_counted() -> None:
     assert attempts_text(Timing((leg(0), leg(1)), 1, 1, 1)) == "2"
     assert attempts_text(Timing((leg(0), HEDGED), 1, 1, 1)) == "3 (1 hedge)"

@@ -85,6 +85,7 @@ def test_a_read_makes_no_row_until_somebody_asks() -> None:
     assert [each.made for each in legs] == [0, 0]
     timing = times.timing(10.5)
     assert (timing.total_us, timing.merge_us, timing.straggler_shard) == (500_000, 200_000, 0)
+    assert timing.before_us == 199_900, "the first leg was sent 100 us before 10.2"
 
 
 def test_rounds_of_a_read_are_kept_side_by_side() -> None:
@@ -93,6 +94,7 @@ def test_rounds_of_a_read_are_kept_side_by_side() -> None:
     times.add(ended(leg(1, 2.0)), 2.0)
     assert [row.shard for row in times.timing(2.5).legs] == [0, 1, 1]
     assert (times.fan_out, times.timing(2.5).merge_us) == (2, 500_000)
+    assert ReadTimes(0.0).timing(1.0).before_us == 0, "nobody was asked"
 
 
 def test_a_scan_has_one_row_a_shard_which_tells_of_its_slowest_chunk() -> None:
