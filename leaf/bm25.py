@@ -149,8 +149,12 @@ class Bm25:
         if node.description.startswith(_PHRASE):
             node = node.details[0]
         frequency, _, _, length, _ = node.details[2].details
+        return self.term(part, frequency.value, length.value)
+
+    def term(self, part: ScoredTerms, frequency: float, length: float) -> float:
+        """What a term, or a phrase, that stands so often in a field of such a length is worth."""
         weight, per_token = self._weight(part)
-        return weight * frequency.value / (frequency.value + K1 * (1.0 - B + per_token * length.value))
+        return weight * frequency / (frequency + K1 * (1.0 - B + per_token * length))
 
     def _excluding(self, node: Explanation) -> float | None:
         score: float | None = None
@@ -163,11 +167,7 @@ class Bm25:
         return score
 
     def _best(self, part: BestOf, node: Explanation) -> float | None:
-        values = [score for score in map(self._score, node.details) if score is not None]
-        if not values:
-            return None
-        best = max(values)
-        return best + part.tie_breaker * (fsum(values) - best) if part.tie_breaker else best
+        return best_of([score for score in map(self._score, node.details) if score is not None], part.tie_breaker)
 
     def _weight(self, part: ScoredTerms) -> tuple[float, float]:
         """(weight times (k1 + 1), b / average length)."""
@@ -177,6 +177,14 @@ class Bm25:
             weight = terms_idf(part.terms, statistics.counts.get(part.field, {}), statistics.documents)
             found = self._weights[part] = (weight * (K1 + 1.0), B / average_length(statistics, part.field))
         return found
+
+
+def best_of(scores: Sequence[float], tie_breaker: float) -> float | None:
+    """The best of some scores, and so many times the others; None: there are none."""
+    if not scores:
+        return None
+    best = max(scores)
+    return best + tie_breaker * (fsum(scores) - best) if tie_breaker else best
 
 
 def part_of(node: Explanation, parts: Sequence[Part]) -> Part | None:

@@ -3,7 +3,8 @@
 tantivy finds the documents and gives each a score that is nearly right: each scored part of the query is multiplied by its
 weight over all shards divided by the one that tantivy gives it. What is left is the average length of a field, which is that of
 the shard, deleted documents among it; `leaf/bm25.py` has the bounds within which the right score lies. So those that may stand
-on the page are taken, and only for these the right score is computed, each from an explanation.
+on the page are taken, and only for these the right score is computed, each from an explanation of the query; or, where it is
+made of terms alone, of these (`leaf/term_scores.py`).
 
 Let tantivy's scores be g, and the right ones between `least * g` and `most * g`. tantivy gives a window of its best documents,
 down to a score of g'. Any other has a right score of at most `most * g'`: so those in the window with right scores above that
@@ -21,6 +22,7 @@ another may be the best. There documents that match more than one of those are e
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from heapq import heappush, heapreplace
 from itertools import groupby, islice
 from math import inf
@@ -36,6 +38,7 @@ from leaf.bm25 import Bm25, Bounds, Part, ScoredTerms, average_length, bounds, t
 from leaf.index_fields import length_of
 from leaf.index_statistics import IndexStatistics, explained
 from leaf.search_plan import CompiledSearch
+from leaf.term_scores import TermScores, is_made_of_terms
 from leaf.weighting import Boosted
 
 EXPLAINED_MAX: Final = 2_000
@@ -85,7 +88,6 @@ class ExactScores:
         self._index = index
         self.statistics = statistics
         self._compiled = compiled
-        self._bm25: Bm25 | None = None
         self._bounds = query_bounds(index, statistics, compiled.terms)
         self._lengths = [length_of(name) for name in compiled.terms if index.has_lengths(name)]
         self._several = several
@@ -186,11 +188,19 @@ class ExactScores:
                 return given
             self._check()
             self._explained += 1
-            query, parts = self.numbered
-            if self._bm25 is None:
-                self._bm25 = Bm25(self.statistics, parts)
-            score = self._known[place] = self._bm25.score(explained(query, self._index.searcher, address))
+            score = self._known[place] = self._scorer(address)
         return score
+
+    @cached_property
+    def _scorer(self) -> Callable[[tantivy.DocAddress], float]:
+        """Works out the right score of a match."""
+        index, part = self._index, self._compiled.query.part
+        if is_made_of_terms(part):
+            bm25 = Bm25(self.statistics, ())
+            return TermScores(part, bm25, index.fields, index.searcher, index.has_term).score
+        query, parts = self.numbered
+        explaining = Bm25(self.statistics, parts)
+        return lambda address: explaining.score(explained(query, index.searcher, address))
 
 
 def _descending(hit: _Hit) -> float:

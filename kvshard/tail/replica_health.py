@@ -12,10 +12,9 @@ Choosing well is the first defence, and cheaper than any hedge. States of a leaf
     ok
 
 A leaf gets no first attempt while another candidate is in a better state. (One on probation is worse than one that is stalled
-for less than the slow one takes: in a hiccup of all the others the slow one would get what they have no answer to yet.) Among
-equals: of two by chance, the one that is
-markedly faster if both are cold, else the one with less in flight (Wydrowski et al., "Load is not what you should balance:
-Introducing Prequal", NSDI 2024; Mitzenmacher, "The Power of Two Choices", 2001).
+for less than the slow one takes: in a hiccup of all the others the slow one would get whatever comes meanwhile.) Among equals:
+of two by chance, the one that is markedly faster if both are cold, else the one with less in flight (Wydrowski et al., "Load is
+not what you should balance: Introducing Prequal", NSDI 2024; Mitzenmacher, "The Power of Two Choices", 2001).
 
 Slowness is relative: the median of (latency / median of its kind over all leaves), followed by small steps up and down, one a
 sample. A step says which side of the estimate a sample lies on, not how far, so one pause of a second counts as little as one
@@ -40,7 +39,7 @@ STALL_FRACTION = 0.7
 
 PROBATION_FACTOR = 3.0
 RELEASE_FACTOR = 2.0
-"""Of the others' slowness: where probation begins and where it ends."""
+"""Of the others' slowness: where probation begins and where it ends. From the second on a leaf counts as known to be slow."""
 
 PROBATION_SHARE = 1 / 3
 """Of the leaves at most on probation: if more are slow, slow is normal, and the rest would not carry the load."""
