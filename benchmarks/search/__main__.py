@@ -117,7 +117,7 @@ async def speed(bench: Bench, loaded: Loaded) -> list[Figure]:
     indexes = await shard_indexes(loaded, bench.documents)
     figures += rate_figures(await rates(loaded, reference, indexes, bench.queries, PACE))
     with echo() as bare:
-        return figures + time_figures(await times(loaded, reference, bare, bench.queries, PACE))
+        return figures + time_figures(await times(loaded, reference, indexes, bare, bench.queries, PACE))
 
 
 async def measure(bench: Bench) -> list[Figure]:

@@ -85,9 +85,12 @@ def _spread(arm: Measured) -> str:
     return f"blocks {min(arm.rates):,.0f} to {max(arm.rates):,.0f}"
 
 
-async def times(loaded: Loaded, reference: Reference, echo: RunningEcho, queries: Sequence[str], pace: Pace) -> Comparison:
-    """One search at a time, the reference's, and a unary call that does nothing."""
-    ours, theirs = itertools.cycle(queries), itertools.cycle(queries)
+async def times(
+    loaded: Loaded, reference: Reference, indexes: ShardIndexes, echo: RunningEcho, queries: Sequence[str], pace: Pace
+) -> Comparison:
+    """One search at a time, the reference's, and a unary call that does nothing. The floors: see `floor`."""
+    ours, theirs, bare_queries = itertools.cycle(queries), itertools.cycle(queries), itertools.cycle(queries)
+    keys = itertools.cycle(one_of_each_shard(await loaded.fleet.map(), indexes.keys))
     async with grpc.aio.insecure_channel(echo.address) as channel:
         bare: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
 
@@ -103,10 +106,20 @@ async def times(loaded: Loaded, reference: Reference, echo: RunningEcho, queries
             await bare(b"x" * 100)
             return 1
 
+        async def answer_bare() -> int:
+            indexes.answer(next(bare_queries), TOP)
+            return 1
+
+        async def read() -> int:
+            await loaded.texts.get_many(next(keys))
+            return 1
+
         arms = [
             Arm(GATHERED, lambda seconds: one_by_one(seconds, "one", search), loaded.processes),
             Arm(REFERENCE, lambda seconds: one_by_one(seconds, "one", answer)),
             Arm(ECHO, lambda seconds: one_by_one(seconds, "one", call), {"echo": [echo.pid]}),
+            Arm(BARE, lambda seconds: one_by_one(seconds, "one", answer_bare)),
+            Arm(LEGS, lambda seconds: one_by_one(seconds, "one", read), loaded.processes),
         ]
         return await in_turns("one search at a time", "calls/s", arms, pace)
 
@@ -117,9 +130,12 @@ def time_figures(compared: Comparison) -> list[Figure]:
     bar = middle[REFERENCE] + middle[ECHO]
     samples = compared.arms[GATHERED].operations
     note = f"({middle[REFERENCE] * 1e3:.2f} + {middle[ECHO] * 1e3:.2f}) ms"
+    floor, floor_samples = middle[BARE] + middle[LEGS], min(compared.arms[BARE].operations, compared.arms[LEGS].operations)
+    floors = f"bare tantivy {middle[BARE] * 1e3:.2f} + legs of one key {middle[LEGS] * 1e3:.2f} ms, one after the other"
     return [
         Figure("gathered search, p50", middle[GATHERED] * 1e3, "ms", samples),
         Figure(
             "gathered p50 / (reference p50 + echo)", middle[GATHERED] / bar, "x", samples, TIME_BOUND, note=note, goal=TIME_GOAL
         ),
+        Figure("both floors p50 / (reference p50 + echo)", floor / bar, "x", floor_samples, note=floors),
     ]

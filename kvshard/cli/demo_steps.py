@@ -29,7 +29,7 @@ from kvshard.cli.demo_report import FAN_OUTS, FanOutSamples, explanation, pictur
 from kvshard.cli.demo_tail import EXPLAINED_DELAY_S, EXPLAINED_TRIES, SlowLeaves, explain, search_rate
 from kvshard.cli.demo_tail_report import CONDITIONS, READ_KINDS, tail_explanation, tail_legend, tail_picture, tail_svg, titles
 from kvshard.cli.tail_status import tail_lines
-from kvshard.cli.timings import blame_text, show_timing
+from kvshard.cli.timings import show_timing, straggler_text
 from kvshard.client.client import Client
 from kvshard.client.collection import Collection
 from kvshard.client.results import SearchPage, Timing
@@ -310,5 +310,5 @@ class Demo:
     def _account(self, timing: Timing | None) -> None:
         if timing is None:
             return
-        self._say(f"  straggler: [bold]{escape(blame_text(timing))}[/]")
+        self._say(f"  straggler: [bold]{escape(straggler_text(timing))}[/]")
         show_timing(self._console, timing)

@@ -38,12 +38,18 @@ def timing_json(timing: "Timing") -> dict[str, object]:
 
 
 def blame_text(timing: "Timing") -> str:
-    """What a read waited for last, in a few words; a dash when it asked nobody."""
+    """What a read waited for, in a few words: the leg that was last, or what took longer before its legs were sent."""
+    leg = timing.straggler
+    if leg is not None and timing.before_us > leg.total_us:
+        return f"before its legs {_ms(timing.before_us)} ms"
+    return straggler_text(timing)
+
+
+def straggler_text(timing: "Timing") -> str:
+    """The leg that a read waited for last, in a few words; a dash when it asked nobody."""
     leg = timing.straggler
     if leg is None:
         return "-"
-    if timing.before_us > leg.total_us:
-        return f"before its legs {_ms(timing.before_us)} ms"
     if not leg.leaf:
         return f"shard {leg.shard}: no answer, {_ms(leg.total_us)} ms"
     what, took_us = max(_parts(leg), key=lambda part: part[1])
@@ -66,10 +72,7 @@ def _legs_text(timing: "Timing") -> str:
     if leg is None:
         return "no leaf was asked"
     count = len(timing.legs) + timing.legs_omitted
-    text = f"{count} leg{'s' if count > 1 else ''}, waited for last: "
-    if timing.before_us > leg.total_us:
-        return f"{text}shard {leg.shard}, {_ms(leg.total_us)} ms"
-    return f"{text}{blame_text(timing)} of {_ms(leg.total_us)} ms"
+    return f"{count} leg{'s' if count > 1 else ''}, waited for last: {straggler_text(timing)} of {_ms(leg.total_us)} ms"
 
 
 def _parts(leg: "LegTiming") -> list[tuple[str, int]]:

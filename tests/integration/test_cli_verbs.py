@@ -216,7 +216,8 @@ def test_where_the_time_of_a_read_went(cli: Cli, router: FakeRouter, capsys: pyt
     captured = capsys.readouterr()
     assert captured.out == "v"
     summary, head, row, story = captured.err.splitlines()
-    assert "0.90 ms in the router, 0.01 ms of it merging; 1 leg, waited for last: shard 1 at leaf-2: other" in summary
+    assert "0.90 ms in the router, 0.20 ms before its legs, 0.01 ms of it merging; 1 leg" in summary
+    assert "waited for last: shard 1 at leaf-2: other" in summary
     assert head.split() == [
         "shard",
         "answered",

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from kvshard.cli.timings import LEGS_SHOWN_MAX, attempts_text, blame_text, show_timing, timing_json
+from kvshard.cli.timings import LEGS_SHOWN_MAX, attempts_text, blame_text, show_timing, straggler_text, timing_json
 from kvshard.client.results import AttemptTiming, LegTiming, Timing
 
 FIRST = AttemptTiming("leaf-1", "first", 0, 5000, "cancelled")
@@ -47,7 +47,9 @@ def test_what_was_waited_for_before_anybody_was_asked() -> None:
     timing = Timing((leg(0), HEDGED), 90_000, 10, 2, before_us=84_000)
     assert blame_text(timing) == "before its legs 84.00 ms"
     first = "90.00 ms in the router, 84.00 ms before its legs, 0.01 ms of it merging; "
-    assert shown(timing)[0] == first + "2 legs, waited for last: shard 2, 5.00 ms"
+    last = "shard 2 at leaf-2: other attempts 3.00 ms"
+    assert shown(timing)[0] == f"{first}2 legs, waited for last: {last} of 5.00 ms"
+    assert straggler_text(timing) == last
     assert blame_text(Timing((leg(0), HEDGED), 9_000, 10, 2, before_us=4_000)) == "shard 2 at leaf-2: other attempts 3.00 ms"
 
 
