@@ -15,6 +15,7 @@ from benchmarks.search.floor import ShardIndexes, one_of_each_shard
 from benchmarks.search.loaded import Loaded
 from benchmarks.search.reference import Reference
 from benchmarks.turns import Arm, Pace, in_turns
+from kvshard.clustermap import ClusterMap
 
 TOP = 10
 CALLERS = 8
@@ -26,32 +27,47 @@ CPU_BOUND, CPU_GOAL = 4.0, 2.5
 TIME_BOUND, TIME_GOAL = 2.5, 1.5
 
 
+class _Operations:
+    """One of each kind, as the arms repeat them; each goes through the queries, or the keys, in turn. Every one counts as 1."""
+
+    def __init__(
+        self, loaded: Loaded, reference: Reference, indexes: ShardIndexes, queries: Sequence[str], cluster_map: ClusterMap
+    ) -> None:
+        self._texts = loaded.texts
+        self._reference = reference
+        self._indexes = indexes
+        self._ours, self._theirs, self._bare = (itertools.cycle(queries) for _ in range(3))
+        self._keys = itertools.cycle(one_of_each_shard(cluster_map, indexes.keys))
+
+    async def search(self) -> int:
+        """Through the cluster."""
+        await self._texts.search(next(self._ours), limit=TOP)
+        return 1
+
+    async def answer(self) -> int:
+        """By the reference."""
+        self._reference.answer(next(self._theirs), TOP)
+        return 1
+
+    async def answer_bare(self) -> int:
+        """By the shards' indexes."""
+        self._indexes.answer(next(self._bare), TOP)
+        return 1
+
+    async def read(self) -> int:
+        """A key of each shard."""
+        await self._texts.get_many(next(self._keys))
+        return 1
+
+
 async def rates(loaded: Loaded, reference: Reference, indexes: ShardIndexes, queries: Sequence[str], pace: Pace) -> Comparison:
     """Searches as fast as they go, with their documents; the reference finds and reads the same. The floors: see `floor`."""
-    ours, theirs, bare_queries = itertools.cycle(queries), itertools.cycle(queries), itertools.cycle(queries)
-    keys = itertools.cycle(one_of_each_shard(await loaded.fleet.map(), indexes.keys))
-
-    async def search() -> int:
-        await loaded.texts.search(next(ours), limit=TOP)
-        return 1
-
-    async def answer() -> int:
-        reference.answer(next(theirs), TOP)
-        return 1
-
-    async def answer_bare() -> int:
-        indexes.answer(next(bare_queries), TOP)
-        return 1
-
-    async def read() -> int:
-        await loaded.texts.get_many(next(keys))
-        return 1
-
+    do = _Operations(loaded, reference, indexes, queries, await loaded.fleet.map())
     arms = [
-        Arm(GATHERED, lambda seconds: together(seconds, CALLERS, search), loaded.processes, f"{CALLERS} at a time"),
-        Arm(REFERENCE, lambda seconds: one_by_one(seconds, "search", answer)),
-        Arm(BARE, lambda seconds: one_by_one(seconds, "search", answer_bare), setting=f"{indexes.segments} segments"),
-        Arm(LEGS, lambda seconds: together(seconds, CALLERS, read), loaded.processes, f"{CALLERS} at a time"),
+        Arm(GATHERED, lambda seconds: together(seconds, CALLERS, do.search), loaded.processes, f"{CALLERS} at a time"),
+        Arm(REFERENCE, lambda seconds: one_by_one(seconds, "search", do.answer)),
+        Arm(BARE, lambda seconds: one_by_one(seconds, "search", do.answer_bare), setting=f"{indexes.segments} segments"),
+        Arm(LEGS, lambda seconds: together(seconds, CALLERS, do.read), loaded.processes, f"{CALLERS} at a time"),
     ]
     return await in_turns("searches with 10 documents", "queries/s", arms, pace)
 
@@ -89,37 +105,20 @@ async def times(
     loaded: Loaded, reference: Reference, indexes: ShardIndexes, echo: RunningEcho, queries: Sequence[str], pace: Pace
 ) -> Comparison:
     """One search at a time, the reference's, and a unary call that does nothing. The floors: see `floor`."""
-    ours, theirs, bare_queries = itertools.cycle(queries), itertools.cycle(queries), itertools.cycle(queries)
-    keys = itertools.cycle(one_of_each_shard(await loaded.fleet.map(), indexes.keys))
+    do = _Operations(loaded, reference, indexes, queries, await loaded.fleet.map())
     async with grpc.aio.insecure_channel(echo.address) as channel:
         bare: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
-
-        async def search() -> int:
-            await loaded.texts.search(next(ours), limit=TOP)
-            return 1
-
-        async def answer() -> int:
-            reference.answer(next(theirs), TOP)
-            return 1
 
         async def call() -> int:
             await bare(b"x" * 100)
             return 1
 
-        async def answer_bare() -> int:
-            indexes.answer(next(bare_queries), TOP)
-            return 1
-
-        async def read() -> int:
-            await loaded.texts.get_many(next(keys))
-            return 1
-
         arms = [
-            Arm(GATHERED, lambda seconds: one_by_one(seconds, "one", search), loaded.processes),
-            Arm(REFERENCE, lambda seconds: one_by_one(seconds, "one", answer)),
+            Arm(GATHERED, lambda seconds: one_by_one(seconds, "one", do.search), loaded.processes),
+            Arm(REFERENCE, lambda seconds: one_by_one(seconds, "one", do.answer)),
             Arm(ECHO, lambda seconds: one_by_one(seconds, "one", call), {"echo": [echo.pid]}),
-            Arm(BARE, lambda seconds: one_by_one(seconds, "one", answer_bare)),
-            Arm(LEGS, lambda seconds: one_by_one(seconds, "one", read), loaded.processes),
+            Arm(BARE, lambda seconds: one_by_one(seconds, "one", do.answer_bare)),
+            Arm(LEGS, lambda seconds: one_by_one(seconds, "one", do.read), loaded.processes),
         ]
         return await in_turns("one search at a time", "calls/s", arms, pace)
 
