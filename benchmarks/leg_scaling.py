@@ -36,7 +36,7 @@ LEAVES = 3
 REPLICAS = 3
 HITS = 10
 BLOCKS = 8
-LEGS_PER_BLOCK = 6_400
+LEGS_PER_BLOCK = 3_200
 BOUND_RATIO = 1.2
 """Of the cost per leg at 64 shards to that at 4: what grows faster than the legs would show here."""
 

@@ -66,3 +66,7 @@ async def test_a_setting_counts_with_its_better_try():
     # There and back: a, b, b, a.
     assert tried == {"a": 200, "b": 50}
     assert found.setting == "a"
+
+
+def test_a_finer_pace_measures_as_long():
+    assert Pace(turns=6, seconds=1.0).finer(4) == Pace(turns=24, seconds=0.25)
