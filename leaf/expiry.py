@@ -16,6 +16,14 @@ SWEEP_MAX_KEYS: Final = 1_000
 """Of one shard in one turn: about 3 ms of the event loop. When more are due the next turn comes sooner."""
 
 
+def look(driver: Driver, shard: int, now_ms: int) -> None:
+    """Note from when on keys expire, so that searches need not ask the storage. For replicas that sweep nothing.
+
+    Raises StorageError.
+    """
+    driver.store.note_due(shard, now_ms, driver.store.due(shard, now_ms, 1))
+
+
 def sweep(driver: Driver, shard: int, now_ms: int) -> bool:
     """Propose deletes of keys that are due. Returns whether there may be more due. Raises StorageError."""
     machine = driver.replicas[shard].machine

@@ -13,7 +13,7 @@ import structlog
 
 from leaf.driver import Driver
 from leaf.engine import StorageError
-from leaf.expiry import sweep
+from leaf.expiry import look, sweep
 from leaf.operations import DropCollection
 
 INTERVAL_S: Final = 1.0
@@ -59,6 +59,8 @@ class Housekeeper:
                 is_behind |= sweep(driver, shard, driver.clock.wall_ms())
                 self._drop_collections(shard)
             if replica is not None and replica.machine is not None and replica.error is None:
+                if not replica.is_primary:
+                    look(driver, shard, driver.clock.wall_ms())
                 self._trim(shard)
             await asyncio.sleep(0)
         self._on_turn()

@@ -5,6 +5,7 @@ import asyncio
 from fakes.hosted_leaf import DOCS, HostedLeaf, hosted_leaf
 from fakes.maps import FakeMaps, one_leaf_map
 
+from kvshard.clustermap import Leaf, Replica
 from leaf import layout
 from leaf.expiry import SWEEP_MAX_KEYS, sweep
 from leaf.index_feed import IndexFeed
@@ -151,3 +152,24 @@ async def test_a_sweep_does_not_pass_again_over_what_it_removed() -> None:
         await quiet(leaf)
         assert rows_of(leaf, b"x") == []
         assert rows_of(leaf, b"v") == []
+
+
+async def test_a_secondary_knows_from_when_on_keys_expire_and_removes_none() -> None:
+    async with hosted_leaf() as leaf:
+        soonest_ms = leaf.clock.wall_ms() + 2_000
+        await leaf.write({b"a": b"1", b"b": b"2"}, ttl_ms=[2_000, 9_000])
+        config = leaf.maps.current.shards[0]
+        leaf.maps.install(leaves={**leaf.maps.current.leaves, "leaf-2": Leaf("leaf-2", "127.0.0.1:2")})
+        members = (*config.in_sync, Replica("leaf-2", "i"))
+        leaf.maps.change_shard(0, epoch=config.epoch + 1, primary="leaf-2", in_sync=members)
+        assert not leaf.driver.replicas[0].is_primary
+        leaf.store.state(0).expires_from = 0
+        await leaf.housekeeper.turn()
+        assert leaf.store.state(0).expires_from == soonest_ms
+        last = leaf.driver.replicas[0].last
+        leaf.clock.advance(3.0)
+        await leaf.housekeeper.turn()
+        assert leaf.store.state(0).expires_from == soonest_ms
+        assert IndexFeed(leaf.store, leaf.clock).has_expired_unswept(0, 1, leaf.clock.wall_ms())
+        assert leaf.driver.replicas[0].last == last
+        assert len(rows_of(leaf, b"x")) == 2
