@@ -4,9 +4,11 @@ import json
 
 import pytest
 import tantivy
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvshard import hashing
-from kvshard.analyzers import ANALYZERS
+from kvshard.analyzers import ANALYZERS, NGRAM
 from kvshard.query import prepare
 from kvshard.schema import text_type
 from kvshard.sorting import BY_SCORE
@@ -257,6 +259,11 @@ def test_an_index_knows_its_analyzers_when_it_is_opened_again(tmp_path):
 @pytest.mark.parametrize(
     "text", ["", " ", "a", "-a b_c.d  E9 ", "x" * 39 + " y", "x" * 40 + " y", "y " + "x" * 41, "a\tb\nc\x00d'e"]
 )
-@pytest.mark.parametrize("field_type", ["text", "text(ascii)"])
+@pytest.mark.parametrize("field_type", ["text", "text(ascii)", "text(cjk)", "text(tamil)", "text(turkish)", "text(english)"])
 def test_words_of_ascii_are_counted_as_they_are_cut(field_type, text):
     assert term_count(field_type, text) == len(query_terms(field_type, text))
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=120), st.sampled_from(sorted({*ANALYZERS} - {NGRAM})))
+def test_any_ascii_text_is_counted_as_it_is_cut(text, name):
+    assert term_count(text_type(name), text) == len(query_terms(text_type(name), text))
