@@ -75,6 +75,7 @@ class LaneConnection:
         self._interference = servicer.interference
         self._stopped: deque[Requests] = deque()
         self._orders: set[int] = set()
+        self._ending: set[int] = set()
         self._outbox: deque[ResponseFrame] = deque()
         self._order_outbox: deque[ResponseFrame] = deque()
         self._unsent_bytes = 0
@@ -193,12 +194,12 @@ class LaneConnection:
         try:
             for frames, received in messages:
                 for frame in frames:
+                    left -= 1
+                    servicer.unhandled -= 1
                     if not withdrawn or frame.id not in withdrawn or frame.id in self._tasks:
                         self._on_frame(frame, received)
                     elif frame.method == CANCEL:
                         servicer.on_withdrawn()
-                    left -= 1
-                    servicer.unhandled -= 1
         finally:
             servicer.unhandled -= left
 
@@ -280,13 +281,21 @@ class LaneConnection:
                 raise DeadlineExceeded(f"the deadline passed before the {self._servicer.name} began")
             reply = await handler(payload, deadline)
         except KvShardError as error:
+            self._note_ending(id)
             self._reply_error(id, error, *self._times(received, started))
         except LeaveUnanswered:
             return
         except Exception as error:
+            self._note_ending(id)
             self._reply_defect(id, error)
         else:
+            self._note_ending(id)
             self._reply(id, reply, *self._times(received, started))
+
+    def _note_ending(self, id: int) -> None:
+        """A task has come to its answer, which tells how many others there are."""
+        self._ending.add(id)
+        self._servicer.ending += 1
 
     def _times(self, received: float, started: float) -> tuple[int, int]:
         """Queue and service time, in microseconds, of the request that this task serves: its handler may have waited too."""
@@ -297,6 +306,9 @@ class LaneConnection:
         """Runs also for a task that was cancelled before its first step."""
         del self._tasks[id]
         self._orders.discard(id)
+        if id in self._ending:
+            self._ending.remove(id)
+            self._servicer.ending -= 1
         self._servicer.admission.leave(size, self._clock.monotonic() - received)
         if self._is_draining and not self._tasks:
             self.stop()

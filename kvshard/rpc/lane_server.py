@@ -60,6 +60,7 @@ class LaneServicer(lane_pb2_grpc.LanesServicer):
         self.is_draining = False
         self.admission = admission or LaneAdmission(name=name)
         self.unhandled = 0
+        self.ending = 0
         self.on_withdrawn = on_withdrawn
         self.on_refused = on_refused
         self.hedge_gate = hedge_gate
@@ -108,8 +109,12 @@ class LaneServicer(lane_pb2_grpc.LanesServicer):
 
     @property
     def load(self) -> int:
-        """Requests in work: those that a task serves, and those of the messages under way whose turn has not come."""
-        return self.admission.requests + self.unhandled
+        """Requests in work: those that a task serves, and those of the messages under way whose turn has not come.
+
+        Not those that are answered and whose tasks are only ending (`ending`): legs of a search are answered in one pass, and
+        the last of them would tell of as many as there were.
+        """
+        return self.admission.requests + self.unhandled - self.ending
 
     def refusal(self, frame: RequestFrame, size: int, of_lane: int) -> KvShardError | None:
         """Why a new request cannot be taken now; None when it can. of_lane: requests in work that came by the same lane."""

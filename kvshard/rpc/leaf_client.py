@@ -27,7 +27,7 @@ ReplyT = TypeVar("ReplyT", covariant=True)
 
 @dataclass(slots=True)
 class Answer(Generic[ReplyT]):
-    """A leaf's reply with the times that the leaf measured. in_flight: requests that it had in work then.
+    """A leaf's reply with the times that the leaf measured. in_flight: requests that it had in work then besides this one.
 
     Not frozen, since every leg makes one; nobody changes it.
     """

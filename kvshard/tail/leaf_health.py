@@ -61,16 +61,17 @@ class Outstanding:
 class Leaf:
     """One leaf as this router sees it.
 
-    outstanding: by kind of leg, the attempts without an answer. fine_at: the last instant at which nothing spoke against it;
-    nothing has happened to it since.
+    outstanding: by kind of leg, the attempts without an answer. waiting: how many there are. in_flight: requests that it had in
+    work besides the one it answered last. others: those of them that are not of this router. fine_at: the last instant at which
+    nothing spoke against it; nothing has happened to it since.
     is_silent: an attempt was given up, and nothing has been heard of the leaf since it began. is_unproven: it has answered a
     ping since, but no request yet.
     """
 
     __slots__ = (
         "fine_at", "first_attempts", "heard_at", "in_flight", "is_on_probation", "is_silent", "is_unproven", "known_since",
-        "name", "next_probe_at", "outstanding", "pushback_until", "samples", "slowness", "stepped_at", "unreachable_until",
-        "waiting",
+        "name", "next_probe_at", "others", "outstanding", "pushback_until", "samples", "slowness", "stepped_at",
+        "unreachable_until", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, now: float, is_new: bool) -> None:
@@ -80,6 +81,7 @@ class Leaf:
         self.waiting = 0
         self.fine_at = -inf
         self.in_flight = 0
+        self.others = 0
         self.heard_at = -inf
         self.slowness = 1.0
         self.samples = 0
@@ -127,8 +129,8 @@ class Leaf:
         return LeafState.NEW if now - self.known_since < SLOW_START_S else LeafState.OK
 
     def load(self, now: float) -> int:
-        """Requests in flight there: what it reported last, if that is fresh, and at least those of this router."""
-        return max(self.waiting, self.in_flight) if now - self.heard_at < FRESH_S else self.waiting
+        """Requests in flight there: those of this router, and what others had there when it reported last, if that is fresh."""
+        return self.waiting + self.others if now - self.heard_at < FRESH_S else self.waiting
 
 
 class Attempt:

@@ -181,6 +181,7 @@ class ReplicaHealth:
         leaf.heard_at = now
         leaf.is_silent = leaf.is_unproven = False
         leaf.in_flight = in_flight
+        leaf.others = in_flight - leaf.waiting if in_flight > leaf.waiting else 0
         self._step(attempt, now)
 
     def failed(self, attempt: Attempt, error: KvShardError, now: float) -> bool:

@@ -153,7 +153,7 @@ class ResponseFrame(_message.Message):
     payload: _builtins.bytes
     """The reply."""
     in_flight: _builtins.int
-    """Requests that the answering process had in work then."""
+    """Requests that the answering process had in work then, besides this one."""
     def __init__(
         self,
         *,

@@ -217,7 +217,7 @@ class TestSilent:
     ) -> None:
         self.silent(health, pool).pinged("a", NOW + 1)
         leaf = health.leaf("a", NOW + 1)
-        leaf.in_flight, leaf.slowness, leaf.stepped_at = 9, 5.0, NOW + 1
+        leaf.others, leaf.slowness, leaf.stepped_at = 9, 5.0, NOW + 1
         chosen = firsts(health, NOW + 1, ("a", "b"))
         assert set(chosen) == {"a"}, "as it was when it fell silent; nobody would ever hear that it is well again"
         began(health, pool, "a", NOW + 1)
