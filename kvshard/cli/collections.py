@@ -57,21 +57,24 @@ class Hedges:
 _UNSAID = Hedges()
 
 
-def create(name: str, /, *, schema: str = "", hedges: Hedges = _UNSAID, connect: Connect = _DEFAULTS) -> int:
+def create(name: str, /, *fields: str, schema: str = "", hedges: Hedges = _UNSAID, connect: Connect = _DEFAULTS) -> int:
     """Create a collection; nothing happens where it exists with this very schema.
 
     Parameters
     ----------
     name
         Its name.
+    fields
+        Its searchable fields, as "title:text" or "title=text"; types are text, keyword, integer, float, boolean, date,
+        vector(DIM). A text may name its analyzer, as "text(english)"; others are ascii, cjk, keyword, ngram and further
+        languages.
     schema
-        Its searchable fields, as "title=text,year=integer"; types are text, keyword, integer, float, boolean, date. A text
-        may name its analyzer, as "text(english)"; others are ascii, cjk, keyword, ngram and further languages.
+        The same in one word, as "title=text,year=integer".
     """
-    fields = parse_pairs(schema)
+    wanted = _fields_of((*fields, *filter(None, (schema,))))
 
     async def work(kv: "Client[bytes]") -> int:
-        info = await kv.collection(name).create(fields, **asdict(hedges))
+        info = await kv.collection(name).create(wanted, **asdict(hedges))
         _show(info, connect)
         return EXIT_OK
 
@@ -213,7 +216,7 @@ async def _follow(kv: "Client[bytes]", info: "CollectionInfo", wait: bool, conne
 
 
 def _fields_of(given: tuple[str, ...]) -> dict[str, str]:
-    return parse_pairs(",".join(each if "=" in each else each.replace(":", "=", 1) for each in given))
+    return parse_pairs(",".join(given))
 
 
 def alias(

@@ -162,14 +162,16 @@ def parse_token(text: str | None) -> bytes | None:
 
 
 def parse_pairs(text: str) -> dict[str, str]:
-    """`title=text,at=vector(3,l2)` as a mapping. Raises InvalidArgument."""
+    """`title=text,at:vector(3,l2)` as a mapping. Raises InvalidArgument."""
     from kvshard.client.checks import invalid
 
     pairs: dict[str, str] = {}
     # A type may have commas of its own, as in vector(384,l2).
     for part in filter(None, (part.strip() for part in re.split(r",(?![^(]*\))", text))):
-        name, separator, kind = part.partition("=")
-        if not separator or name.strip() in pairs:
-            raise invalid(f'a schema is written as "field=type,field=type"; {part!r} does not fit', "schema")
-        pairs[name.strip()] = kind.strip()
+        name, *kind = (each.strip() for each in re.split("[=:]", part, maxsplit=1))
+        if not kind:
+            raise invalid(f'a field is written as "title:text" or "title=text"; {part!r} does not fit', "schema")
+        if name in pairs:
+            raise invalid(f"field {name!r} stands there twice", "schema")
+        pairs[name] = kind[0]
     return pairs

@@ -42,6 +42,39 @@ def test_an_alias_is_made_moved_shown_and_removed(cli: Cli, router: FakeRouter, 
     assert router.aliases == {}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("title:text", "at:vector(3,l2)"),
+        ("title=text", "at:vector(3,l2)"),
+        ("--schema", "title:text, at=vector(3,l2)"),
+        ("at:vector(3,l2)", "--schema", "title=text"),
+    ],
+)
+def test_the_fields_of_a_new_collection_are_written_either_way(
+    cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str], fields: tuple[str, ...]
+) -> None:
+    assert cli("collection", "create", "docs", *fields, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["schema"] == {"title": "text", "at": "vector(3,l2)"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (("title",), 'a field is written as "title:text" or "title=text"; \'title\' does not fit'),
+        (("title:text", "title:keyword"), "field 'title' stands there twice"),
+        (("title:text", "--schema", "title=keyword"), "field 'title' stands there twice"),
+        (("title:txt",), "unknown type 'txt'"),
+        ((":text",), "field name ''"),
+    ],
+)
+def test_what_fields_are_refused_for(
+    cli: Cli, capsys: pytest.CaptureFixture[str], fields: tuple[str, ...], message: str
+) -> None:
+    assert cli("collection", "create", "docs", *fields) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_what_an_alias_is_refused_for(cli: Cli, router: FakeRouter, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("collection", "alias", "products") == 2
     assert cli("collection", "alias", "products", "default", "--remove") == 2

@@ -12,6 +12,7 @@ from kvshard.errors import InvalidArgument
         ("", {}),
         ("title=text, year=integer,", {"title": "text", "year": "integer"}),
         ("at=vector(3,l2),title=text(english)", {"at": "vector(3,l2)", "title": "text(english)"}),
+        ("title:text, at:vector(3,l2), n=integer", {"title": "text", "at": "vector(3,l2)", "n": "integer"}),
         ("a=vector(3, dot),b=vector(4,l2)", {"a": "vector(3, dot)", "b": "vector(4,l2)"}),
     ],
 )
@@ -19,7 +20,10 @@ def test_schemas(text: str, pairs: dict[str, str]) -> None:
     assert parse_pairs(text) == pairs
 
 
-@pytest.mark.parametrize("text", ["title", "title=text,title=text", "title=text,year"])
-def test_what_is_no_schema(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="does not fit"):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("title", "does not fit"), ("title=text,title=text", "stands there twice"), ("title=text,year", "'year' does not fit")],
+)
+def test_what_is_no_schema(text: str, why: str) -> None:
+    with pytest.raises(InvalidArgument, match=why):
         parse_pairs(text)
