@@ -14,10 +14,10 @@ a negative number, which no query of a user has: part k by -(k + 1).
 Pure: imports only the standard library, other pure files, and the base of the structs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum, log1p
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -42,8 +42,7 @@ class Explanation(Struct, frozen=True, gc=False):
     details: "list[Explanation]" = []
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredTerms:
+class ScoredTerms(NamedTuple):
     """A part of a query that is scored by BM25: a term, or a phrase of several. field: of the schema."""
 
     field: str
@@ -86,6 +85,9 @@ class Fixed:
     score: float
 
 
+Worth: TypeAlias = Callable[[float, float], float]
+"""(how often a term stands in a field, how long that is) -> what it adds to the score."""
+
 Part: TypeAlias = ScoredTerms | BestOf | Excluding | Excluded | Required | Enough | Fixed
 
 
@@ -106,7 +108,8 @@ class Bm25:
     def __init__(self, statistics: TermStatistics, parts: Sequence[Part]) -> None:
         self._statistics = statistics
         self._parts = parts
-        self._weights: dict[ScoredTerms, tuple[float, float]] = {}
+        self._idfs: dict[ScoredTerms, float] = {}
+        self._worths: dict[ScoredTerms, Worth] = {}
 
     def score(self, node: Explanation) -> float:
         """The score of the document that this explains."""
@@ -149,12 +152,23 @@ class Bm25:
         if node.description.startswith(_PHRASE):
             node = node.details[0]
         frequency, _, _, length, _ = node.details[2].details
-        return self.term(part, frequency.value, length.value)
+        return self.worth_of(part)(frequency.value, length.value)
 
-    def term(self, part: ScoredTerms, frequency: float, length: float) -> float:
-        """What a term, or a phrase, that stands so often in a field of such a length is worth."""
-        weight, per_token = self._weight(part)
-        return weight * frequency / (frequency + K1 * (1.0 - B + per_token * length))
+    def idf(self, part: ScoredTerms) -> float:
+        """The weight of a term or a phrase."""
+        found = self._idfs.get(part)
+        if found is None:
+            counts = self._statistics.counts.get(part.field, {})
+            found = self._idfs[part] = terms_idf(part.terms, counts, self._statistics.documents)
+        return found
+
+    def worth_of(self, part: ScoredTerms) -> Worth:
+        """What a term, or a phrase, is worth by how often it stands in a field and how long that is."""
+        found = self._worths.get(part)
+        if found is None:
+            weight = self.idf(part) * (K1 + 1.0)
+            found = self._worths[part] = _worth(weight, B / average_length(self._statistics, part.field))
+        return found
 
     def _excluding(self, node: Explanation) -> float | None:
         score: float | None = None
@@ -169,14 +183,10 @@ class Bm25:
     def _best(self, part: BestOf, node: Explanation) -> float | None:
         return best_of([score for score in map(self._score, node.details) if score is not None], part.tie_breaker)
 
-    def _weight(self, part: ScoredTerms) -> tuple[float, float]:
-        """(weight times (k1 + 1), b / average length)."""
-        found = self._weights.get(part)
-        if found is None:
-            statistics = self._statistics
-            weight = terms_idf(part.terms, statistics.counts.get(part.field, {}), statistics.documents)
-            found = self._weights[part] = (weight * (K1 + 1.0), B / average_length(statistics, part.field))
-        return found
+
+def _worth(weight: float, per_token: float) -> Worth:
+    """weight: idf times (k1 + 1). per_token: b / average length."""
+    return lambda frequency, length: weight * frequency / (frequency + K1 * (1.0 - B + per_token * length))
 
 
 def best_of(scores: Sequence[float], tie_breaker: float) -> float | None:

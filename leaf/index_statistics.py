@@ -17,7 +17,7 @@ from tantivy import Occur, Query
 from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.model import TermStatistics
 from kvshard.schema import TEXT, Schema, base_type
-from leaf.bm25 import Explanation, idf
+from leaf.bm25 import Explanation, ScoredTerms, idf
 from leaf.index_fields import KEY, length_of, searched, slots
 
 TERMS_MAX: Final = 20_000
@@ -46,6 +46,7 @@ class IndexStatistics:
         self._totals: dict[tuple[str, int], int] = {}
         self._counts: dict[tuple[str, str, int], int] = {}
         self._frequencies: dict[tuple[str, str], int] = {}
+        self._idfs: dict[ScoredTerms, float] = {}
 
     def __repr__(self) -> str:
         return f"IndexStatistics({self.generation}, {len(self._counts)} counts)"
@@ -72,10 +73,16 @@ class IndexStatistics:
         """Whether the lengths of this field are kept, document by document."""
         return base_type(self._schema[name]) == TEXT
 
-    def own_idf(self, name: str, terms: Iterable[str]) -> float:
+    def own_idf(self, part: ScoredTerms) -> float:
         """The weight that tantivy gives a term or a phrase."""
-        documents = self._all_documents()
-        return sum(idf(self._frequency(name, term), documents) for term in terms)
+        found = self._idfs.get(part)
+        if found is None:
+            documents = self._all_documents()
+            found = sum(idf(self._frequency(part.field, term), documents) for term in part.terms)
+            if len(self._idfs) >= TERMS_MAX:
+                self._idfs.clear()
+            self._idfs[part] = found
+        return found
 
     def has_term(self, name: str, term: str) -> bool:
         """Whether any document has this term, deleted ones among them."""

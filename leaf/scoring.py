@@ -34,9 +34,10 @@ from tantivy import Occur, Query
 
 from kvshard.limits import STATISTICS_MAX_TERMS
 from kvshard.model import ShardSearch, TermStatistics
-from leaf.bm25 import Bm25, Bounds, Part, ScoredTerms, average_length, bounds, terms_idf
+from leaf.bm25 import Bm25, Bounds, Part, ScoredTerms, average_length, bounds
 from leaf.index_fields import length_of
 from leaf.index_statistics import IndexStatistics, explained
+from leaf.made_query import Part as QueryPart
 from leaf.search_plan import CompiledSearch
 from leaf.term_scores import TermScores, is_made_of_terms
 from leaf.weighting import Boosted
@@ -70,7 +71,7 @@ class ExactScores:
 
     is_bounded: there were too many documents to look at; some may be out of place by what the bounds are apart.
 
-    several: what matches more than one of those of which the best counts.
+    bm25: by these statistics. part: what of the query this index can match. several: of what the best counts, each time.
 
     keeps_order: tantivy's order is the right one. So it is of a single keyword: it stands in a document once, and the fewer
     keywords there are beside it, the more it counts, by whatever average length. Beside another one, or what has a score of
@@ -83,10 +84,14 @@ class ExactScores:
         statistics: TermStatistics,
         compiled: CompiledSearch,
         check: Callable[[], object],
-        several: Sequence[Query] = (),
+        bm25: Bm25,
+        part: QueryPart,
+        several: Sequence[Sequence[Query]] = (),
     ) -> None:
         self._index = index
         self.statistics = statistics
+        self._bm25 = bm25
+        self._part = part
         self._compiled = compiled
         self._bounds = query_bounds(index, statistics, compiled.terms)
         self._lengths = [length_of(name) for name in compiled.terms if index.has_lengths(name)]
@@ -174,7 +179,8 @@ class ExactScores:
             return True
         if self._having_several is None:
             self._check()
-            either = Query.const_score_query(Query.boolean_query([(Occur.Should, each) for each in self._several]), 1.0)
+            more = [Query.boolean_query([(Occur.Should, each) for each in queries], 2) for queries in self._several]
+            either = Query.const_score_query(Query.boolean_query([(Occur.Should, each) for each in more]), 1.0)
             hits = self._index.searcher.search(either, SEVERAL_MAX, count=False).hits
             self._having_several = {(found.segment_ord, found.doc) for _, found in hits}
         return len(self._having_several) == SEVERAL_MAX or (address.segment_ord, address.doc) in self._having_several
@@ -194,10 +200,9 @@ class ExactScores:
     @cached_property
     def _scorer(self) -> Callable[[tantivy.DocAddress], float]:
         """Works out the right score of a match."""
-        index, part = self._index, self._compiled.query.part
-        if is_made_of_terms(part):
-            bm25 = Bm25(self.statistics, ())
-            return TermScores(part, bm25, index.fields, index.searcher, index.has_term).score
+        index = self._index
+        if is_made_of_terms(self._part):
+            return TermScores(self._part, self._bm25, index.fields, index.searcher, index.has_term).score
         query, parts = self.numbered
         explaining = Bm25(self.statistics, parts)
         return lambda address: explaining.score(explained(query, index.searcher, address))
@@ -207,13 +212,12 @@ def _descending(hit: _Hit) -> float:
     return -hit[0]
 
 
-def boost_of(index: IndexStatistics, statistics: TermStatistics) -> Callable[[ScoredTerms], float]:
-    """By what a part's score has to be multiplied for its weight to be that of these statistics."""
+def boost_of(index: IndexStatistics, bm25: Bm25) -> Callable[[ScoredTerms], float]:
+    """By what a part's score has to be multiplied for its weight to be the right one."""
 
     def boost(part: ScoredTerms) -> float:
-        own = index.own_idf(part.field, part.terms)
-        right = terms_idf(part.terms, statistics.counts.get(part.field, {}), statistics.documents)
-        return right / own if own > 0.0 else 1.0
+        own = index.own_idf(part)
+        return bm25.idf(part) / own if own > 0.0 else 1.0
 
     return boost
 
@@ -253,9 +257,10 @@ def weighed(
     if not own.counts:
         return Weighed(restricted(compiled.plain), None, own)
     right = own if shipped is None or request.is_alone else completed(shipped, own)
-    boosted = Boosted(statistics.fields, boost_of(statistics, right))
-    query = restricted(compiled.query.among(statistics.has_term).made(boosted))
-    return Weighed(query, ExactScores(statistics, right, compiled, check, boosted.several), own)
+    bm25 = Bm25(right, ())
+    boosted, narrowed = Boosted(statistics.fields, boost_of(statistics, bm25)), compiled.query.among(statistics.has_term)
+    query = restricted(narrowed.made(boosted))
+    return Weighed(query, ExactScores(statistics, right, compiled, check, bm25, narrowed.part, boosted.several), own)
 
 
 def completed(shipped: TermStatistics, own: TermStatistics) -> TermStatistics:

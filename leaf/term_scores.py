@@ -5,9 +5,9 @@ to be read. That of a single term takes a sixth of it, and only two numbers of i
 (the best of some, sums, boosts) is worked out here as `Bm25` does it, to the last bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import fsum
-from typing import Final
+from typing import Final, TypeAlias
 
 import tantivy
 from tantivy import Occur, Query
@@ -41,8 +41,15 @@ def is_made_of_terms(part: Part) -> bool:
     return False
 
 
+Scorer: TypeAlias = Callable[[tantivy.DocAddress], float | None]
+"""What a part gives a document; None: it does not match."""
+
+
 class TermScores:
-    """Of one query in one index. part: see `is_made_of_terms`. has_term: whether the index has a term in a field at all."""
+    """Of one query in one index. part: see `is_made_of_terms`. has_term: whether the index has a term in a field at all.
+
+    What is the same for every document is settled here: the terms that the index has, their queries and weights.
+    """
 
     def __init__(
         self,
@@ -52,54 +59,76 @@ class TermScores:
         searcher: tantivy.Searcher,
         has_term: Callable[[str, str], bool],
     ) -> None:
-        self._part = part
         self._bm25 = bm25
         self._fields = fields
         self._searcher = searcher
         self._has_term = has_term
-        self._queries: dict[TermPart, tuple[ScoredTerms, Query | None]] = {}
+        self._score = self._scorer(part)
 
     def score(self, address: tantivy.DocAddress) -> float:
         """The score of a document that the query matches."""
-        return self._score(self._part, address) or 0.0
+        return (self._score and self._score(address)) or 0.0
 
-    def _score(self, part: Part, address: tantivy.DocAddress) -> float | None:
-        """None: it does not match."""
+    def _scorer(self, part: Part) -> Scorer | None:
+        """None: it matches nothing in this index."""
         match part:
             case TermPart():
-                return self._term(part, address)
+                return self._term_scorer(part) if self._has_term(part.field, part.term) else None
             case BestPart():
-                found = [score for each in part.inner if (score := self._score(each, address)) is not None]
-                return best_of(found, part.tie_breaker)
+                return _best_scorer([each for each in map(self._scorer, part.inner) if each], part.tie_breaker)
             case BoostPart():
-                score = self._score(part.inner, address)
-                return None if score is None else part.factor * score
+                return _boost_scorer(self._scorer(part.inner), part.factor)
             case GroupPart():
-                return self._group(part, address)
+                return _group_scorer([(occur == Occur.Must, self._scorer(each)) for occur, each in part.wanted], part.minimum)
         raise AssertionError(f"{part!r} is not made of terms")
 
-    def _group(self, part: GroupPart, address: tantivy.DocAddress) -> float | None:
+    def _term_scorer(self, part: TermPart) -> Scorer:
+        query = Query.term_query(self._fields, searched(part.field), part.term, part.index_option)
+        worth, searcher = self._bm25.worth_of(ScoredTerms(part.field, (part.term,))), self._searcher
+
+        def score(address: tantivy.DocAddress) -> float | None:
+            told = term_in_document(query, searcher, address)
+            return None if told is None else worth(*told)
+
+        return score
+
+
+def _best_scorer(inner: Sequence[Scorer], tie_breaker: float) -> Scorer | None:
+    if len(inner) <= 1:
+        return inner[0] if inner else None
+    return lambda address: best_of([score for each in inner if (score := each(address)) is not None], tie_breaker)
+
+
+def _boost_scorer(inner: Scorer | None, factor: float) -> Scorer | None:
+    if inner is None:
+        return None
+
+    def score(address: tantivy.DocAddress) -> float | None:
+        found = inner(address)
+        return None if found is None else factor * found
+
+    return score
+
+
+def _group_scorer(wanted: Sequence[tuple[bool, Scorer | None]], minimum: int) -> Scorer | None:
+    """wanted: whether each clause must match, and what it scores."""
+    if any(must and scorer is None for must, scorer in wanted):
+        return None
+    clauses = [(must, scorer) for must, scorer in wanted if scorer is not None]
+
+    def score(address: tantivy.DocAddress) -> float | None:
         found: list[float] = []
         optional = 0
-        for occur, each in part.wanted:
-            score = self._score(each, address)
-            if score is not None:
-                found.append(score)
-                optional += occur == Occur.Should
-            elif occur == Occur.Must:
+        for must, scorer in clauses:
+            given = scorer(address)
+            if given is not None:
+                found.append(given)
+                optional += not must
+            elif must:
                 return None
-        return fsum(found) if found and optional >= part.minimum else None
+        return fsum(found) if found and optional >= minimum else None
 
-    def _term(self, part: TermPart, address: tantivy.DocAddress) -> float | None:
-        known = self._queries.get(part)
-        if known is None:
-            query = None
-            if self._has_term(part.field, part.term):
-                query = Query.term_query(self._fields, searched(part.field), part.term, part.index_option)
-            known = self._queries[part] = ScoredTerms(part.field, (part.term,)), query
-        terms, query = known
-        told = None if query is None else term_in_document(query, self._searcher, address)
-        return None if told is None else self._bm25.term(terms, *told)
+    return score
 
 
 def term_in_document(query: Query, searcher: tantivy.Searcher, address: tantivy.DocAddress) -> tuple[float, float] | None:

@@ -84,17 +84,17 @@ class Weighting:
 class Boosted(Weighting):
     """Parts whose score is multiplied: boost_of tells by what.
 
-    several: what matches more than one of those of which the best counts, each time.
+    several: of what the best counts, each time.
     """
 
     def __init__(self, fields: tantivy.Schema, boost_of: Callable[[ScoredTerms], float]) -> None:
         super().__init__(fields)
         self._boost_of = boost_of
-        self.several: list[Query] = []
+        self.several: list[list[Query]] = []
 
     def best_of(self, queries: Sequence[Query], tie_breaker: float = 0.0) -> Query:
         """The documents that match any of these, with the score of the best, and tie_breaker times those of the others."""
-        self.several.append(Query.boolean_query([(Occur.Should, query) for query in queries], 2))
+        self.several.append(list(queries))
         return super().best_of(queries, tie_breaker)
 
     def _made(self, part: Part, query: Query) -> Query:

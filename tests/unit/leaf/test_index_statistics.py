@@ -4,7 +4,7 @@ import pytest
 
 from kvshard.clustermap import TOKEN_SLOTS
 from kvshard.model import TermStatistics
-from leaf.bm25 import idf
+from leaf.bm25 import ScoredTerms, idf
 from leaf.index_fields import keyword_term
 from leaf.scoring import completed
 from leaf.text_index import TextIndex
@@ -51,10 +51,10 @@ def test_what_has_left_by_a_split_does_not_count(index):
 
 
 def test_what_tantivy_itself_scores_by_has_the_deleted_too(index):
-    assert index.statistics.own_idf("body", ["two"]) == pytest.approx(idf(5, 10))
+    assert index.statistics.own_idf(ScoredTerms("body", ("two",))) == pytest.approx(idf(5, 10))
     assert index.statistics.own_average("body", ["six", "two"]) == pytest.approx(1.5)
     write(index, {b"k1": None}, 2)
-    assert index.statistics.own_idf("body", ["two", "one"]) == pytest.approx(idf(5, 10) + idf(10, 10))
+    assert index.statistics.own_idf(ScoredTerms("body", ("two", "one"))) == pytest.approx(idf(5, 10) + idf(10, 10))
     assert index.statistics.own_average("body", ["two"]) == pytest.approx(1.5)
     assert index.statistics.own_average("tag", ["nothing"]) == 0.0
 
