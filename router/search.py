@@ -118,8 +118,9 @@ class SearchOperation:
         policy: ReadPolicy,
         deadline: float,
         times: ReadTimes | None = None,
+        shown_elsewhere: bytes = b"",
     ) -> Found:
-        """One page of hits. times: the account of the read.
+        """One page of hits. times: the account of the read. shown_elsewhere: as in `Sought`.
 
         Raises Unavailable when the coverage falls short and the policy does not accept a part.
         """
@@ -131,7 +132,9 @@ class SearchOperation:
         how = self._scatter.how_to_read(policy, collection)
         while True:
             cluster_map, collection, asked = await self._fitted(cluster_map, collection, query, documents)
-            sought = self._sought(collection, query, asked, token, how, deadline, times)
+            sought = self._sought(collection, query, asked, token, how, deadline, times)._replace(
+                shown_elsewhere=shown_elsewhere
+            )
             cluster_map = await self._knowing(cluster_map, query.min_versions)
             gathered = await self._gathered(cluster_map, sought, asked)
             if gathered is not None:
@@ -220,7 +223,7 @@ class SearchOperation:
         None: as of `SearchLegs.ask`.
         """
         rankings, legs, began = self._rankings, self._legs, self._clock.monotonic()
-        collection, _, request_print, position, how, deadline, _ = sought
+        collection, _, request_print, position, how, deadline, *_ = sought
         trips, is_whole = 0, False
         while True:
             ranking = self._pinned(position)

@@ -40,7 +40,10 @@ SearchLeg = LegResult[ShardSearchReply]
 
 
 class Sought(NamedTuple):
-    """A search under way. query: as its legs carry it, fit to the collection's schema. times: the account of the read."""
+    """A search under way. query: as its legs carry it, fit to the collection's schema. times: the account of the read.
+
+    shown_elsewhere: of a collapsed search over several collections, digests of the groups that are on its pages so far.
+    """
 
     collection: Collection
     query: SearchQuery
@@ -49,6 +52,7 @@ class Sought(NamedTuple):
     how: How
     deadline: float
     times: ReadTimes | None
+    shown_elsewhere: bytes = b""
 
 
 class Asked(NamedTuple):
@@ -157,6 +161,7 @@ def _leg_of(sought: Sought, ranking: Ranking, shards: int, is_few: bool) -> Shar
     facet_limit = query.facet_limit
     if shards > 1:
         facet_limit = max(facet_limit + facet_limit // 2 + FACET_EXTRA_VALUES, FACET_LEAST_VALUES)
+    shown = position.shown + sought.shown_elsewhere
     may_leave_out = is_few and ranking.shipped is not None and is_by_score(parse_sort(query.sort))
     return ShardSearch(
         shard=0,
@@ -180,7 +185,7 @@ def _leg_of(sought: Sought, ranking: Ranking, shards: int, is_few: bool) -> Shar
         explain=query.is_explanation_wanted,
         profile=query.is_profile_wanted,
         synonyms=list(query.synonyms),
-        shape=changed(query.shape, shown=position.shown) if position.shown else query.shape,
+        shape=changed(query.shape, shown=shown) if shown else query.shape,
         schema_version=sought.collection.version,
         statistics=ranking.shipped,
         is_alone=ranking.is_alone,

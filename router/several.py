@@ -3,18 +3,22 @@
 Scores rest on the statistics of the collection that a hit is in, as Elasticsearch has it: a word that is rare in a small
 collection counts for more there. Equal places in the order go to the collection that is named first. The token of a page holds
 that of each collection, behind the last of its hits that was shown. What could not be merged exactly is refused.
+
+Collapsed, a group is on one page only, by the first of its hits in whatever collection: the token holds the digests of all
+groups that were shown, and no collection is asked for hits of these.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import merge, nsmallest
 from typing import Final
 
 from kvshard.aggregations.model import fields_of
 from kvshard.clustermap import Collection
-from kvshard.model import ShardHit
+from kvshard.collapsing import DIGEST_BYTES, GroupSize, shown_after
+from kvshard.limits import COLLAPSE_MAX_GROUPS
+from kvshard.model import ShardHit, SortValue
 from kvshard.scatter.coverage import Coverage
 from kvshard.scatter.ledger import ReadTimes
 from kvshard.scatter.merge import MergedFacet
@@ -36,13 +40,13 @@ _KINDS: Final = (None, Kind.EXACT, Kind.CACHED, Kind.LOCAL)
 
 @dataclass(frozen=True, slots=True)
 class FoundInSeveral:
-    """A page over several collections. collections: of each hit, its name. shown: of each collection, how many of its hits are
-    on the page. has_more: there are hits behind it. rest: everything else.
+    """A page over several collections. collections: of each hit, its name. used: of each collection, how many of its hits are
+    on the page, or are passed over for one of their group. has_more: there are hits behind it. rest: everything else.
     """
 
     rest: Found
     collections: list[str] = field(default_factory=list)
-    shown: list[int] = field(default_factory=list)
+    used: list[int] = field(default_factory=list)
     has_more: bool = False
 
 
@@ -69,12 +73,15 @@ class SeveralSearch:
         if len({each.id for each in collections}) < len(collections):
             refuse("a collection stands twice in the search, by its name or an alias", "collections")
         check_types(query, collections)
-        request_print = fingerprint([each.id.to_bytes(4) for each in collections])
-        before, is_incomplete = [b""] * len(collections), False
+        is_collapsed = bool(query.shape.collapse)
+        request_print = fingerprint([each.id.to_bytes(4) for each in collections] + [b"collapsed"] * is_collapsed)
+        before, is_incomplete, groups = [b""] * len(collections), False, b""
         if token:
             before, is_incomplete = self._tokens.decode_several(token, request_print)
+            groups = before.pop() if is_collapsed else b""
+            check_groups(groups, query)
         searches = [
-            self._operation.search(each.name, query_for(query, each, collections), begin, policy, deadline, times)
+            self._operation.search(each.name, query_for(query, each, collections), begin, policy, deadline, times, groups)
             for each, begin in zip(collections, before, strict=True)
         ]
         # All of them are waited for: none may go on by itself when another has failed.
@@ -91,6 +98,8 @@ class SeveralSearch:
         next_token = b""
         if several.has_more:
             begins = tokens_behind(several, found, before)
+            if is_collapsed:
+                begins.append(shown_after(groups, (hit for _, hit in several.rest.hits)))
             next_token = self._tokens.encode_several(request_print, begins, not coverage.is_complete)
         rest = replace(several.rest, aggregations=aggregations, coverage=coverage, next_token=next_token)
         return replace(several, rest=rest)
@@ -100,16 +109,27 @@ def check_several(names: Sequence[str], query: SearchQuery) -> None:
     """Raise InvalidArgument for what a search over several collections cannot do."""
     if len(names) > COLLECTIONS_MAX:
         refuse(f"a search goes over at most {COLLECTIONS_MAX} collections, not {len(names)}", "collections", COLLECTIONS_MAX)
-    for is_asked, name in (
-        (query.shape.collapse, "collapse"),
-        (query.nearest is not None, "nearest"),
-    ):
-        if is_asked:
-            refuse(f"{name} does not go over several collections; search each of them by itself", name)
+    if query.nearest is not None:
+        refuse("nearest does not go over several collections; search each of them by itself", "nearest")
+
+
+def check_groups(shown: bytes, query: SearchQuery) -> None:
+    """Raise InvalidArgument where a collapsed page would end deeper than one can page. shown: digests of the groups before."""
+    if len(shown) // DIGEST_BYTES + query.limit > COLLAPSE_MAX_GROUPS:
+        text = (
+            f"a collapsed search can be paged through {COLLAPSE_MAX_GROUPS} groups deep; narrow the query, or ask for a facet"
+        )
+        refuse(text, "token", COLLAPSE_MAX_GROUPS)
 
 
 def check_types(query: SearchQuery, collections: Sequence[Collection]) -> None:
-    """Raise InvalidArgument where a field of the aggregations is not of one type."""
+    """Raise InvalidArgument where a field of the aggregations is not of one type, or that of the groups not everywhere."""
+    name = query.shape.collapse
+    if name and any(each.schema.get(name) != collections[0].schema.get(name) for each in collections):
+        found = ", ".join(f"{each.schema.get(name, 'none')} in {each.name}" for each in collections)
+        refuse(
+            f"several collections are collapsed by a field that is of one type in all of them; {name} is {found}", "collapse"
+        )
     for name in sorted(fields_of(query.aggregations)):
         types = {each.schema[name] for each in collections if name in each.schema}
         if len(types) > 1:
@@ -131,7 +151,7 @@ def query_for(query: SearchQuery, collection: Collection, collections: Sequence[
 
 def merged(names: Sequence[str], found: Sequence[Found], query: SearchQuery) -> FoundInSeveral:
     """One page of those of several collections."""
-    hits = _hits(found, query)
+    hits, used = _hits(found, query)
     statistics = [each.statistics for each in found]
     ages = [each.unseen_age_ms for each in found]
     known_ages = [age for age in ages if age is not None]
@@ -145,34 +165,49 @@ def merged(names: Sequence[str], found: Sequence[Found], query: SearchQuery) -> 
         statistics=_statistics(statistics),
         profiles=[leg._replace(collection=name) for name, each in zip(names, found, strict=True) for leg in each.profiles],
         is_total_exact=all(each.is_total_exact for each in found),
+        group_sizes=_group_sizes((hit for _, _, hit in hits), found) if query.shape.collapse else (),
     )
-    shown = Counter(at for at, _, _ in hits)
-    is_more_left = any(each.next_token or len(each.hits) > shown[at] for at, each in enumerate(found))
-    return FoundInSeveral(
-        rest, [names[at] for at, _, _ in hits], [shown[at] for at in range(len(found))], bool(hits) and is_more_left
-    )
+    is_more_left = any(each.next_token or len(each.hits) > count for each, count in zip(found, used, strict=True))
+    return FoundInSeveral(rest, [names[at] for at, _, _ in hits], used, bool(hits) and is_more_left)
 
 
 def tokens_behind(page: FoundInSeveral, found: Sequence[Found], before: Sequence[bytes]) -> list[bytes]:
-    """The token of each collection behind what is on a page of theirs. before: those that they were asked with."""
-    return [each.token_behind(shown) if shown else begin for each, shown, begin in zip(found, page.shown, before, strict=True)]
+    """The token of each collection behind what a page used of theirs. before: those that they were asked with."""
+    return [each.token_behind(used) if used else begin for each, used, begin in zip(found, page.used, before, strict=True)]
 
 
-def _hits(found: Sequence[Found], query: SearchQuery) -> list[tuple[int, int, ShardHit]]:
+def _hits(found: Sequence[Found], query: SearchQuery) -> tuple[list[tuple[int, int, ShardHit]], list[int]]:
+    """The hits of the page, each with the place of its collection and its shard; and `FoundInSeveral.used`."""
     place = place_of(parse_sort(query.sort))
-    left = [len(each.hits) for each in found]
+    is_collapsed = bool(query.shape.collapse)
+    used = [0] * len(found)
     page: list[tuple[int, int, ShardHit]] = []
+    groups: set[SortValue] = set()
     size = 0
     streams = [_numbered(at, each) for at, each in enumerate(found)]
     for at, shard, hit in merge(*streams, key=lambda each: (place(each[2].sort_values, each[2].score, each[2].key), each[0])):
-        size += len(hit.document) + len(hit.key)
-        if len(page) >= query.limit or (size > PAGE_MAX_BYTES and page):
-            break
-        page.append((at, shard, hit))
-        left[at] -= 1
-        if not left[at] and found[at].next_token and len(found[at].hits) < query.limit:
+        if not is_collapsed or hit.group not in groups:
+            size += len(hit.document) + len(hit.key)
+            if len(page) >= query.limit or (size > PAGE_MAX_BYTES and page):
+                break
+            page.append((at, shard, hit))
+            groups.add(hit.group)
+        used[at] += 1
+        is_short = is_collapsed or len(found[at].hits) < query.limit
+        if used[at] == len(found[at].hits) and found[at].next_token and is_short:
             break  # It has kept back what may come next.
-    return page
+    return page, used
+
+
+def _group_sizes(hits: Iterable[ShardHit], found: Sequence[Found]) -> list[GroupSize]:
+    """The size of each hit's group over all collections: one that has more hits than it delivered may have some of it."""
+    known = [{size.value: size for size in each.group_sizes} for each in found]
+    sizes: list[GroupSize] = []
+    for hit in hits:
+        parts = [sizes_of.get(hit.group) for sizes_of in known]
+        is_exact = all(not each.next_token if part is None else part.is_exact for part, each in zip(parts, found, strict=True))
+        sizes.append(GroupSize(hit.group, sum(part.count for part in parts if part is not None), is_exact))
+    return sizes
 
 
 def _numbered(at: int, found: Found) -> Iterator[tuple[int, int, ShardHit]]:

@@ -183,8 +183,8 @@ class SearchRequest(_message.Message):
     @_builtins.property
     def collections(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further collections to search, at most 15; or aliases. What names a field that only some of them have matches nothing in the
-        others; sort fields must be in all. Scores rest on the statistics of the collection that a hit is in. nearest and collapse
-        must be empty. The fields of aggregations must be in all, and of one type.
+        others; sort fields must be in all. Scores rest on the statistics of the collection that a hit is in. nearest must be
+        empty. The fields of collapse and of aggregations must be in all, and of one type.
         """
 
     @_builtins.property

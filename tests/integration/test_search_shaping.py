@@ -114,6 +114,46 @@ async def test_collapsing(kv: Client[str]) -> None:
         assert sorted(groups, key=str) == [2000, 2001, 2002, 2003, 2004, None]
 
 
+async def test_collapsing_over_several_collections(kv: Client[str]) -> None:
+    more = kv.collection("more")
+    await more.create(schema=SCHEMA)
+    added = {f"m{number:03}": {**document(number), "year": 2003 + number % 5} for number in range(40)}
+    (await more.put_many(added, refresh=True)).raise_for_failures()
+    years = [each["year"] for each in (*DOCUMENTS.values(), *added.values())]
+    for sort in ("", "-year,_key", "year,_key"):
+        groups, token, pages = [], b"", 0
+        while pages < 20:
+            page = await kv.collection("docs").search(
+                "tail", collections=["more"], collapse="year", sort=sort, limit=2, next=token
+            )
+            groups += [hit.collapsed.value for hit in page.hits]
+            for hit in page.hits:
+                assert hit.collapsed.value == hit.document["year"]
+                count = years.count(hit.collapsed.value)
+                assert hit.collapsed.count == count if hit.collapsed.is_exact else hit.collapsed.count <= count
+            token, pages = page.next, pages + 1
+            if not token:
+                break
+        assert sorted(groups, key=str) == [*range(2000, 2008), None], sort
+    whole = await kv.collection("docs").search("tail", collections=["more"], collapse="year", sort="-year,_key", limit=20)
+    assert [(hit.collection, hit.collapsed.value) for hit in whole.hits] == [
+        *(("more", year) for year in (2007, 2006, 2005)),
+        *(("docs", year) for year in (2004, 2003, 2002, 2001, 2000)),
+        ("docs", None),
+    ]
+    assert [(hit.collapsed.count, hit.collapsed.is_exact) for hit in whole.hits] == [
+        (years.count(hit.collapsed.value), True) for hit in whole.hits
+    ]
+    first = await kv.collection("docs").search("tail", collections=["more"], collapse="year", limit=2)
+    with pytest.raises(InvalidToken):
+        await kv.collection("docs").search("tail", collections=["more"], limit=2, next=first.next)
+    other = kv.collection("other")
+    await other.create(schema={"title": "text", "year": "keyword"})
+    with pytest.raises(InvalidArgument, match="year is integer in docs, keyword in other") as refused:
+        await kv.collection("docs").search("tail", collections=["other"], collapse="year")
+    assert refused.value.details.field == "collapse"
+
+
 async def test_fields_fragments_and_totals(kv: Client[str]) -> None:
     docs = kv.collection("docs")
     page = await docs.search("tail", return_fields=["year", "author.name", "nothing", "title.x"], sort="_key", limit=1)
