@@ -230,7 +230,7 @@ def test_a_disk_that_failed_ends_the_load(load: Load, router: FakeRouter, docs: 
         (("docs.xml",), 2, "--format"),
         (("docs.jsonl", "--format", "xml"), 2, "xml"),
         (("docs.jsonl", "--batch-size", "0"), 2, "--batch-size"),
-        (("docs.jsonl", "--schema", "title"), 2, "field=type"),
+        (("docs.jsonl", "--schema", "title"), 2, 'is written as "title:text" or "title=text"'),
         (("docs.jsonl", "--format", "csv"), 2, "no column"),
     ],
 )
