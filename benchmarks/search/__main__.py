@@ -28,6 +28,7 @@ from benchmarks.search.freshness import freshness
 from benchmarks.search.indexing import indexing
 from benchmarks.search.isolation import isolation
 from benchmarks.search.loaded import SHARDS, Documents, Loaded, new_folder, running, settled, write
+from benchmarks.search.paging import paging
 from benchmarks.search.queries import sample_queries, vocabulary
 from benchmarks.search.reference import Reference
 from benchmarks.turns import Pace
@@ -43,7 +44,7 @@ TARGET = pathlib.Path("bench-results/search.json")
 PACE = Pace(turns=6, seconds=1.5)
 
 
-PARTS = ("indexing", "accuracy", "speed", "counts", "aggregations", "isolation", "updates", "freshness")
+PARTS = ("indexing", "accuracy", "speed", "counts", "aggregations", "paging", "isolation", "updates", "freshness")
 
 
 @dataclass(slots=True)
@@ -129,6 +130,7 @@ async def measure(bench: Bench) -> list[Figure]:
         await bench.part("speed", lambda: speed(bench, loaded))
         await bench.part("counts", lambda: _counts(bench, loaded))
         await bench.part("aggregations", lambda: aggregating(loaded.texts, bench.documents))
+        await bench.part("paging", lambda: paging(loaded.texts, bench.documents))
         await bench.part("isolation", lambda: _isolation(bench, loaded))
         await bench.part("updates", lambda: after_update(bench, loaded))
         await bench.part("freshness", lambda: freshness(loaded.texts))

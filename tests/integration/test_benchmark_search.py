@@ -14,6 +14,7 @@ from benchmarks.search.floor import shard_indexes
 from benchmarks.search.freshness import write_to_visible
 from benchmarks.search.isolation import Beside, isolation
 from benchmarks.search.loaded import running, write
+from benchmarks.search.paging import paging
 from benchmarks.search.queries import sample_queries, vocabulary
 from benchmarks.search.reference import Reference
 from benchmarks.turns import Pace
@@ -52,6 +53,9 @@ async def test_every_part_measures_what_it_says(loaded, documents, queries):
     assert (judged.asked, judged.incomplete, judged.wrong_totals) == (len(queries), 0, [])
     assert [figure.value for figure in await counting(loaded.texts, reference, queries[:3], len(documents))] == [0]
     assert [figure.value for figure in await aggregating(loaded.texts, documents)] == [0]
+    assert [figure.value for figure in await paging(loaded.texts, documents, page_hits=70)] == [0]
+    others = {key: document | {"words": 1} for key, document in documents.items()}
+    assert [figure.is_met for figure in await paging(loaded.texts, others, page_hits=70)] == [False]
     indexes = await shard_indexes(loaded, documents)
     assert indexes.documents == len(documents)
     for query in queries:
