@@ -80,7 +80,7 @@ $(VENV)/.bench: $(VENV)/.dev requirements-bench.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.lock
 	@touch $@
 
-bench: $(VENV)/.bench bench-peers ## Measure kvshard beside its peers, under 15 minutes: PARTS="fast-path ycsb" for some parts
+bench: $(VENV)/.bench bench-peers ## Measure kvshard beside its peers, 12 to 17 minutes: PARTS="fast-path ycsb" for some parts
 	$(BIN)/python -m benchmarks $(PARTS)
 
 bench-peers: $(VENV)/.bench ## Unpack redis, twemproxy and etcd from Debian's packages into .cache/peers, without root
