@@ -81,15 +81,21 @@ def check_depth(position: SearchPosition, query: SearchQuery, sorts: Sorts) -> N
         text = "the nearest are one page; ask for more of them with limit and nearest.k"
         raise InvalidArgument(text, ErrorDetails(field="token"))
     depth = position.taken + query.limit
-    if query.shape.collapse and depth > limits.COLLAPSE_MAX_GROUPS:
-        raise InvalidArgument(
-            f"a collapsed search can be paged through {limits.COLLAPSE_MAX_GROUPS} groups deep, not {depth}; narrow the query, "
-            "or ask for a facet",
-            ErrorDetails(field="token", limit=limits.COLLAPSE_MAX_GROUPS),
-        )
+    if query.shape.collapse:
+        check_group_depth(depth)
     if is_by_score(sorts) and depth > limits.SEARCH_MAX_DEPTH:
         raise InvalidArgument(
             f"a ranking can be paged through {limits.SEARCH_MAX_DEPTH} hits deep, not {depth}; sort by fields or by {KEY}, "
             "which has no such limit, or narrow the query",
             ErrorDetails(field="token", limit=limits.SEARCH_MAX_DEPTH),
+        )
+
+
+def check_group_depth(depth: int) -> None:
+    """Raise InvalidArgument where a collapsed page would end deeper than one can page through its groups."""
+    if depth > limits.COLLAPSE_MAX_GROUPS:
+        raise InvalidArgument(
+            f"a collapsed search can be paged through {limits.COLLAPSE_MAX_GROUPS} groups deep, not {depth}; narrow the query, "
+            "or ask for a facet",
+            ErrorDetails(field="token", limit=limits.COLLAPSE_MAX_GROUPS),
         )

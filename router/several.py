@@ -17,7 +17,6 @@ from typing import Final
 from kvshard.aggregations.model import fields_of
 from kvshard.clustermap import Collection
 from kvshard.collapsing import DIGEST_BYTES, GroupSize, shown_after
-from kvshard.limits import COLLAPSE_MAX_GROUPS
 from kvshard.model import ShardHit, SortValue
 from kvshard.scatter.coverage import Coverage
 from kvshard.scatter.ledger import ReadTimes
@@ -29,6 +28,7 @@ from kvshard.sorting import parse_sort, place_of
 from router.ranking import NO_SCORES, StatisticsUsed
 from router.search import PAGE_MAX_BYTES, Found, SearchOperation
 from router.search_aggregations import aggregated
+from router.search_pages import check_group_depth
 from router.statistics import Kind
 
 COLLECTIONS_MAX: Final = SEVERAL_TOKENS_MAX
@@ -78,8 +78,9 @@ class SeveralSearch:
         before, is_incomplete, groups = [b""] * len(collections), False, b""
         if token:
             before, is_incomplete = self._tokens.decode_several(token, request_print)
-            groups = before.pop() if is_collapsed else b""
-            check_groups(groups, query)
+            if is_collapsed:
+                groups = before.pop()
+                check_groups(groups, query)
         searches = [
             self._operation.search(each.name, query_for(query, each, collections), begin, policy, deadline, times, groups)
             for each, begin in zip(collections, before, strict=True)
@@ -115,11 +116,7 @@ def check_several(names: Sequence[str], query: SearchQuery) -> None:
 
 def check_groups(shown: bytes, query: SearchQuery) -> None:
     """Raise InvalidArgument where a collapsed page would end deeper than one can page. shown: digests of the groups before."""
-    if len(shown) // DIGEST_BYTES + query.limit > COLLAPSE_MAX_GROUPS:
-        text = (
-            f"a collapsed search can be paged through {COLLAPSE_MAX_GROUPS} groups deep; narrow the query, or ask for a facet"
-        )
-        refuse(text, "token", COLLAPSE_MAX_GROUPS)
+    check_group_depth(len(shown) // DIGEST_BYTES + query.limit)
 
 
 def check_types(query: SearchQuery, collections: Sequence[Collection]) -> None:
