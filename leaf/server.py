@@ -65,6 +65,9 @@ from leaf.shard_store import ShardStore
 STOP_GRACE_S: Final = 2.0
 """What requests under way get at a stop; the supervisor promises that all is gone after 5 s."""
 
+LAST_ANSWERS_S: Final = 0.2
+"""For what gRPC still has to send when all lanes have ended. Stopped without a grace it cuts the connections at once."""
+
 LEAVE_GRACE: Final = 2.0
 """Failure timeouts that a leaf takes to hand over what it holds before it stops: read leases that it has must run out (0.6 of
 one) before it is put out; after one all others would have given it up in any case."""
@@ -252,7 +255,7 @@ class LeafServer:
         await self._balancer.close()
         self._faults.close()
         await self._lanes.drain(STOP_GRACE_S)
-        await self._server.stop(None)
+        await self._server.stop(LAST_ANSWERS_S)
         await self._lanes.close()
         for task in self._tasks:
             task.cancel()

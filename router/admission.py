@@ -13,10 +13,11 @@ The share follows PIE (RFC 8033): up while the wait is above its target and whil
 Pure: imports only the standard library and other pure files.
 """
 
+from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from kvshard.errors import ErrorDetails, KvShardError, ResourceExhausted
+from kvshard.errors import ErrorDetails, KvShardError, ResourceExhausted, Unavailable
 
 MAX_CALLS: Final = 4_096
 """Calls in flight, streams among them. Each holds some 30 kB of tasks, legs and gRPC's own: about 120 MB."""
@@ -51,7 +52,8 @@ LOOK_MAX_S: Final = 0.5
 
 RETRY_MIN_MS: Final = 50
 RETRY_MAX_MS: Final = 1_000
-"""Of the hint when to come again: about as long as it takes the share to fall, and less than callers are willing to wait."""
+"""Of the hint when to come again: about as long as it takes the share to fall, and less than callers are willing to wait.
+A router that stops gives the shorter one: its caller finds another, or the next."""
 
 
 class RouterAdmission:
@@ -73,6 +75,7 @@ class RouterAdmission:
         self._max_bytes = max_bytes
         self._looked_at: float | None = None
         self._late_since: float | None = None
+        self._on_idle: Callable[[], object] | None = None
 
     def __repr__(self) -> str:
         wait = f"wait={self.wait_s * 1000:.0f} ms, share={self.share:.2f}"
@@ -95,9 +98,18 @@ class RouterAdmission:
         self.wait_s = wait_s
         self._looked_at = now
 
+    def stop(self, on_idle: Callable[[], object]) -> None:
+        """Take no calls any more, for good. on_idle: told when none is in flight, at once where that is so already."""
+        self._on_idle = on_idle
+        if not self.calls:
+            on_idle()
+
     def refusal(self, size: int) -> KvShardError | None:
         """Why a call cannot be taken now; None when it can. size: bytes of its request."""
         self.arrived += 1
+        if self._on_idle is not None:
+            self.refused += 1
+            return Unavailable("the router is stopping", ErrorDetails(retry_after_ms=RETRY_MIN_MS))
         # A single call over the bytes is let in when nothing else is: it could never be answered otherwise.
         is_full = self.calls >= self._max_calls or (self.bytes > 0 and self.bytes + size > self._max_bytes)
         if not is_full and (self.share == 0.0 or self._rng.random() >= self.share):
@@ -120,6 +132,8 @@ class RouterAdmission:
         assert self.bytes >= size
         self.calls -= 1
         self.bytes -= size
+        if self._on_idle is not None and not self.calls:
+            self._on_idle()
 
     @property
     def _retry_ms(self) -> int:

@@ -1,5 +1,7 @@
 """What every call of every service has in common: its deadline, its metrics, its log line, and errors made into statuses."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple, TypeAlias
@@ -121,6 +123,17 @@ class Calls:
         counts: how many by method. size: bytes of the frame.
         """
         return Frame(self, counts, size)
+
+    async def drain(self, grace_s: float) -> None:
+        """Refuse new calls, and wait until those under way have ended, but no longer than the grace.
+
+        Their answers are with gRPC then: a handler hands its answer over in the same step in which its call ends.
+        """
+        idle = asyncio.Event()
+        self.admission.stop(idle.set)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await idle.wait()
 
     def end(self, call: "Call", error: BaseException | None) -> KvShardError | None:
         """Account for a call that has ended. Returns the error that its caller is to be told; None: none."""

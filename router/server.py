@@ -74,6 +74,11 @@ PROBE_LEAVES_MAX = 8
 STOP_GRACE_S = 2.0
 """What calls under way get at a stop; the supervisor promises that all is gone after 5 s."""
 
+DRAIN_S = 0.5
+"""Of it, before callers are told to connect elsewhere. Once gRPC has told them it closes a connection behind its last
+answer, with what they sent meanwhile unread, and the kernel throws away what it had not sent: of 200 calls answered at once 2
+to 9 % were lost (n 8,000 each). What is answered before is not. But while one call lasts all others are refused: no longer."""
+
 META_RETRY_S = 0.2
 """Between two tries to read the cluster's id while the coordinator does not answer."""
 
@@ -204,10 +209,15 @@ class RouterServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._cluster.stop_watches()
         await self._health.enter_graceful_shutdown()
-        stopping = [self._server.stop(STOP_GRACE_S)]
-        if self._lanes is not None:  # Both at once: a lane is a call to the server, which waits for it.
-            stopping.append(self._lanes.drain(STOP_GRACE_S))
-        await asyncio.gather(*stopping)
+        began = self._clock.monotonic()
+        draining = [self._calls.drain(STOP_GRACE_S)]
+        if self._lanes is not None:
+            draining.append(self._lanes.drain(STOP_GRACE_S))
+        drained = asyncio.gather(*draining)
+        await asyncio.wait({drained}, timeout=min(DRAIN_S, STOP_GRACE_S))
+        # From here on both at once: a lane is a call to the server, which waits for it.
+        await self._server.stop(max(0.0, STOP_GRACE_S - (self._clock.monotonic() - began)))
+        await drained
         if self._lanes is not None:
             await self._lanes.close()
         await self._scatter.close()

@@ -247,6 +247,30 @@ class AcceptedStream(SocketStream[Requests, Responses]):
         self._keepalive = keepalive
         self._on_caller = on_caller
         self._timer: asyncio.TimerHandle | None = None
+        self._is_ending = False
+
+    def write(self, message: Responses) -> None:
+        """Hand it to the connection."""
+        if not self._is_ending:
+            super().write(message)
+
+    def close(self) -> None:
+        """End it when what was written has come: what the caller sends meanwhile is read and dropped, until it closes its end.
+
+        A connection that is closed while something lies unread is reset, and the kernel throws away what it has not sent.
+        A caller that does not close its end is for whoever called this to `abort`.
+        """
+        self._reason = self._reason or "closed"
+        connection = self._connection
+        if connection is not None and not connection.is_closing() and not self._is_ending:
+            self._is_ending = True
+            self.resume_reading()
+            connection.write_eof()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        if not self._is_ending:
+            super().data_received(data)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the ticket."""

@@ -14,6 +14,7 @@ from kvshard.clock import SystemClock
 from kvshard.errors import FailedPrecondition, Unavailable
 from kvshard.rpc.channel import aio_channel, aio_server, bind
 from kvshard.rpc.codec import LANE_MARK, PING
+from kvshard.rpc.frames import HEAD_BYTES, RequestFrame, Requests, encode_message
 from kvshard.rpc.keepalive import Keepalive
 from kvshard.rpc.lane import Lane
 from kvshard.rpc.lane_listener import OFFER, Offer, read_offer
@@ -26,6 +27,8 @@ CLOCK = SystemClock()
 ECHO = 1
 FRONTED = LanePort(is_fronted=True)
 """Without a socket for this machine, which would be taken before any port."""
+LARGE_ANSWER_BYTES = 24 * 1024 * 1024
+"""More than the kernel holds for a connection."""
 QUICK = Keepalive(0.05, 0.1)
 
 
@@ -70,6 +73,18 @@ async def offer_of(address: str) -> Offer:
     assert metadata[LANE_MARK[0]] == LANE_MARK[1]
     assert offer is not None
     return offer
+
+
+@contextlib.asynccontextmanager
+async def caller(offer: Offer) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """The bare connection of one that has shown its ticket."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", offer.port)
+    try:
+        writer.write(GREETING + offer.ticket)
+        assert await reader.readexactly(len(WELCOME)) == WELCOME
+        yield reader, writer
+    finally:
+        writer.close()
 
 
 async def until_no_lane_is_left(servicer: LaneServicer) -> None:
@@ -216,3 +231,27 @@ class TestAnEndThatIsGone:
             await asyncio.sleep(6 * (QUICK.idle_s + QUICK.timeout_s))
             assert lane._session is session
             assert await ask(lane) == b"hello"
+
+
+class TestAnEndThatStops:
+    async def test_what_it_has_answered_arrives_whatever_was_sent_to_it_meanwhile(self) -> None:
+        """A connection that is closed while something lies unread is reset, and what the kernel had not sent is lost."""
+        async with serving() as (servicer, address):
+            asked = b"".join(encode_message(Requests([RequestFrame(1, ECHO, 10_000_000, bytes(LARGE_ANSWER_BYTES))])))
+            async with caller(await offer_of(address)) as (reader, writer):
+                writer.write(asked)
+                head = await reader.readexactly(HEAD_BYTES)
+                stopping = asyncio.create_task(servicer.drain(1.0))
+                await asyncio.sleep(0)
+                writer.write(b"".join(encode_message(Requests([RequestFrame(2, ECHO, 10_000_000, b"late")]))))
+                async with asyncio.timeout(10):
+                    answer = await reader.read(-1)
+                assert len(answer) == int.from_bytes(head, "big") > LARGE_ANSWER_BYTES
+            await stopping
+
+    async def test_a_caller_that_does_not_go_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("kvshard.rpc.lane_connection.FLUSH_TIMEOUT_S", 0.05)
+        async with serving() as (servicer, address), caller(await offer_of(address)) as (reader, _):
+            await asyncio.wait_for(servicer.drain(0.01), 5)
+            async with asyncio.timeout(10):
+                assert await reader.read(-1) == b""

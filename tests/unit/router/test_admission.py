@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from kvshard.errors import ResourceExhausted
+from kvshard.errors import ResourceExhausted, Unavailable
 from router.admission import CALM_DECAY_PER_S, MAX_SHARE, RETRY_MAX_MS, RETRY_MIN_MS, TARGET_S, RouterAdmission
 
 
@@ -116,3 +116,23 @@ def test_nobody_is_refused_at_nine_tenths_of_what_can_be_done() -> None:
     waits, useful = settle(0.9, 0.2)
     assert max(waits) == 0.0
     assert useful == pytest.approx(0.9, abs=0.001)
+
+
+def test_who_comes_to_one_that_stops_is_told_so_and_the_last_one_to_leave_ends_it() -> None:
+    admission, told = made(), []
+    for _ in range(2):
+        admission.enter(1)
+    admission.stop(lambda: told.append(admission.calls))
+    refusal = admission.refusal(1)
+    assert isinstance(refusal, Unavailable)
+    assert refusal.details.retry_after_ms == RETRY_MIN_MS
+    admission.leave(1)
+    assert not told
+    admission.leave(1)
+    assert told == [0]
+
+
+def test_an_idle_one_has_stopped_at_once() -> None:
+    admission, told = made(), []
+    admission.stop(lambda: told.append(admission.calls))
+    assert told == [0]
