@@ -69,7 +69,9 @@ async def _read(leaf: str, request: ShardRead, deadline: float, is_hedge: bool =
     return _ANSWER
 
 
-def _start(leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False) -> TakeBack:
+def _start(
+    leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False, is_last: bool = True
+) -> TakeBack:
     return asyncio.get_running_loop().call_soon(heard, _ANSWER).cancel
 
 

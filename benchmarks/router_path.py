@@ -56,7 +56,9 @@ class _Leaves(LeafClient):
         self._told: list[tuple[Heard, Answer[Any]]] = []
         self._answers: dict[tuple[type, int], Answer[Any]] = {}
 
-    def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False) -> TakeBack:
+    def start(
+        self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False, is_last: bool = True
+    ) -> TakeBack:
         if not self._told:
             asyncio.get_running_loop().call_soon(self._tell)
         told = (heard, self._answer_to(request))

@@ -31,7 +31,9 @@ async def per_leg_s(cluster_map: ClusterMap) -> tuple[float, int]:
         await asyncio.sleep(0)  # As an answer that comes with the next look at the socket.
         return answer
 
-    def start(leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False) -> TakeBack:
+    def start(
+        leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False, is_last: bool = True
+    ) -> TakeBack:
         return asyncio.get_running_loop().call_soon(heard, answer).cancel
 
     async def ping(leaf: str, deadline: float) -> None:

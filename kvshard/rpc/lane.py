@@ -120,16 +120,18 @@ class Lane:
         return outcome
 
     def start(
-        self, method: int, payload: bytes, deadline: float, outlet: Outlet, is_hedge: bool = False
+        self, method: int, payload: bytes, deadline: float, outlet: Outlet, is_hedge: bool = False, is_last: bool = True
     ) -> Callable[[], object] | None:
         """Send a request that is no write without awaiting anything; the caller keeps to the deadline.
 
-        Returns what takes it back. None: there is no open session, or no room on it; `call` waits for that.
+        is_last: see `LaneSession.submit`. Returns what takes it back. None: there is no open session, or no room on it; `call`
+        waits for that.
         """
         session = self._session
         if session is None or len(payload) > PAYLOAD_MAX_BYTES or not session.has_room(len(payload)):
             return None
-        return partial(session.withdraw, session.submit(OutstandingCall(method, payload, deadline, outlet, False, is_hedge)))
+        call = OutstandingCall(method, payload, deadline, outlet, False, is_hedge)
+        return partial(session.withdraw, session.submit(call, is_last=is_last))
 
     async def close(self) -> None:
         """Close the connection; outstanding calls fail with Unavailable."""

@@ -117,7 +117,9 @@ class LaneLeafClient(LeafClient):
         """Read keys of one shard."""
         return await self._ask(READ, leaf, request, deadline, is_hedge)
 
-    def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False) -> TakeBack | None:
+    def start(
+        self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False, is_last: bool = True
+    ) -> TakeBack | None:
         """Send a read without awaiting anything; None: there is no open lane, or no room on it."""
         number, reply = METHODS[type(request)]
         try:
@@ -126,7 +128,7 @@ class LaneLeafClient(LeafClient):
             return None  # Whoever asks in the other way is told why.
         payload = encode(request)
         lane = lanes.bulk if is_bulk(request, len(payload)) else lanes.small
-        return lane.start(number, payload, deadline, _AnswerOutlet(reply, heard), is_hedge)
+        return lane.start(number, payload, deadline, _AnswerOutlet(reply, heard), is_hedge, is_last)
 
     async def write(self, leaf: str, request: ShardWrite, deadline: float) -> Answer[ShardWriteReply]:
         """Write keys of one shard; durable when it returns."""

@@ -336,7 +336,11 @@ class LaneConnection:
             self._orders.remove(reply.id)
         (self._order_outbox if is_order else self._outbox).append(reply)
         self._unsent_bytes += len(reply.payload)
-        if not self._is_flush_due:
+        if self._is_flush_due:
+            return
+        if len(self._tasks) == 1:
+            self._flush()  # It is the answer to the only request in work: nothing else could leave with it.
+        else:
             self._is_flush_due = True
             asyncio.get_running_loop().call_soon(self._flush)
 

@@ -127,13 +127,20 @@ class LaneSession:
         """True when a request of that size may be submitted at once."""
         return not self._waiters and self._fits(size)
 
-    def submit(self, call: OutstandingCall) -> int:
-        """Send the request in the next message. Its future gets the outcome. Returns its id."""
+    def submit(self, call: OutstandingCall, *, is_last: bool = False) -> int:
+        """Send the request in the next message. Its future gets the outcome. Returns its id.
+
+        is_last: whoever submits it has nothing more to send now. Where nobody else has either, as far as the lane shows, the
+        message does not wait for the next pass of the event loop, which costs a lone call 8 us at each end.
+        """
         self._last_id = id = self._last_id + 1
         self.calls[id] = call
         self._outbox.append(id)
         self._unsent_bytes += len(call.payload)
-        self._flush_soon()
+        if is_last and len(self.calls) <= len(self._outbox):
+            self._flush()
+        else:
+            self._flush_soon()
         if call.deadline < self._timer_at:
             self._set_timer(call.deadline)
         return id

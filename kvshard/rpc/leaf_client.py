@@ -54,7 +54,7 @@ class Start(Protocol):
     """`LeafClient.start`."""
 
     def __call__(
-        self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False, /
+        self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False, is_last: bool = True, /
     ) -> TakeBack | None:
         """Send a read without awaiting anything."""
         ...
@@ -72,9 +72,12 @@ class LeafClient(ABC):
     async def read(self, leaf: str, request: ShardRead, deadline: float, is_hedge: bool = False) -> Answer[ShardReadReply]:
         """Read keys of one shard."""
 
-    def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False) -> TakeBack | None:
+    def start(
+        self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False, is_last: bool = True
+    ) -> TakeBack | None:
         """Send a read without awaiting anything; `heard` is told what became of it. The caller keeps to the deadline.
 
+        is_last: the caller has no more to send now, so that it need not wait for what could share its message.
         None: that cannot be now, or not at all, with this client; `read` and the other methods wait until it can.
         """
         return None

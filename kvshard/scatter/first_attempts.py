@@ -126,19 +126,20 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         sending, maps = self.sending, self._shared.maps
         is_in_time = maps.has_map and sending.began < sending.deadline
         shards: Mapping[int, ShardConfig] = maps.current.shards if is_in_time else {}
+        last = (first or len(requests)) - 1
         for place in (*range(first, len(requests)), *range(first)):
             request, prepared = requests[place], None
             config = shards.get(request.shard)
             try:
                 if config is not None:
-                    prepared = self._send(place, request, config)
+                    prepared = self._send(place, request, config, place == last)
                     if prepared is None:
                         continue
             except Exception:
                 prepared = None  # The executor's way runs into the same, and tells it as the result of the leg.
             self._start_task(place, request, prepared, None)
 
-    def _send(self, place: int, request: RequestT, config: ShardConfig) -> Prepared | None:
+    def _send(self, place: int, request: RequestT, config: ShardConfig, is_last: bool) -> Prepared | None:
         """Send it; or what was looked up for it, when it cannot be sent without awaiting."""
         _, _, start, how, hedges, may_hedge, began, deadline = self.sending
         shared = self._shared
@@ -150,7 +151,7 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         if now >= deadline:
             return self._prepared(first, now)  # The process stood still since the read began: there is nothing left to ask.
         as_sent: Any = addressed(request, candidate)
-        take_back = start(candidate.leaf, as_sent, deadline, partial(self._heard, first))
+        take_back = start(candidate.leaf, as_sent, deadline, partial(self._heard, first), False, is_last)
         if take_back is None:
             return self._prepared(first, now)
         first.take_back = take_back

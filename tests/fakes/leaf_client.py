@@ -106,7 +106,9 @@ class FakeLeafClient(LeafClient):
     async def read(self, leaf: str, request: ShardRead, deadline: float, is_hedge: bool = False) -> Answer[ShardReadReply]:
         return await self._call(leaf, request, deadline, is_hedge)
 
-    def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False) -> TakeBack | None:
+    def start(
+        self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False, is_last: bool = True
+    ) -> TakeBack | None:
         if not self.starts:
             return None
         task = asyncio.get_running_loop().create_task(self._call(leaf, request, deadline, is_hedge))

@@ -104,3 +104,17 @@ async def test_a_stream_that_takes_nothing_gets_it_later(lane: _Lane) -> None:
     lane.stream.receiver.on_writable()
     frames: list[ResponseFrame] = [frame for message in lane.stream.written for frame in message.frames]
     assert [frame.id for frame in frames] == [1, 2, 3]
+
+
+async def test_the_answer_to_the_only_request_in_work_waits_for_nothing(lane: _Lane) -> None:
+    lane.bring(1, method=LATER)
+    await asyncio.sleep(0)
+    assert lane.answers() == [[1]]
+
+
+async def test_answers_to_several_leave_together(lane: _Lane) -> None:
+    lane.bring(1, 1, method=LATER)
+    await asyncio.sleep(0)
+    assert lane.answers() == []
+    await asyncio.sleep(0)
+    assert lane.answers() == [[1, 2]]

@@ -76,7 +76,9 @@ class Wire(FakeLeafClient):
         self.is_open = self.later_open = True
         self.later_told = False
 
-    def start(self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False) -> TakeBack | None:
+    def start(
+        self, leaf: str, request: ReadRequest, deadline: float, heard: Heard, is_hedge: bool = False, is_last: bool = True
+    ) -> TakeBack | None:
         if not self.is_open:
             return None
         if not self.later_told and any(each.request.shard == request.shard for each in self.sent):
