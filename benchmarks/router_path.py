@@ -25,6 +25,7 @@ from kvshard.rpc.leaf_client import Answer, Heard, LeafClient, ReadRequest, Take
 from kvshard.scatter.coverage import KnownCounts
 from kvshard.scatter.key_frames import KeyFrames
 from kvshard.scatter.kv import KeyValueOperations
+from kvshard.scatter.lone_reads import LoneReads
 from kvshard.scatter.scan import ScanOperation
 from kvshard.scatter.scatter import Scatter
 from kvshard.scatter.tokens import TokenCodec
@@ -137,7 +138,9 @@ class RouterParts:
         calls = Calls(self.clock, metrics)
         reads = Reads(calls, self.clock, metrics)
         scans = ScanOperation(maps, leaves, self.scatter, known, TokenCodec("c"), self.clock)
-        self._handlers = LaneService(calls, reads, KeyFrames(operations, self.clock)).handlers
+        self._handlers = LaneService(
+            calls, reads, KeyFrames(operations, self.clock), LoneReads(maps, leaves, self.scatter)
+        ).handlers
         self._service = KVService(calls, reads, operations, scans)
 
     def frame(self, method: int, request: KeysRead | KeysWrite) -> Arm:

@@ -4,22 +4,29 @@ The work is that of KV (`kvshard.scatter.key_frames`), and so is what stands aro
 log. A frame of single operations counts as so many Gets, Puts and Deletes.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from kvshard.clock import Clock
 from kvshard.errors import KvShardError
-from kvshard.lane_messages import KeysRead, KeysWrite
+from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite
+from kvshard.limits import KEY_MAX_BYTES
 from kvshard.rpc.codec import PING, READ_KEYS, SCAN_KEYS, SEARCH_DOCUMENTS, WRITE_KEYS, decode, encode
-from kvshard.rpc.lane_handlers import Handler
+from kvshard.rpc.lane_handlers import Answer, Handler
 from kvshard.rpc.lane_server import LaneServicer
 from kvshard.scatter.key_frames import FrameAccount, KeyFrames
+from kvshard.scatter.lone_reads import LoneReads
 from router.calls import Calls
 from router.ledger_wire import detail_of_keys
 from router.reads import Reads
 
 OTHER = "other"
 """Method under which a frame is counted that was refused unseen and whose method this version does not know."""
+
+LONE_MAX_BYTES = 2 * KEY_MAX_BYTES
+"""Of a frame that is looked at for being the read of one key, with the name of its collection and options: a larger one is not
+decoded twice."""
 
 _METHODS = {
     READ_KEYS.number: "BatchGet",
@@ -32,10 +39,11 @@ _METHODS = {
 class LaneService:
     """Handlers for the LaneServicer of a router."""
 
-    def __init__(self, calls: Calls, reads: Reads, frames: KeyFrames) -> None:
+    def __init__(self, calls: Calls, reads: Reads, frames: KeyFrames, lone: LoneReads) -> None:
         self._calls = calls
         self._reads = reads
         self._frames = frames
+        self._lone = lone
         self.handlers: dict[int, Handler] = {
             READ_KEYS.number: self._read,
             WRITE_KEYS.number: self._write,
@@ -48,7 +56,10 @@ class LaneService:
     def servicer(self, clock: Clock) -> LaneServicer:
         """Serves these methods on lanes."""
         at_once = {PING: lambda payload, deadline: b""}
-        return LaneServicer(self.handlers, clock, immediate=at_once, on_refused=self.note_refused, name="router")
+        beginning = {READ_KEYS.number: self._begin_read}
+        return LaneServicer(
+            self.handlers, clock, immediate=at_once, beginning=beginning, on_refused=self.note_refused, name="router"
+        )
 
     def note_refused(self, method: int, error: KvShardError) -> None:
         """The lane server has not taken a frame. Nobody has looked how many operations it holds: it counts as one."""
@@ -64,6 +75,40 @@ class LaneService:
             if request.is_each_alone:
                 frame.failed(account.failures)
             return encode(reply)
+
+    def _begin_read(self, payload: bytes, deadline: float, answer: Answer) -> Callable[[], object] | None:
+        """The read of one key, where nothing has to be awaited before it is sent."""
+        if len(payload) > LONE_MAX_BYTES:
+            return None
+        request = decode(KeysRead, payload)
+        lone = self._lone.find(request)
+        if lone is None:
+            return None
+        frame = self._reads.frame("Get", 1, len(payload), request.collection, partial(detail_of_keys, request.keys))
+        frame.begin()
+
+        def told(outcome: KeysReadReply | KvShardError | None) -> None:
+            if outcome is None:
+                frame.leave()
+                answer(None)
+            elif isinstance(outcome, KvShardError):
+                answer(outcome)
+                frame.end(outcome)
+            else:
+                answer(encode(outcome))
+                frame.end(None)
+
+        try:
+            take_back = self._lone.begin(lone, self._calls.leg_deadline_of(deadline), frame.times, told)
+        except Exception as error:
+            frame.end(error)
+            raise
+
+        def give_up() -> None:
+            take_back()
+            frame.end(asyncio.CancelledError())
+
+        return give_up
 
     async def _write(self, payload: bytes, deadline: float) -> bytes:
         request = decode(KeysWrite, payload)

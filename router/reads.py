@@ -138,15 +138,27 @@ class ReadFrame:
         """Reads of the frame have failed alone."""
         self._failed += [(self.method, record) for _, record in failures]
 
-    def __enter__(self) -> "ReadFrame":
-        """The reads begin. Raises ResourceExhausted when they are refused."""
+    def begin(self) -> None:
+        """The reads begin. Raises why they are refused."""
         self._calls.take_frame(self._counts, self._size, self.times.began)
+
+    def end(self, error: BaseException | None) -> None:
+        """The reads have ended. Raises the error that their caller is told, where that is another."""
+        self._reads.end(self, error)
+        self._calls.end_frame(self._counts, self._size, self.times.began, self._failed, error)
+
+    def leave(self) -> None:
+        """They begin anew, in a frame of their own."""
+        self._calls.admission.leave(self._size)
+
+    def __enter__(self) -> "ReadFrame":
+        """As `begin`."""
+        self.begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """The reads have ended."""
-        self._reads.end(self, error)
-        self._calls.end_frame(self._counts, self._size, self.times.began, self._failed, error)
+        """As `end`."""
+        self.end(error)
 
 
 def code_of(error: BaseException | None) -> str:

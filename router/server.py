@@ -25,6 +25,7 @@ from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.coverage import KnownCounts
 from kvshard.scatter.key_frames import KeyFrames
 from kvshard.scatter.kv import KeyValueOperations
+from kvshard.scatter.lone_reads import LoneReads
 from kvshard.scatter.scan import ScanOperation
 from kvshard.scatter.scatter import Scatter
 from kvshard.scatter.tokens import TokenCodec
@@ -147,7 +148,7 @@ class RouterServer:
         self._metrics.scrape(rankings.families)
         like = LikeDocuments(operations)
         searches = SearchOperation(maps, leaves, scatter, known, tokens, clock, like, rankings, self._metrics)
-        lanes = LaneService(self._calls, self._reads, KeyFrames(operations, clock))
+        lanes = LaneService(self._calls, self._reads, KeyFrames(operations, clock), LoneReads(maps, leaves, scatter))
         lanes.handlers |= LaneScans(self._calls, self._reads, scans).handlers
         answers = SearchAnswers(searches, SeveralSearch(maps, searches, tokens), clock)
         lanes.handlers |= LaneSearches(self._calls, self._reads, answers).handlers

@@ -1,13 +1,13 @@
 """One lane at the end that serves it: requests come in, handlers run, answers go out.
 
-A lane has a task for each request that has to await something; all are cancelled when its stream ends, and the lane has ended
-when the last of them has. What is answered in one go leaves in one message, unless that takes long.
+A lane has a task for each request that has to await something, unless its handler has only begun it and tells the outcome. All
+are cancelled when the stream ends, and the lane has ended when the last of them has. What is answered in one go leaves in one
+message, unless that takes long.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -25,7 +25,7 @@ from kvshard.rpc.codec import CANCEL, MESSAGE_BYTES, MESSAGE_FRAMES, PAYLOAD_MAX
 from kvshard.rpc.frames import RequestFrame, Requests, ResponseFrame, Responses
 from kvshard.rpc.interference import LeaveUnanswered
 from kvshard.rpc.lane_admission import MessageWait
-from kvshard.rpc.lane_handlers import Handler, ImmediateHandler
+from kvshard.rpc.lane_handlers import BeginningHandler, Handler, ImmediateHandler
 from kvshard.rpc.message_stream import MessageStream
 from kvshard.rpc.request_times import waited_s
 
@@ -60,8 +60,23 @@ FLUSH_TIMEOUT_S = 1.0
 _log = structlog.get_logger(__name__)
 
 
+class _Begun:
+    """A request that was begun, in the place of a task. give_up: what takes it back. ended: what is done then."""
+
+    __slots__ = ("_ended", "_give_up")
+
+    def __init__(self, give_up: Callable[[], object], ended: Callable[[], None]) -> None:
+        self._give_up = give_up
+        self._ended = ended
+
+    def cancel(self) -> None:
+        """Give it up; unlike a task, it has ended when this returns."""
+        self._give_up()
+        self._ended()
+
+
 class LaneConnection:
-    """One lane. Handler tasks are kept by request id, which is unique among a caller's outstanding requests."""
+    """One lane. What serves a request is kept by its id, which is unique among a caller's outstanding requests."""
 
     def __init__(self, servicer: "LaneServicer", stream: MessageStream[Requests, Responses]) -> None:
         self.ended = asyncio.Event()
@@ -71,7 +86,7 @@ class LaneConnection:
         self._wait = MessageWait()
         self._held: list[tuple[Sequence[RequestFrame], float]] = []
         self._release: asyncio.TimerHandle | None = None
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._work: dict[int, asyncio.Task[None] | _Begun] = {}
         self._interference = servicer.interference
         self._stopped: deque[Requests] = deque()
         self._orders: set[int] = set()
@@ -90,12 +105,12 @@ class LaneConnection:
         stream.begin(self)
 
     def __repr__(self) -> str:
-        return f"LaneConnection({self._stream!r}, in_flight={len(self._tasks)}, unsent={len(self._outbox)})"
+        return f"LaneConnection({self._stream!r}, in_flight={len(self._work)}, unsent={len(self._outbox)})"
 
     def drain(self) -> None:
         """End the lane as soon as no handler runs."""
         self._is_draining = True
-        if not self._tasks:
+        if not self._work:
             self.stop()
 
     def stop(self) -> None:
@@ -132,12 +147,12 @@ class LaneConnection:
         for timer in (self._release, self._cut):
             if timer is not None:
                 timer.cancel()
-        for task in self._tasks.values():
-            task.cancel()
+        for work in list(self._work.values()):
+            work.cancel()
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._is_over and not self._tasks:
+        if self._is_over and not self._work:
             self.ended.set()
 
     # -- while a fault stops the lanes ----------------------------------------------------------------------------------
@@ -196,7 +211,7 @@ class LaneConnection:
                 for frame in frames:
                     left -= 1
                     servicer.unhandled -= 1
-                    if not withdrawn or frame.id not in withdrawn or frame.id in self._tasks:
+                    if not withdrawn or frame.id not in withdrawn or frame.id in self._work:
                         self._on_frame(frame, received)
                     elif frame.method == CANCEL:
                         servicer.on_withdrawn()
@@ -206,9 +221,9 @@ class LaneConnection:
     def _on_frame(self, frame: RequestFrame, received: float) -> None:
         method = frame.method
         if method == CANCEL:
-            task = self._tasks.get(frame.id)
-            if task is not None:
-                task.cancel()
+            work = self._work.get(frame.id)
+            if work is not None:
+                work.cancel()
                 self._servicer.on_withdrawn()
             return
         servicer = self._servicer
@@ -217,29 +232,33 @@ class LaneConnection:
             self._reply_error(frame.id, Unimplemented(f"the {servicer.name} knows no lane method {method}"))
             return
         payload = frame.payload
-        refusal = servicer.refusal(frame, len(payload), len(self._tasks)) if method != PING else None
+        refusal = servicer.refusal(frame, len(payload), len(self._work)) if method != PING else None
         if method in self._interference.orders:
             self._orders.add(frame.id)
             if isinstance(refusal, ResourceExhausted):
                 refusal = None  # A process may be full because of what the order is to end.
-        if frame.id in self._tasks:
+        if frame.id in self._work:
             refusal = InvalidArgument(f"request {frame.id} is outstanding already")
         if refusal is not None:
             servicer.on_refused(method, refusal)
             self._reply_error(frame.id, refusal)
             return
         deadline = received + frame.timeout_us * 1e-6
-        shortcut = servicer.immediate.get(method)
+        shortcut, beginning = servicer.immediate.get(method), servicer.beginning.get(method)
         if self._interference.detour is not None and (detour := self._interference.detour(method)) is not None:
-            handler, shortcut = detour, None
+            handler, shortcut, beginning = detour, None, None
         if shortcut is not None and self._serve_at_once(frame.id, shortcut, payload, received, deadline):
+            return
+        if beginning is not None and self._begin(frame.id, beginning, handler, payload, received, deadline):
             return
         servicer.admission.enter(len(payload))
         if frame.is_hedge:
             handler = self._gated(method, handler)
-        task = asyncio.create_task(self._serve(frame.id, handler, payload, received, deadline))
-        self._tasks[frame.id] = task
-        task.add_done_callback(partial(self._on_served, frame.id, len(payload), received))
+        self._start_task(frame.id, handler, payload, received, deadline)
+
+    def _start_task(self, id: int, handler: Handler, payload: bytes, received: float, deadline: float) -> None:
+        self._work[id] = task = asyncio.create_task(self._serve(id, handler, payload, received, deadline))
+        task.add_done_callback(lambda _: self._on_served(id, len(payload), received))
 
     def _gated(self, method: int, handler: Handler) -> Handler:
         """The handler of a hedge: the gate is asked again at its turn, when those before it in its message are in work."""
@@ -274,6 +293,40 @@ class LaneConnection:
             self._send_part(ended)
         return True
 
+    def _begin(
+        self, id: int, beginning: BeginningHandler, handler: Handler, payload: bytes, received: float, deadline: float
+    ) -> bool:
+        """Serve a request without a task. False: it needs one."""
+        started = self._clock.monotonic()
+        if started >= deadline:
+            return False
+
+        def answer(outcome: bytes | KvShardError | None) -> None:
+            if outcome is None:
+                self._start_task(id, handler, payload, received, deadline)
+                return
+            self._note_ending(id)
+            times = self._times(received, started)
+            if isinstance(outcome, KvShardError):
+                self._reply_error(id, outcome, *times)
+            else:
+                self._reply(id, outcome, *times)
+            self._on_served(id, len(payload), received)
+
+        try:
+            give_up = beginning(payload, deadline, answer)
+        except KvShardError as error:
+            self._reply_error(id, error, *self._times(received, started))
+            return True
+        except Exception as error:
+            self._reply_defect(id, error)
+            return True
+        if give_up is None:
+            return False
+        self._servicer.admission.enter(len(payload))
+        self._work[id] = _Begun(give_up, lambda: self._on_served(id, len(payload), received))
+        return True
+
     async def _serve(self, id: int, handler: Handler, payload: bytes, received: float, deadline: float) -> None:
         started = self._clock.monotonic()
         try:
@@ -302,15 +355,15 @@ class LaneConnection:
         waited = waited_s()
         return int((started - received + waited) * 1e6), max(0, int((self._clock.monotonic() - started - waited) * 1e6))
 
-    def _on_served(self, id: int, size: int, received: float, _: asyncio.Task[None]) -> None:
+    def _on_served(self, id: int, size: int, received: float) -> None:
         """Runs also for a task that was cancelled before its first step."""
-        del self._tasks[id]
+        del self._work[id]
         self._orders.discard(id)
         if id in self._ending:
             self._ending.remove(id)
             self._servicer.ending -= 1
         self._servicer.admission.leave(size, self._clock.monotonic() - received)
-        if self._is_draining and not self._tasks:
+        if self._is_draining and not self._work:
             self.stop()
         self._end_if_done()
 
@@ -338,7 +391,7 @@ class LaneConnection:
         self._unsent_bytes += len(reply.payload)
         if self._is_flush_due:
             return
-        if len(self._tasks) == 1:
+        if len(self._work) == 1:
             self._flush()  # It is the answer to the only request in work: nothing else could leave with it.
         else:
             self._is_flush_due = True

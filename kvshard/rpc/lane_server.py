@@ -18,7 +18,7 @@ from kvshard.rpc.grpc_stream import Context, ServingStream
 from kvshard.rpc.interference import Interference
 from kvshard.rpc.lane_admission import LaneAdmission
 from kvshard.rpc.lane_connection import LaneConnection
-from kvshard.rpc.lane_handlers import Handler, HedgeGate, ImmediateHandler
+from kvshard.rpc.lane_handlers import BeginningHandler, Handler, HedgeGate, ImmediateHandler
 from kvshard.rpc.lane_listener import OFFER, LaneListener
 from kvshard.rpc.lane_port import LanePort
 from kvshard.rpc.message_stream import MessageStream
@@ -30,9 +30,9 @@ _RETRY_AFTER_MS = 50
 class LaneServicer(lane_pb2_grpc.LanesServicer):
     """Serves the Lanes service: `lane_pb2_grpc.add_LanesServicer_to_server(LaneServicer(...), server)`.
 
-    handlers: by method number. immediate: short cuts of some of them. hedge_gate: asked about each hedge, beside the admission.
-    on_withdrawn, on_refused: told of each request that its caller took back, or that is not taken. interference: what faults
-    do to the lanes. name: what errors call this process.
+    handlers: by method number. immediate, beginning: short cuts of some of them. hedge_gate: asked about each hedge, beside the
+    admission. on_withdrawn, on_refused: told of each request that its caller took back, or that is not taken. interference:
+    what faults do to the lanes. name: what errors call this process.
 
     Stop with `drain`, then stop the gRPC server.
     """
@@ -43,6 +43,7 @@ class LaneServicer(lane_pb2_grpc.LanesServicer):
         clock: Clock,
         *,
         immediate: Mapping[int, ImmediateHandler] | None = None,
+        beginning: Mapping[int, BeginningHandler] | None = None,
         interference: Interference | None = None,
         admission: LaneAdmission | None = None,
         hedge_gate: HedgeGate = lambda method: None,
@@ -55,6 +56,7 @@ class LaneServicer(lane_pb2_grpc.LanesServicer):
         self._mark = mark
         self.handlers = dict(handlers)
         self.immediate = dict(immediate or {})
+        self.beginning = dict(beginning or {})
         self.interference = interference or Interference()
         self.clock = clock
         self.is_draining = False

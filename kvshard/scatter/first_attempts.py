@@ -7,7 +7,8 @@ whose first attempt is late or fails gets an attempt machine (`late_leg`), and a
     when it must wait for something    a newer map, or room on a lane: the executor takes it over as it stands
     when nothing of it could be sent   there is no lane yet, or no room on it: the executor makes it
 
-Owns these tasks and the attempts: none is left when `run` returns or raises.
+Owns these tasks and the attempts: none is left when `run` returns or raises. Who waits in his own way calls `begin`, and `end`
+when he is told that it is over, or sooner to give up.
 """
 
 import asyncio
@@ -75,8 +76,8 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
     """
 
     __slots__ = (
-        "_all_ended", "_answered_us", "_due", "_late", "_now", "_open", "_results", "_runner", "_shared", "_tasks",
-        "_timed", "_timer", "_wait", "_waiting", "sending",
+        "_answered_us", "_due", "_late", "_now", "_on_ended", "_open", "_runner", "_shared", "_tasks", "_timed", "_timer",
+        "_wait", "_waiting", "results", "sending",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, sending: Sending, runner: LegRunner) -> None:
@@ -85,10 +86,10 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         self._shared = shared
         self._now = shared.clock.monotonic
         self._runner = runner
-        self._all_ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.results: list[LegResult[ReplyT] | None] = []
+        self._on_ended: Callable[[], object] | None = None
         self._open = 0
         self._due = sending.deadline + LATE_LEG_GRACE_S
-        self._results: list[LegResult[ReplyT] | None] = []
         self._waiting: dict[int, FirstAttempt[RequestT]] = {}
         self._late: dict[int, LateLeg[RequestT, ReplyT]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -105,23 +106,38 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
 
         None: a leg that did not end at its deadline. Raises nothing but what a cancelled task raises.
         """
-        count = self._open = len(requests)
-        self._results = [None] * count
-        self._begin(requests, first)
-        if self._open:
-            self._set_timer(self._due, self._now())
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.begin(requests, first, lambda: None if ended.done() else ended.set_result(None))
         try:
-            await self._all_ended
+            await ended
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
-            if self._answered_us:
-                self._runner.observe_answered(self.sending.method, self._answered_us)
-            if self._open:
-                await self._give_up_all()
-        return self._results
+            tasks = self.end()
+            if tasks:
+                await asyncio.gather(*tasks, return_exceptions=True)
+        return self.results
 
-    def _begin(self, requests: Sequence[RequestT], first: int) -> None:
+    def begin(self, requests: Sequence[RequestT], first: int, on_ended: Callable[[], object]) -> None:
+        """Send the legs of these requests. on_ended: told once, not before this returns, when the last one has ended, or should
+        have. `results`, in their order, are those of `run`."""
+        self._open = len(requests)
+        self.results = [None] * len(requests)
+        self._on_ended = on_ended
+        self._send_all(requests, first)
+        self._set_timer(self._due, self._now())
+
+    def end(self) -> Sequence[asyncio.Task[None]]:
+        """It is over: a leg that has not ended is given up. Returns the tasks that still come to their end."""
+        self._on_ended = None
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._answered_us:
+            self._runner.observe_answered(self.sending.method, self._answered_us)
+        if not self._open:
+            return ()
+        self._give_up_all()
+        return self._tasks
+
+    def _send_all(self, requests: Sequence[RequestT], first: int) -> None:
         """Send all first attempts; a leg of which that cannot be done now gets a task."""
         sending, maps = self.sending, self._shared.maps
         is_in_time = maps.has_map and sending.began < sending.deadline
@@ -222,10 +238,15 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
 
     def _settle(self, place: int, result: LegResult[ReplyT]) -> None:
         self._late.pop(place, None)
-        self._results[place] = result
+        self.results[place] = result
         self._open -= 1
-        if not self._open and not self._all_ended.done():
-            self._all_ended.set_result(None)
+        if not self._open:
+            self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        on_ended, self._on_ended = self._on_ended, None
+        if on_ended is not None:
+            on_ended()
 
     def _set_timer(self, due: float, now: float) -> None:
         """Let the timer come at that instant, unless it comes before."""
@@ -248,8 +269,7 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
             leg.late(now)
         end = self.sending.deadline + LATE_LEG_GRACE_S
         if now + TIMER_SLACK_S >= end:
-            if not self._all_ended.done():
-                self._all_ended.set_result(None)
+            self._tell_ended()
         elif self._open:
             next_due = min([first.due for first in self._waiting.values()], default=end)
             self._set_timer(min([next_due, *(leg.due for leg in self._late.values())]), now)
@@ -284,7 +304,7 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         else:
             leg.late(now)
 
-    async def _give_up_all(self) -> None:
+    def _give_up_all(self) -> None:
         """The caller has gone, or the grace is over."""
         now = self._now()
         for first in self._waiting.values():
@@ -296,4 +316,3 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
             task.cancel()
         for leg in self._late.values():
             leg.give_up(now)  # Also one whose task has not begun, and never will.
-        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -21,7 +21,7 @@ from kvshard.clustermap import Collection
 from kvshard.errors import DeadlineExceeded, ErrorDetails, Internal, KvShardError
 from kvshard.hedge_settings import settings_in
 from kvshard.model import ShardWrite
-from kvshard.rpc.leaf_client import Start
+from kvshard.rpc.leaf_client import Start, TakeBack
 from kvshard.scatter.first_attempts import LATE_LEG_GRACE_S, FirstAttempts, LegRunner, Sending
 from kvshard.scatter.ledger import micros
 from kvshard.scatter.leg import USUALLY, Ask, How, Leg, Prepared, ReplyT, RequestT, Shared, how_to_read, prepare
@@ -108,6 +108,34 @@ class Scatter:
             result = await self._leg(method, ask, request, deadline, how, hedges)
         hedges.ended(result.ended_at)
         return result
+
+    def begin(
+        self,
+        method: str,
+        ask: Ask[RequestT, ReplyT],
+        request: RequestT,
+        deadline: float,
+        how: How,
+        start: Start,
+        ended: Callable[[LegResult[ReplyT]], None],
+    ) -> TakeBack:
+        """Send one leg of a read without awaiting anything; `ended` is told its outcome, not before this returns.
+
+        Returns what gives the leg up: nothing of it is left then but tasks that come to their end, and `ended` is not told.
+        """
+        began = self._clock.monotonic()
+        hedges = self.defences.request(how.hedge, 1, began, how.settings)
+        sending = Sending(method, ask, start, how, hedges, self._may_hedge(how), began, deadline)
+        firsts: FirstAttempts[RequestT, ReplyT] = FirstAttempts(self._shared, sending, self._runner)
+
+        def has_ended() -> None:
+            firsts.end()
+            result = firsts.results[0] or self._late(method, request, began)
+            hedges.ended(result.ended_at)
+            ended(result)
+
+        firsts.begin((request,), 0, has_ended)
+        return firsts.end
 
     async def gather(
         self,

@@ -16,9 +16,11 @@ from kvshard.errors import (
     CollectionNotFound,
     DeadlineExceeded,
     ResourceExhausted,
+    ShardMoved,
     Unavailable,
     Unimplemented,
     VersionConflict,
+    record_of,
 )
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite, KeysWriteReply
 from kvshard.model import ShardRead, ShardReadReply, ShardWrite
@@ -161,6 +163,28 @@ async def test_a_frame_that_is_taken_back_is_taken_back_at_the_leaves(front: Fro
     await asyncio.gather(call, return_exceptions=True)
     await until(lambda: hang.cancelled == 8)
     await until(lambda: front.server._calls.admission.calls == 0)
+
+
+async def test_the_read_of_one_key_is_taken_back_too(front: Front) -> None:
+    front.leaves.fail("*", hang := Hang())
+    call = asyncio.create_task(front.read(KeysRead("", [b"k"], is_each_alone=True)))
+    await asyncio.wait_for(hang.reached.wait(), 5)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    await until(lambda: hang.cancelled == 1)
+    await until(lambda: front.server._calls.admission.calls == 0)
+    value = front.registry.get_sample_value
+    assert value("kvshard_router_requests_total", {"method": "Get", "code": "CANCELLED"}) == 1
+
+
+async def test_a_key_that_has_moved_is_read_where_it_is(front: Front) -> None:
+    """The read begins without a task, and goes on in one."""
+    moved = ShardReadReply([None], [0], errors={0: record_of(ShardMoved("elsewhere"))})
+    front.leaves.client.on("*", ShardRead, moved, ShardReadReply([b"v"], [1]))
+    assert (await front.read(KeysRead("", [b"k"], is_each_alone=True))).values == [b"v"]
+    assert len(front.leaves.client.calls_of(ShardRead)) == 2
+    value = front.registry.get_sample_value
+    assert value("kvshard_router_requests_total", {"method": "Get", "code": "OK"}) == 1
 
 
 async def test_a_deadline_is_kept(front: Front) -> None:

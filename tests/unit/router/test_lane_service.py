@@ -1,6 +1,7 @@
 """Around the frames of a router's lanes: what is counted, refused, logged and told."""
 
 import asyncio
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -20,10 +21,12 @@ from kvshard.errors import (
 from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite, KeysWriteReply
 from kvshard.rpc.codec import PING, READ_KEYS, WRITE_KEYS, decode, encode
 from kvshard.scatter.key_frames import FrameAccount
+from kvshard.scatter.ledger import ReadTimes
+from kvshard.scatter.lone_reads import Told
 from kvshard.telemetry import RouterMetrics
 from router.admission import RouterAdmission
 from router.calls import TIMEOUT_MAX_S, Calls
-from router.lane_service import LaneService
+from router.lane_service import LONE_MAX_BYTES, LaneService
 from router.reads import Reads
 
 
@@ -56,6 +59,27 @@ class FakeFrames:
         return KeysWriteReply([1] * len(request.keys), [False] * len(request.keys))
 
 
+class FakeLone:
+    """Finds every read of one key, and begins it; the test tells its outcome. error: raised instead of beginning."""
+
+    def __init__(self) -> None:
+        self.told: list[Told] = []
+        self.error: BaseException | None = None
+        self.taken_back = 0
+
+    def find(self, request: KeysRead) -> bytes | None:
+        return request.keys[0] if len(request.keys) == 1 else None
+
+    def begin(self, read: bytes, deadline: float, times: ReadTimes, told: Told) -> Callable[[], object]:
+        if self.error is not None:
+            raise self.error
+        self.told.append(told)
+        return self._take_back
+
+    def _take_back(self) -> None:
+        self.taken_back += 1
+
+
 class Setting:
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -65,7 +89,14 @@ class Setting:
         self.calls = Calls(self.clock, metrics, self.admission)
         self.reads = Reads(self.calls, self.clock, metrics)
         self.frames = FakeFrames(self.clock)
-        self.service = LaneService(self.calls, self.reads, self.frames)  # type: ignore[arg-type]
+        self.lone = FakeLone()
+        self.service = LaneService(self.calls, self.reads, self.frames, self.lone)  # type: ignore[arg-type]
+        self.answers: list[bytes | KvShardError | None] = []
+
+    def begin(self, key: bytes = b"k", keys: int = 1) -> Callable[[], object] | None:
+        """Begin a read of one key, as the lane does."""
+        begin = self.service.servicer(self.clock).beginning[READ_KEYS.number]
+        return begin(encode(KeysRead("docs", [key] * keys, b"", True)), self.clock.monotonic() + 5, self.answers.append)
 
     async def read(self, keys: int, alone: bool = True) -> KeysReadReply:
         payload = encode(KeysRead("docs", [b"key-%d" % n for n in range(keys)], b"", alone))
@@ -232,3 +263,52 @@ def test_what_the_lane_server_refuses_is_counted(setting: Setting) -> None:
 
 async def test_ping(setting: Setting) -> None:
     assert await setting.service.handlers[PING](b"", 0.0) == b""
+
+
+class TestReadsOfOneKey:
+    async def test_one_that_is_answered_counts_as_a_get(self, setting: Setting) -> None:
+        assert setting.begin() is not None
+        assert (setting.admission.calls, setting.answers) == (1, [])
+        setting.clock.advance(0.002)
+        setting.lone.told[0](KeysReadReply([b"v"], [1]))
+        (answer,) = setting.answers
+        assert isinstance(answer, bytes)
+        assert decode(KeysReadReply, answer) == KeysReadReply([b"v"], [1])
+        assert (setting.calls_of("Get"), setting.timed("Get"), setting.admission.calls) == ({"OK": 1}, 1, 0)
+
+    async def test_one_that_fails_counts_by_its_error(self, setting: Setting) -> None:
+        setting.begin()
+        setting.lone.told[0](error := Unavailable("down"))
+        assert setting.answers == [error]
+        assert (setting.calls_of("Get"), setting.admission.calls) == ({"UNAVAILABLE": 1}, 0)
+
+    async def test_one_that_is_taken_back_counts_as_cancelled(self, setting: Setting) -> None:
+        give_up = setting.begin()
+        assert give_up is not None
+        give_up()
+        assert (setting.lone.taken_back, setting.answers) == (1, [])
+        assert (setting.calls_of("Get"), setting.admission.calls) == ({"CANCELLED": 1}, 0)
+
+    async def test_one_that_goes_the_other_way_is_counted_there(self, setting: Setting) -> None:
+        setting.begin()
+        setting.lone.told[0](None)
+        assert setting.answers == [None]
+        assert (setting.calls_of("Get"), setting.admission.calls) == ({}, 0)
+
+    async def test_what_is_no_such_read_is_left(self, setting: Setting) -> None:
+        assert setting.begin(keys=2) is None
+        assert setting.begin(b"k" * LONE_MAX_BYTES) is None
+        assert (setting.calls_of("Get"), setting.admission.calls, setting.admission.arrived) == ({}, 0, 0)
+
+    async def test_a_full_router_refuses(self, setting: Setting) -> None:
+        for _ in range(2):
+            assert setting.begin() is not None
+        with pytest.raises(ResourceExhausted):
+            setting.begin()
+        assert (setting.calls_of("Get"), setting.admission.calls) == ({"RESOURCE_EXHAUSTED": 1}, 2)
+
+    async def test_a_defect_is_internal_and_nothing_is_held(self, setting: Setting) -> None:
+        setting.lone.error = ZeroDivisionError("defect")
+        with capture_logs(), pytest.raises(Internal, match="ZeroDivisionError"):
+            setting.begin()
+        assert (setting.calls_of("Get"), setting.admission.calls) == ({"INTERNAL": 1}, 0)

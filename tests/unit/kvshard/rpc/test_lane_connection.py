@@ -1,17 +1,20 @@
 """When the answers of a lane leave; what else a lane does is tested over real ones."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from fakes.clock import ManualClock
 from fakes.message_stream import FakeStream
 
 from kvshard.errors import InvalidArgument
+from kvshard.rpc.codec import CANCEL
 from kvshard.rpc.frames import RequestFrame, Requests, ResponseFrame, Responses
 from kvshard.rpc.lane_connection import HOLD_AFTER_S, PART_AFTER_S
+from kvshard.rpc.lane_handlers import Answer
 from kvshard.rpc.lane_server import LaneServicer
 
-AT_ONCE, REFUSED, LATER = 101, 102, 103
+AT_ONCE, REFUSED, LATER, BEGUN = 101, 102, 103, 104
 
 
 class _Lane:
@@ -20,16 +23,34 @@ class _Lane:
     def __init__(self) -> None:
         self.clock = ManualClock()
         servicer = LaneServicer(
-            {AT_ONCE: self._later, REFUSED: self._later, LATER: self._later},
+            {AT_ONCE: self._later, REFUSED: self._later, LATER: self._later, BEGUN: self._later},
             self.clock,
             immediate={AT_ONCE: self._at_once, REFUSED: self._refused},
+            beginning={BEGUN: self._begin},
         )
+        self.servicer = servicer
+        self.begun: list[Answer] = []
+        self.given_up = 0
         self.stream: FakeStream[Requests, Responses] = FakeStream()
         self.connection = servicer.serve(self.stream)
         self._last_id = 0
 
     async def _later(self, payload: bytes, deadline: float) -> bytes:
         return self._at_once(payload, deadline)
+
+    def _begin(self, payload: bytes, deadline: float, answer: Answer) -> Callable[[], object] | None:
+        """Begins what takes any time; refuses what takes 13 us, fails at 14, and leaves the rest to the handler."""
+        if payload == b"13":
+            raise InvalidArgument("no")
+        if payload == b"14":
+            raise ZeroDivisionError
+        if payload == b"0":
+            return None
+        self.begun.append(answer)
+        return self._give_up
+
+    def _give_up(self) -> None:
+        self.given_up += 1
 
     def _at_once(self, payload: bytes, deadline: float) -> bytes:
         self.clock.advance(int(payload) * 1e-6)
@@ -118,3 +139,69 @@ async def test_answers_to_several_leave_together(lane: _Lane) -> None:
     assert lane.answers() == []
     await asyncio.sleep(0)
     assert lane.answers() == [[1, 2]]
+
+
+class TestRequestsThatAreBegun:
+    async def test_the_answer_leaves_when_it_is_told(self, lane: _Lane) -> None:
+        lane.bring(1, method=BEGUN)
+        assert lane.answers() == []
+        assert lane.servicer.load == 1
+        lane.clock.advance(0.5)
+        lane.begun[0](b"reply")
+        ((frame,),) = (message.frames for message in lane.stream.written)
+        assert (frame.payload, frame.is_error, frame.service_us, frame.in_flight) == (b"reply", False, 500_000, 0)
+        assert lane.servicer.load == lane.servicer.admission.requests == lane.servicer.ending == 0
+
+    async def test_answers_that_are_told_in_one_pass_leave_together(self, lane: _Lane) -> None:
+        lane.bring(1, 1, 1, method=BEGUN)
+        for answer in lane.begun:
+            answer(b"reply")
+        assert lane.answers() == []
+        await asyncio.sleep(0)
+        assert lane.answers() == [[1, 2, 3]]
+
+    async def test_errors_are_told_like_answers(self, lane: _Lane) -> None:
+        lane.bring(1, 13, 14, method=BEGUN)
+        lane.begun[0](InvalidArgument("this one"))
+        frames = [frame for message in lane.stream.written for frame in message.frames]
+        assert [(frame.id, frame.is_error) for frame in frames] == [(2, True), (3, True), (1, True)]
+        assert lane.servicer.admission.requests == 0
+
+    async def test_what_is_not_begun_or_cannot_be_ended_so_is_done_by_the_handler(self, lane: _Lane) -> None:
+        lane.bring(0, 1, method=BEGUN)
+        lane.begun[0](None)
+        assert lane.servicer.admission.requests == 2
+        while not (found := lane.answers()):
+            await asyncio.sleep(0)
+        assert found == [[1, 2]]
+        await asyncio.sleep(0)
+        assert lane.servicer.admission.requests == 0
+
+    async def test_one_that_is_taken_back_is_given_up_at_once(self, lane: _Lane) -> None:
+        lane.bring(1, 1, method=BEGUN)
+        lane.stream.bring(Requests([RequestFrame(1, CANCEL, 0, b"")]))
+        assert (lane.given_up, lane.servicer.admission.requests) == (1, 1)
+        lane.begun[1](b"reply")
+        assert lane.answers() == [[2]]
+
+    async def test_all_are_given_up_when_the_lane_ends(self, lane: _Lane) -> None:
+        lane.bring(1, 1, method=BEGUN)
+        lane.stream.abort()
+        assert lane.given_up == 2
+        assert lane.connection.ended.is_set()
+        assert lane.servicer.admission.requests == 0
+
+    async def test_a_lane_that_drains_waits_for_them(self, lane: _Lane) -> None:
+        lane.bring(1, method=BEGUN)
+        lane.connection.drain()
+        assert not lane.stream.gone.done()
+        lane.begun[0](b"reply")
+        assert lane.answers() == [[1]]
+        assert lane.stream.gone.done()
+
+    async def test_one_whose_deadline_has_passed_is_not_begun(self, lane: _Lane) -> None:
+        lane.stream.bring(Requests([RequestFrame(1, BEGUN, 0, b"1")]))
+        assert lane.begun == []
+        while not lane.stream.written:
+            await asyncio.sleep(0)
+        assert lane.stream.written[0].frames[0].is_error
