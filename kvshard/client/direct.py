@@ -22,7 +22,7 @@ from kvshard.client.direct_path import DirectPath, is_for_a_router
 from kvshard.client.direct_status import Detour, DirectStatus
 from kvshard.client.map_watch import MapWatch
 from kvshard.client.status import ClusterStatus
-from kvshard.client.transport import KeyTransport
+from kvshard.client.transport import KeyTransport, ReadHeard, TakeBack
 from kvshard.clock import Clock
 from kvshard.clustermap import ClusterMap
 from kvshard.errors import (
@@ -41,6 +41,7 @@ from kvshard.rpc.key_convert import rest_of_write
 from kvshard.rpc.lane_client import LaneLeafClient
 from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.key_frames import FrameAccount
+from kvshard.scatter.ledger import ReadTimes
 from kvshard.scatter.routes import MapSource
 from kvshard.tail.hedging import BUDGET_MOST, HedgeSettings, parse_policy
 from kvshard.tail.status import TailStatus
@@ -197,6 +198,24 @@ class Direct(KeyTransport):
             if reply is None:
                 raise
             return reply  # The caller takes a part, and there is no more to be had.
+
+    def begin_read(self, request: KeysRead, deadline: float, heard: ReadHeard) -> TakeBack | None:
+        """Read a single key that the leaves can be asked for now. Every other read needs a task, and so does what a router may
+        still answer."""
+        path = self._path
+        lone = None if path is None else path.lone.find(request)
+        if path is None or lone is None or path.detour(request.keys, is_write=False) is not None:
+            return None
+
+        def told(outcome: KeysReadReply | KvShardError | None) -> None:
+            if isinstance(outcome, KeysReadReply):
+                self._direct += 1
+            elif outcome is not None and is_for_a_router(outcome):
+                self.note_failed(path, (outcome,), request.keys)
+                outcome = None
+            heard(outcome)
+
+        return path.lone.begin(lone, deadline, ReadTimes(self._clock.monotonic()), told)
 
     async def write(self, request: KeysWrite, deadline: float) -> KeysWriteReply:
         """Write keys. Raises a KvShardError when nothing is known of any key."""

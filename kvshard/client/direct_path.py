@@ -17,6 +17,7 @@ from kvshard.rpc.leaf_client import LeafClient
 from kvshard.scatter.coverage import KnownCounts
 from kvshard.scatter.key_frames import KeyFrames
 from kvshard.scatter.kv import KeyValueOperations
+from kvshard.scatter.lone_reads import LoneReads
 from kvshard.scatter.routes import MapSource
 from kvshard.scatter.scan import ScanOperation
 from kvshard.scatter.scatter import Scatter
@@ -34,8 +35,9 @@ map comes through. What takes longer is for a router, which has the same patienc
 class DirectPath:
     """One cluster's leaves as this client reaches them. Use it inside one event loop.
 
-    leaves: asks them; closed together with this. settings: of reads that do not say how they are hedged. frames, scans: do the
-    requests for which `detour` knows no reason against it. on_reached: called when a leaf has answered that had not before.
+    leaves: asks them; closed together with this. settings: of reads that do not say how they are hedged. on_reached: called
+    when a leaf has answered that had not before. frames, lone, scans: do the requests for which `detour` knows no reason
+    against it.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class DirectPath:
         known = KnownCounts()
         operations = KeyValueOperations(maps, leaves, self._scatter, known, clock, rng)
         self.frames = KeyFrames(operations, clock)
+        self.lone = LoneReads(maps, leaves, self._scatter)
         # A scan that has to be resumed begins anew behind its last key: no token of this process ever leaves it.
         self.scans = ScanOperation(maps, leaves, self._scatter, known, TokenCodec(""), clock)
 

@@ -27,7 +27,7 @@ from kvshard.errors import (
     StorageFailed,
     Unavailable,
 )
-from kvshard.lane_messages import KeysRead, KeysWrite
+from kvshard.lane_messages import KeysRead, KeysReadReply, KeysWrite
 from kvshard.model import LeafStatusReply, ReplicaStatusRecord, ShardRead, ShardWrite
 from kvshard.scatter.watermarks import Watermarks
 from kvshard.tail.hedging import FixedDelay, HedgeSettings, Off
@@ -434,3 +434,54 @@ async def test_after_its_close_nothing_begins_any_more() -> None:
     assert not await setting.direct.wait_ready(0.01)
     assert setting.clients == 0
     assert setting.direct.status().detours[Detour.STARTING] == 0
+
+
+class TestReadsThatBegin:
+    """Of one key, without a task."""
+
+    def begin(
+        self, setting: Setting, key: bytes = KEYS[0], timeout: float = 5.0
+    ) -> "asyncio.Future[KeysReadReply | KvShardError | None] | None":
+        """Its outcome; None: it needs a task."""
+        told: asyncio.Future[KeysReadReply | KvShardError | None] = asyncio.get_running_loop().create_future()
+        request = KeysRead("", [key], b"", True)
+        begun = setting.direct.begin_read(request, CLOCK.monotonic() + timeout, told.set_result)
+        return None if begun is None else told
+
+    async def test_a_leaf_is_asked(self, setting: Setting) -> None:
+        written = await setting.write()
+        told = self.begin(setting)
+        assert told is not None
+        assert await told == KeysReadReply([b"v:" + KEYS[0]], [written.versions[0]])
+        assert setting.router.reads == []
+        assert setting.direct.status().direct == 2
+
+    async def test_where_a_router_has_to_be_asked_none_begins(self, setting: Setting) -> None:
+        leaf = "leaf-1"
+        setting.leaves.fail(leaf, Unavailable("down"))
+        await setting.read(setting.keys_of(leaf))
+        reads = len(setting.router.reads)
+        assert self.begin(setting, setting.keys_of(leaf)[0]) is None
+        assert self.begin(setting, setting.keys_of("leaf-2")[0]) is not None
+        assert len(setting.router.reads) == reads
+
+    async def test_before_the_map_is_known_none_begins(self) -> None:
+        setting = Setting(None)
+        assert self.begin(setting) is None
+        await setting.direct.close()
+
+    async def test_what_fails_here_is_left_to_a_router(self, setting: Setting) -> None:
+        key = setting.keys_of("leaf-1")[0]
+        setting.leaves.fail("leaf-1", Unavailable("down"))
+        told = self.begin(setting, key, timeout=0.1)
+        assert told is not None
+        assert await told is None, "it has to be read in the other way"
+        assert setting.detours() == {"failed": 1}
+        assert (await setting.read([key], is_each_alone=True)).versions == [ROUTER_VERSION]
+
+    async def test_an_error_that_a_router_would_tell_too_is_told(self, setting: Setting) -> None:
+        setting.leaves.fail("leaf-1", InvalidArgument("no such thing"))
+        told = self.begin(setting, setting.keys_of("leaf-1")[0])
+        assert told is not None
+        assert isinstance(await told, InvalidArgument)
+        assert setting.detours() == {}
