@@ -138,15 +138,25 @@ class RouterParts:
         calls = Calls(self.clock, metrics)
         reads = Reads(calls, self.clock, metrics)
         scans = ScanOperation(maps, leaves, self.scatter, known, TokenCodec("c"), self.clock)
-        self._handlers = LaneService(
-            calls, reads, KeyFrames(operations, self.clock), LoneReads(maps, leaves, self.scatter)
-        ).handlers
+        lone = LoneReads(maps, leaves, self.scatter)
+        self._lanes = LaneService(calls, reads, KeyFrames(operations, self.clock), lone).servicer(self.clock)
         self._service = KVService(calls, reads, operations, scans)
 
     def frame(self, method: int, request: KeysRead | KeysWrite) -> Arm:
         """A frame of a lane, from its payload to that of its answer."""
-        handler, payload, now = self._handlers[method], encode(request), self.clock.monotonic
+        handler, payload, now = self._lanes.handlers[method], encode(request), self.clock.monotonic
         return lambda: handler(payload, now() + DEADLINE_S)
+
+    def lone(self, request: KeysRead) -> Arm:
+        """A frame that needs no task: until it is answered."""
+        begin, payload, now = self._lanes.beginning[READ_KEYS.number], encode(request), self.clock.monotonic
+
+        def ask() -> Awaitable[object]:
+            answered: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+            begin(payload, now() + DEADLINE_S, answered.set_result)
+            return answered
+
+        return ask
 
     def unary(self) -> Arm:
         """KV.Get."""
@@ -160,7 +170,7 @@ def _keys(count: int) -> list[bytes]:
 
 def arms_of(router: RouterParts) -> dict[str, tuple[Arm, int]]:
     """By name: what makes a request, and its keys."""
-    arms = {"one single key": (router.frame(READ_KEYS.number, KeysRead("", _keys(1), is_each_alone=True)), 1)}
+    arms = {"one single key": (router.lone(KeysRead("", _keys(1), is_each_alone=True)), 1)}
     single = KeysRead("", _keys(SINGLE_KEYS), is_each_alone=True)
     arms[f"{SINGLE_KEYS} single keys"] = (router.frame(READ_KEYS.number, single), SINGLE_KEYS)
     for count in BATCHES:
