@@ -174,6 +174,7 @@ class LaneConnection:
         """Begin what was kept, in order, unless everything was stopped again meanwhile."""
         if self._is_over or self._is_stopping:
             return
+        self._is_flush_due = True  # As in `on_message`.
         while self._stopped and not self._interference.is_stopped:
             message = self._stopped.popleft()
             self._on_message(message.frames, message.sent_us, self._clock.monotonic())
@@ -192,6 +193,7 @@ class LaneConnection:
             self._release = asyncio.get_running_loop().call_later(HOLD_S, self._release_held)
 
     def _release_held(self) -> None:
+        self._is_flush_due = True  # As in `on_message`.
         self._begin_held()
         self._flush()
 

@@ -126,14 +126,16 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         self._set_timer(self._due, self._now())
 
     def end(self) -> Sequence[asyncio.Task[None]]:
-        """It is over: a leg that has not ended is given up. Returns the tasks that still come to their end."""
+        """It is over: a leg that has not ended is given up. Returns the tasks that still come to their end. Again: nothing."""
         self._on_ended = None
         if self._timer is not None:
             self._timer.cancel()
         if self._answered_us:
-            self._runner.observe_answered(self.sending.method, self._answered_us)
+            answered_us, self._answered_us = self._answered_us, []
+            self._runner.observe_answered(self.sending.method, answered_us)
         if not self._open:
             return ()
+        self._open = 0
         self._give_up_all()
         return self._tasks
 

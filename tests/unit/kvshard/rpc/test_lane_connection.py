@@ -116,6 +116,17 @@ async def test_messages_that_lay_long_are_answered_in_parts_too(lane: _Lane) -> 
     assert found == [[2], [3]]
 
 
+async def test_what_was_held_is_answered_together_also_beside_a_request_in_work(lane: _Lane) -> None:
+    sent_us = round(lane.clock.monotonic() * 1e6)
+    lane.bring(1, method=BEGUN, sent_us=sent_us)
+    lane.clock.advance(2 * HOLD_AFTER_S)
+    lane.bring(1, 1, 1, sent_us=sent_us + 1)
+    assert lane.answers() == []
+    while not (found := lane.answers()):
+        await asyncio.sleep(0)
+    assert found == [[2, 3, 4]]
+
+
 async def test_a_stream_that_takes_nothing_gets_it_later(lane: _Lane) -> None:
     lane.stream.is_writable = False
     lane.bring(PART_US, PART_US, 1)

@@ -107,6 +107,18 @@ async def test_the_answer_is_told(setting: Setting) -> None:
     assert value("kvshard_router_legs_total", {"method": "Get", "outcome": "ok"}) == 1
 
 
+async def test_one_that_has_ended_is_not_counted_twice(setting: Setting) -> None:
+    for leaf in LEAVES:
+        setting.leaves.on(leaf, ShardRead, GOOD)
+    take_back = setting.begin()
+    while not setting.told:
+        await asyncio.sleep(0)
+    take_back()
+    value = setting.registry.get_sample_value
+    assert value("kvshard_router_legs_total", {"method": "Get", "outcome": "ok"}) == 1
+    assert len(setting.told) == 1
+
+
 async def test_an_absent_key_is_an_answer(setting: Setting) -> None:
     assert await setting.outcome(ShardReadReply([None], [0])) == KeysReadReply([None], [0])
 
