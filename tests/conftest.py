@@ -1,10 +1,15 @@
 """Fixtures that several test packages share."""
 
 import pathlib
+import signal
 from collections.abc import Iterator
 
 import pytest
 from harness.cluster import UpProcess, running_cluster
+
+# A shell starts what it runs in the background deaf to Ctrl-C, and its children inherit that: tests of interrupts would fail
+# there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

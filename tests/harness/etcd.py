@@ -141,6 +141,12 @@ class EtcdServer:
         assert self.process is not None
         self.process.send_signal(signal_number)
 
+    def pause(self) -> None:
+        """Stop it, until SIGCONT; returns when it stands still: it may answer a request after the signal was sent."""
+        self.send(signal.SIGSTOP)
+        assert self.process is not None
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
+
     def stop(self, signal_number: int = signal.SIGKILL) -> None:
         """End it; a later start continues its data."""
         if self.process is not None:

@@ -189,7 +189,7 @@ async def test_endpoints_of_two_clusters_are_refused(etcd: EtcdServer, tmp_path:
 async def test_a_member_that_hangs_costs_a_bounded_time(etcd: EtcdServer) -> None:
     async with opened(etcd.url()) as store:
         await put(store, "a")
-        etcd.send(signal.SIGSTOP)
+        etcd.pause()
         try:
             began = time.monotonic()
             with pytest.raises(CoordinatorUnavailable):
