@@ -203,8 +203,10 @@ class Direct(KeyTransport):
         """Read a single key that the leaves can be asked for now. Every other read needs a task, and so does what a router may
         still answer."""
         path = self._path
-        lone = None if path is None else path.lone.find(request)
-        if path is None or lone is None or path.detour(request.keys, is_write=False) is not None:
+        if path is None:
+            return None
+        lone = path.lone.find(request)
+        if lone is None or path.detour(request.keys, is_write=False) is not None:
             return None
 
         def told(outcome: KeysReadReply | KvShardError | None) -> None:

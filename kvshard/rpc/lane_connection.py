@@ -175,10 +175,12 @@ class LaneConnection:
         if self._is_over or self._is_stopping:
             return
         self._is_flush_due = True  # As in `on_message`.
-        while self._stopped and not self._interference.is_stopped:
-            message = self._stopped.popleft()
-            self._on_message(message.frames, message.sent_us, self._clock.monotonic())
-        self._flush()
+        try:
+            while self._stopped and not self._interference.is_stopped:
+                message = self._stopped.popleft()
+                self._on_message(message.frames, message.sent_us, self._clock.monotonic())
+        finally:
+            self._flush()
 
     # -- requests -------------------------------------------------------------------------------------------------------
 
@@ -194,8 +196,10 @@ class LaneConnection:
 
     def _release_held(self) -> None:
         self._is_flush_due = True  # As in `on_message`.
-        self._begin_held()
-        self._flush()
+        try:
+            self._begin_held()
+        finally:
+            self._flush()
 
     def _begin_held(self) -> None:
         """Begin what was read, in order; but not what was taken back meanwhile."""

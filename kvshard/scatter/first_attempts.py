@@ -144,13 +144,13 @@ class FirstAttempts(Generic[RequestT, ReplyT]):
         sending, maps = self.sending, self._shared.maps
         is_in_time = maps.has_map and sending.began < sending.deadline
         shards: Mapping[int, ShardConfig] = maps.current.shards if is_in_time else {}
-        last = (first or len(requests)) - 1
-        for place in (*range(first, len(requests)), *range(first)):
+        places = (*range(first, len(requests)), *range(first))
+        for place in places:
             request, prepared = requests[place], None
             config = shards.get(request.shard)
             try:
                 if config is not None:
-                    prepared = self._send(place, request, config, place == last)
+                    prepared = self._send(place, request, config, place == places[-1])
                     if prepared is None:
                         continue
             except Exception:

@@ -62,6 +62,12 @@ class BatchRead:
     states: list[ReadState]
 
 
+def read_of_key(cluster_map: ClusterMap, collection: Collection, key: bytes, is_stale: bool) -> ShardRead:
+    """What the shard of a key is asked for it."""
+    config = cluster_map.shards[cluster_map.shard_of_key(key)]
+    return ShardRead(config.id, config.epoch, collection.id, [key], is_stale, config.cuts)
+
+
 class _Reading(NamedTuple):
     """How the legs of a batch read are done. times: the account of the read. max_bytes: of the values of its answer."""
 
@@ -102,9 +108,7 @@ class KeyValueOperations:
         how = self._scatter.how_to_read(policy, collection)
         rounds: Rounds | None = None
         while True:
-            shard = cluster_map.shard_of_key(key)
-            config = cluster_map.shards[shard]
-            request = ShardRead(shard, config.epoch, collection.id, [key], policy.is_stale, config.cuts)
+            request = read_of_key(cluster_map, collection, key, policy.is_stale)
             leg = await self._scatter.ask("Get", self._leaves.read, request, deadline, how, self._leaves.start)
             if times is not None:
                 times.add((leg,), leg.ended_at)
@@ -117,7 +121,7 @@ class KeyValueOperations:
                 raise error_of(reply.errors[0])
             cluster_map = newer
         expires_at_ms = reply.expires_at_ms[0] if reply.expires_at_ms else 0
-        state = ReadState(shard, reply.seqno, reply.age_ms)
+        state = ReadState(request.shard, reply.seqno, reply.age_ms)
         return PointRead(reply.values[0], reply.versions[0], expires_at_ms, state)
 
     def _rounds(self, deadline: float) -> Rounds:

@@ -13,9 +13,10 @@ from kvshard.clustermap import ClusterMap, Collection
 from kvshard.errors import Internal, InvalidArgument, KvShardError, error_of
 from kvshard.lane_messages import KeysRead, KeysReadReply
 from kvshard.limits import KEY_MAX_BYTES
-from kvshard.model import ShardRead, ShardReadReply
+from kvshard.model import ShardReadReply
 from kvshard.rpc.key_convert import policy_of_encoded
 from kvshard.rpc.leaf_client import LeafClient, TakeBack
+from kvshard.scatter.kv import read_of_key
 from kvshard.scatter.ledger import ReadTimes
 from kvshard.scatter.leg import How
 from kvshard.scatter.leg_result import LegResult
@@ -65,9 +66,7 @@ class LoneReads:
     def begin(self, read: LoneRead, deadline: float, times: ReadTimes, told: Told) -> TakeBack:
         """Send it. told: not before this returns, and not at all once it is taken back. times: the account of the read."""
         cluster_map, collection, key, how = read
-        shard = cluster_map.shard_of_key(key)
-        config = cluster_map.shards[shard]
-        request = ShardRead(shard, config.epoch, collection.id, [key], False, config.cuts)
+        request = read_of_key(cluster_map, collection, key, is_stale=False)
 
         def ended(leg: LegResult[ShardReadReply]) -> None:
             times.add((leg,), leg.ended_at)

@@ -100,8 +100,7 @@ class Scatter:
         began = self._clock.monotonic()
         hedges = self.defences.request(how.hedge, 1, began, how.settings)
         if start is not None:
-            sending = Sending(method, ask, start, how, hedges, self._may_hedge(how), began, deadline)
-            firsts: FirstAttempts[RequestT, ReplyT] = FirstAttempts(self._shared, sending, self._runner)
+            firsts: FirstAttempts[RequestT, ReplyT] = self._first_attempts(method, ask, start, how, hedges, began, deadline)
             results = await firsts.run((request,))
             result = results[0] or self._late(method, request, began)
         else:
@@ -125,8 +124,7 @@ class Scatter:
         """
         began = self._clock.monotonic()
         hedges = self.defences.request(how.hedge, 1, began, how.settings)
-        sending = Sending(method, ask, start, how, hedges, self._may_hedge(how), began, deadline)
-        firsts: FirstAttempts[RequestT, ReplyT] = FirstAttempts(self._shared, sending, self._runner)
+        firsts: FirstAttempts[RequestT, ReplyT] = self._first_attempts(method, ask, start, how, hedges, began, deadline)
 
         def has_ended() -> None:
             firsts.end()
@@ -157,8 +155,7 @@ class Scatter:
         began = self._clock.monotonic()
         hedges = self.defences.request(how.hedge, len(requests), began, how.settings)
         if start is not None:
-            sending = Sending(method, ask, start, how, hedges, self._may_hedge(how), began, deadline)
-            firsts: FirstAttempts[RequestT, ReplyT] = FirstAttempts(self._shared, sending, self._runner)
+            firsts: FirstAttempts[RequestT, ReplyT] = self._first_attempts(method, ask, start, how, hedges, began, deadline)
             found = await firsts.run(requests, self._first_place(len(requests)))
             results = [result or self._late(method, requests[place], began) for place, result in enumerate(found)]
         else:
@@ -166,8 +163,20 @@ class Scatter:
         hedges.ended(self._clock.monotonic())
         return results
 
-    def _may_hedge(self, how: How) -> bool:
-        return (how.settings or self.defences.settings).max_attempts > 1
+    def _first_attempts(
+        self,
+        method: str,
+        ask: Ask[RequestT, ReplyT],
+        start: Start,
+        how: How,
+        hedges: RequestHedges,
+        began: float,
+        deadline: float,
+    ) -> FirstAttempts[RequestT, ReplyT]:
+        """Those of a read that begins."""
+        may_hedge = (how.settings or self.defences.settings).max_attempts > 1
+        sending = Sending(method, ask, start, how, hedges, may_hedge, began, deadline)
+        return FirstAttempts(self._shared, sending, self._runner)
 
     def _observe_answered(self, method: str, answered_us: Sequence[int]) -> None:
         """So many legs were answered at once, after so long."""
